@@ -1,0 +1,75 @@
+"""Everything a network may look at besides x_t, as one typed object."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is known beforehand. Absent parts are None.
+
+    image [B, C, *S], mask [B, C, *S], label [B] integers, covariates [B, K], context [B, N, D] tokens.
+    `kept` [B] booleans: where False, a network puts its own *learned* blank in the place of every part it has.
+    """
+
+    image: Tensor | None = None
+    mask: Tensor | None = None
+    label: Tensor | None = None
+    covariates: Tensor | None = None
+    context: Tensor | None = None
+    kept: Tensor | None = None
+
+    @property
+    def batch(self) -> int | None:
+        """B, or None for an empty condition."""
+        return next((len(part) for part in self._parts().values()), None)
+
+    def blank(self) -> Self:
+        """The same condition with nothing known, for classifier-free guidance."""
+        parts = self._parts()
+        if not parts:
+            return self
+        first = next(iter(parts.values()))
+        return replace(self, kept=torch.zeros(len(first), dtype=torch.bool, device=first.device))
+
+    def drop(self, dropped: Tensor) -> Self:
+        """Blank the samples where `dropped` [B] is True (classifier-free training)."""
+        kept = ~dropped if self.kept is None else self.kept & ~dropped
+        return replace(self, kept=kept)
+
+    def repeat(self, n: int) -> Self:
+        """Each sample n times, one after the other (an ensemble): [B, …] → [B n, …]."""
+        return self._each(lambda part: part.repeat_interleave(n, dim=0))
+
+    def to(self, device: torch.device | str) -> Self:
+        """On another device."""
+        return self._each(lambda part: part.to(device))
+
+    def __getitem__(self, index: Tensor | slice) -> Self:
+        """Some of the samples."""
+        return self._each(lambda part: part[index])
+
+    def beside(self, other: "Condition") -> Self:
+        """This batch followed by another that has the same parts."""
+        mine, theirs = self._parts(), other._parts()
+        mine, theirs = _with_kept(mine, self.batch), _with_kept(theirs, other.batch)
+        return replace(self, **{name: torch.cat([part, theirs[name]]) for name, part in mine.items()})
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, **{name: change(part) for name, part in self._parts().items()})
+
+    def _parts(self) -> dict[str, Tensor]:
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def _with_kept(parts: dict[str, Tensor], batch: int | None) -> dict[str, Tensor]:
+    """`kept` spelled out, so that a full and a blank condition can stand in one batch."""
+    if not parts or "kept" in parts:
+        return parts
+    device = next(iter(parts.values())).device
+    return parts | {"kept": torch.ones(batch or 0, dtype=torch.bool, device=device)}

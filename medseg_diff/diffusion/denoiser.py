@@ -1,0 +1,154 @@
+"""What a network believes about x_t, under names: the clean image and the noise, whatever it was trained to output.
+
+Velocity: Salimans & Ho, Progressive Distillation for Fast Sampling of Diffusion Models, 2022, arXiv 2202.00512.
+Learned variance: Nichol & Dhariwal, Improved Denoising Diffusion Probabilistic Models, 2021, arXiv 2102.09672.
+"""
+
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from medseg_diff.diffusion.condition import Condition
+from medseg_diff.diffusion.schedule import Level, NoiseSchedule
+
+Target = Literal["noise", "clean", "velocity", "logits"]
+
+
+class Prediction(NamedTuple):
+    """x_t = alpha clean + sigma noise, both [B, C, *S].
+
+    `variance_mix` in [0, 1] interpolates the log-variance of a step between beta~ (0) and beta (1); None if not learned.
+    """
+
+    clean: Tensor
+    noise: Tensor
+    variance_mix: Tensor | None = None
+
+
+class AnyDenoiser(Protocol):
+    """What a walk needs: a schedule, and a belief about x_t [B, C, *S] at time t (an integer, or integers [B])."""
+
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+
+    def __call__(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction: ...
+
+
+class Network(Protocol):
+    """The shape of every network: x_t [B, C, *S], t [B] or [1] (the same for all), condition → [B, outputs, *S]."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor: ...
+
+
+class Output(NamedTuple):
+    """What the network itself said: `value` in the units of its target, and the variance mix if it learns one."""
+
+    value: Tensor
+    variance_mix: Tensor | None
+
+
+class Denoiser(nn.Module):
+    """A network, what its output means, and the schedule it was trained on.
+
+    target: `noise` (eps), `clean` (x_0), `velocity` (alpha eps - sigma x_0) or `logits` (x_0 = tanh(logits / 2), a mask in
+    [-1, 1]). With `learned_variance` the network has twice the channels and the second half gives the mix.
+    `time_offset` is added to t before the network sees it, for foreign weights that count their times from 0 (use -1).
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        schedule: NoiseSchedule,
+        *,
+        target: Target = "noise",
+        learned_variance: bool = False,
+        time_offset: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.target: Target = target
+        self.learned_variance = learned_variance
+        self.time_offset = time_offset
+
+    def prepare(self, condition: Condition) -> Condition:
+        """What need not run at every step (an image encoder), once per walk."""
+        prepare = getattr(self.network, "prepare", None)
+        return prepare(condition) if prepare else condition
+
+    def output(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Output:
+        """The network's own words about x_t at t >= 1, in x_t's dtype."""
+        times = torch.full((1,), t, device=x_t.device) if isinstance(t, int) else t
+        raw = self.network(x_t, times + self.time_offset, condition).to(x_t.dtype)
+        if not self.learned_variance:
+            return Output(raw, None)
+        value, mix = raw.chunk(2, dim=1)
+        return Output(value, (mix + 1) / 2)  # IDDPM Eq. 15: v in [0, 1] from an output around [-1, 1]
+
+    def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
+        """Belief about x_t [B, C, *S] at time t."""
+        # No network has seen t = 0: an encoding that starts there asks it at t = 1, and x_t itself is clean.
+        asked = max(t, 1) if isinstance(t, int) else t.clamp(min=1)
+        value, mix = self.output(x_t, asked, condition)
+        clean, noise = believe(self.target, value, x_t, self.schedule.level(asked, like=x_t))
+        return Prediction(where_clean(t, x_t, clean), noise, mix)
+
+
+class Clipped(nn.Module):
+    """Keep the clean prediction inside the data's range and make the noise agree. Always the outermost denoiser.
+
+    Not for encoding: what leaves the range there must be able to come back.
+    """
+
+    def __init__(self, denoiser: AnyDenoiser, low: float = -1.0, high: float = 1.0) -> None:
+        super().__init__()
+        self.denoiser, self.low, self.high = denoiser, low, high
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return self.denoiser.schedule
+
+    def prepare(self, condition: Condition) -> Condition:
+        return prepared(self.denoiser, condition)
+
+    def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
+        seen = self.denoiser(x_t, t, condition)
+        level = self.schedule.level(max(t, 1) if isinstance(t, int) else t.clamp(min=1), like=x_t)
+        clean = seen.clean.clamp(self.low, self.high)
+        noise = where_clean(t, seen.noise, noise_from(clean, x_t, level))  # at t = 0 any noise explains x_t
+        return seen._replace(clean=clean, noise=noise)
+
+
+def prepared(denoiser: AnyDenoiser, condition: Condition) -> Condition:
+    """The condition as this denoiser wants it during a walk."""
+    prepare = getattr(denoiser, "prepare", None)
+    return prepare(condition) if prepare else condition
+
+
+def believe(target: Target, value: Tensor, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+    """(clean, noise) from what a network trained on `target` said about x_t at `level`."""
+    alpha, sigma = level
+    if target == "noise":
+        return clean_from(value, x_t, level), value
+    if target == "velocity":
+        return alpha * x_t - sigma * value, sigma * x_t + alpha * value  # Salimans & Ho 2022, App. D
+    clean = torch.tanh(value / 2) if target == "logits" else value  # 2 sigmoid(z) - 1 = tanh(z / 2)
+    return clean, noise_from(clean, x_t, level)
+
+
+def clean_from(noise: Tensor, x_t: Tensor, level: Level) -> Tensor:
+    """x_0 = (x_t - sigma eps) / alpha."""
+    return (x_t - level.sigma * noise) / level.alpha
+
+
+def noise_from(clean: Tensor, x_t: Tensor, level: Level) -> Tensor:
+    """eps = (x_t - alpha x_0) / sigma, for t >= 1."""
+    return (x_t - level.alpha * clean) / level.sigma
+
+
+def where_clean(t: int | Tensor, at_zero: Tensor, otherwise: Tensor) -> Tensor:
+    """`at_zero` for samples at t = 0, `otherwise` for the rest."""
+    if isinstance(t, int):
+        return at_zero if t == 0 else otherwise
+    return torch.where((t == 0).view(-1, *(1,) * (at_zero.ndim - 1)), at_zero, otherwise)

@@ -1,0 +1,73 @@
+"""Beliefs pushed towards a label: denoisers wrapped round a denoiser.
+
+Classifier guidance: Dhariwal & Nichol, Diffusion Models Beat GANs on Image Synthesis, 2021, arXiv 2105.05233.
+Classifier-free guidance: Ho & Salimans, Classifier-Free Diffusion Guidance, 2022, arXiv 2207.12598.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from medseg_diff.diffusion.condition import Condition
+from medseg_diff.diffusion.denoiser import AnyDenoiser, Network, Prediction, clean_from, prepared
+from medseg_diff.diffusion.schedule import NoiseSchedule
+
+
+class ClassifierGuided(nn.Module):
+    """Follow the gradient of log p(label | x_t): eps ← eps - scale · sigma · grad.
+
+    classifier(x_t, t, condition) gives logits [B, K]; t [B] or [1]. `label` is one of 0 … K - 1, for the whole batch. One backward
+    pass of the classifier a step, none of the denoiser.
+    """
+
+    def __init__(self, denoiser: AnyDenoiser, classifier: Network, label: int, scale: float) -> None:
+        super().__init__()
+        self.denoiser, self.classifier, self.label, self.scale = denoiser, classifier, label, scale
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return self.denoiser.schedule
+
+    def prepare(self, condition: Condition) -> Condition:
+        return prepared(self.denoiser, condition)
+
+    def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
+        seen = self.denoiser(x_t, t, condition)
+        level = self.schedule.level(t, like=x_t)
+        noise = seen.noise - self.scale * level.sigma * self.gradient(x_t, t, condition)  # ADM Algorithm 2
+        return seen._replace(clean=clean_from(noise, x_t, level), noise=noise)
+
+    def gradient(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Tensor:
+        """grad of log p(label | x_t) with respect to x_t, [B, C, *S]."""
+        times = torch.full((1,), t, device=x_t.device) if isinstance(t, int) else t
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_(True)
+            logits = self.classifier(x, times, condition)
+            chosen = logits.to(x.dtype).log_softmax(dim=1)[:, self.label].sum()
+            (gradient,) = torch.autograd.grad(chosen, x)
+        return gradient
+
+
+class ClassifierFree(nn.Module):
+    """Away from what would be believed with nothing known: eps = blank + scale · (conditioned - blank).
+
+    scale = 1 is the conditioned denoiser; the convention (1 + w) · conditioned - w · blank has scale = 1 + w.
+    """
+
+    def __init__(self, denoiser: AnyDenoiser, scale: float) -> None:
+        super().__init__()
+        self.denoiser, self.scale = denoiser, scale
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return self.denoiser.schedule
+
+    def prepare(self, condition: Condition) -> Condition:
+        return prepared(self.denoiser, condition)
+
+    def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
+        times = t if isinstance(t, int) else torch.cat([t, t])
+        both = self.denoiser(torch.cat([x_t, x_t]), times, condition.beside(condition.blank()))
+        known, blank = both.noise.chunk(2)
+        noise = blank + self.scale * (known - blank)
+        mix = None if both.variance_mix is None else both.variance_mix.chunk(2)[0]
+        return Prediction(clean_from(noise, x_t, self.schedule.level(t, like=x_t)), noise, mix)

@@ -1,0 +1,221 @@
+"""What must hold of the engine on every machine: each law is a number that can be computed, and a bound.
+
+The tests assert them and `medseg-diff selftest` prints them.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from medseg_diff.diffusion.condition import Condition
+from medseg_diff.diffusion.denoiser import Clipped
+from medseg_diff.diffusion.exact import GaussianDenoiser, MixtureDenoiser, ddim_gain, ddpm_moments
+from medseg_diff.diffusion.guidance import ClassifierFree, ClassifierGuided
+from medseg_diff.diffusion.noise import SeededNoise
+from medseg_diff.diffusion.schedule import NoiseSchedule, ScheduleKind
+from medseg_diff.diffusion.solvers import DDIM, DDPM, DPMSolverPP
+from medseg_diff.diffusion.walk import walk
+
+Solver = DDPM | DDIM | DPMSolverPP
+
+KINDS: tuple[ScheduleKind, ...] = ("linear", "scaled_linear", "cosine")
+STEPS = (2, 5, 10, 20, 50, 100, 250, 300, 600, 1000)
+MEAN, DEVIATION = 0.3, 0.5
+NOTHING = Condition()
+
+
+@dataclass(frozen=True)
+class Law:
+    """A statement, how to measure how far it is from holding, and how far it may be."""
+
+    name: str
+    measure: Callable[[], float]
+    bound: float
+
+
+def all_laws() -> Iterator[Law]:
+    """Every law of the engine."""
+    for kind in KINDS:
+        for walker in (DDIM(), DDPM(), DDIM(eta=1.0), DDIM(eta=0.5)):
+            name = f"{_name(walker)}, {kind}: moments after {STEPS[0]}-{STEPS[-1]} steps equal the linear map's by hand"
+            yield Law(name, partial(worst_moment_error, walker, NoiseSchedule(kind=kind)), 1e-6)
+        solvers: tuple[Solver, ...] = (DDIM(), DDPM(), DPMSolverPP())
+        for solver in solvers:
+            name = f"{_name(solver)}, {kind}: 1000 steps give N({MEAN}, {DEVIATION}²)"
+            yield Law(name, partial(truth_error, solver, NoiseSchedule(kind=kind)), 0.01)
+    orders: tuple[tuple[Solver, float], ...] = ((DDIM(), 1.0), (DPMSolverPP(), 2.0))
+    for solver, order in orders:
+        for kind in KINDS:
+            name = f"{_name(solver)}, {kind}: error falls with order {order:.0f}"
+            yield Law(name, partial(order_shortfall, solver, NoiseSchedule(kind=kind), order), 0.15)
+    for kind, bound in (("linear", 0.007), ("cosine", 0.0035)):
+        name = f"DDIM, {kind}: 0 → 500 → 0 in 500 steps returns the image"
+        yield Law(name, partial(round_trip_error, NoiseSchedule(kind=kind), 500, 500), bound)
+        name = f"DDIM, {kind}: twice the steps, half the round-trip error"
+        yield Law(name, partial(round_trip_halving_error, NoiseSchedule(kind=kind)), 0.1)
+        name = f"DDIM, {kind}: 0 → T → 0 returns the image"
+        yield Law(name, partial(round_trip_error, NoiseSchedule(kind=kind), 1000, 1000), 0.01)
+    yield Law("guidance at scale 1 is the component's own denoiser", guidance_error, 1e-9)
+    yield Law("classifier-free guidance at scale 1 is the conditioned denoiser", classifier_free_error, 1e-12)
+    yield Law("a clipped belief still explains x_t", clipping_error, 1e-9)
+    yield Law("a sample's noise is the same in any batch (bits that differ)", noise_batch_error, 0.0)
+    yield Law("input scale b shifts log SNR by 2 ln b", input_scale_error, 1e-9)
+
+
+def worst_moment_error(solver: DDIM | DDPM, schedule: NoiseSchedule) -> float:
+    """Largest relative error of mean and deviation over the step counts, walk against hand calculation."""
+    denoiser = GaussianDenoiser(schedule, MEAN, DEVIATION)
+    eta = solver.eta if isinstance(solver, DDIM) else 1.0
+    worst = 0.0
+    for steps in STEPS:
+        times = schedule.times(steps)
+        mean, deviation = walked_moments(solver, denoiser, times)
+        true_mean, true_deviation = ddpm_moments(denoiser, times, eta)
+        worst = max(worst, abs(mean - true_mean) / MEAN, abs(deviation / true_deviation - 1))
+        if eta == 0:
+            worst = max(worst, abs(deviation / ddim_gain(denoiser, times) - 1))
+    return worst
+
+
+def truth_error(solver: Solver, schedule: NoiseSchedule) -> float:
+    """Relative error of the deviation reached from exact noise at T in 1000 steps."""
+    denoiser = GaussianDenoiser(schedule, MEAN, DEVIATION)
+    start = schedule.level(schedule.length)
+    exact_start = float((start.alpha**2 * DEVIATION**2 + start.sigma**2).sqrt())
+    mean, deviation = walked_moments(
+        solver, denoiser, schedule.times(1000), start=(float(start.alpha) * MEAN, exact_start)
+    )
+    return max(abs(mean - MEAN), abs(deviation - DEVIATION)) / DEVIATION
+
+
+def walked_moments(
+    solver: Solver, denoiser: GaussianDenoiser, times: list[int], start: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float]:
+    """Mean and deviation at the end of a walk from N(start), exactly: the walk is linear, so impulses tell all.
+
+    Row 0 starts at the mean without noise, row 1 one deviation higher, row k + 1 gets a unit of noise in step k.
+    """
+    rows = len(times) + 1
+    x = torch.full((rows, 1, 1), start[0], dtype=torch.float64)
+    x[1] += start[1]
+
+    def impulse(like: Tensor, step: int) -> Tensor:
+        noise = torch.zeros_like(like)
+        noise[step + 1] = 1
+        return noise
+
+    end = walk(denoiser, solver, x, times, noise=impulse).flatten()
+    return float(end[0]), float((end[1:] - end[0]).square().sum().sqrt())
+
+
+def measured_order(solver: Solver, schedule: NoiseSchedule) -> float:
+    """Slope of log error against log steps, 800 → 200, against the exact flow of a Gaussian."""
+    denoiser = GaussianDenoiser(schedule, MEAN, DEVIATION)
+    a, b = schedule.level(800), schedule.level(200)
+    spread = [float((level.alpha**2 * DEVIATION**2 + level.sigma**2).sqrt()) for level in (a, b)]
+    x = torch.ones(1, 1, 1, dtype=torch.float64)
+    exact = float(b.alpha) * MEAN + spread[1] / spread[0] * (1 - float(a.alpha) * MEAN)
+    counts = (25, 50, 100, 200)
+    errors = [abs(float(walk(denoiser, solver, x, schedule.times(n, start=800, stop=200))) - exact) for n in counts]
+    return min(
+        math.log(e / f) / math.log(m / n) for (e, f), (n, m) in zip(pairwise(errors), pairwise(counts), strict=True)
+    )
+
+
+def order_shortfall(solver: Solver, schedule: NoiseSchedule, order: float) -> float:
+    """How far the measured order stays below the theoretical one."""
+    return order - measured_order(solver, schedule)
+
+
+def round_trip_error(schedule: NoiseSchedule, depth: int, steps: int) -> float:
+    """Relative error of encode then decode, for N(0, DEVIATION²) data."""
+    denoiser = GaussianDenoiser(schedule, 0.0, DEVIATION)
+    x = torch.ones(1, 1, 1, dtype=torch.float64)
+    times = schedule.times(steps, start=0, stop=depth)
+    back = walk(denoiser, DDIM(), walk(denoiser, DDIM(), x, times), times[::-1])
+    return abs(float(back) - 1)
+
+
+def round_trip_halving_error(schedule: NoiseSchedule) -> float:
+    """How far 250 → 500 steps is from halving the error."""
+    return abs(round_trip_error(schedule, 500, 500) / round_trip_error(schedule, 500, 250) - 0.5)
+
+
+def guidance_error() -> float:
+    """Largest difference between the guided mixture and the component's denoiser, over labels and times."""
+    mixture = MixtureDenoiser(NoiseSchedule(kind="cosine"), weights=(0.3, 0.7))
+    x = torch.linspace(-2, 2, 41, dtype=torch.float64).view(-1, 1, 1)
+    worst = 0.0
+    for label in (0, 1):
+        guided = ClassifierGuided(mixture, mixture.classifier, label, scale=1.0)
+        for t in (1, 100, 500, 900):
+            difference = guided(x, t, NOTHING).noise - mixture.component(label)(x, t).noise
+            worst = max(worst, float(difference.abs().max()))
+    return worst
+
+
+def classifier_free_error() -> float:
+    """At scale 1 the blank branch must cancel."""
+    schedule = NoiseSchedule(kind="cosine")
+    known, blank = (GaussianDenoiser(schedule, mean) for mean in (0.5, 0.0))
+
+    class Labelled:
+        def __init__(self) -> None:
+            self.schedule = schedule
+
+        def __call__(self, x_t: Tensor, t: int | Tensor, condition: Condition):  # type: ignore[no-untyped-def]
+            assert condition.kept is not None
+            kept = condition.kept.view(-1, 1, 1)
+            pair = zip(known(x_t, t)[:2], blank(x_t, t)[:2], strict=True)
+            return known(x_t, t)._replace(
+                **dict(zip(("clean", "noise"), (torch.where(kept, k, b) for k, b in pair), strict=True))
+            )
+
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64).view(-1, 1, 1)
+    condition = Condition(label=torch.zeros(9, dtype=torch.long))
+    guided = ClassifierFree(Labelled(), scale=1.0)(x, 400, condition)
+    return float((guided.clean - known(x, 400).clean).abs().max())
+
+
+def clipping_error() -> float:
+    """x_t = alpha clean + sigma noise after clipping."""
+    schedule = NoiseSchedule()
+    x = torch.linspace(-5, 5, 21, dtype=torch.float64).view(-1, 1, 1)
+    worst = 0.0
+    for t in (1, 300, 1000):
+        seen = Clipped(GaussianDenoiser(schedule, MEAN, 3.0))(x, t, NOTHING)
+        level = schedule.level(t)
+        worst = max(worst, float((level.alpha * seen.clean + level.sigma * seen.noise - x).abs().max()))
+        worst = max(worst, float(seen.clean.abs().max()) - 1)
+    return worst
+
+
+def noise_batch_error() -> float:
+    """Values that differ between a sample's noise alone and in a batch, over steps."""
+    seeds = (11, 12, 13, 14)
+    together = torch.empty(4, 2, 5, 3)
+    differing = 0
+    for step in range(3):
+        batch = SeededNoise(seeds)(together, step)
+        for row, seed in enumerate(seeds):
+            differing += int((SeededNoise([seed])(together[:1], step)[0] != batch[row]).sum())
+    return float(differing)
+
+
+def input_scale_error() -> float:
+    """log SNR' - log SNR - 2 ln b, largest over t (log SNR = 2 log(alpha / sigma))."""
+    worst = 0.0
+    for t in (1, 250, 500, 999):
+        plain, scaled = NoiseSchedule(kind="cosine").level(t), NoiseSchedule(kind="cosine", input_scale=0.3).level(t)
+        shift = 2 * torch.log(scaled.alpha / scaled.sigma) - 2 * torch.log(plain.alpha / plain.sigma)
+        worst = max(worst, abs(float(shift) - 2 * math.log(0.3)))
+    return worst
+
+
+def _name(solver: Solver) -> str:
+    return f"DDIM(eta={solver.eta})" if isinstance(solver, DDIM) else type(solver).__name__

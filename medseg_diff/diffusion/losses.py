@@ -1,0 +1,85 @@
+"""What a denoiser is trained on: the simple loss, the mask loss, and the variational bound for a learned variance.
+
+Ho et al., 2020, arXiv 2006.11239; Nichol & Dhariwal, Improved DDPM, 2021, arXiv 2102.09672.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medseg_diff.diffusion.condition import Condition
+from medseg_diff.diffusion.denoiser import Denoiser, Output, Prediction, believe
+from medseg_diff.diffusion.schedule import Level, NoiseSchedule
+from medseg_diff.diffusion.solvers import mixed_log_variance, posterior
+
+
+def noised(clean: Tensor, noise: Tensor, level: Level) -> Tensor:
+    """x_t = alpha x_0 + sigma eps."""
+    return level.alpha * clean + level.sigma * noise
+
+
+def denoising_loss(
+    denoiser: Denoiser, clean: Tensor, t: Tensor, noise: Tensor, condition: Condition
+) -> dict[str, Tensor]:
+    """Loss of each sample, [B] by name: `simple` always, `vlb` where the denoiser learns its variance.
+
+    clean, noise [B, C, *S]; t [B] in 1 … T. `simple` is the squared error in the network's own target, or for logits the
+    binary cross-entropy against the mask (clean in [-1, 1]).
+    """
+    level = denoiser.schedule.level(t, like=clean)
+    x_t = noised(clean, noise, level)
+    output = denoiser.output(x_t, t, condition)
+    losses = {"simple": _each(simple_error(denoiser, output, clean, noise, level))}
+    if output.variance_mix is not None:
+        # IDDPM Sec. 3.1: the bound teaches the variance only, so the mean is held fixed inside it.
+        believed, implied = believe(denoiser.target, output.value.detach(), x_t, level)
+        seen = Prediction(believed, implied, output.variance_mix)
+        losses["vlb"] = vlb_term(denoiser.schedule, clean, x_t, t, seen)
+    return losses
+
+
+def simple_error(denoiser: Denoiser, output: Output, clean: Tensor, noise: Tensor, level: Level) -> Tensor:
+    """Error of the network's own words, [B, C, *S]."""
+    if denoiser.target == "logits":
+        return functional.binary_cross_entropy_with_logits(output.value, (clean + 1) / 2, reduction="none")
+    if denoiser.target == "velocity":
+        wanted = level.alpha * noise - level.sigma * clean  # Salimans & Ho 2022: v = alpha eps - sigma x_0
+    else:
+        wanted = noise if denoiser.target == "noise" else clean
+    return (output.value - wanted) ** 2
+
+
+def hybrid(losses: dict[str, Tensor], length: int) -> Tensor:
+    """L_simple + lambda L_vlb, [B]: IDDPM's lambda = 0.001 on a bound of `length` terms, of which one is drawn."""
+    return losses["simple"] + 0.001 * length * losses["vlb"] if "vlb" in losses else losses["simple"]
+
+
+def vlb_map(schedule: NoiseSchedule, clean: Tensor, x_t: Tensor, t: Tensor, seen: Prediction) -> Tensor:
+    """L_{t-1} at every voxel, in nats, [B, C, *S]: KL of the true and the believed step t → t - 1.
+
+    At t = 1 the negative log-likelihood of a Gaussian with the step's variance (beta~_2 stands in for beta~_1 = 0).
+    """
+    now, then = schedule.level(t, like=x_t), schedule.level(t - 1, like=x_t)
+    step = posterior(now, then)
+    second = posterior(*(schedule.level(u, like=x_t) for u in (t.clamp(min=2), t.clamp(min=2) - 1)))
+    step = step._replace(variance=torch.where(then.sigma > 0, step.variance, second.variance))
+    true_mean = step.of_clean * clean + step.of_x * x_t
+    mean = step.of_clean * seen.clean + step.of_x * x_t
+    log_true = step.variance.log()
+    log_believed = log_true if seen.variance_mix is None else mixed_log_variance(step, seen.variance_mix)
+    squared = (true_mean - mean) ** 2 * torch.exp(-log_believed)
+    divergence = 0.5 * (log_believed - log_true - 1 + torch.exp(log_true - log_believed) + squared)
+    likelihood = 0.5 * (math.log(2 * math.pi) + log_believed + squared)
+    return torch.where(then.sigma > 0, divergence, likelihood)
+
+
+def vlb_term(schedule: NoiseSchedule, clean: Tensor, x_t: Tensor, t: Tensor, seen: Prediction) -> Tensor:
+    """L_{t-1} in bits per dimension, [B] (IDDPM Eq. 5-6)."""
+    return _each(vlb_map(schedule, clean, x_t, t, seen)) / math.log(2)
+
+
+def _each(error: Tensor) -> Tensor:
+    """Mean over everything but the batch."""
+    return error.flatten(1).mean(dim=1)

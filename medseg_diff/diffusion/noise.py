@@ -1,0 +1,52 @@
+"""Each sample owns its noise: it depends on its seed and the step, never on the batch it happens to stand in."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+MASK_64 = 2**64 - 1
+
+
+class NoiseSource(Protocol):
+    """Standard normal numbers shaped like `like`, for step 0 (the start of a walk), 1, 2, …"""
+
+    def __call__(self, like: Tensor, step: int) -> Tensor: ...
+
+
+class SeededNoise:
+    """One seed a sample: row i of every draw is a function of (seeds[i], step, shape of a sample) and the device alone."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.seeds = tuple(seeds)
+
+    def __call__(self, like: Tensor, step: int) -> Tensor:
+        """[B, C, *S] standard normal in `like`'s dtype, drawn on its device; B must be the number of seeds."""
+        assert len(like) == len(self.seeds), f"{len(self.seeds)} seeds for a batch of {len(like)}"
+        generator = torch.Generator(like.device)
+        drawn = torch.empty_like(like, memory_format=torch.contiguous_format)
+        for row, seed in zip(drawn, self.seeds, strict=True):
+            generator.manual_seed(_scramble(seed, step))
+            row.normal_(generator=generator)
+        return drawn
+
+
+def seed_of(seed: int, *owner: str | int) -> int:
+    """The seed of one owner of randomness, e.g. seed_of(0, "BraTS_0012", 77, 3) for case, slice, member."""
+    text = "\x1f".join([str(seed), *map(str, owner)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def fresh_noise(like: Tensor, step: int) -> Tensor:
+    """Noise from torch's global generator, for a walk whose samples have no names."""
+    return torch.randn_like(like)
+
+
+def _scramble(seed: int, step: int) -> int:
+    """splitmix64: neighbouring steps get unrelated seeds (torch's CPU generator reads the low 32 bits only)."""
+    z = (seed + (step + 1) * 0x9E3779B97F4A7C15) & MASK_64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK_64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK_64
+    return (z ^ (z >> 31)) >> 1  # 63 bits: generators take signed seeds

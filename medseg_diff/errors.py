@@ -1,0 +1,121 @@
+"""The errors a person may see: what was found, where, what to do, and the exit code that says whose fault it is."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import ClassVar
+
+SHOWN_PROBLEMS = 20
+
+
+class ExitCode(IntEnum):
+    """What the process returns; scripts rely on these numbers."""
+
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    IMAGE = 3
+    CHECKPOINT = 4
+    ENVIRONMENT = 5
+    DIVERGED = 6
+    PREEMPTED = 75
+
+
+class MedsegError(Exception):
+    """One fault in one sentence, with its place and its remedy.
+
+    `found` says what was found; `fix` what to do; `case`, `channel` and `file` where (as many as are known).
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.BUG
+
+    def __init__(
+        self, found: str, *, fix: str = "", case: str | None = None, channel: str | None = None, file: str | None = None
+    ) -> None:
+        self.found, self.fix, self.case, self.channel, self.file = found, fix, case, channel, file
+        super().__init__(self.line)
+
+    @property
+    def line(self) -> str:
+        """`[case/channel] file: what was found. Fix: what to do`."""
+        place = "/".join(part for part in (self.case, self.channel) if part)
+        text = (f"[{place}] " if place else "") + (f"{self.file}: " if self.file else "") + self.found.rstrip(".")
+        text += f". Fix: {self.fix.rstrip('.')}." if self.fix else "."
+        return " ".join(text.split())
+
+    @property
+    def lines(self) -> list[str]:
+        """What to print, one fault a line."""
+        return [self.line]
+
+
+class UsageError(MedsegError):
+    """The command line or a function's arguments make no sense together."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigError(MedsegError):
+    """A recipe or setting is unknown, mistyped or contradictory."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ManifestError(MedsegError):
+    """The table of cases is at fault (not the images that it names)."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ImageError(MedsegError):
+    """An image is missing, unreadable, damaged or does not fit its case."""
+
+    exit_code = ExitCode.IMAGE
+
+
+class CheckpointError(MedsegError):
+    """A run folder or weights file is missing, damaged or of another recipe."""
+
+    exit_code = ExitCode.CHECKPOINT
+
+
+class EnvironmentFault(MedsegError):
+    """Disk, permission, memory or device."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class Diverged(MedsegError):
+    """Training produced numbers that are not finite."""
+
+    exit_code = ExitCode.DIVERGED
+
+
+class Preempted(MedsegError):
+    """The scheduler asked the process to stop; a checkpoint was written."""
+
+    exit_code = ExitCode.PREEMPTED
+
+
+class Problems(MedsegError):
+    """Several faults found in one pass; the exit code is that of the first."""
+
+    def __init__(self, problems: Sequence[MedsegError]) -> None:
+        if not problems:
+            raise ValueError("Problems needs at least one problem")
+        self.problems = tuple(problems)
+        super().__init__(self.problems[0].found)
+        self.exit_code = self.problems[0].exit_code  # type: ignore[misc]
+
+    @property
+    def lines(self) -> list[str]:
+        shown = [problem.line for problem in self.problems[:SHOWN_PROBLEMS]]
+        hidden = len(self.problems) - len(shown)
+        return [*shown, f"and {hidden} more problems."] if hidden else shown
+
+
+def raise_all(problems: Sequence[MedsegError]) -> None:
+    """Raise what was collected: nothing, the one error itself, or all of them together."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise Problems(problems)
