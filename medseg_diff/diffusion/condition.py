@@ -1,15 +1,13 @@
 """Everything a network may look at besides x_t, as one typed object."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Condition:
+class Condition(NamedTuple):
     """What is known beforehand. Absent parts are None.
 
     image [B, C, *S], mask [B, C, *S], label [B] integers, covariates [B, K], context [B, N, D] tokens.
@@ -28,43 +26,42 @@ class Condition:
         """B, or None for an empty condition."""
         return next((len(part) for part in self._parts().values()), None)
 
-    def blank(self) -> Self:
+    def blank(self) -> "Condition":
         """The same condition with nothing known, for classifier-free guidance."""
         parts = self._parts()
         if not parts:
             return self
         first = next(iter(parts.values()))
-        return replace(self, kept=torch.zeros(len(first), dtype=torch.bool, device=first.device))
+        return self._replace(kept=torch.zeros(len(first), dtype=torch.bool, device=first.device))
 
-    def drop(self, dropped: Tensor) -> Self:
+    def drop(self, dropped: Tensor) -> "Condition":
         """Blank the samples where `dropped` [B] is True (classifier-free training)."""
         kept = ~dropped if self.kept is None else self.kept & ~dropped
-        return replace(self, kept=kept)
+        return self._replace(kept=kept)
 
-    def repeat(self, n: int) -> Self:
+    def repeat(self, n: int) -> "Condition":
         """Each sample n times, one after the other (an ensemble): [B, …] → [B n, …]."""
         return self._each(lambda part: part.repeat_interleave(n, dim=0))
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Condition":
         """On another device."""
         return self._each(lambda part: part.to(device))
 
-    def __getitem__(self, index: Tensor | slice) -> Self:
+    def take(self, index: Tensor | slice) -> "Condition":
         """Some of the samples."""
         return self._each(lambda part: part[index])
 
-    def beside(self, other: "Condition") -> Self:
+    def beside(self, other: "Condition") -> "Condition":
         """This batch followed by another that has the same parts."""
         mine, theirs = self._parts(), other._parts()
         mine, theirs = _with_kept(mine, self.batch), _with_kept(theirs, other.batch)
-        return replace(self, **{name: torch.cat([part, theirs[name]]) for name, part in mine.items()})
+        return self._replace(**{name: torch.cat([part, theirs[name]]) for name, part in mine.items()})
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        return replace(self, **{name: change(part) for name, part in self._parts().items()})
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Condition":
+        return self._replace(**{name: change(part) for name, part in self._parts().items()})
 
     def _parts(self) -> dict[str, Tensor]:
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: part for name, part in parts.items() if part is not None}
+        return {name: part for name, part in self._asdict().items() if part is not None}
 
 
 def _with_kept(parts: dict[str, Tensor], batch: int | None) -> dict[str, Tensor]:

@@ -15,8 +15,8 @@ from medseg_diff.diffusion.schedule import NoiseSchedule
 class ClassifierGuided(nn.Module):
     """Follow the gradient of log p(label | x_t): eps ← eps - scale · sigma · grad.
 
-    classifier(x_t, t, condition) gives logits [B, K]; t [B] or [1]. `label` is one of 0 … K - 1, for the whole batch. One backward
-    pass of the classifier a step, none of the denoiser.
+    classifier(x_t, t, condition) gives logits [B, K]; t [B] or [1]. `label` is one of 0 … K - 1, for the whole batch.
+    One backward pass of the classifier a step, none of the denoiser.
     """
 
     def __init__(self, denoiser: AnyDenoiser, classifier: Network, label: int, scale: float) -> None:

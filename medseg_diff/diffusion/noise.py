@@ -1,6 +1,5 @@
 """Each sample owns its noise: it depends on its seed and the step, never on the batch it happens to stand in."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -31,12 +30,6 @@ class SeededNoise:
             generator.manual_seed(_scramble(seed, step))
             row.normal_(generator=generator)
         return drawn
-
-
-def seed_of(seed: int, *owner: str | int) -> int:
-    """The seed of one owner of randomness, e.g. seed_of(0, "BraTS_0012", 77, 3) for case, slice, member."""
-    text = "\x1f".join([str(seed), *map(str, owner)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 def fresh_noise(like: Tensor, step: int) -> Tensor:

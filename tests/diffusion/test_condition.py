@@ -9,7 +9,7 @@ def test_repeat_index_and_blank():
     condition = Condition(image=torch.arange(6.0).view(3, 1, 2), label=torch.tensor([0, 1, 2]))
     repeated = condition.repeat(2)
     assert repeated.label.tolist() == [0, 0, 1, 1, 2, 2] and repeated.image.shape == (6, 1, 2)
-    assert repeated[torch.tensor([5])].label.tolist() == [2]
+    assert repeated.take(torch.tensor([5])).label.tolist() == [2]
     assert condition.blank().kept.tolist() == [False] * 3 and condition.batch == 3
     assert Condition().blank() == Condition() and Condition().batch is None
 

@@ -1,0 +1,205 @@
+"""Where voxels lie: an affine out of a header that may contradict itself, and one grid compared with another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+SAME_PLACE_MM = 1e-3  # corners closer than this are the same corners
+CONTRADICTION_MM = 0.1  # sform and qform further apart than rounding explains
+STALE_SPACING = 0.01  # relative; the header's spacing against the one the affine implies
+SHEARED = 1e-3  # cosine between two axes
+PLAUSIBLE_SPACING_MM = (0.05, 20.0)
+MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's code for the unit of length
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels [X, Y, Z] (float32, or int16 for labels), the affine [4, 4] that takes their indices to RAS
+    millimetres, and what was doubtful about the file."""
+
+    voxels: np.ndarray
+    affine: np.ndarray
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> Shape:
+        x, y, z = self.voxels.shape
+        return x, y, z
+
+
+def nifti_affine(header: Any, shape: Sequence[int]) -> tuple[np.ndarray, list[str]]:
+    """The affine [4, 4] in mm of a nibabel NIfTI header, and every contradiction found on the way.
+
+    The sform is preferred to the qform; neither is the bare spacing, as other readers take it.
+    Raises: ValueError, with the reason, where no affine can be trusted.
+    """
+    warnings: list[str] = []
+    sform, qform = _sform(header, warnings), _qform(header, warnings)
+    if sform is not None and qform is not None:
+        apart = corner_distance(sform, qform, shape)
+        if apart > CONTRADICTION_MM:
+            warnings.append(f"sform and qform differ by {apart:.3g} mm; the sform is used")
+    affine = sform if sform is not None else qform
+    if affine is None:
+        if int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0:
+            raise ValueError("neither sform nor qform is a usable affine")
+        affine = header.get_base_affine()
+        if not is_usable(affine):
+            raise ValueError("has no orientation and no spacing")
+        warnings.append("neither sform nor qform is set; taken as LAS by its spacing, left and right are a guess")
+    factor = _millimetres_per_unit(int(header["xyzt_units"]) & 7, affine, warnings)
+    affine[:3] *= factor
+    axes = min(int(header["dim"][0]), 3)  # the header of a 2D image has no third spacing
+    spacing = [*(header["pixdim"][1 : axes + 1] * factor), *spacing_of(affine)[axes:]]
+    return affine, warnings + doubts(affine, spacing=spacing)
+
+
+def doubts(affine: np.ndarray, *, spacing: Sequence[float] | np.ndarray) -> list[str]:
+    """What makes a usable affine suspicious."""
+    found = []
+    implied = spacing_of(affine)
+    if not np.allclose(implied, np.abs(spacing), rtol=STALE_SPACING, atol=0):
+        found.append(f"the header's spacing {_text(spacing)} mm is stale; the affine's {_text(implied)} mm is used")
+    if is_sheared(affine):
+        found.append("the axes are sheared; results are written with an sform only")
+    low, high = PLAUSIBLE_SPACING_MM
+    if implied.min() < low or implied.max() > high:
+        found.append(f"a spacing of {_text(implied)} mm is implausible for a head")
+    return found
+
+
+def spacing_of(affine: np.ndarray) -> np.ndarray:
+    """Millimetres between voxels along each axis [3]."""
+    return np.linalg.norm(affine[:3, :3], axis=0)
+
+
+def voxel_ml(affine: np.ndarray) -> float:
+    """Volume of one voxel in millilitres."""
+    return float(abs(np.linalg.det(affine[:3, :3]))) / 1000.0
+
+
+def is_usable(affine: np.ndarray) -> bool:
+    """Finite, and no axis flat or parallel to another."""
+    if not np.isfinite(affine).all():
+        return False
+    spacing = spacing_of(affine)
+    return bool(spacing.min() > 1e-6 and abs(np.linalg.det(affine[:3, :3] / spacing)) > 1e-3)
+
+
+def is_sheared(affine: np.ndarray) -> bool:
+    """Whether two axes are not at right angles."""
+    axes = affine[:3, :3] / spacing_of(affine)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > SHEARED)
+
+
+def corner_distance(
+    a: np.ndarray, b: np.ndarray, shape: Sequence[int], shape_of_b: Sequence[int] | None = None
+) -> float:
+    """The largest distance in mm between the corners of two grids, the second of the same shape unless given."""
+    apart = _corners(a, shape) - _corners(b, shape_of_b or shape)
+    return float(np.linalg.norm(apart, axis=1).max())
+
+
+def same_grid(a: Volume, b: Volume) -> bool:
+    """Same shape, and corners at the same place."""
+    return a.shape == b.shape and corner_distance(a.affine, b.affine, a.shape) <= SAME_PLACE_MM
+
+
+def reoriented(volume: Volume, axes: str) -> Volume:
+    """The same voxels with their axes ordered and flipped to `axes` (such as RAS); nothing is interpolated."""
+    from nibabel import orientations
+
+    wanted = orientations.axcodes2ornt(tuple(axes))
+    change = orientations.ornt_transform(orientations.io_orientation(volume.affine), wanted)
+    voxels = np.ascontiguousarray(orientations.apply_orientation(volume.voxels, change))
+    affine = volume.affine @ orientations.inv_ornt_aff(change, volume.shape)
+    return replace(volume, voxels=voxels, affine=affine)
+
+
+def axes_of(affine: np.ndarray) -> str:
+    """Where the axes point, as in RAS: towards right, anterior, superior."""
+    from nibabel.orientations import aff2axcodes
+
+    return "".join(aff2axcodes(affine))
+
+
+def resampled(volume: Volume, onto: Volume, *, nearest: bool) -> Volume:
+    """`volume` on the grid of `onto`: linear, or nearest for labels; outside its field of view its smallest value.
+
+    Linear interpolation does not average: onto a much coarser grid it skips voxels.
+    """
+    from scipy import ndimage
+
+    to_source = np.linalg.inv(volume.affine) @ onto.affine
+    outside = 0 if nearest else float(volume.voxels.min())
+    voxels = ndimage.affine_transform(
+        volume.voxels,
+        to_source[:3, :3],
+        offset=to_source[:3, 3],
+        output_shape=onto.shape,
+        order=0 if nearest else 1,
+        cval=outside,
+    )
+    return Volume(voxels, onto.affine, volume.warnings)
+
+
+def difference(volume: Volume, reference: Volume) -> str:
+    """In what two grids differ, in words."""
+    apart = corner_distance(volume.affine, reference.affine, volume.shape, reference.shape)
+    shapes = "" if volume.shape == reference.shape else f"{_shape(volume)} voxels against {_shape(reference)}, "
+    return f"{shapes}corners up to {apart:.3g} mm apart"
+
+
+def _corners(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The eight corners [8, 3] of a grid, in mm."""
+    ends = np.array([[0, n - 1] for n in shape[:3]])
+    indices = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
+    return np.asarray(indices @ affine[:3, :3].T + affine[:3, 3])
+
+
+def _sform(header: Any, warnings: list[str]) -> np.ndarray | None:
+    if int(header["sform_code"]) <= 0:
+        return None
+    affine = np.vstack([header["srow_x"], header["srow_y"], header["srow_z"], [0, 0, 0, 1]]).astype(np.float64)
+    if is_usable(affine):
+        return affine
+    warnings.append("the sform is not a usable affine and is ignored")
+    return None
+
+
+def _qform(header: Any, warnings: list[str]) -> np.ndarray | None:
+    if int(header["qform_code"]) <= 0:
+        return None
+    try:
+        affine = np.asarray(header.get_qform(), dtype=np.float64)
+    except (ValueError, ArithmeticError):  # a quaternion longer than one, a spacing below zero
+        affine = np.full((4, 4), np.nan)
+    if is_usable(affine):
+        return affine
+    warnings.append("the qform is not a usable affine and is ignored")
+    return None
+
+
+def _millimetres_per_unit(unit: int, affine: np.ndarray, warnings: list[str]) -> float:
+    """What to multiply lengths by; a unit that gives voxels no scanner has is not believed."""
+    if unit in (0, 2):  # unknown is taken as millimetres, as everywhere
+        return 1.0
+    factor = MILLIMETRES.get(unit, 0.0)
+    spacing, (low, high) = spacing_of(affine) * factor, PLAUSIBLE_SPACING_MM
+    if spacing.max() > high or spacing.min() < low:
+        warnings.append("the header's unit of length makes no sense; millimetres are assumed")
+        return 1.0
+    warnings.append(f"lengths stand in {'metres' if factor > 1 else 'micrometres'} and were converted to millimetres")
+    return factor
+
+
+def _text(values: Sequence[float] | np.ndarray) -> str:
+    return "×".join(f"{value:.4g}" for value in values)
+
+
+def _shape(volume: Volume) -> str:
+    return "×".join(str(n) for n in volume.shape)

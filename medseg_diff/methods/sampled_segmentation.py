@@ -1,0 +1,122 @@
+"""Segmentation as an ensemble of samples: n walks from noise to a mask, their mean and their spread.
+
+Wolleb et al., Diffusion Models for Implicit Image Segmentation Ensembles, 2022, arXiv 2112.03145.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from medseg_diff.diffusion import DDIM, DDPM, Condition, DPMSolverPP, SeededNoise, walk
+from medseg_diff.diffusion.denoiser import AnyDenoiser
+
+SeedOf = Callable[[int, int], int]
+
+
+class Place(NamedTuple):
+    """One sample of an ensemble: which slice (or patch, or volume) and which member."""
+
+    slice: int
+    member: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an ensemble is drawn. `members_at_once` changes the order of work and the memory, never a byte of the result."""
+
+    times: Sequence[int]
+    solver: DDPM | DDIM | DPMSolverPP
+    members: int
+    network_batch: int
+    members_at_once: int
+
+    def work(self, slices: Sequence[int]) -> list[Place]:
+        """Every (slice, member): group by group of members, within a group slice by slice."""
+        starts = range(0, self.members, self.members_at_once)
+        groups = [range(start, min(start + self.members_at_once, self.members)) for start in starts]
+        return [Place(z, member) for group in groups for z in slices for member in group]
+
+    def batches(self, slices: Sequence[int]) -> int:
+        """How many batches of the network the plan takes, each len(times) - 1 passes."""
+        return -(-len(slices) * self.members // self.network_batch)
+
+
+def sample_masks(
+    denoiser: AnyDenoiser,
+    images: Tensor,
+    slices: Sequence[int],
+    plan: Plan,
+    *,
+    regions: int,
+    seed_of: SeedOf,
+    advance: Callable[[int], None] = lambda samples: None,
+) -> Iterator[tuple[Place, Tensor]]:
+    """Yield (place, probability [regions, *S]) for every member of every slice in `slices`, in the plan's order.
+
+    images [N, C, *S] on the device that samples; the noise of a sample is that of seed_of(slice, member), whatever stands
+    beside it. The last batch is padded to `network_batch`, so that the network always sees one shape. A member's last
+    clean mask is kept soft. `advance` is told how many samples each batch finished.
+    """
+    work = plan.work(slices)
+    for start in range(0, len(work), plan.network_batch):
+        wanted = work[start : start + plan.network_batch]
+        padded = wanted + [wanted[-1]] * (plan.network_batch - len(wanted))
+        condition = Condition(image=images[[place.slice for place in padded]])
+        noise = SeededNoise([seed_of(*place) for place in padded])
+        shape = (len(padded), regions, *images.shape[2:])
+        begin = noise(torch.empty(shape, dtype=images.dtype, device=images.device), 0)
+        masks = walk(denoiser, plan.solver, begin, plan.times, condition, noise)
+        probability = ((masks[: len(wanted)] + 1) / 2).clamp(0, 1)
+        yield from zip(wanted, probability, strict=True)
+        advance(len(wanted))
+
+
+class Ensemble:
+    """What is kept of the samples: first and second moments and votes. Memory does not grow with the members."""
+
+    def __init__(
+        self, slices: int, regions: int, size: Sequence[int], members: int, device: torch.device | str
+    ) -> None:
+        shape = (slices, regions, *size)
+        self.members = members
+        self._first = torch.zeros(shape, device=device)
+        self._second = torch.zeros(shape, device=device)
+        self.votes = torch.zeros(shape, device=device, dtype=torch.int16)
+        self.voxels = torch.zeros(members, regions, device=device, dtype=torch.int64)
+
+    def add(self, place: Place, probability: Tensor) -> None:
+        """One member of one slice, [regions, *S]. Members of a slice must come in ascending order, as a plan's do."""
+        self._first[place.slice] += probability
+        self._second[place.slice] += probability**2
+        inside = probability > 0.5
+        self.votes[place.slice] += inside
+        self.voxels[place.member] += inside.flatten(1).sum(1)
+
+    @property
+    def mean(self) -> Tensor:
+        """Probability m = E[p], [slices, regions, *S]."""
+        return self._first / self.members
+
+    @property
+    def second_moment(self) -> Tensor:
+        """E[p²], [slices, regions, *S]."""
+        return self._second / self.members
+
+    def agreement(self) -> list[float]:
+        """Dice between members, over all pairs pooled, for each region (1 where all are empty).
+
+        With c votes at a voxel, the pairs' overlaps sum to c (c - 1) / 2 and their sizes to (n - 1) c.
+        """
+        votes = self.votes.transpose(0, 1).flatten(1).to(torch.float64)
+        shared, size = (votes * (votes - 1)).sum(1), (self.members - 1) * votes.sum(1)
+        return torch.where(size > 0, shared / size.clamp(min=1), 1.0).tolist()
+
+
+def uncertainty_maps(mean: Tensor, second_moment: Tensor) -> dict[str, Tensor]:
+    """spread = Var[p], ambiguity = E[p (1 - p)], uncertainty = m (1 - m), which is their sum. Shapes as given."""
+    spread = (second_moment - mean**2).clamp(min=0)
+    uncertainty = mean * (1 - mean)
+    return {"spread": spread, "ambiguity": (uncertainty - spread).clamp(min=0), "uncertainty": uncertainty}

@@ -1,0 +1,34 @@
+"""`info`: recipes, versions and devices, without importing torch."""
+
+import os
+import shutil
+import subprocess
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+from medseg_diff.run import environment
+
+
+def info() -> dict[str, Any]:
+    """What is installed and what there is to compute with."""
+    package = Path(str(package_files("medseg_diff")))
+    configs = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    recipes = sorted(path.relative_to(configs).with_suffix("").as_posix() for path in configs.rglob("*.yaml"))
+    return environment() | {"recipes": recipes, "cpus": os.cpu_count(), "gpus": _gpus()}
+
+
+def _gpus() -> list[dict[str, str]]:
+    """Devices under the names that nvidia-smi gives them; empty where there is no driver."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    question = [program, "--query-gpu=index,name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(question, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    keys = ("index", "name", "memory", "driver")
+    return [
+        dict(zip(keys, map(str.strip, line.split(",")), strict=False)) for line in answer.splitlines() if line.strip()
+    ]

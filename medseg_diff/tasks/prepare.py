@@ -1,0 +1,71 @@
+"""`prepare`: the folder of a dataset → a manifest, split by patient."""
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+from medseg_diff import files
+from medseg_diff.data.manifest import Split, draw_splits, read_manifest, write_manifest
+from medseg_diff.data.sources import SOURCES
+from medseg_diff.errors import ManifestError, UsageError
+
+HELD_OUT: dict[Split, float] = {"test": 0.2, "val": 0.1}
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(folder: Path, *, source: str, out: Path, seed: int = 0, overwrite: bool = False) -> Path:
+    """Write the manifest of the dataset in `folder` to `out`, and return its path.
+
+    One patient in five is for testing and one in ten for validation, at least one each; a source that brings its own
+    splits keeps them, and fewer than four patients get none.
+    Raises: UsageError, ManifestError where `out` exists, ImageError where a case is incomplete.
+    """
+    folder, out = Path(folder), Path(out)
+    if source not in SOURCES:
+        raise UsageError(f"no source is called {source}", fix=f"use one of {', '.join(sorted(SOURCES))}")
+    if not folder.is_dir():
+        raise UsageError(f"{folder.name} is no folder", fix="give the folder of the dataset")
+    if out.exists() and not overwrite:
+        raise ManifestError("exists already", fix="choose another --out or pass --overwrite", file=out.name)
+    rows = SOURCES[source](folder)
+    splits = None
+    if not any(row.get("split") for row in rows):
+        patients = {row.get("patient", row["case"]): row.get("label", "") for row in rows}
+        splits = draw_splits(patients, HELD_OUT, seed=seed)
+    if splits is not None:
+        rows = [_with_split(row, splits[row.get("patient", row["case"])]) for row in rows]
+    rows, root = _relative_to_table(rows, folder, out)
+    with files.whole_file(out) as temporary:  # only a table that can be read comes to stand there
+        write_manifest(temporary, rows)
+        manifest = read_manifest(temporary, data_root=root)
+    _say(out, Counter(case.split or "no split" for case in manifest.cases), root)
+    return out
+
+
+def _with_split(row: dict[str, str], split: Split) -> dict[str, str]:
+    """The row with its split beside its patient, where a reader looks for it."""
+    head = {"case": row["case"], "patient": row.get("patient", row["case"]), "split": split}
+    return head | {column: value for column, value in row.items() if column not in head}
+
+
+def _relative_to_table(rows: list[dict[str, str]], folder: Path, out: Path) -> tuple[list[dict[str, str]], Path | None]:
+    """Paths as the table needs them; where it lies outside the data, they stay relative to the data's folder."""
+    table_folder, folder = out.resolve().parent, folder.resolve()
+    if not folder.is_relative_to(table_folder):
+        return rows, folder
+    above = folder.relative_to(table_folder)
+    return [{c: (above / v).as_posix() if _is_path(folder, v) else v for c, v in row.items()} for row in rows], None
+
+
+def _is_path(folder: Path, value: str) -> bool:
+    return bool(value) and (folder / value).is_file()
+
+
+def _say(out: Path, counts: Counter[str], root: Path | None) -> None:
+    parts = ", ".join(f"{count} {split}" for split, count in sorted(counts.items()))
+    logger.info("%s: %d cases (%s)", out.name, counts.total(), parts)
+    if "no split" in counts:
+        logger.info("too few patients to hold any out; training holds out a tenth of the slices instead")
+    if root is not None:
+        logger.info("the images lie elsewhere: pass --data-root %s with this table", root)

@@ -1,0 +1,316 @@
+"""`train-seg`: a table of cases in, a run folder with a trained segmentation model out."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medseg_diff.data.loaders import (
+    PreparedCase,
+    SeededDraws,
+    SliceDataset,
+    batches,
+    prepare_training_case,
+    region_masks,
+)
+from medseg_diff.data.manifest import Case, Manifest, read_manifest, split_by_patient
+from medseg_diff.data.views import fit_to
+from medseg_diff.diffusion import Condition, Denoiser
+from medseg_diff.errors import ManifestError, MedsegError, UsageError, raise_all
+from medseg_diff.methods.sampled_segmentation import Ensemble, sample_masks
+from medseg_diff.recipes import SegmentationRecipe, for_masks, load_recipe
+from medseg_diff.run import Run, create_run, new_name
+from medseg_diff.seeds import seed_of
+from medseg_diff.settings import write_yaml
+from medseg_diff.tasks.console import bar, log
+from medseg_diff.tasks.device import find_device, find_precision, make_fabric
+from medseg_diff.tracking import Mirror
+from medseg_diff.training.denoising import MaskDenoising
+from medseg_diff.training.estimate import BACKWARD_AND_FORWARD, flops_per_second, forward_flops, in_words
+from medseg_diff.training.fit import Progress, fit
+from medseg_diff.training.weights import save_weights
+
+if TYPE_CHECKING:
+    import torch
+    from lightning_fabric import Fabric
+
+LOG_EVERY = 10
+HELD_OUT_SLICES = 10  # one slice in ten, where there are too few patients to hold one out
+LONG_SECONDS = 12 * 3600.0
+
+
+def train_seg(
+    data: Path,
+    *,
+    config: str = "mask_logits",
+    out: Path | None = None,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    data_root: Path | None = None,
+    runs: Path = Path("runs"),
+    mlflow: bool = True,
+) -> Run:
+    """Train the recipe `config` on the table `data`; returns the run, whose folder is `out` or a new one below `runs`.
+
+    Raises: ConfigError, ManifestError, ImageError; UsageError where `out` already holds something; Diverged.
+    """
+
+    recipe = load_recipe(config, task="segment", overrides=overrides)
+    manifest, by_slices = with_splits(read_manifest(Path(data), data_root=data_root))
+    check_channels(manifest, recipe.channels)
+    name = Path(config).stem if config.endswith((".yaml", ".yml")) else config.replace("/", "-")
+    run = create_run(out or runs / new_name(name), task="segment", recipe=name, settings=write_yaml(recipe))
+    place = find_device(device)
+    precision = find_precision(recipe.training.precision, place)
+    fabric = make_fabric(place, precision)
+    mirror = (
+        Mirror(
+            runs,
+            experiment="segment",
+            name=run.name,
+            parameters=recipe.model_dump(mode="json"),
+            tags={"recipe": name, "data_digest": manifest.digest()},
+        )
+        if mlflow and fabric.global_rank == 0
+        else None
+    )
+    study = prepare_study(manifest, recipe, cache=runs / "cache", by_slices=by_slices)
+    log.info(
+        "training on %d slices of %d cases, validating on %d slices",
+        len(study.training),
+        study.cases,
+        len(study.validation),
+    )
+    started = time.time()
+    run.note(data=manifest.file, data_digest=manifest.digest(), device=place.type, precision=precision, started=started)
+    if mirror:
+        mirror.dataset(manifest.file, manifest.digest())
+        mirror.file(run.recipe_file)
+    finished = False
+    try:
+        _train(run, recipe, study, fabric, precision, mirror)
+        finished = True
+    finally:
+        if mirror:
+            mirror.close(finished=finished)
+    log.info("trained in %s: %s", in_words(time.time() - started), run.folder)
+    log.info("next: medseg-diff segment --model %s --volume PATIENT_FOLDER --out results", run.folder)
+    return run
+
+
+@dataclass(frozen=True)
+class Study:
+    """Slices to learn from and slices to validate on."""
+
+    training: SliceDataset
+    validation: "ValidationSlices"
+    cases: int
+
+
+@dataclass(frozen=True)
+class ValidationSlices:
+    """image [N, C, *S] in float32, mask [N, R, *S] booleans."""
+
+    image: "torch.Tensor"
+    mask: "torch.Tensor"
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+def with_splits(manifest: Manifest) -> tuple[Manifest, bool]:
+    """The table with splits, drawn by patient where it has none; True where slices have to be held out instead.
+
+    Raises: ManifestError where splits are given but none trains.
+    """
+    if any(case.split for case in manifest.cases):
+        if not manifest.of("train"):
+            raise ManifestError("no case has split `train`", fix="fill the column split", file=manifest.file)
+        return manifest, not manifest.of("val")
+    split = split_by_patient(manifest)
+    if split is None:
+        log.info(
+            "fewer than four patients: one slice in %d is held out for validation, none for testing", HELD_OUT_SLICES
+        )
+        return manifest, True
+    held = sorted({case.patient for case in split.of("val")})
+    log.info("no column split: %d of the patients are held out for validation (%s)", len(held), ", ".join(held[:5]))
+    return split, False
+
+
+def check_channels(manifest: Manifest, channels: Sequence[str]) -> None:
+    """Raises: ManifestError for every case that lacks a channel of the recipe."""
+    problems: list[MedsegError] = []
+    for case in manifest.cases:
+        missing = [channel for channel in channels if channel not in case.channels]
+        if missing:
+            problems.append(
+                ManifestError(
+                    f"has no {', '.join(missing)}; the recipe reads {', '.join(channels)}",
+                    fix="add the column, drop the row, or set channels=[…] to what there is",
+                    case=case.name,
+                )
+            )
+    raise_all(problems)
+
+
+def prepare_study(manifest: Manifest, recipe: SegmentationRecipe, *, cache: Path, by_slices: bool) -> Study:
+    """Every case prepared (or found in the cache), split into training and validation slices."""
+    trained = manifest.of("train") or tuple(case for case in manifest.cases if case.split is None)
+    validated = () if by_slices else manifest.of("val")
+    trained, validated = (tuple(case for case in cases if case.seg or case.raters) for cases in (trained, validated))
+    if not trained:
+        raise UsageError("no training case has a reference", fix="fill the column seg")
+    with bar("preparing", len(trained) + len(validated)) as advance:
+
+        def prepared(cases: Sequence[Case]) -> list[PreparedCase]:
+            found = []
+            for case in cases:
+                found.append(prepare_training_case(case, recipe.channels, recipe.preparation, cache))
+                advance(note=case.name)
+            return found
+
+        training_cases, validation_cases = prepared(trained), prepared(validated)
+
+    def dataset(cases: Sequence[PreparedCase], held_out: bool | None) -> SliceDataset:
+        def keep(number: int) -> bool:
+            return held_out is None or (number % HELD_OUT_SLICES == HELD_OUT_SLICES // 2) == held_out
+
+        background, seed = recipe.preparation.background, recipe.training.seed
+        return SliceDataset(
+            cases, recipe.view, recipe.augmentation, recipe.regions, background=background, seed=seed, keep=keep
+        )
+
+    if validation_cases:
+        return Study(
+            dataset(training_cases, None), _validation(dataset(validation_cases, None), recipe), len(training_cases)
+        )
+    training, held = dataset(training_cases, False), dataset(training_cases, True)
+    return Study(training, _validation(held, recipe), len(training_cases))
+
+
+def _validation(slices: SliceDataset, recipe: SegmentationRecipe) -> ValidationSlices:
+    """Evenly spaced slices, never changed by augmentation."""
+    import torch
+
+    count = min(recipe.validation.slices, len(slices))
+    chosen = np.linspace(0, len(slices) - 1, count).round().astype(int).tolist()
+    images, masks = [], []
+    for case, z in (slices.slices[number] for number in chosen):
+        prepared = slices.cases[case]
+        image = torch.from_numpy(prepared.image[z].astype(np.float32))
+        labels = torch.from_numpy(np.array(prepared.labels[z, :1]))
+        images.append(fit_to(recipe.view.size, image, fill=recipe.preparation.background))
+        masks.append(fit_to(recipe.view.size, region_masks(labels, recipe.regions).float(), fill=0) > 0.5)
+    return ValidationSlices(torch.stack(images), torch.stack(masks))
+
+
+def _train(
+    run: Run, recipe: SegmentationRecipe, study: Study, fabric: "Fabric", precision: str, mirror: Mirror | None
+) -> None:
+    """The loop: log, validate, keep the best and the last weights."""
+    import torch
+
+    settings = recipe.training
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(settings.seed, "network"))
+        denoiser = recipe.build_denoiser()
+    log.info("%s", estimate(recipe, fabric.device, precision))
+    objective = MaskDenoising(denoiser, seed=settings.seed, rank=fabric.global_rank)
+    draws = SeededDraws(
+        len(study.training),
+        settings.passes_batch,
+        settings.steps * settings.accumulate,
+        seed=settings.seed,
+        rank=fabric.global_rank,
+        ranks=fabric.world_size,
+    )
+    best, chief = -1.0, fabric.global_rank == 0
+    with bar("training", settings.steps) as advance:
+        for progress in fit(objective, batches(study.training, draws, workers=settings.workers), settings, fabric):
+            numbers: dict[str, float] = {}
+            if progress.step % LOG_EVERY == 0 or progress.step == settings.steps:
+                numbers |= progress.read()
+            if chief and (progress.step % settings.validate_every == 0 or progress.step == settings.steps):
+                numbers |= validate(progress, recipe, study.validation, fabric)
+                save_weights(progress.averages["denoiser"], run.weights("last"))
+                if numbers["val_dice"] >= best:
+                    best = numbers["val_dice"]
+                    save_weights(progress.averages["denoiser"], run.weights("best"))
+                    run.note(best_step=progress.step, best_val_dice=best)
+                log.info(
+                    "step %d: loss %.4f, validation Dice %.3f", progress.step, numbers["loss"], numbers["val_dice"]
+                )
+            if numbers and chief:
+                run.log(progress.step, numbers)
+                if mirror:
+                    mirror.metrics(progress.step, numbers)
+            advance(note=f"loss {numbers['loss']:.4f}" if "loss" in numbers else "")
+    if chief:
+        _finish(run, mirror)
+
+
+def _finish(run: Run, mirror: Mirror | None) -> None:
+    """Curves, checksums, and the word that the run is whole."""
+    import torch
+
+    from medseg_diff.reporting.figures import training_curves
+
+    curves = run.figures / "training.png"
+    training_curves(run.metrics_file, curves)
+    run.seal()
+    run.note(finished=True, ended=time.time(), threads=torch.get_num_threads())
+    if mirror:
+        for path in (curves, run.folder / "SHA256SUMS", run.folder / "environment.json", run.weights("best")):
+            mirror.file(path)
+
+
+def validate(
+    progress: Progress, recipe: SegmentationRecipe, slices: ValidationSlices, fabric: "Fabric"
+) -> dict[str, float]:
+    """Dice of a small ensemble over all validation slices together, as `segment` would draw it."""
+    averaged = progress.averages["denoiser"]
+    denoiser = Denoiser(
+        averaged, recipe.schedule, target=recipe.denoiser.target, learned_variance=recipe.denoiser.learned_variance
+    )
+    plan = recipe.plan(members=recipe.validation.members, members_at_once=recipe.validation.members)
+    images = slices.image.to(fabric.device)
+    ensemble = Ensemble(len(slices), len(recipe.regions), images.shape[2:], plan.members, fabric.device)
+
+    def own_seed(z: int, member: int) -> int:
+        return seed_of(recipe.training.seed, "validation", z, member)
+
+    with fabric.autocast():
+        for place, probability in sample_masks(
+            for_masks(denoiser), images, range(len(slices)), plan, regions=len(recipe.regions), seed_of=own_seed
+        ):
+            ensemble.add(place, probability)
+    mask, reference = (ensemble.mean > 0.5).cpu(), slices.mask
+    overlap = (mask & reference).transpose(0, 1).flatten(1).sum(1)
+    size = mask.transpose(0, 1).flatten(1).sum(1) + reference.transpose(0, 1).flatten(1).sum(1)
+    dice = [float(2 * o / s) if s else 1.0 for o, s in zip(overlap, size, strict=True)]
+    named = {f"val_dice_{region}": value for region, value in zip(recipe.regions, dice, strict=True)}
+    return {"val_dice": sum(dice) / len(dice), **(named if len(dice) > 1 else {})}
+
+
+def estimate(recipe: SegmentationRecipe, device: "torch.device", precision: str) -> str:
+    """`this machine: about 41 days`, and what to do about it where that is long."""
+    import torch
+
+    def once(network: torch.nn.Module) -> object:
+        x = torch.empty(1, len(recipe.regions), *recipe.view.size)
+        image = torch.empty(1, len(recipe.channels), *recipe.view.size)
+        return network(x, torch.ones(1), Condition(image=image))
+
+    flops = forward_flops(lambda: recipe.build_denoiser().network, once)  # type: ignore[arg-type, return-value]
+    settings = recipe.training
+    rate = flops_per_second(device, torch.bfloat16 if precision == "bf16" else torch.float32, recipe.network.width)
+    passes = settings.steps * settings.batch
+    sampled = recipe.validation.slices * recipe.validation.members * recipe.sampling.steps
+    sampled *= -(-settings.steps // settings.validate_every)
+    seconds = (BACKWARD_AND_FORWARD * passes + sampled) * flops / rate
+    words = f"this machine: about {in_words(seconds)} for {settings.steps} steps of {settings.batch} ({precision})"
+    return words + ("; try --config quick/mask_logits" if seconds > LONG_SECONDS and device.type == "cpu" else "")

@@ -1,0 +1,105 @@
+"""Calibration measures against closed forms and scikit-learn."""
+
+import time
+
+import numpy as np
+import pytest
+from sklearn.metrics import brier_score_loss, roc_auc_score
+
+from medseg_diff.metrics.calibration import aurc, auroc_error, brier, ece, reliability_curve, tally
+
+
+@pytest.fixture
+def drawn():
+    """100,000 voxels whose probability is true by construction."""
+    generator = np.random.default_rng(0)
+    probability = generator.beta(0.3, 0.7, 100_000)
+    return probability, generator.random(100_000) < probability
+
+
+def test_a_true_probability_is_calibrated_and_a_distorted_one_is_not(drawn):
+    probability, outcome = drawn
+    assert ece(probability, outcome) < 0.005
+    shrunk = 0.5 * probability
+    # Halving every probability misses by half of its mean, in every bin in the same direction.
+    assert ece(shrunk, outcome) == pytest.approx(0.5 * probability.mean(), abs=0.005)
+
+
+def test_a_constant_probability_is_off_by_its_distance_to_the_frequency():
+    outcome = np.arange(1000) < 300
+    assert ece(np.full(1000, 0.5), outcome) == pytest.approx(0.2)
+    assert ece(np.full(1000, 0.3), outcome) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_order_of_voxels_does_not_matter_even_with_ties(drawn):
+    probability, outcome = drawn
+    rounded = np.round(probability, 1)
+    order = np.random.default_rng(1).permutation(len(rounded))
+    for measure in (ece, aurc, auroc_error):
+        assert measure(rounded, outcome) == measure(rounded[order], outcome[order])
+
+
+def test_bins_hold_equal_mass(drawn):
+    probability, outcome = drawn
+    curve = reliability_curve(probability, outcome, bins=10)
+    thirds = np.sort(probability).reshape(10, -1).mean(axis=1)
+    assert curve.probability == pytest.approx(thirds)
+    assert curve.frequency == pytest.approx(outcome[np.argsort(probability)].reshape(10, -1).mean(axis=1))
+    assert len(reliability_curve(probability, outcome).probability) == 15
+
+
+def test_brier_equals_scikit_learn(drawn):
+    probability, outcome = drawn
+    assert brier(probability, outcome) == pytest.approx(brier_score_loss(outcome, probability))
+
+
+@pytest.mark.parametrize("decimals", [1, 12])
+def test_auroc_equals_scikit_learn_with_and_without_ties(drawn, decimals):
+    probability, outcome = drawn
+    assert auroc_error(np.round(probability, decimals), outcome) == pytest.approx(
+        roc_auc_score(outcome, np.round(probability, decimals)), abs=1e-12
+    )
+
+
+def test_auroc_is_undefined_without_errors_or_without_right_voxels():
+    assert auroc_error(np.array([0.1, 0.2]), np.array([False, False])) is None
+    assert auroc_error(np.array([0.1, 0.2]), np.array([True, True])) is None
+
+
+def test_aurc_by_hand_and_at_its_best_and_worst():
+    error = np.array([False, False, True, True])
+    assert aurc(np.array([0.1, 0.2, 0.3, 0.4]), error) == pytest.approx((0 + 0 + 1 / 3 + 2 / 4) / 4)
+    assert aurc(np.array([0.4, 0.3, 0.2, 0.1]), error) == pytest.approx((1 + 1 + 2 / 3 + 2 / 4) / 4)
+    # An uncertainty that says nothing: the error rate at every coverage.
+    assert aurc(np.zeros(4), error) == pytest.approx(0.5)
+
+
+def test_a_tally_keeps_every_voxel_and_event():
+    groups = tally(np.array([[0.2, 0.1], [0.2, 0.5]]), np.array([[True, False], [False, True]]))
+    assert groups.scores.tolist() == [0.1, 0.2, 0.5]
+    assert groups.voxels.tolist() == [1, 2, 1]
+    assert groups.events.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("scores", "events"),
+    [
+        (np.array([0.1, np.nan]), np.array([True, False])),
+        (np.array([0.1, 0.2]), np.array([1, 0])),
+        (np.array([0.1, 0.2]), np.array([True])),
+        (np.array([]), np.array([], bool)),
+    ],
+)
+def test_senseless_input_is_refused(scores, events):
+    with pytest.raises(ValueError, match=r"finite|needs"):
+        tally(scores, events)
+
+
+def test_ten_million_voxels_take_seconds():
+    generator = np.random.default_rng(0)
+    uncertainty = generator.random(10_000_000, dtype=np.float32)
+    error = generator.random(10_000_000, dtype=np.float32) < uncertainty
+    start = time.perf_counter()
+    # P(error | u) = u for uniform u: AUROC = 5/6.
+    assert auroc_error(uncertainty, error) == pytest.approx(5 / 6, abs=0.001)
+    assert time.perf_counter() - start < 15

@@ -1,0 +1,240 @@
+"""Evaluating a folder of predictions whose numbers are known by construction."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg_diff.data.writing import write_volume
+from medseg_diff.errors import ImageError, ManifestError, UsageError
+from medseg_diff.metrics.overlap import dice
+from medseg_diff.tasks.evaluate import MEASURES, evaluate
+
+LPS = np.diag([-2.0, -2.0, 3.0, 1.0])
+KEYS = {"dice", "iou", "hd95_mm", "surface_dice_1mm", "volume_error_ml", "ged2", "ece", "brier", "aurc", "auroc_error"}
+SHAPE = (24, 22, 16)
+
+
+def ball(centre, radius):
+    x, y, z = np.ogrid[tuple(slice(0, size) for size in SHAPE)]
+    return (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2 <= radius**2
+
+
+BRAIN, TUMOUR = ball((12, 11, 8), 7.5), ball((12, 11, 8), 3)
+NOTHING = np.zeros(SHAPE, bool)
+
+
+class Study:
+    """A folder of images with their table, and a folder of predictions."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.predictions, self.table, self.rows = folder, folder / "out", folder / "brains.csv", []
+
+    def add(self, name, *, seg=TUMOUR, raters=(), labels=1, affine=LPS, **columns):
+        image = np.where(BRAIN, 100 + np.arange(BRAIN.size).reshape(SHAPE) % 7, -3).astype(np.float32)
+        volumes = {"flair": image}
+        if seg is not None:
+            volumes["seg"] = (seg * np.asarray(labels)).astype(np.uint8)
+        volumes |= {f"seg_{number}": rater.astype(np.uint8) for number, rater in enumerate(raters, start=1)}
+        for column, voxels in volumes.items():
+            write_volume(self.folder / name / f"{column}.nii.gz", voxels, LPS if column == "flair" else affine)
+        self.rows.append({"case": name, **columns, **{column: f"{name}/{column}.nii.gz" for column in volumes}})
+        columns = list(dict.fromkeys(column for row in self.rows for column in row))
+        with self.table.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        return self
+
+    def predict(self, name, mask=TUMOUR, *, probability=None, members=(), regions=None, affine=LPS):
+        folder = self.predictions / name
+        write_volume(folder / "mask.nii.gz", mask.astype(np.uint8), affine)
+        if probability is not None:
+            probability = probability.astype(np.float32)
+            write_volume(folder / "probability.nii.gz", probability, affine)
+            write_volume(folder / "uncertainty.nii.gz", probability * (1 - probability), affine)
+        for number, member in enumerate(members):
+            write_volume(folder / "members" / f"{number:02d}.nii.gz", member.astype(np.float32), affine)
+        (folder / "case.json").write_text(json.dumps({"regions": regions or {"whole_tumour": [1, 2, 3, 4]}}))
+        return self
+
+    def evaluate(self, **options):
+        return evaluate(self.predictions, self.table, **options)
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study(tmp_path)
+
+
+def test_a_perfect_prediction_is_perfect_in_every_measure(study):
+    raters = [TUMOUR, TUMOUR]
+    for name in ("a", "b"):
+        study.add(name, raters=raters).predict(name, probability=TUMOUR, members=raters)
+    summary = study.evaluate()
+    values = {key: metric["value"] for key, metric in summary["metrics"].items()}
+    assert values.pop("auroc_error") is None  # there is no error to find
+    ones = {"dice", "dice_raw", "dice_raters", "iou", "surface_dice_1mm"}
+    assert values == {key: pytest.approx(1.0 if key in ones else 0.0) for key in values}
+    assert all(metric["cases"] == 2 for key, metric in summary["metrics"].items() if key != "auroc_error")
+
+
+def test_the_summary_has_the_promised_shape_and_is_what_was_written(study):
+    study.add("a").predict("a", probability=TUMOUR * 0.9).add("b").predict("b", probability=TUMOUR * 0.9)
+    summary = study.evaluate()
+    assert json.loads((study.predictions / "metrics.json").read_text()) == summary
+    assert {"schema", "task", "data", "cases", "metrics", "baselines", "conventions"} <= set(summary)
+    assert (summary["schema"], summary["task"], summary["data"], summary["cases"]) == (1, "segment", "brains", 2)
+    assert set(summary["metrics"]) >= KEYS
+    for metric in summary["metrics"].values():
+        assert set(metric) == {"value", "low", "high", "unit", "over", "cases"}
+    assert summary["metrics"]["ged2"]["value"] is None  # no members were saved
+    assert summary["conventions"]["empty"]["hd95_mm"] == {"both": 0.0, "one": None}
+
+
+def test_known_errors_give_known_numbers(study):
+    larger = ball((12, 11, 8), 4)
+    study.add("a").predict("a", larger, probability=larger * 0.8 + ~larger * 0.1)
+    values = {key: metric["value"] for key, metric in study.evaluate()["metrics"].items()}
+    extra, voxel_ml = np.count_nonzero(larger) - np.count_nonzero(TUMOUR), 2 * 2 * 3 / 1000
+    assert values["dice"] == values["dice_raw"] == pytest.approx(dice(larger, TUMOUR))
+    assert values["volume_error_ml"] == values["volume_bias_ml"] == pytest.approx(extra * voxel_ml)
+    brain = np.count_nonzero(BRAIN)
+    right, wrong = np.count_nonzero(TUMOUR), extra
+    expected = (right * 0.2**2 + wrong * 0.8**2 + (brain - right - wrong) * 0.1**2) / brain
+    assert values["brier"] == pytest.approx(expected, rel=1e-4)  # over the brain, not over the volume
+    assert values["auroc_error"] > 0.9
+    assert values["hd95_mm"] == pytest.approx(3.0)  # one slice thickness
+
+
+def test_cases_without_a_lesion_are_left_out_of_means_over_lesions_only(study):
+    study.add("sick").predict("sick").add("healthy", seg=NOTHING).predict("healthy", NOTHING)
+    study.add("alarm", seg=NOTHING).predict("alarm", TUMOUR).add("missed").predict("missed", NOTHING)
+    metrics = study.evaluate()["metrics"]
+    assert (metrics["dice"]["value"], metrics["dice"]["cases"]) == (pytest.approx(0.5), 2)
+    assert (metrics["hd95_mm"]["value"], metrics["hd95_mm"]["cases"]) == (0.0, 1)  # undefined where missed
+    assert metrics["volume_error_ml"]["cases"] == 4
+    rows = list(csv.DictReader((study.predictions / "per_case.csv").open()))
+    assert {row["case"]: row["dice"] for row in rows} == {"sick": "1", "healthy": "1", "alarm": "0", "missed": "0"}
+    assert {row["case"]: row["hd95_mm"] for row in rows}["missed"] == ""
+    assert list(rows[0]) == ["case", "patient", "split", "region", "reference_ml", *MEASURES]
+
+
+def test_diversity_is_measured_against_the_raters(study):
+    small, large = ball((12, 11, 8), 2), ball((12, 11, 8), 4)
+    study.add("a", raters=[small, large]).predict("a", members=[small, large])
+    study.add("b", raters=[small, large]).predict("b", members=[TUMOUR, TUMOUR])
+    study.evaluate()
+    of = {row["case"]: float(row["ged2"]) for row in csv.DictReader((study.predictions / "per_case.csv").open())}
+    assert of["a"] == pytest.approx(0.0, abs=1e-9)
+    assert of["b"] > 0.2
+
+
+def test_without_a_reference_the_majority_of_raters_stands_for_it(study):
+    small, large = ball((12, 11, 8), 2), ball((12, 11, 8), 4)
+    study.add("a", seg=None, raters=[small, TUMOUR, large]).predict("a", TUMOUR)
+    metrics = study.evaluate()["metrics"]
+    assert metrics["dice"]["value"] == pytest.approx(1.0)
+    expected = np.mean([dice(TUMOUR, rater) for rater in (small, TUMOUR, large)])
+    assert metrics["dice_raters"]["value"] == pytest.approx(expected)
+
+
+def test_labels_are_grouped_into_regions_and_keys_carry_the_region(study):
+    core = ball((12, 11, 8), 1.5)
+    labels = np.where(core, 4, 2)
+    regions = {"whole_tumour": [1, 2, 4], "core": [1, 4]}
+    study.add("a", labels=labels).predict("a", TUMOUR.astype(int) + core, regions=regions)
+    metrics = study.evaluate()["metrics"]
+    assert metrics["whole_tumour_dice"]["value"] == metrics["core_dice"]["value"] == pytest.approx(1.0)
+    assert "dice" not in metrics
+
+
+def test_phantoms_are_called_phantoms(study):
+    study.add("phantom_0000").predict("phantom_0000")
+    assert study.evaluate()["data"] == "phantom"
+
+
+def test_only_splits_with_predictions_are_measured_unless_one_is_named(study):
+    study.add("a", split="test").predict("a").add("b", split="train")
+    summary = study.evaluate()
+    assert (summary["cases"], summary["split"]) == (1, "test")
+    with pytest.raises(UsageError, match="1 of 1 cases have no complete prediction: b"):
+        study.evaluate(split="train")
+    with pytest.raises(ManifestError, match="no case has split val"):
+        study.evaluate(split="val")
+    with pytest.raises(UsageError, match="no split"):
+        study.evaluate(split="tests")
+
+
+def test_missing_predictions_are_all_named(study):
+    study.add("a").predict("a").add("b").add("c").predict("c")
+    (study.predictions / "c" / "case.json").unlink()
+    with pytest.raises(UsageError, match="2 of 3 cases have no complete prediction: b, c"):
+        study.evaluate()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "not JSON", '{"regions": {}}', '{"regions": {"tumour": 1}}'])
+def test_a_case_that_does_not_state_its_regions_is_refused(study, content):
+    study.add("a").predict("a")
+    (study.predictions / "a" / "case.json").write_text(content)
+    with pytest.raises(UsageError, match=r"\[a\] case.json: names no regions"):
+        study.evaluate()
+
+
+def test_a_folder_of_other_cases_is_refused(study, tmp_path):
+    study.add("a")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(UsageError, match=r"no case of brains.csv has a folder in elsewhere"):
+        evaluate(tmp_path / "elsewhere", study.table)
+
+
+def test_cases_without_reference_are_refused_by_name(study):
+    study.add("a", seg=None).predict("a")
+    with pytest.raises(ManifestError, match="no reference: a"):
+        study.evaluate()
+
+
+def test_a_mask_on_another_grid_is_refused_and_turned_axes_are_not(study):
+    moved = LPS.copy()
+    moved[0, 3] = 5.0
+    study.add("a").predict("a", affine=moved)
+    with pytest.raises(ImageError, match=r"a/seg.*not on the grid of the predicted mask"):
+        study.evaluate()
+    flipped = np.diag([2.0, -2.0, 3.0, 1.0])
+    flipped[0, 3] = -2.0 * (SHAPE[0] - 1)
+    study.predict("a", TUMOUR[::-1], affine=flipped)
+    assert study.evaluate()["metrics"]["dice"]["value"] == pytest.approx(1.0)
+
+
+def test_a_map_that_is_no_probability_is_refused(study):
+    study.add("a").predict("a", probability=TUMOUR * 1.5)
+    with pytest.raises(ImageError, match=r"a/probability.*outside 0 to 1"):
+        study.evaluate()
+
+
+def test_results_may_go_elsewhere_and_are_the_same_twice(study, tmp_path):
+    for name in "abc":
+        study.add(name).predict(name, ball((12, 11, 8), 2 + "abc".index(name)))
+    first = study.evaluate(out=tmp_path / "first")
+    second = study.evaluate(out=tmp_path / "second")
+    assert first == second
+    assert (tmp_path / "first/metrics.json").read_bytes() == (tmp_path / "second/metrics.json").read_bytes()
+    assert not (study.predictions / "metrics.json").exists()
+    assert first["metrics"]["dice"]["low"] < first["metrics"]["dice"]["value"] < first["metrics"]["dice"]["high"]
+
+
+def test_scans_of_one_patient_give_no_interval(study):
+    for name in "ab":
+        study.add(name, patient="one").predict(name)
+    summary = study.evaluate()
+    assert summary["patients"] == 1
+    assert summary["metrics"]["dice"]["low"] is None
+
+
+def test_importing_loads_neither_torch_nor_monai():
+    code = "import sys, medseg_diff.tasks.evaluate; assert not {'torch', 'monai', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,129 @@
+"""The folder of a dataset becomes a manifest that can be read where it lies."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from medseg_diff.data.manifest import read_manifest
+from medseg_diff.data.sources import SOURCES
+from medseg_diff.data.sources.brats import patient_of
+from medseg_diff.errors import EnvironmentFault, ImageError, ManifestError, MedsegError, UsageError
+from medseg_diff.tasks.prepare import prepare
+
+REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
+ENDINGS = {2021: ("_t1", "_t1ce", "_t2", "_flair", "_seg"), 2023: ("-t1n", "-t1c", "-t2w", "-t2f", "-seg")}
+
+
+def fill(folder: Path, year: int, *cases: str, inside: str = "") -> Path:
+    """A BraTS folder of files that nobody reads."""
+    for case in cases:
+        (folder / inside / case).mkdir(parents=True)
+        for ending in ENDINGS[year]:
+            (folder / inside / case / f"{case}{ending}.nii.gz").write_bytes(b"x")
+    return folder
+
+
+def test_a_brats_folder_is_split_by_patient(tmp_path, caplog):
+    cases = [f"BraTS-GLI-{patient:05}-{visit:03}" for patient in range(10) for visit in range(2)]
+    fill(tmp_path / "data", 2023, *cases)
+    with caplog.at_level(logging.INFO):
+        out = prepare(tmp_path / "data", source="brats", out=tmp_path / "data" / "cases.csv")
+    manifest = read_manifest(out)
+    assert [case.name for case in manifest.cases] == cases
+    assert manifest.channels == ("t1", "t1ce", "t2", "flair") and all(case.seg for case in manifest.cases)
+    assert manifest.cases[0].images["t1ce"].name == "BraTS-GLI-00000-000-t1c.nii.gz"
+    patients = {split: {case.patient for case in manifest.of(split)} for split in ("train", "val", "test")}
+    assert {split: len(found) for split, found in patients.items()} == {"train": 7, "val": 1, "test": 2}
+    assert not patients["train"] & (patients["val"] | patients["test"])
+    assert "cases.csv: 20 cases (4 test, 14 train, 2 val)" in caplog.text
+    again = prepare(tmp_path / "data", source="brats", out=tmp_path / "data" / "again.csv")
+    assert again.read_bytes() == out.read_bytes()
+    other = prepare(tmp_path / "data", source="brats", out=tmp_path / "data" / "other.csv", seed=1)
+    assert other.read_bytes() != out.read_bytes()
+
+
+def test_grades_in_folders_and_the_table_above_the_data(tmp_path, caplog):
+    fill(tmp_path / "data", 2021, "Brats18_2013_10_1", inside="HGG")
+    fill(tmp_path / "data", 2021, "Brats18_TCIA09_141_1", inside="LGG")
+    with caplog.at_level(logging.INFO):
+        out = prepare(tmp_path / "data", source="brats", out=tmp_path / "cases.csv")
+    cases = read_manifest(out).cases
+    assert [case.patient for case in cases] == ["Brats18_2013_10", "Brats18_TCIA09_141"]
+    assert all(case.split is None for case in cases) and "too few patients" in caplog.text
+    assert cases[0].seg == tmp_path / "data/HGG/Brats18_2013_10_1/Brats18_2013_10_1_seg.nii.gz"
+
+
+def test_a_table_elsewhere_needs_the_data_root_and_says_so(tmp_path, caplog):
+    fill(tmp_path / "data", 2021, "BraTS2021_00006")
+    with caplog.at_level(logging.INFO):
+        out = prepare(tmp_path / "data", source="brats", out=tmp_path / "lists" / "cases.csv")
+    assert f"--data-root {tmp_path / 'data'}" in caplog.text
+    assert len(read_manifest(out, data_root=tmp_path / "data").cases) == 1
+    with pytest.raises(MedsegError):
+        read_manifest(out)
+
+
+@pytest.mark.parametrize(
+    ("case", "patient"),
+    [
+        ("BraTS-GLI-00000-001", "BraTS-GLI-00000"),
+        ("BraTS-MET-00012-000", "BraTS-MET-00012"),
+        ("BraTS2021_00006", "BraTS2021_00006"),
+        ("BraTS20_Training_001", "BraTS20_Training_001"),
+        ("BraTS19_TCIA10_640_1", "BraTS19_TCIA10_640"),
+        ("Brats17_2013_1_1", "Brats17_2013_1"),
+        ("BraTS-GLI-0009", "BraTS-GLI-0009"),
+    ],
+)
+def test_the_patient_behind_a_visit(case, patient):
+    assert patient_of(case) == patient
+
+
+def test_an_incomplete_case_is_named_and_nothing_written(tmp_path):
+    fill(tmp_path / "data", 2021, "BraTS2021_00006", "BraTS2021_00007")
+    (tmp_path / "data/BraTS2021_00007/BraTS2021_00007_flair.nii.gz").unlink()
+    with pytest.raises(ImageError, match=r"\[BraTS2021_00007\] flair not found"):
+        prepare(tmp_path / "data", source="brats", out=tmp_path / "cases.csv")
+    assert not (tmp_path / "cases.csv").exists()
+
+
+def test_what_is_refused(tmp_path):
+    fill(tmp_path / "data", 2021, "BraTS2021_00006")
+    out = tmp_path / "cases.csv"
+    with pytest.raises(UsageError, match="use one of brats, phantom"):
+        prepare(tmp_path / "data", source="brat", out=out)
+    with pytest.raises(UsageError, match="is no folder"):
+        prepare(tmp_path / "gone", source="brats", out=out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match="no BraTS case below empty"):
+        prepare(tmp_path / "empty", source="brats", out=out)
+    out.write_text("mine")
+    with pytest.raises(ManifestError, match="exists already"):
+        prepare(tmp_path / "data", source="brats", out=out)
+    assert out.read_text() == "mine"
+    prepare(tmp_path / "data", source="brats", out=out, overwrite=True)
+    assert len(read_manifest(out).cases) == 1
+    with pytest.raises(EnvironmentFault):
+        prepare(tmp_path / "data", source="brats", out=out / "inside" / "cases.csv")
+
+
+def test_a_source_that_brings_its_splits_keeps_them(tmp_path):
+    for letter in "abcde":
+        (tmp_path / f"{letter}.nii").write_bytes(b"x")
+    rows = "".join(
+        f"{letter},{letter}.nii,{split}\n" for letter, split in zip("abcde", ["val"] * 3 + ["test"] * 2, strict=True)
+    )
+    (tmp_path / "cases.csv").write_text("case,t1,split\n" + rows)
+    out = prepare(tmp_path, source="phantom", out=tmp_path / "mine.csv")
+    assert read_manifest(out).cases == read_manifest(tmp_path / "cases.csv").cases
+    assert set(SOURCES) == {"brats", "phantom"}
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real scans are not at ../shared/data")
+def test_three_real_patients(tmp_path):
+    out = prepare(REAL / "brats", source="brats", out=tmp_path / "cases.csv")
+    manifest = read_manifest(out, data_root=REAL / "brats")
+    assert [case.name for case in manifest.cases] == ["BraTS-GLI-00000-000", "BraTS-GLI-0009", "BraTS2021_00006"]
+    assert manifest.channels == ("t1", "t1ce", "t2", "flair") and all(case.seg for case in manifest.cases)

@@ -1,0 +1,106 @@
+"""`validate` reads everything, stops at nothing, and needs no torch."""
+
+import json
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg_diff.data.writing import write_volume
+from medseg_diff.errors import ExitCode, ManifestError
+from medseg_diff.tasks.validate import validate
+
+REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Four small sound cases of two channels and a mask."""
+    rng = np.random.default_rng(0)
+    lines = ["case,t1,t2,seg"]
+    for case in "abcd":
+        for channel in ("t1", "t2"):
+            write_volume(tmp_path / f"{case}_{channel}.nii.gz", rng.random((6, 7, 8), dtype=np.float32), np.eye(4))
+        write_volume(tmp_path / f"{case}_seg.nii.gz", np.zeros((6, 7, 8), np.uint8), np.eye(4))
+        lines.append(f"{case},{case}_t1.nii.gz,{case}_t2.nii.gz,{case}_seg.nii.gz")
+    (tmp_path / "cases.csv").write_text("\n".join(lines))
+    return tmp_path / "cases.csv"
+
+
+def test_sound_cases_have_nothing_to_report(data):
+    report = validate(data)
+    assert (report.cases, report.problems, report.warnings, report.exit_code) == (4, (), (), ExitCode.OK)
+
+
+def test_every_problem_of_every_case_is_listed(data):
+    folder = data.parent
+    (folder / "a_t1.nii.gz").write_bytes((folder / "a_t1.nii.gz").read_bytes()[:-4])
+    (folder / "a_seg.nii.gz").write_bytes(b"nothing")
+    write_volume(folder / "b_t2.nii.gz", np.random.default_rng(1).random((6, 7, 9), dtype=np.float32), np.eye(4))
+    (folder / "c_t1.nii.gz").unlink()
+    write_volume(
+        folder / "d_t2.nii.gz",
+        np.random.default_rng(1).random((6, 7, 8), dtype=np.float32)[::-1],
+        np.diag([-1, 1, 1, 1.0]) + np.array([[0, 0, 0, 5.0]] + [[0] * 4] * 3),
+    )
+    data.write_text(data.read_text() + "\nd,a_t1.nii.gz,,\n")
+    report = validate(data)
+    assert report.exit_code == ExitCode.USAGE
+    places = [(problem["case"], problem["channel"], problem["exit_code"]) for problem in report.as_dict()["problems"]]
+    assert places == [(None, None, 2), (None, None, 2), ("c", "t1", 3), ("a", "t1", 3), ("a", "seg", 3), ("b", "t2", 3)]
+    assert report.warnings == ("[d] t2: reoriented from LAS to RAS, as t1",)
+    assert json.loads(json.dumps(report.as_dict()))["cases"] == 3
+    assert all(problem.fix for problem in report.problems)
+
+
+def test_channels_that_a_recipe_needs(data):
+    assert validate(data, channels=["t2"]).problems == ()
+    report = validate(data, channels=["t1", "flair"])
+    assert [problem.line for problem in report.problems][:1] == [
+        "[a] has no flair (its channels: t1, t2). Fix: add them."
+    ]
+    assert len(report.problems) == 4 and report.exit_code == ExitCode.USAGE
+
+
+def test_no_table_at_all(tmp_path):
+    with pytest.raises(ManifestError, match="no such table"):
+        validate(tmp_path / "gone.csv")
+
+
+def test_it_imports_neither_torch_nor_monai_nor_pandas(data):
+    code = (
+        "import sys; from medseg_diff.tasks.validate import validate; "
+        f"assert not validate({str(data)!r}).problems; "
+        "heavy = {'torch', 'monai', 'pandas', 'SimpleITK', 'skimage', 'mlflow'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert time.monotonic() - started < 5  # about half a second where nothing else runs
+
+
+def test_memory_does_not_grow_with_the_cases(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["case,t1"]
+    for number in range(24):
+        write_volume(tmp_path / f"{number}.nii", rng.random((32, 32, 32), dtype=np.float32), np.eye(4))
+        lines.append(f"{number},{number}.nii")
+    peaks = []
+    for count in (4, 24):
+        (tmp_path / "cases.csv").write_text("\n".join(lines[: count + 1]))
+        tracemalloc.start()
+        assert validate(tmp_path / "cases.csv").cases == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2**17  # one volume alone has 2**17 bytes
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real scans are not at ../shared/data")
+def test_the_real_scans_are_sound():
+    report = validate(REAL / "brats/cases.csv")
+    assert (report.cases, report.problems, report.warnings) == (3, (), ())
