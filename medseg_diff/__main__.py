@@ -1,4 +1,4 @@
-"""`python -m medseg_diff`."""
+"""What `python -m medseg_diff` runs: the command line."""
 
 from medseg_diff.cli import main
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from medseg_diff import __version__
-from medseg_diff.errors import EnvironmentFault, ExitCode, MedsegError, Preempted, Problems
+from medseg_diff.errors import EnvironmentFault, ExitCode, MedsegError, Preempted, Problems, UsageError
 
 app = typer.Typer(
     name="medseg-diff",
@@ -29,19 +29,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON."
 Overwrite = Annotated[bool, typer.Option(help="Redo what is there.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"medseg-diff {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _everywhere(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Warnings and errors only.")] = False,
     verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more.")] = 0,
     progress: Annotated[bool, typer.Option(help="Progress bars, on a terminal.")] = True,
     debug: Annotated[bool, typer.Option(help="Show a traceback for an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
 ) -> None:
     from medseg_diff.tasks import console
 
-    if version:
-        typer.echo(f"medseg-diff {__version__}")
-        raise typer.Exit
     console.configure(verbosity=-1 if quiet else verbose, progress=progress)
     if debug:
         logging.getLogger("medseg_diff").setLevel(logging.DEBUG)
@@ -265,8 +270,8 @@ def main() -> None:
 
 
 def _global_words_first(words: list[str]) -> list[str]:
-    """-q, -v, --debug and --no-progress may stand anywhere, also behind the verb."""
-    everywhere = {"-q", "--quiet", "-v", "-vv", "--verbose", "--debug", "--progress", "--no-progress"}
+    """-q, -v, --debug, --no-progress and --version may stand anywhere, also behind the verb."""
+    everywhere = {"-q", "--quiet", "-v", "-vv", "--verbose", "--debug", "--progress", "--no-progress", "--version"}
     return [word for word in words if word in everywhere] + [word for word in words if word not in everywhere]
 
 
@@ -278,13 +283,10 @@ def _report(error: MedsegError) -> int:
 
 def _report_other(error: Exception) -> int:
     """What is not ours: a wrong word on the command line, the machine's limits, or a bug."""
-    import click
-
-    if isinstance(error, click.exceptions.Exit):
+    if isinstance(error, typer.Exit):
         return error.exit_code
-    if isinstance(error, click.ClickException):
-        error.show()
-        return int(ExitCode.USAGE)
+    if hasattr(error, "format_message"):  # a wrong word; the class is click's or typer's own, by version
+        return _report_word(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _report(EnvironmentFault("out of memory", fix="lower --network-batch or training.batch"))
     if isinstance(error, BrokenPipeError):
@@ -297,6 +299,16 @@ def _report_other(error: Exception) -> int:
         f"error: a bug in medseg-diff: {type(error).__name__}: {error}. Fix: report it, with --debug.", file=sys.stderr
     )
     return int(ExitCode.BUG)
+
+
+def _report_word(error: Any) -> int:
+    """What typer says of a wrong word, in our form; without any word it is the help, as it stands."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(ExitCode.USAGE)
+    program = context.command_path if context else "medseg-diff"
+    return _report(UsageError(error.format_message(), fix=f"see {program} --help"))
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -86,9 +86,11 @@ class Mirror:
     ) -> None:
         for key, value in QUIET.items():
             os.environ.setdefault(key, value)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
+
+        for library in ("mlflow", "alembic"):  # they set their own levels when imported
+            logging.getLogger(library).setLevel(logging.WARNING)
 
         store.mkdir(parents=True, exist_ok=True)
         self._client = MlflowClient(tracking_uri=uri)

@@ -83,7 +83,7 @@ class Augmentation(Settings):
 
 @contextmanager
 def _without_geometry() -> Iterator[None]:
-    """MONAI's record of affines switched off for a while: a cut slice has none, and keeping it costs more than the change."""
+    """MONAI's record of affines switched off for a while: a cut slice has none, and keeping it costs time."""
     from monai.data import get_track_meta, set_track_meta
 
     before = get_track_meta()

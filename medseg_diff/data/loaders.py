@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,9 +167,13 @@ class SeededDraws(Sampler[list[Key]]):
 
 
 def batches(dataset: SliceDataset, draws: SeededDraws, *, workers: int) -> Iterator[Batch]:
-    """Batches in the order of `draws`, made by `workers` processes (0: in this one)."""
+    """Batches in the order of `draws`, made by at most `workers` processes (0: in this one), one core left free.
+
+    How many there are changes no byte.
+    """
     from monai.data import DataLoader
 
+    workers = min(workers, (os.cpu_count() or 1) - 1)
     loader = DataLoader(
         dataset, batch_sampler=draws, num_workers=workers, collate_fn=_collate, persistent_workers=False
     )

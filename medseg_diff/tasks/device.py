@@ -49,9 +49,12 @@ def autocast(device: "torch.device", precision: str) -> AbstractContextManager[o
 
 def make_fabric(device: "torch.device", precision: str) -> "Fabric":
     """One device, or, started by torchrun or srun, as many as they name."""
+    import logging
     import os
 
     from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it sets its own level when imported
 
     spread = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
     fabric = Fabric(

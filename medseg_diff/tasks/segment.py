@@ -170,6 +170,8 @@ def is_complete(folder: Path, segmenter: Segmenter) -> bool:
         known = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return False
+    if not isinstance(known, dict):
+        return False
     for key in ("sha256", "recipe_sha256", "seed", "solver", "steps", "members"):
         if known.get(key) != segmenter.facts[key]:
             raise UsageError(
@@ -187,7 +189,7 @@ def segment_case(
     """Read, sample, bring back onto the case's grid, write; case.json last, because it says that the case is complete."""
     started = time.perf_counter()
     recipe, folder = segmenter.recipe, out / case.name
-    (folder / "case.json").unlink(missing_ok=True)
+    _forget(folder)
     images = read_case(case, recipe.channels, reference=False, resample_to=resample_to)
     prepared = prepare_case(images, recipe.preparation)
     for warning in prepared.warnings:
@@ -206,6 +208,13 @@ def segment_case(
         segmenter.facts | report | {"warnings": list(prepared.warnings), "network_passes": passes, "seconds": seconds}
     )
     write_json(folder / "case.json", {"case": case.name, "channels": list(recipe.channels), **facts})
+
+
+def _forget(folder: Path) -> None:
+    """Remove what says that the case is complete, and the members of an earlier, perhaps larger, ensemble."""
+    (folder / "case.json").unlink(missing_ok=True)
+    for path in (folder / "members").glob("[0-9]*.nii.gz"):
+        path.unlink()
 
 
 def _sample(case: str, prepared: Prepared, segmenter: Segmenter, folder: Path | None) -> tuple[Ensemble, list[int]]:

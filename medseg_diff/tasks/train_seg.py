@@ -29,8 +29,8 @@ from medseg_diff.tasks.console import bar, log
 from medseg_diff.tasks.device import find_device, find_precision, make_fabric
 from medseg_diff.tracking import Mirror
 from medseg_diff.training.denoising import MaskDenoising
-from medseg_diff.training.estimate import BACKWARD_AND_FORWARD, flops_per_second, forward_flops, in_words
-from medseg_diff.training.fit import Progress, fit
+from medseg_diff.training.estimate import BACKWARD_AND_FORWARD, flops_per_second, forward_flops, in_words, timed_pass
+from medseg_diff.training.fit import Progress, channels_last, fit
 from medseg_diff.training.weights import save_weights
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 LOG_EVERY = 10
 HELD_OUT_SLICES = 10  # one slice in ten, where there are too few patients to hold one out
 LONG_SECONDS = 12 * 3600.0
+QUICK_PASS_SECONDS = 2.0
 
 
 def train_seg(
@@ -218,7 +219,7 @@ def _train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(settings.seed, "network"))
         denoiser = recipe.build_denoiser()
-    log.info("%s", estimate(recipe, fabric.device, precision))
+    log.info("%s", estimate(recipe, fabric, precision))
     objective = MaskDenoising(denoiser, seed=settings.seed, rank=fabric.global_rank)
     draws = SeededDraws(
         len(study.training),
@@ -296,21 +297,42 @@ def validate(
     return {"val_dice": sum(dice) / len(dice), **(named if len(dice) > 1 else {})}
 
 
-def estimate(recipe: SegmentationRecipe, device: "torch.device", precision: str) -> str:
+def estimate(recipe: SegmentationRecipe, fabric: "Fabric", precision: str) -> str:
     """`this machine: about 41 days`, and what to do about it where that is long."""
+    seconds = training_seconds(recipe, fabric, precision)
+    settings = recipe.training
+    words = f"this machine: about {in_words(seconds)} for {settings.steps} steps of {settings.batch} ({precision})"
+    long = seconds > LONG_SECONDS and fabric.device.type == "cpu"
+    return words + ("; try --config quick/mask_logits, or a machine with a GPU" if long else "")
+
+
+def training_seconds(recipe: SegmentationRecipe, fabric: "Fabric", precision: str) -> float:
+    """Seconds that the recipe's training takes here: counted operations over a measured rate; where a pass takes
+    moments, a few are timed instead, because small networks spend their time elsewhere than in convolutions."""
     import torch
 
-    def once(network: torch.nn.Module) -> object:
-        x = torch.empty(1, len(recipe.regions), *recipe.view.size)
-        image = torch.empty(1, len(recipe.channels), *recipe.view.size)
-        return network(x, torch.ones(1), Condition(image=image))
+    settings, device = recipe.training, fabric.device
 
-    flops = forward_flops(lambda: recipe.build_denoiser().network, once)  # type: ignore[arg-type, return-value]
-    settings = recipe.training
+    def run(network: torch.nn.Module, batch: int, on: torch.device) -> torch.Tensor:
+        x = torch.zeros(batch, len(recipe.regions), *recipe.view.size, device=on)
+        image = torch.zeros(batch, len(recipe.channels), *recipe.view.size, device=on)
+        answer = network(x, torch.ones(batch, device=on), Condition(image=image))
+        assert isinstance(answer, torch.Tensor)
+        return answer
+
+    def build() -> torch.nn.Module:
+        network = recipe.build_denoiser().network
+        assert isinstance(network, torch.nn.Module)
+        return network
+
+    flops = forward_flops(build, lambda network: run(network, 1, torch.device("meta")))
     rate = flops_per_second(device, torch.bfloat16 if precision == "bf16" else torch.float32, recipe.network.width)
-    passes = settings.steps * settings.batch
+    per_pass = BACKWARD_AND_FORWARD * settings.passes_batch * flops / rate
+    if per_pass < QUICK_PASS_SECONDS:
+        with fabric.autocast():
+            network = channels_last(build()).to(device)
+            per_pass = timed_pass(network, lambda network: run(network, settings.passes_batch, device), device)
     sampled = recipe.validation.slices * recipe.validation.members * recipe.sampling.steps
     sampled *= -(-settings.steps // settings.validate_every)
-    seconds = (BACKWARD_AND_FORWARD * passes + sampled) * flops / rate
-    words = f"this machine: about {in_words(seconds)} for {settings.steps} steps of {settings.batch} ({precision})"
-    return words + ("; try --config quick/mask_logits" if seconds > LONG_SECONDS and device.type == "cpu" else "")
+    forward = per_pass / settings.passes_batch / BACKWARD_AND_FORWARD
+    return settings.steps * settings.accumulate * per_pass + sampled * forward

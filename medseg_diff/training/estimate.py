@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 BACKWARD_AND_FORWARD = 3  # a backward pass costs about two forward passes
 PROBE_SECONDS = 0.3
+BESIDES_CONVOLUTION = 2.5  # norms, activations and memory: what whole networks took here over a bare convolution
 
 
 def forward_flops(build: Callable[[], nn.Module], run: Callable[[nn.Module], object]) -> int:
@@ -21,7 +22,7 @@ def forward_flops(build: Callable[[], nn.Module], run: Callable[[nn.Module], obj
 
 
 def flops_per_second(device: torch.device, precision: torch.dtype, width: int) -> float:
-    """What this device reaches on a 3×3 convolution of about the network's width, forwards."""
+    """What a network of about this width reaches on this device: a 3×3 convolution timed, and a share of it taken."""
     size = 64 if device.type == "cpu" else 256
     image = torch.randn(8, width, size, size, device=device).to(precision).to(memory_format=torch.channels_last)
     convolution = nn.Conv2d(width, width, 3, padding=1, device=device, dtype=precision)
@@ -36,7 +37,20 @@ def flops_per_second(device: torch.device, precision: torch.dtype, width: int) -
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             rates.append(once / (time.perf_counter() - start))
-    return max(rates)
+    return max(rates) / BESIDES_CONVOLUTION
+
+
+def timed_pass(model: nn.Module, run: Callable[[nn.Module], Tensor], device: torch.device) -> float:
+    """Seconds of one forward and backward pass, the faster of two after a first one that warms up."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run(model).float().square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    model.zero_grad(set_to_none=True)
+    return min(seconds[1:])
 
 
 def in_words(seconds: float) -> str:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from medseg_diff.errors import Diverged
+from medseg_diff.seeds import seed_of
 from medseg_diff.settings import Settings
-from medseg_diff.training.objective import Objective
+from medseg_diff.training.objective import Objective, Turn
 from medseg_diff.training.weights import moving_average
 
 
@@ -72,16 +73,30 @@ def fit(objective: Objective, batches: Iterable[Any], settings: FitSettings, fab
         numbers: dict[str, Tensor] = {}
         for part in range(settings.accumulate):
             last = part == settings.accumulate - 1
-            with fabric.autocast():
-                turns = list(objective.turns(next(stream).to(fabric.device), step * settings.accumulate + part))
-            for turn in turns:
-                with fabric.no_backward_sync(owners[turn.model].model, enabled=not last):
-                    fabric.backward(turn.loss / settings.accumulate)
+            number = step * settings.accumulate + part
+            torch.manual_seed(seed_of(settings.seed, "dropout", fabric.global_rank, number))
+            for turn in _turns(objective, next(stream).to(fabric.device), number, fabric):
+                owner = owners[turn.model]
+                # With several models, a loss may pass through one that it must not move.
+                own = list(owner.network.parameters()) if len(owners) > 1 else None
+                with fabric.no_backward_sync(owner.model, enabled=not last):
+                    fabric.backward(turn.loss / settings.accumulate, inputs=own)
                 for name, value in {"loss": turn.loss.detach(), **turn.numbers}.items():
                     numbers[name] = numbers.get(name, 0) + value / settings.accumulate
                 if last:
-                    owners[turn.model].update(step)
+                    owner.update(step)
         yield Progress(step + 1, numbers, {name: owner.average.module for name, owner in owners.items()})
+
+
+def _turns(objective: Objective, batch: Any, number: int, fabric: Fabric) -> Iterator[Turn]:
+    """The turns of one pass, each computed when it comes: the second sees what the first one's update made."""
+    turns = objective.turns(batch, number)
+    while True:
+        with fabric.autocast():  # left before each update: it keeps rounded copies of the weights
+            turn = next(turns, None)
+        if turn is None:
+            return
+        yield turn
 
 
 class _Owner:

@@ -42,7 +42,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = " ".join(str(error).split()).replace(str(path), path.name)[:120]  # no absolute path
         raise CheckpointError(f"cannot be read ({reason})", fix="copy the run folder again", file=path.name) from None
     wanted = model.state_dict()
     odd = sorted(set(state) ^ set(wanted)) or [name for name in wanted if state[name].shape != wanted[name].shape]

@@ -1,0 +1,298 @@
+"""Supervised baselines, image to mask: trained by our loop on our slices, written as `segment` writes, scored by `evaluate`.
+
+A deterministic network has one opinion: its probability is the sigmoid, its uncertainty p (1 - p), its only member its
+mask. `level_sets` turns the probability into as many nested masks as one likes: the cheapest ensemble there is.
+"""
+
+import statistics
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg_diff.data import geometry
+from medseg_diff.data.loaders import Batch, SeededDraws, SliceDataset, batches
+from medseg_diff.data.manifest import Case
+from medseg_diff.data.reading import read_case
+from medseg_diff.data.transforms import Prepared, prepare_case, restore
+from medseg_diff.data.writing import write_volume
+from medseg_diff.diffusion import Condition
+from medseg_diff.files import write_json
+from medseg_diff.recipes import SegmentationRecipe
+from medseg_diff.seeds import seed_of
+from medseg_diff.tasks.device import autocast
+from medseg_diff.tasks.findings import find_mask
+from medseg_diff.tasks.train_seg import Study
+from medseg_diff.training.denoising import MaskDenoising
+from medseg_diff.training.fit import channels_last, fit
+from medseg_diff.training.objective import Objective, Turn
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits and mask in {0, 1}, both [B, R, *S] → []
+
+WARM_UP_STEPS = 3
+TIMED_STEPS = 12
+WIDTHS = range(4, 1025, 2)
+MONAI_DEPTH = 4  # levels of MONAI's network, each twice as wide as the one above
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A network image [B, C, *S] → logits [B, R, *S], not yet trained, and the loss that trains it."""
+
+    name: str
+    network: nn.Module
+    loss: Loss
+
+
+def same_unet(recipe: SegmentationRecipe) -> Baseline:
+    """The recipe's own U-Net without noise and time: image in, logits out, binary cross-entropy."""
+    with _seeded(recipe):
+        unet = recipe.network.build(dims=recipe.view.dims, channels=len(recipe.channels), outputs=len(recipe.regions))
+    return Baseline("supervised U-Net, same size", WithoutTime(unet), functional.binary_cross_entropy_with_logits)
+
+
+def monai_unet(recipe: SegmentationRecipe) -> Baseline:
+    """MONAI's U-Net (two residual units a level, instance norm, PReLU: its defaults) with Dice + cross-entropy.
+
+    The narrowest with as many parameters as the recipe's network; Dice over the whole batch, as nnU-Net does in 2D.
+    """
+    from monai.losses import DiceCELoss
+
+    wanted = parameters(recipe.build_denoiser())
+    with torch.device("meta"):
+        width = WIDTHS[bisect_left(WIDTHS, wanted, key=lambda width: parameters(_monai_unet(recipe, width)))]
+    with _seeded(recipe):
+        network = _monai_unet(recipe, width)
+    padded = Padded(network, 2 ** (MONAI_DEPTH - 1))
+    return Baseline("MONAI U-Net", padded, DiceCELoss(sigmoid=True, batch=True))
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers a network learns."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+class WithoutTime(nn.Module):
+    """A diffusion network as an ordinary one: the image in the place of x_t, one fixed time, no condition."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, C, *S] → [B, R, *S]."""
+        logits: Tensor = self.network(image, torch.ones(1, device=image.device), Condition())
+        return logits
+
+
+class Padded(nn.Module):
+    """A network that halves its grid, for any size: the far edge is repeated to a multiple, and cut off again."""
+
+    def __init__(self, network: nn.Module, multiple: int) -> None:
+        super().__init__()
+        self.network, self.multiple = network, multiple
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, C, *S] → [B, R, *S]."""
+        missing = [side for n in reversed(image.shape[2:]) for side in (0, -n % self.multiple)]
+        logits: Tensor = self.network(functional.pad(image, missing, mode="replicate"))
+        return logits[(slice(None), slice(None), *(slice(n) for n in image.shape[2:]))]
+
+
+class SupervisedMasks:
+    """The objective: the mask from the image alone. Nothing is drawn."""
+
+    def __init__(self, baseline: Baseline) -> None:
+        self.network, self.loss = baseline.network, baseline.loss
+        self.models: dict[str, nn.Module] = {"network": baseline.network}
+
+    def adopt(self, name: str, model: nn.Module) -> None:
+        self.network = model
+
+    def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
+        yield Turn("network", self.loss(self.network(batch.image).float(), (batch.mask + 1) / 2), {})
+
+
+def seconds_per_step(
+    recipe: SegmentationRecipe, study: Study, objectives: Mapping[str, Objective], fabric: "Fabric"
+) -> dict[str, float]:
+    """Median seconds of a training step of each objective, loading included.
+
+    Taken in turn, so that a busy machine slows all of them alike. The networks are trained a little by it.
+    """
+    steps = WARM_UP_STEPS + TIMED_STEPS
+    training = recipe.training.but(steps=steps)
+    runs = {
+        name: fit(objective, slices_of(recipe, study.training, steps), training, fabric)
+        for name, objective in objectives.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(steps):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            next(run).read()  # reading waits for the device
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken[WARM_UP_STEPS:]) for name, taken in seconds.items()}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many steps a baseline may take in the seconds of the recipe's training: seconds of one step of each."""
+
+    recipe_seconds_per_step: float
+    baseline_seconds_per_step: float
+    recipe_steps: int
+
+    @property
+    def baseline_steps(self) -> int:
+        return max(1, round(self.recipe_steps * self.recipe_seconds_per_step / self.baseline_seconds_per_step))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Training seconds of both by these numbers."""
+        return {
+            "recipe": round(self.recipe_steps * self.recipe_seconds_per_step, 2),
+            "baseline": round(self.baseline_steps * self.baseline_seconds_per_step, 2),
+        }
+
+
+def pace_of(
+    recipe: SegmentationRecipe, study: Study, build: Callable[[SegmentationRecipe], Baseline], fabric: "Fabric"
+) -> Pace:
+    """Time the recipe's training step beside the baseline's, on networks that are thrown away."""
+    objectives: dict[str, Objective] = {
+        "recipe": MaskDenoising(recipe.build_denoiser(), seed=0),
+        "baseline": SupervisedMasks(build(recipe)),
+    }
+    taken = seconds_per_step(recipe, study, objectives, fabric)
+    return Pace(taken["recipe"], taken["baseline"], recipe.training.steps)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A baseline after training: the moving average of its weights, its steps and the seconds that they took."""
+
+    name: str
+    network: nn.Module
+    steps: int
+    seconds: float
+
+
+def train_baseline(
+    baseline: Baseline, recipe: SegmentationRecipe, study: Study, fabric: "Fabric", *, steps: int
+) -> Trained:
+    """Train with the recipe's optimiser, batches and augmentation for `steps` steps. Raises: Diverged."""
+    training = recipe.training.but(steps=steps)
+    started = time.perf_counter()
+    for progress in fit(SupervisedMasks(baseline), slices_of(recipe, study.training, steps), training, fabric):
+        if progress.step == steps:
+            progress.read()
+    seconds = time.perf_counter() - started
+    return Trained(baseline.name, channels_last(progress.averages["network"]).eval(), steps, seconds)
+
+
+def slices_of(recipe: SegmentationRecipe, slices: SliceDataset, steps: int) -> Iterator[Batch]:
+    """The batches that `train-seg` would see, for `steps` updates."""
+    training = recipe.training
+    draws = SeededDraws(len(slices), training.passes_batch, steps * training.accumulate, seed=training.seed)
+    return batches(slices, draws, workers=training.workers)
+
+
+def segment_baseline(
+    trained: Trained,
+    cases: Sequence[Case],
+    recipe: SegmentationRecipe,
+    out: Path,
+    fabric: "Fabric",
+    *,
+    precision: str,
+    level_sets: int = 1,
+) -> None:
+    """Write OUT/<case>/{mask, probability, uncertainty, members/NN}.nii.gz and case.json for `evaluate`.
+
+    The members are `level_sets` nested masks, at evenly spread thresholds; one is the mask itself, before components are
+    removed (members of a diffusion ensemble are counted so as well).
+    """
+    for case in cases:
+        started = time.perf_counter()
+        prepared = prepare_case(read_case(case, recipe.channels, reference=False), recipe.preparation)
+        read_seconds = time.perf_counter() - started
+        probability, passes = _probability(trained.network, prepared, recipe, fabric, precision)
+        sample_seconds = time.perf_counter() - started - read_seconds
+        _write_maps(np.clip(restore(prepared, probability), 0, 1), prepared, recipe, out / case.name, level_sets)
+        seconds = {"read": read_seconds, "sample": sample_seconds, "all": time.perf_counter() - started}
+        facts: dict[str, Any] = {
+            "case": case.name,
+            "model": trained.name,
+            "regions": {region: list(labels) for region, labels in recipe.regions.items()},
+            "members": level_sets,
+            "network_passes": passes,
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        }
+        write_json(out / case.name / "case.json", facts)
+
+
+def _probability(
+    network: nn.Module, prepared: Prepared, recipe: SegmentationRecipe, fabric: "Fabric", precision: str
+) -> tuple[Tensor, int]:
+    """Sigmoids [R, X, Y, Z] on the network's grid, 0 where a slice has no brain; and the batches that it took."""
+    images = recipe.view.cut(prepared.image)
+    slices = recipe.view.for_sampling(prepared.brain)
+    probability = torch.zeros(len(images), len(recipe.regions), *images.shape[2:])
+    at_once = recipe.sampling.network_batch
+    groups = [slices[start : start + at_once] for start in range(0, len(slices), at_once)]
+    with torch.no_grad(), autocast(fabric.device, precision):
+        for group in groups:
+            probability[group] = network(images[group].to(fabric.device)).float().sigmoid().cpu()
+    return recipe.view.join(probability), len(groups)
+
+
+def _write_maps(
+    probability: np.ndarray, prepared: Prepared, recipe: SegmentationRecipe, folder: Path, level_sets: int
+) -> None:
+    """Maps on the case's own grid, with the recipe's own rules for the mask. `probability` [R, X, Y, Z]."""
+    affine, voxel_ml = prepared.native_affine, geometry.voxel_ml(prepared.native_affine)
+    labels, outer = np.zeros(prepared.native_shape, np.uint8), np.ones(prepared.native_shape, bool)
+    for region, values in zip(recipe.regions, probability, strict=True):
+        suffix = f"_{region}" if len(recipe.regions) > 1 else ""
+        mask, _ = find_mask(values, recipe.findings, voxel_ml)
+        outer = outer & mask
+        labels += outer
+        write_volume(folder / f"probability{suffix}.nii.gz", values, affine)
+        write_volume(folder / f"uncertainty{suffix}.nii.gz", values * (1 - values), affine)
+        for member in range(level_sets):
+            inside = values > (member + 0.5) / level_sets
+            write_volume(folder / "members" / f"{member:02d}{suffix}.nii.gz", inside.astype(np.uint8), affine)
+    write_volume(folder / "mask.nii.gz", labels, affine)
+
+
+def _monai_unet(recipe: SegmentationRecipe, width: int) -> nn.Module:
+    from monai.networks.nets import UNet
+
+    return UNet(
+        spatial_dims=recipe.view.dims,
+        in_channels=len(recipe.channels),
+        out_channels=len(recipe.regions),
+        channels=[width * 2**level for level in range(MONAI_DEPTH)],
+        strides=[2] * (MONAI_DEPTH - 1),
+        num_res_units=2,
+    )
+
+
+@contextmanager
+def _seeded(recipe: SegmentationRecipe) -> Iterator[None]:
+    """Weights drawn from the recipe's seed, the global generator left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(recipe.training.seed, "network"))
+        yield

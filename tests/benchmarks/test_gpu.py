@@ -1,0 +1,48 @@
+"""The GPU benchmark on a CPU, in miniature, with the libraries blocked that a training machine may lack."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOT_NEEDED = ("SimpleITK", "mlflow", "pandas", "skimage")
+RUN = f"""
+import sys, runpy
+sys.modules.update(dict.fromkeys({NOT_NEEDED!r}))
+sys.argv = ["gpu", "--device", "cpu", "--tiny", "--out", sys.argv[1]]
+runpy.run_module("benchmarks.gpu", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    out = tmp_path_factory.mktemp("gpu")
+    done = subprocess.run([sys.executable, "-c", RUN, str(out)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "slices per second" in done.stdout
+    return json.loads((out / "gpu.json").read_text())
+
+
+def test_both_recipes_are_timed(result):
+    for found in result["recipes"].values():
+        assert min(found["training"]["slices_per_second"].values()) > 0
+        assert found["sampling"]["seconds_per_volume"] > 0
+        assert all(found["forward_slices_per_second"].values())
+    papers = result["recipes"]["the paper's"]["sampling"]
+    assert papers["extrapolated"] and papers["steps"] == 1000
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_samples_do_not_depend_on_company(result, precision):
+    check = result["recipes"]["default"]["invariance"][precision]
+    assert check["byte_equal"] == {"other_order": True, "shard": True}
+    assert check["batch_1_against_32"]["kept"]
+    assert check["probability_deviation"] > 0.05  # the network must say something, or all of this is empty
+
+
+def test_versions_and_device_are_written(result):
+    assert result["machine"]["device"] == "cpu"
+    assert {"torch", "medseg_diff", "python"} <= set(result["machine"]["versions"])

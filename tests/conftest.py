@@ -1,0 +1,98 @@
+"""What many tests share: a small set of phantoms, and a tiny network trained on them for a moment."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # two threads must not spin against each other on a busy machine
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: the workers are the parallelism
+
+TINY = (
+    "view.size=[32,32]",
+    "network.width=16",
+    "network.multipliers=[1,2]",
+    "network.attention=[1]",
+    "training.steps=20",
+    "training.batch=8",
+    "training.precision=fp32",
+    "training.validate_every=10",
+    "validation.slices=4",
+    "validation.members=1",
+    "sampling.members=3",
+    "sampling.network_batch=8",
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run folder, the table that it was trained on, and the folder of runs (with the cache) that it lies in."""
+
+    folder: Path
+    table: Path
+    runs: Path
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """The table of ten small phantoms with two raters each; each xdist worker makes its own."""
+    from medseg_diff.tasks.phantom import phantom
+
+    return phantom(tmp_path_factory.mktemp("phantoms"), cases=10, shape=(40, 40, 32), raters=2, healthy=0.0, seed=1)
+
+
+@pytest.fixture(scope="session")
+def trained(phantoms, tmp_path_factory) -> Trained:
+    """Twenty steps of a tiny network on the phantoms, in fp32 on the CPU. Read only: copy it to change it."""
+    from medseg_diff.tasks.train_seg import train_seg
+
+    runs = tmp_path_factory.mktemp("runs")
+    run = train_seg(
+        phantoms, config="quick/phantom", out=runs / "tiny", overrides=TINY, device="cpu", runs=runs, mlflow=False
+    )
+    return Trained(run.folder, phantoms, runs)
+
+
+@pytest.fixture(scope="session")
+def steep(trained, tmp_path_factory) -> Trained:
+    """The same network with large random weights, whose answer changes a lot with a little rounding."""
+    import shutil
+
+    import torch
+
+    from medseg_diff.recipes import SegmentationRecipe
+    from medseg_diff.run import Run
+    from medseg_diff.settings import parse_settings, read_yaml
+    from medseg_diff.training.weights import save_weights
+
+    runs = tmp_path_factory.mktemp("steep")
+    shutil.copytree(trained.folder, runs / "tiny")
+    run = Run(runs / "tiny")
+    recipe = parse_settings(SegmentationRecipe, read_yaml(run.recipe_file), source="recipe.yaml")
+    network = recipe.build_denoiser().network
+    shake(network, torch.Generator().manual_seed(0))
+    save_weights(network, run.weights("best"))
+    run.seal()
+    return Trained(run.folder, trained.table, runs)
+
+
+def shake(network, generator, size: float = 0.15) -> None:
+    """Random numbers in every weight, also in those that begin as zero."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += size * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.fixture
+def two_threads():
+    """Two threads for one test: they split sums and batches where one does not."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

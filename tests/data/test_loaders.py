@@ -1,0 +1,186 @@
+"""Batches depend on (seed, epoch, index) alone; the cache is used until a file, channel or setting changes."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from medseg_diff.data import loaders
+from medseg_diff.data.augmentation import Augmentation
+from medseg_diff.data.loaders import (
+    Key,
+    PreparedCase,
+    SeededDraws,
+    SliceDataset,
+    batches,
+    prepare_training_case,
+    region_masks,
+)
+from medseg_diff.data.manifest import Case
+from medseg_diff.data.transforms import Preparation
+from medseg_diff.data.views import AxialSlices
+from medseg_diff.data.writing import write_volume
+from medseg_diff.errors import ImageError, UsageError
+
+REGIONS = {"whole": (1, 2, 4), "core": (1, 4)}
+OFF = Augmentation(probability=0.0)
+
+
+def made_up(raters=2, slices=6, side=12, name="a"):
+    """A prepared case whose labels are 1 for the reference and 10 + r for rater r, in a corner of the brain."""
+    rng = np.random.default_rng(slices)
+    brain = np.zeros((slices, 1, side, side), np.uint8)
+    brain[:, :, 2:-2, 2:-2] = 1
+    image = np.where(brain, rng.random((slices, 2, side, side)), -1).astype(np.float16)
+    labels = np.zeros((slices, 1 + raters, side, side), np.uint8)
+    for opinion in range(1 + raters):
+        labels[:, opinion, 3:6, 3:6] = 1 if opinion == 0 else 10 + opinion
+    return PreparedCase(name, name, image, labels, brain)
+
+
+def dataset(cases=None, *, augmentation=OFF, regions=REGIONS, seed=0, size=(12, 12), **options):
+    view = AxialSlices(size=size)
+    cases = cases or [made_up(), made_up(slices=5, name="b")]
+    return SliceDataset(cases, view, augmentation, regions, background=-1.0, seed=seed, **options)
+
+
+def drawn(data, *, workers=0, start=0, seed=0):
+    draws = SeededDraws(len(data), 4, 6, seed=seed, start=start)
+    return list(batches(data, draws, workers=workers))
+
+
+def equal(one, other):
+    return torch.equal(one.image, other.image) and torch.equal(one.mask, other.mask)
+
+
+def test_batches_have_their_shapes_and_ranges():
+    for batch in drawn(dataset(augmentation=Augmentation(), size=(10, 14))):
+        assert batch.image.shape == (4, 2, 10, 14) and batch.mask.shape == (4, 2, 10, 14)
+        assert set(batch.mask.unique().tolist()) <= {-1.0, 1.0}
+        assert batch.image.dtype == batch.mask.dtype == torch.float32 and len(batch) == 4
+
+
+def test_content_and_order_do_not_depend_on_workers_or_on_where_one_starts():
+    data = dataset(augmentation=Augmentation())
+    alone = drawn(data)
+    assert all(equal(one, other) for one, other in zip(alone, drawn(data, workers=2), strict=True))
+    assert all(equal(one, other) for one, other in zip(alone[4:], drawn(data, start=4), strict=True))
+    assert not equal(alone[0], drawn(data, seed=1)[0])
+    assert not equal(alone[0], drawn(dataset(augmentation=Augmentation(), seed=1))[0])
+
+
+def test_an_item_is_a_pure_function_of_its_key():
+    data = dataset(augmentation=Augmentation(probability=1.0))
+    first, other, again = data[Key(0, 3)], data[Key(1, 3)], data[Key(0, 3)]
+    assert torch.equal(first["image"], again["image"])
+    assert not torch.equal(first["image"], other["image"])  # another epoch, another change
+
+
+def test_every_epoch_shows_each_slice_once_in_an_order_of_its_own():
+    keys = [key for batch in SeededDraws(11, 4, 11, seed=3) for key in batch]
+    assert [key.epoch for key in keys] == sorted(key.epoch for key in keys)
+    orders = [[key.index for key in keys if key.epoch == epoch] for epoch in range(4)]
+    assert all(sorted(order) == list(range(11)) for order in orders)
+    assert len(set(map(tuple, orders))) == 4
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_every_global_batch(ranks):
+    alone = list(SeededDraws(11, 12, 5, seed=1))
+    shared = [list(SeededDraws(11, 12 // ranks, 5, seed=1, rank=rank, ranks=ranks)) for rank in range(ranks)]
+    together = [[key for part in parts for key in part] for parts in zip(*shared, strict=True)]
+    assert together == alone
+
+
+def test_a_rater_is_drawn_for_every_key_and_all_of_them_come_up():
+    data = dataset([made_up(raters=3)], regions={"one": (11,), "two": (12,), "three": (13,)})
+    counts = torch.stack([(data[Key(epoch, 2)]["mask"] > 0).flatten(1).any(1) for epoch in range(90)])
+    assert (counts.sum(1) == 1).all()  # one at a time, never the reference
+    assert counts.sum(0).min() > 15
+
+
+def test_without_raters_the_reference_is_learned():
+    data = dataset([made_up(raters=0)])
+    wanted = torch.full((2, 12, 12), -1.0)
+    wanted[:, 3:6, 3:6] = 1
+    assert torch.equal(data[Key(0, 0)]["mask"], wanted)
+
+
+def test_too_large_slices_are_cropped_at_random_places_alike_in_image_and_mask():
+    case = made_up(raters=0)
+    case.image[:, 0] = np.where(case.labels[:, 0] == 1, 5.0, case.image[:, 0])
+    data = dataset([case], size=(8, 12))
+    items = [data[Key(epoch, 1)] for epoch in range(12)]
+    for item in items:
+        assert torch.equal(item["image"][0] == 5, item["mask"][0] == 1)
+    assert len({tuple(item["mask"].flatten().tolist()) for item in items}) > 2
+
+
+def test_slices_can_be_held_out():
+    kept, held = dataset(keep=lambda number: number % 3 > 0), dataset(keep=lambda number: number % 3 == 0)
+    assert not set(kept.slices) & set(held.slices)
+    assert set(kept.slices) | set(held.slices) == set(dataset().slices) and len(dataset()) == 11
+    with pytest.raises(UsageError, match="no slice is left to train on"):
+        dataset(keep=lambda number: False)
+
+
+def test_regions_group_labels():
+    labels = torch.tensor([[[0, 1, 2], [3, 4, 4]]], dtype=torch.uint8)
+    assert region_masks(labels, REGIONS).int().tolist() == [[[0, 1, 1], [0, 1, 1]], [[0, 1, 0], [0, 1, 1]]]
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A case of two channels with its reference, on disk."""
+    rng = np.random.default_rng(0)
+    inside = np.zeros((14, 12, 8), bool)
+    inside[3:-3, 3:-3, 2:-1] = True
+    for channel in ("t1", "flair"):
+        values = np.where(inside, 50 + 20 * rng.random(inside.shape), 0)
+        write_volume(tmp_path / f"{channel}.nii.gz", values.astype(np.float32), np.eye(4))
+    seg = np.zeros(inside.shape, np.uint8)
+    seg[5:8, 5:7, 4] = 4
+    write_volume(tmp_path / "seg.nii.gz", seg, np.eye(4))
+    images = {channel: tmp_path / f"{channel}.nii.gz" for channel in ("t1", "flair")}
+    return Case("a", "a", images=images, seg=tmp_path / "seg.nii.gz")
+
+
+def prepared(case, tmp_path, channels=("t1", "flair"), preparation=None):
+    return prepare_training_case(case, channels, preparation or Preparation(), tmp_path / "cache")
+
+
+def test_the_prepared_case_is_a_stack_of_slices(case, tmp_path):
+    found = prepared(case, tmp_path)
+    assert found.image.shape[1] == 2 and found.image.dtype == np.float16 and isinstance(found.image, np.memmap)
+    assert found.labels.shape[1] == found.brain.shape[1] == 1
+    assert found.image.shape[0] == found.labels.shape[0] == found.brain.shape[0] == 8  # 5 of brain and the margin
+    assert (found.labels == 4).sum() == 6
+    np.testing.assert_array_equal(found.image[:, 0][found.brain[:, 0] == 0], -1)
+
+
+def test_the_cache_is_used_until_something_changes(case, tmp_path, monkeypatch):
+    reads = []
+    read = loaders.read_case
+    monkeypatch.setattr(loaders, "read_case", lambda *args, **options: reads.append(1) or read(*args, **options))
+    first = prepared(case, tmp_path)
+    again = prepared(case, tmp_path)
+    assert len(reads) == 1 and np.array_equal(first.image, again.image)
+    prepared(case, tmp_path, channels=("flair", "t1"))
+    prepared(case, tmp_path, preparation=Preparation(intensity="robust_z"))
+    assert len(reads) == 3
+    stamp = case.images["t1"].stat()
+    os.utime(case.images["t1"], ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    prepared(case, tmp_path)
+    assert len(reads) == 4
+    for half in (tmp_path / "cache").rglob("labels.npy"):
+        half.unlink()
+    assert np.array_equal(prepared(case, tmp_path).image, prepared(case, tmp_path).image)
+    assert len(reads) == 5  # made whole again, once
+    assert not list((tmp_path / "cache").rglob(".*"))  # nothing half-written is left
+
+
+def test_a_case_without_a_reference_cannot_be_learned_from(case, tmp_path):
+    with pytest.raises(ImageError, match=r"\[a\] the case has no reference. Fix: fill the column seg"):
+        prepared(replace(case, seg=None), tmp_path)

@@ -1,0 +1,76 @@
+"""The demo in miniature: from nothing to numbers, a picture, and a run that MLflow knows."""
+
+import json
+
+import pytest
+
+import medseg_diff
+from medseg_diff.errors import UsageError
+from medseg_diff.run import Run
+
+MINIATURE = (
+    "training.steps=20",
+    "training.batch=8",
+    "training.validate_every=20",
+    "training.precision=fp32",
+    "network.width=16",
+    "network.multipliers=[1,2]",
+    "network.attention=[]",
+    "validation={slices: 2, members: 1}",
+    "sampling.members=2",
+    "sampling.steps=1",
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a demo of twelve phantoms, and what it returned."""
+    out = tmp_path_factory.mktemp("story") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        metrics = medseg_diff.demo(out, cases=12, device="cpu", overrides=MINIATURE)
+    return out, metrics
+
+
+def test_it_leaves_numbers_and_a_picture(finished):
+    out, metrics = finished
+    assert json.loads((out / "segment" / "metrics.json").read_text()) == metrics
+    assert metrics["data"] == "phantom" and metrics["cases"] == 2 and metrics["split"] == "test"
+    values = {key: metric["value"] for key, metric in metrics["metrics"].items()}
+    assert 0 <= values["dice"] <= 1 and values["ged2"] is not None and values["ece"] is not None
+    assert (out / "montage.png").read_bytes().startswith(b"\x89PNG") and (out / "montage.png").stat().st_size > 20_000
+    assert (out / "segment" / "per_case.csv").is_file()
+    assert len(list(out.glob("segment/*/members/*.nii.gz"))) == 4
+
+
+def test_only_held_out_phantoms_are_measured(finished):
+    out, _ = finished
+    lines = [line.split(",") for line in (out / "phantoms" / "cases.csv").read_text().splitlines()]
+    split = lines[0].index("split")
+    test = {line[0] for line in lines[1:] if line[split] == "test"}
+    assert {path.parent.name for path in out.glob("segment/*/case.json")} == test and len(test) == 2
+
+
+def test_mlflow_holds_the_run(finished):
+    out, _ = finished
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{out / 'runs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("segment")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED" and run.info.run_name == "segment"
+    assert run.data.params["training.steps"] == "20" and run.data.tags["recipe"] == "quick-phantom"
+    assert {"loss", "val_dice"} <= set(run.data.metrics)
+    facts = Run(out / "runs" / "segment").facts
+    assert run.data.metrics["val_dice"] == pytest.approx(facts["best_val_dice"])
+    assert run.data.tags["data_digest"] == facts["data_digest"]
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.name == "cases.csv"
+    assert "recipe.yaml" in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match=r"holds other files. Fix: choose another --out"):
+        medseg_diff.demo(tmp_path, cases=12)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -1,0 +1,65 @@
+"""An error is one line: where, what was found, what to do; and an exit code."""
+
+import pytest
+
+from medseg_diff import errors
+from medseg_diff.errors import ConfigError, ImageError, ManifestError, MedsegError, Problems, raise_all
+
+EXIT_CODES = {
+    "UsageError": 2,
+    "ConfigError": 2,
+    "ManifestError": 2,
+    "ImageError": 3,
+    "CheckpointError": 4,
+    "EnvironmentFault": 5,
+    "Diverged": 6,
+    "Preempted": 75,
+}
+
+
+@pytest.mark.parametrize(("kind", "code"), EXIT_CODES.items())
+def test_the_exit_codes_are_those_that_scripts_rely_on(kind, code):
+    assert getattr(errors, kind)("it", fix="do").exit_code == code
+
+
+def test_every_kind_of_error_has_its_exit_code():
+    kinds = {kind.__name__ for kind in MedsegError.__subclasses__()}
+    assert kinds == {*EXIT_CODES, "Problems"}
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ({}, "is odd. Fix: mend it."),
+        ({"file": "a.nii"}, "a.nii: is odd. Fix: mend it."),
+        ({"case": "c"}, "[c] is odd. Fix: mend it."),
+        ({"channel": "t1", "case": "c", "file": "a.nii"}, "[c/t1] a.nii: is odd. Fix: mend it."),
+        ({"channel": "t1"}, "[t1] is odd. Fix: mend it."),
+    ],
+)
+def test_the_line(place, line):
+    error = ImageError("is odd.", fix="mend it.", **place)
+    assert error.line == str(error) == line and error.lines == [line]
+
+
+def test_a_line_stays_one_line():
+    assert ImageError("two\nlines\tand   more", fix="").line == "two lines and more."
+
+
+def test_many_problems_are_counted_and_the_first_decides_the_exit_code():
+    problems = Problems([ManifestError(f"row {number}") for number in range(25)] + [ImageError("x")])
+    assert len(problems.lines) == 21 and problems.lines[-1] == "and 6 more problems."
+    assert problems.exit_code == 2 and Problems([ImageError("x"), ConfigError("y")]).exit_code == 3
+    assert Problems([ImageError("x")] * 20).lines[-1] == "x."
+    with pytest.raises(ValueError, match="at least one"):
+        Problems([])
+
+
+def test_raise_all_raises_nothing_the_one_or_all():
+    raise_all([])
+    one = ImageError("x")
+    with pytest.raises(ImageError) as caught:
+        raise_all([one])
+    assert caught.value is one
+    with pytest.raises(Problems):
+        raise_all([one, one])

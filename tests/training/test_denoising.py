@@ -1,0 +1,92 @@
+"""What a denoising step draws, and that it teaches."""
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from medseg_diff.data.loaders import Batch
+from medseg_diff.diffusion import Denoiser, NoiseSchedule
+from medseg_diff.networks.unet import UNetSettings
+from medseg_diff.training.denoising import MaskDenoising
+from medseg_diff.training.fit import FitSettings, fit
+
+SCHEDULE = NoiseSchedule(kind="cosine", length=1000, input_scale=0.3)
+UNET = UNetSettings(width=8, multipliers=(1, 2), blocks=1, attention=(), groups=4, time_embedding="adaptive")
+
+
+def objective(*, target="logits", learned_variance=False, seed=0, rank=0, **network):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = UNET.but(**network).build(dims=2, channels=1, outputs=1 + learned_variance, image_channels=1)
+    denoiser = Denoiser(built, SCHEDULE, target=target, learned_variance=learned_variance)
+    return MaskDenoising(denoiser, seed=seed, rank=rank)
+
+
+def batch_of(step, size=16):
+    """Squares that are bright in the image: the mask can be read off it."""
+    generator = torch.Generator().manual_seed(step)
+    corner = torch.randint(0, 9, (size, 2), generator=generator)
+    mask = torch.full((size, 1, 12, 12), -1.0)
+    for row, (x, y) in zip(mask, corner.tolist(), strict=True):
+        row[:, x : x + 4, y : y + 4] = 1
+    return Batch(0.5 * mask + 0.2 * torch.randn(mask.shape, generator=generator), mask)
+
+
+def trained(steps=60, **options):
+    settings = FitSettings(steps=steps, batch=16, learning_rate=3e-3, warm_up_steps=5, ema=0.9, precision="fp32")
+    what = objective(**options)
+    losses = [
+        progress.read()["loss"]
+        for progress in fit(what, map(batch_of, range(steps)), settings, Fabric(accelerator="cpu", devices=1))
+    ]
+    return losses, {name: value.clone() for name, value in what.denoiser.state_dict().items()}
+
+
+def test_times_cover_one_to_the_end_evenly():
+    draw = objective().draw
+    for step in range(20):
+        t, noise = draw(torch.zeros(50, 1, 4, 4), step)
+        assert t.shape == (50,) and noise.shape == (50, 1, 4, 4)
+        assert t.min() >= 1 and t.max() <= 1000
+        assert ((t - 1) // 20).unique().numel() == 50  # one in each fiftieth
+    times = torch.cat([draw(torch.zeros(50, 1, 1, 1), step)[0] for step in range(200)])
+    assert abs(times.float().mean() - 500.5) < 2 and times.min() <= 3 and times.max() >= 998
+    assert draw(torch.zeros(50, 1, 1, 1), 0)[0].diff().sign().unique().numel() > 1  # not in the batch's order
+
+
+def test_draws_depend_on_seed_rank_and_step_alone():
+    clean = torch.zeros(4, 1, 3, 3)
+    first = objective().draw(clean, 5)
+    torch.rand(7)  # the global generator has no say
+    again = objective().draw(clean, 5)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    for other in (objective(seed=1).draw(clean, 5), objective(rank=1).draw(clean, 5), objective().draw(clean, 6)):
+        assert not torch.equal(first[1], other[1])
+
+
+def test_it_learns_and_the_same_seed_gives_the_same_weights_to_the_last_byte():
+    losses, weights = trained()
+    assert losses[0] == pytest.approx(0.6931, abs=0.02)  # untrained: log 2
+    assert sum(losses[-10:]) / 10 < 0.35
+    again, same = trained()
+    assert again == losses
+    assert all(torch.equal(value, same[name]) for name, value in weights.items())
+    assert trained(steps=2, seed=1)[0] != losses[:2]
+
+
+def test_dropout_follows_the_seed_too():
+    first = trained(steps=3, dropout=0.5)
+    torch.rand(3)
+    again = trained(steps=3, dropout=0.5)
+    assert first[0] == again[0] and all(torch.equal(value, again[1][name]) for name, value in first[1].items())
+
+
+@pytest.mark.parametrize("target", ["noise", "velocity", "clean", "logits"])
+def test_every_target_has_a_finite_gradient_with_learned_variance(target):
+    what = objective(target=target, learned_variance=True)
+    (turn,) = what.turns(batch_of(0), 0)
+    assert set(turn.numbers) == {"loss_simple", "loss_vlb"} and turn.model == "denoiser"
+    turn.loss.backward()
+    gradients = [p.grad for name, p in what.denoiser.named_parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.any() for gradient in gradients)
