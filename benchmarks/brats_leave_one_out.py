@@ -21,7 +21,7 @@ from medseg_diff.files import write_json
 from medseg_diff.recipes import SegmentationRecipe, load_recipe
 from medseg_diff.tasks.console import configure, log
 from medseg_diff.tasks.device import find_device, find_precision, make_fabric
-from medseg_diff.tasks.train_seg import prepare_study, with_splits
+from medseg_diff.tasks.study import prepare_study, with_splits
 
 FEW_PATIENTS = 20
 SHOWN = ("dice", "hd95_mm", "ece", "auroc_error")

@@ -24,7 +24,7 @@ from medseg_diff.run import Run
 from medseg_diff.settings import write_yaml
 from medseg_diff.tasks.console import configure, log
 from medseg_diff.tasks.device import find_device, find_precision, make_fabric
-from medseg_diff.tasks.train_seg import prepare_study, with_splits
+from medseg_diff.tasks.study import prepare_study, with_splits
 
 RATERS = 3
 TIMED_CASES = 2

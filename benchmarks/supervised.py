@@ -30,7 +30,7 @@ from medseg_diff.recipes import SegmentationRecipe
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.device import autocast
 from medseg_diff.tasks.findings import find_mask
-from medseg_diff.tasks.train_seg import Study
+from medseg_diff.tasks.study import Study
 from medseg_diff.training.denoising import MaskDenoising
 from medseg_diff.training.fit import channels_last, fit
 from medseg_diff.training.objective import Objective, Turn

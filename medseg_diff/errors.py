@@ -39,7 +39,9 @@ class MedsegError(Exception):
         """`[case/channel] file: what was found. Fix: what to do`."""
         place = "/".join(part for part in (self.case, self.channel) if part)
         text = (f"[{place}] " if place else "") + (f"{self.file}: " if self.file else "") + self.found.rstrip(".")
-        text += f". Fix: {self.fix.rstrip('.')}." if self.fix else "."
+        text += "."
+        if self.fix:
+            text += f" Fix: {self.fix.rstrip('.')}" + ("" if self.fix.endswith("?") else ".")
         return " ".join(text.split())
 
     @property

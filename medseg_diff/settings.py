@@ -58,7 +58,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Lay `training.steps=500` style words over plain data; an unknown key is left for validation to name."""
+    """Lay `training.steps=500` style words over plain data; an unknown key is left for validation to name.
+
+    A map written out (`regions={core: [1]}`) replaces the old one, and so does another `kind` of part.
+    """
     from omegaconf import OmegaConf
 
     for word in overrides:
@@ -66,7 +69,16 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         if not separator or not key.strip("."):
             raise ConfigError(f"`{word}` is not a setting", fix="write key=value, e.g. training.steps=500")
     try:
-        merged = OmegaConf.merge(OmegaConf.create(data), OmegaConf.from_dotlist(list(overrides)))
+        merged = OmegaConf.create(data)
+        for word in overrides:
+            key, _, text = word.partition("=")
+            value = OmegaConf.select(OmegaConf.from_dotlist([word]), key)
+            *above, name = key.rsplit(".", 1)
+            if name == "kind" and above and OmegaConf.select(merged, key) not in (None, value):
+                # Another kind has settings of its own: those of the old one go.
+                OmegaConf.update(merged, above[0], {"kind": value}, merge=False, force_add=True)
+            else:  # a map written out stands in the old one's place
+                OmegaConf.update(merged, key, value, merge=not text.startswith("{"), force_add=True)
         container = OmegaConf.to_container(merged, resolve=True)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
@@ -88,7 +100,7 @@ def _config_error(kind: type[BaseModel], data: dict[str, Any], fault: dict[str, 
     dotted = ".".join(str(part) for part in path) or "the file"
     if fault["type"] == "extra_forbidden":
         siblings = _known_names(kind, path[:-1])
-        near = difflib.get_close_matches(str(path[-1]), siblings, n=1)
+        near = [name for name in difflib.get_close_matches(str(path[-1]), siblings, n=1) if name != path[-1]]
         fix = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(siblings) or 'nothing'}"
         return ConfigError(f"unknown setting `{dotted}`", fix=fix, file=source)
     if fault["type"] == "missing":

@@ -45,9 +45,9 @@ def test_what_is_given_is_what_stands_there():
 
 
 def test_unknown_names_are_refused_with_the_nearest_known_one():
-    assert refused(trainning={}) == "recipe.yaml: unknown setting `trainning`. Fix: did you mean `training`?."
+    assert refused(trainning={}) == "recipe.yaml: unknown setting `trainning`. Fix: did you mean `training`?"
     line = refused(training={"learning_rat": 1.0})
-    assert line == "recipe.yaml: unknown setting `training.learning_rat`. Fix: did you mean `learning_rate`?."
+    assert line == "recipe.yaml: unknown setting `training.learning_rat`. Fix: did you mean `learning_rate`?"
     assert "unknown setting `part.widht`. Fix: did you mean `width`?" in refused(part={"kind": "other", "widht": 3})
     assert "Fix: known here: flag, name, part, size, training." in refused(zzz=1)
 
@@ -150,3 +150,10 @@ def test_written_yaml_reads_back_as_the_same_settings(tmp_path):
     found = parse(size=[3, 5], training={"learning_rate": 2.5e-5}, part={"kind": "other"})
     (tmp_path / "a.yaml").write_text(write_yaml(found))
     assert parse_settings(Outer, read_yaml(tmp_path / "a.yaml"), source="a.yaml") == found
+
+
+def test_a_map_written_out_replaces_the_old_one():
+    data = {"regions": {"whole": [1, 2]}, "solver": {"kind": "ddpm", "variance": "learned"}}
+    assert apply_overrides(data, ["regions={core: [1]}"])["regions"] == {"core": [1]}
+    assert apply_overrides(data, ["solver.kind=ddim", "solver.eta=0.5"])["solver"] == {"kind": "ddim", "eta": 0.5}
+    assert apply_overrides(data, ["solver.kind=ddpm"])["solver"] == data["solver"]

@@ -42,7 +42,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """A case as it lies in the cache: image float16 [Z, C, X, Y], labels uint8 [Z, 1 + R, X, Y] (reference, raters),
+    """A case as it lies in the cache: image float16 [Z, C, X, Y], labels int16 [Z, 1 + R, X, Y] (reference, raters),
     brain uint8 [Z, 1, X, Y]; memory-mapped, so that only the slices in use are read."""
 
     name: str
@@ -70,7 +70,7 @@ def prepare_training_case(case: Case, channels: Sequence[str], preparation: Prep
         view = AxialSlices()
         arrays = {
             "image": view.cut(prepared.image).to(torch.float16),
-            "labels": view.cut(torch.cat(masks)).to(torch.uint8),
+            "labels": view.cut(torch.cat(masks)).to(torch.int16),
             "brain": view.cut(prepared.brain).to(torch.uint8),
         }
         for name, path in files.items():

@@ -8,7 +8,7 @@ In all of them: `now` and `then` are the levels left and reached, `seen` the bel
 previous level with its belief, and `noise` standard normal like x (None: the mean of the step).
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -32,6 +32,7 @@ class DDPM(Settings):
     variance: `posterior` (beta~), `beta`, or `learned` (the network's mix of the two).
     """
 
+    order: ClassVar[int | None] = None  # of a deterministic walk's error in the number of steps
     kind: Literal["ddpm"] = "ddpm"
     variance: Literal["posterior", "beta", "learned"] = "posterior"
 
@@ -64,6 +65,7 @@ class DDIM(Settings):
     eta counts only towards less noise: encoding has no noise to add.
     """
 
+    order: ClassVar[int | None] = 1
     kind: Literal["ddim"] = "ddim"
     eta: float = Field(default=0.0, ge=0)
 
@@ -84,6 +86,7 @@ class DDIM(Settings):
 class DPMSolverPP(Settings):
     """DPM-Solver++(2M): second order from the previous belief; first order (DDIM) where there is none, and to t = 0."""
 
+    order: ClassVar[int | None] = 2
     kind: Literal["dpm_solver_pp"] = "dpm_solver_pp"
 
     @property

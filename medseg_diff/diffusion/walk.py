@@ -10,7 +10,7 @@ from torch import Tensor
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.diffusion.denoiser import AnyDenoiser, Prediction, prepared
 from medseg_diff.diffusion.noise import NoiseSource, fresh_noise
-from medseg_diff.diffusion.solvers import DDIM, DDPM, DPMSolverPP, Past
+from medseg_diff.diffusion.solvers import AnySolver, Past
 
 NOTHING = Condition()
 
@@ -25,7 +25,7 @@ class Step(NamedTuple):
 
 def trajectory(
     denoiser: AnyDenoiser,
-    solver: DDPM | DDIM | DPMSolverPP,
+    solver: AnySolver,
     x: Tensor,
     times: Sequence[int],
     condition: Condition = NOTHING,
@@ -52,7 +52,7 @@ def trajectory(
 
 def walk(
     denoiser: AnyDenoiser,
-    solver: DDPM | DDIM | DPMSolverPP,
+    solver: AnySolver,
     x: Tensor,
     times: Sequence[int],
     condition: Condition = NOTHING,

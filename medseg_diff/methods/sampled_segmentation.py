@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medseg_diff.diffusion import DDIM, DDPM, Condition, DPMSolverPP, SeededNoise, walk
+from medseg_diff.diffusion import AnySolver, Condition, SeededNoise, walk
 from medseg_diff.diffusion.denoiser import AnyDenoiser
 
 SeedOf = Callable[[int, int], int]
@@ -28,7 +28,7 @@ class Plan:
     """How an ensemble is drawn. `members_at_once` changes the order of work and the memory, never a byte of the result."""
 
     times: Sequence[int]
-    solver: DDPM | DDIM | DPMSolverPP
+    solver: AnySolver
     members: int
     network_batch: int
     members_at_once: int

@@ -11,7 +11,8 @@ from medseg_diff.recipes import SegmentationRecipe
 from medseg_diff.run import Run
 from medseg_diff.settings import parse_settings, read_yaml
 from medseg_diff.tasks.segment import load_segmenter
-from medseg_diff.tasks.train_seg import prepare_study, train_seg, with_splits
+from medseg_diff.tasks.study import prepare_study, with_splits
+from medseg_diff.tasks.train_seg import train_seg
 
 
 def rows_of(table):
