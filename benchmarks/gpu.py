@@ -48,6 +48,8 @@ class Amount:
     timed_steps: int = 30
     timed_passes: int = 60  # of the network, while sampling; what lies beyond is extrapolated
     batches: tuple[int, ...] = (1, 8, 32, 64, 128)
+    checked_slices: int = 4  # in the checks of invariance, and members of each
+    checked_members: int = 8
 
 
 TINY = Amount(
@@ -70,6 +72,8 @@ TINY = Amount(
     timed_steps=2,
     timed_passes=4,
     batches=(1, 2),
+    checked_slices=2,
+    checked_members=2,
 )
 
 
@@ -111,7 +115,7 @@ def _measure_recipe(
     cases = [prepare_case(case, recipe.preparation) for case in images]
     prepare_seconds = (time.perf_counter() - started) / len(images)
     middle = cases[0].image.shape[3] // 2
-    shown = recipe.view.cut(cases[0].image)[middle - 2 : middle + 2].contiguous()
+    shown = recipe.view.cut(cases[0].image)[middle : middle + amount.checked_slices].contiguous()
     return {
         "parameters": parameters(recipe.build_denoiser()),
         "precision": precision,
@@ -122,7 +126,8 @@ def _measure_recipe(
             **_sampling(recipe, cases[0], device, precision, amount),
         },
         "invariance": {
-            kind: invariance(recipe, shown, device=device, precision=kind) for kind in precisions_of(device)
+            kind: invariance(recipe, shown, members=amount.checked_members, device=device, precision=kind)
+            for kind in precisions_of(device)
         },
     }
 

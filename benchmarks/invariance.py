@@ -14,13 +14,15 @@ from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.device import autocast
 from medseg_diff.training.fit import channels_last
 
-STEPS, MEMBERS, TOGETHER = 3, 8, 32
+STEPS, TOGETHER = 3, 32
 LARGEST = {"fp32": 1e-4, "bf16": 1e-2}  # allowed difference in probability between network batches
 EQUAL_VOXELS = 0.999
 ROUGHNESS = 0.1
 
 
-def invariance(recipe: SegmentationRecipe, images: Tensor, *, device: torch.device, precision: str) -> dict[str, Any]:
+def invariance(
+    recipe: SegmentationRecipe, images: Tensor, *, members: int, device: torch.device, precision: str
+) -> dict[str, Any]:
     """Draw members of a few slices, images [N, C, *S], in several companies; the network has random weights.
 
     precision: bf16, fp32 (as PyTorch sets it: convolutions may run in TF32 on a GPU) or `fp32 without TF32`.
@@ -29,19 +31,19 @@ def invariance(recipe: SegmentationRecipe, images: Tensor, *, device: torch.devi
     slices, images = list(range(len(images))), images.to(device)
 
     def draw(slices: Sequence[int], *, members_at_once: int, network_batch: int) -> dict[Place, Tensor]:
-        plan = recipe.plan(steps=STEPS, members=MEMBERS, members_at_once=members_at_once, network_batch=network_batch)
+        plan = recipe.plan(steps=STEPS, members=members, members_at_once=members_at_once, network_batch=network_batch)
         with _as_asked(device, precision):
             drawn = sample_masks(
                 for_masks(denoiser), images, slices, plan, regions=len(recipe.regions), seed_of=_own_seed
             )
             return {place: probability.cpu().clone() for place, probability in drawn}
 
-    usual = draw(slices, members_at_once=MEMBERS, network_batch=TOGETHER)
+    usual = draw(slices, members_at_once=members, network_batch=TOGETHER)
     others = {
         "other_order": draw(slices[::-1], members_at_once=1, network_batch=TOGETHER),
-        "shard": draw(slices[-1:], members_at_once=MEMBERS, network_batch=TOGETHER),
+        "shard": draw(slices[-1:], members_at_once=members, network_batch=TOGETHER),
     }
-    alone = draw(slices, members_at_once=MEMBERS, network_batch=1)
+    alone = draw(slices, members_at_once=members, network_batch=1)
     together, apart = (torch.stack([found[place] for place in sorted(found)]) for found in (usual, alone))
     difference = float((together - apart).abs().max())
     voxels = float(((together > 0.5) == (apart > 0.5)).double().mean())

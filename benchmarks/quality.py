@@ -50,7 +50,12 @@ class Size:
     sweep: tuple[tuple[int, int], ...] = ((1, 5), (2, 5), (3, 5), (5, 5), (10, 5), (3, 25))  # (steps, members)
 
 
-QUICK = Size(cases=20, overrides=("training.steps=120", "training.validate_every=120"), paper_steps=10)
+QUICK = Size(
+    cases=12,
+    overrides=("training.steps=100", "training.validate_every=100"),
+    paper_steps=10,
+    sweep=((1, 5), (3, 5), (3, 10)),
+)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ def find_device(name: str) -> "torch.device":
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if int(number or 0) >= there:
         raise EnvironmentFault(f"this machine has no {name}", fix="use --device cpu, or check the driver")
+    if kind == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: ten bits would break its tolerance between batches
     return torch.device(kind, int(number or 0)) if kind != "cpu" else torch.device("cpu")
 
 
