@@ -3,50 +3,31 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medseg_diff import __version__
 from medseg_diff.data import geometry
 from medseg_diff.data.inputs import find_case
 from medseg_diff.data.manifest import Case, read_manifest
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.transforms import Prepared, prepare_case, restore
 from medseg_diff.data.writing import write_volume
-from medseg_diff.diffusion import Denoiser
 from medseg_diff.errors import MedsegError, UsageError
-from medseg_diff.files import sha256_of, write_json
+from medseg_diff.files import write_json
 from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, sample_masks, uncertainty_maps
 from medseg_diff.recipes import SegmentationRecipe, for_masks
-from medseg_diff.run import Run, find_run
+from medseg_diff.run import find_run
 from medseg_diff.seeds import seed_of
-from medseg_diff.settings import parse_settings, read_yaml
 from medseg_diff.tasks.console import bar, log
-from medseg_diff.tasks.device import autocast, find_device, find_precision
+from medseg_diff.tasks.device import autocast
 from medseg_diff.tasks.findings import find_mask, slices_to_review, volume_interval
-from medseg_diff.training.fit import channels_last
-from medseg_diff.training.weights import load_weights
+from medseg_diff.tasks.segmenter import Segmenter, load_segmenter
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Segmenter:
-    """A trained model, ready to draw ensembles; `facts` is what every case.json says of it."""
-
-    recipe: SegmentationRecipe
-    denoiser: Denoiser
-    plan: Plan
-    seed: int
-    device: "torch.device"
-    precision: str
-    facts: dict[str, Any]
 
 
 def segment(
@@ -106,41 +87,6 @@ def segment(
         raise failures[0]
     log.info("results in %s: open mask.nii.gz over the scan in 3D Slicer or ITK-SNAP", out)
     return [out / case.name for case in cases[number - 1 :: shards]]
-
-
-def load_segmenter(run: Run, *, seed: int, device: str, precision: str | None, **changes: int | None) -> Segmenter:
-    """The run's best weights on a device, and the plan with some numbers changed.
-
-    Raises: CheckpointError where the run's files are damaged or do not fit each other.
-    """
-    import torch
-
-    run.verify(run.recipe_file)
-    recipe = parse_settings(SegmentationRecipe, read_yaml(run.recipe_file), source=f"{run.name}/recipe.yaml")
-    digest = run.verify(run.weights("best"))
-    denoiser = recipe.build_denoiser()
-    assert isinstance(denoiser.network, torch.nn.Module)
-    load_weights(denoiser.network, run.weights("best"))
-    place = find_device(device)
-    channels_last(denoiser.network).to(place).eval()
-    plan, exact = recipe.plan(**changes), find_precision(precision or recipe.training.precision, place)
-    facts = {
-        "model": run.name,
-        "sha256": digest,
-        "recipe": run.facts["recipe"],
-        "recipe_sha256": sha256_of(run.recipe_file),
-        "regions": {region: list(labels) for region, labels in recipe.regions.items()},
-        "seed": seed,
-        "solver": plan.solver.model_dump(mode="json"),
-        "steps": len(plan.times) - 1,
-        "members": plan.members,
-        "network_batch": plan.network_batch,
-        "precision": exact,
-        "device": place.type,
-        "threads": torch.get_num_threads(),
-        "versions": {"medseg_diff": __version__, "torch": torch.__version__},
-    }
-    return Segmenter(recipe, denoiser, plan, seed, place, exact, facts)
 
 
 def find_cases(

@@ -10,7 +10,7 @@ from medseg_diff.errors import CheckpointError, ConfigError, Diverged, ManifestE
 from medseg_diff.recipes import SegmentationRecipe
 from medseg_diff.run import Run
 from medseg_diff.settings import parse_settings, read_yaml
-from medseg_diff.tasks.segment import load_segmenter
+from medseg_diff.tasks.segmenter import load_segmenter
 from medseg_diff.tasks.study import prepare_study, with_splits
 from medseg_diff.tasks.train_seg import train_seg
 

@@ -1,0 +1,116 @@
+"""The parts of the diffusion papers' U-Nets: residual block, attention, resampling, time embedding."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg_diff.networks.norm import GroupNorm
+
+CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+POOLING: dict[int, type[nn.AvgPool2d] | type[nn.AvgPool3d]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+LONGEST_PERIOD = 10_000
+
+
+class Residual(nn.Module):
+    """Norm, SiLU, convolution, twice, with the time embedding between; optionally changing the resolution on the way."""
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        embedded: int,
+        *,
+        dims: int,
+        groups: int,
+        adaptive: bool,
+        dropout: float = 0.0,
+        resize: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        convolution = CONVOLUTION[dims]
+        self.adaptive = adaptive
+        self.norm_in = GroupNorm(channels, groups)
+        self.resize = resize
+        self.conv_in = convolution(channels, out, 3, padding=1)
+        self.project = nn.Sequential(nn.SiLU(), nn.Linear(embedded, 2 * out if self.adaptive else out))
+        self.norm_out = GroupNorm(out, groups)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = zeroed(convolution(out, out, 3, padding=1))
+        self.shortcut = convolution(channels, out, 1) if channels != out else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = functional.silu(self.norm_in(x))
+        if self.resize is not None:
+            h, x = self.resize(h), self.resize(x)
+        h = self.conv_in(h)
+        told = self.project(embedding).to(h.dtype)
+        told = told.view(*told.shape, *(1,) * (h.ndim - 2))
+        if self.adaptive:
+            scale, shift = told.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm_out(h), 1 + scale)  # ADM Eq. 2: y_s GroupNorm(h) + y_b
+        else:
+            h = self.norm_out(h + told)
+        return self.shortcut(x) + self.conv_out(self.dropout(functional.silu(h)))
+
+
+class Attention(nn.Module):
+    """Every voxel looks at every other: [B, C, *S] → [B, C, *S]."""
+
+    def __init__(self, channels: int, heads: int, groups: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = GroupNorm(channels, groups)
+        self.question = nn.Linear(channels, 3 * channels)  # query, key and value
+        self.answer = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        batch, channels, *size = x.shape
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        parts = self.question(tokens).view(batch, -1, 3, self.heads, channels // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        seen = functional.scaled_dot_product_attention(query, key, value)
+        told = self.answer(seen.transpose(1, 2).reshape(batch, -1, channels))
+        return x + told.transpose(1, 2).reshape(batch, channels, *size)
+
+
+class Resample(nn.Module):
+    """Plain resampling with a convolution: stride 2 downwards, nearest neighbour then 3×3 upwards."""
+
+    def __init__(self, channels: int, dims: int, way: Literal["down", "up"]) -> None:
+        super().__init__()
+        self.enlarge = nn.Upsample(scale_factor=2, mode="nearest") if way == "up" else nn.Identity()
+        self.conv = CONVOLUTION[dims](channels, channels, 3, padding=1, stride=2 if way == "down" else 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.conv(self.enlarge(x))
+
+
+class Chain(nn.ModuleList):
+    """Modules one after the other, each shown the embedding."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__(modules)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        for module in self:
+            x = module(x, embedding)
+        return x
+
+
+def sinusoids(t: Tensor, width: int) -> Tensor:
+    """Cosines and sines of t [B] at periods 2π … 2π · 10,000: float32 [B, width]."""
+    half = width // 2
+    rates = torch.exp(-math.log(LONGEST_PERIOD) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t.float()[:, None] * rates[None]
+    return functional.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
+
+
+def zeroed(module: nn.Module) -> nn.Module:
+    """Start a branch as zero, so that the network begins as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
