@@ -25,6 +25,8 @@ from medseg_diff.seeds import seed_of
 
 Regions = Mapping[str, Sequence[int]]
 
+CACHED = ("image", "labels", "brain")
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -58,26 +60,35 @@ def prepare_training_case(case: Case, channels: Sequence[str], preparation: Prep
     Raises: ImageError where the case has no reference or an image is at fault.
     """
     folder = cache / _key(case, channels, preparation)
-    files = {name: folder / f"{name}.npy" for name in ("image", "labels", "brain")}
-    if not all(path.is_file() for path in files.values()):
-        images = read_case(case, channels)
-        if images.reference is None and images.raters is None:
-            raise ImageError("the case has no reference", fix="fill the column seg, or leave it out", case=case.name)
-        prepared = prepare_case(images, preparation)
-        masks = [mask for mask in (prepared.reference, prepared.raters) if mask is not None]
-        if prepared.reference is None:
-            masks = [masks[0][:1], *masks]  # without a reference the first rater stands in its place
-        view = AxialSlices()
-        arrays = {
-            "image": view.cut(prepared.image).to(torch.float16),
-            "labels": view.cut(torch.cat(masks)).to(torch.int16),
-            "brain": view.cut(prepared.brain).to(torch.uint8),
-        }
-        for name, path in files.items():
-            with whole_file(path) as temporary:
-                np.save(temporary, arrays[name].contiguous().numpy())
-    arrays_on_disk = {name: np.load(path, mmap_mode="r", allow_pickle=False) for name, path in files.items()}
-    return PreparedCase(case.name, case.patient, **arrays_on_disk)
+    try:
+        return _from_cache(case, folder)
+    except (OSError, ValueError, EOFError):  # not there yet, or damaged: made again either way
+        _into_cache(case, channels, preparation, folder)
+    return _from_cache(case, folder)
+
+
+def _from_cache(case: Case, folder: Path) -> PreparedCase:
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in CACHED}
+    return PreparedCase(case.name, case.patient, **arrays)
+
+
+def _into_cache(case: Case, channels: Sequence[str], preparation: Preparation, folder: Path) -> None:
+    images = read_case(case, channels)
+    if images.reference is None and images.raters is None:
+        raise ImageError("the case has no reference", fix="fill the column seg, or leave it out", case=case.name)
+    prepared = prepare_case(images, preparation)
+    masks = [mask for mask in (prepared.reference, prepared.raters) if mask is not None]
+    if prepared.reference is None:
+        masks = [masks[0][:1], *masks]  # without a reference the first rater stands in its place
+    view = AxialSlices()
+    arrays = {
+        "image": view.cut(prepared.image).to(torch.float16),
+        "labels": view.cut(torch.cat(masks)).to(torch.int16),
+        "brain": view.cut(prepared.brain).to(torch.uint8),
+    }
+    for name in CACHED:
+        with whole_file(folder / f"{name}.npy") as temporary:
+            np.save(temporary, arrays[name].contiguous().numpy())
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from medseg_diff.data.loaders import (
     region_masks,
 )
 from medseg_diff.data.manifest import Case
+from medseg_diff.data.reading import read_volume
 from medseg_diff.data.transforms import Preparation
 from medseg_diff.data.views import AxialSlices
 from medseg_diff.data.writing import write_volume
@@ -184,3 +185,18 @@ def test_the_cache_is_used_until_something_changes(case, tmp_path, monkeypatch):
 def test_a_case_without_a_reference_cannot_be_learned_from(case, tmp_path):
     with pytest.raises(ImageError, match=r"\[a\] the case has no reference. Fix: fill the column seg"):
         prepared(replace(case, seg=None), tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 60, 300])
+def test_a_damaged_cache_is_made_again(case, tmp_path, keep):
+    whole = np.array(prepared(case, tmp_path).image)
+    (file,) = (tmp_path / "cache").rglob("image.npy")
+    file.write_bytes(file.read_bytes()[:keep])
+    assert np.array_equal(prepared(case, tmp_path).image, whole)
+
+
+def test_large_labels_keep_their_value(case, tmp_path):
+    seg = np.zeros(read_volume(case.images["t1"]).voxels.shape, np.int16)
+    seg[5:8, 5:7, 4] = 257  # one byte would make it 1
+    write_volume(case.seg, seg, np.eye(4))
+    assert (prepared(case, tmp_path).labels == 257).sum() == 6
