@@ -23,9 +23,9 @@ class Augmentation(Settings):
     rotation_degrees: float = Field(default=15.0, ge=0)
     scaling: float = Field(default=0.15, ge=0, lt=1)
     translation: float = Field(default=4.0, ge=0)  # voxels
-    contrast: float = Field(default=0.2, ge=0)
-    brightness: float = Field(default=0.2, ge=0)
-    gamma: float = Field(default=0.4, ge=0)
+    contrast: float = Field(default=0.4, ge=0)
+    brightness: float = Field(default=0.4, ge=0)
+    gamma: float = Field(default=0.8, ge=0)
     noise: float = Field(default=0.1, ge=0)
 
     def __call__(
@@ -36,11 +36,13 @@ class Augmentation(Settings):
         Outside the (moved) brain every channel is `background` again, as in an image that was never changed.
         """
         whole = {"image": image, "labels": labels, "brain": brain.float()}
-        if self._chain is not None:
-            # numpy's seeds have 32 bits; a fresh one for every image is what makes order and workers irrelevant.
-            self._chain.set_random_state(seed=seed % 2**32)
-            with _without_geometry():
-                whole = self._chain(whole)
+        # numpy's seeds have 32 bits; a fresh one for every image is what makes order and workers irrelevant.
+        for random in (self._chain, self._curve):
+            random.set_random_state(seed=seed % 2**32)
+        with _without_geometry():
+            whole = self._chain(whole)
+            if self.gamma:  # each sequence has a contrast of its own
+                whole["image"] = torch.cat([self._curve(channel) for channel in whole["image"].split(1)])
         inside = whole["brain"] > 0.5
         return {
             "image": torch.where(inside, whole["image"], background),
@@ -50,7 +52,7 @@ class Augmentation(Settings):
 
     @cached_property
     def _chain(self) -> Any:
-        """The MONAI chain, or None where nothing is switched on."""
+        """The MONAI chain of what is switched on."""
         from math import radians
 
         import monai.transforms as mt
@@ -73,12 +75,16 @@ class Augmentation(Settings):
             chain.append(mt.RandScaleIntensityd("image", factors=self.contrast, prob=chance, channel_wise=True))
         if self.brightness:
             chain.append(mt.RandShiftIntensityd("image", offsets=self.brightness, prob=chance, channel_wise=True))
-        if self.gamma:
-            gamma = (1 / (1 + self.gamma), 1 + self.gamma)
-            chain.append(mt.RandAdjustContrastd("image", prob=chance, gamma=gamma, retain_stats=False))
         if self.noise:
             chain.append(mt.RandGaussianNoised("image", prob=chance, std=self.noise))
-        return mt.Compose(chain) if chain and chance else None
+        return mt.Compose(chain)
+
+    @cached_property
+    def _curve(self) -> Any:
+        """MONAI's gamma, for one channel."""
+        import monai.transforms as mt
+
+        return mt.RandAdjustContrast(prob=self.probability, gamma=(1 / (1 + self.gamma), 1 + self.gamma))
 
 
 @contextmanager

@@ -112,10 +112,10 @@ def _train(
     best, chief = -1.0, fabric.global_rank == 0
     with bar("training", settings.steps) as advance:
         for progress in fit(objective, batches(study.training, draws, workers=settings.workers), settings, fabric):
-            numbers: dict[str, float] = {}
-            if progress.step % LOG_EVERY == 0 or progress.step == settings.steps:
-                numbers |= progress.read()
-            if chief and (progress.step % settings.validate_every == 0 or progress.step == settings.steps):
+            last = progress.step == settings.steps
+            validating = last or progress.step % settings.validate_every == 0
+            numbers = progress.read() if validating or progress.step % LOG_EVERY == 0 else {}
+            if chief and validating:
                 numbers |= validate(progress, recipe, study.validation, fabric)
                 save_weights(progress.averages["denoiser"], run.weights("last"))
                 if numbers["val_dice"] >= best:

@@ -84,6 +84,13 @@ def test_metrics_hold_the_losses_and_the_validation(trained):
     assert Run(trained.folder).facts["best_val_dice"] == pytest.approx(best, rel=1e-4)
 
 
+def test_validation_may_fall_on_any_step(trained, tmp_path):
+    run = train(trained, tmp_path / "run", "training.steps=5", "training.validate_every=2")
+    steps = {row["step"] for row in rows_of(run.metrics_file) if row["name"] == "val_dice"}
+    assert steps == {"2", "4", "5"}
+    assert {row["step"] for row in rows_of(run.metrics_file) if row["name"] == "loss"} == steps
+
+
 def test_the_weights_load_as_the_model(trained):
     found = load_segmenter(Run(trained.folder), seed=0, device="cpu", precision=None)
     assert found.plan.members == 3 and not found.denoiser.network.training
