@@ -23,9 +23,9 @@ class Augmentation(Settings):
     rotation_degrees: float = Field(default=15.0, ge=0)
     scaling: float = Field(default=0.15, ge=0, lt=1)
     translation: float = Field(default=4.0, ge=0)  # voxels
-    contrast: float = Field(default=0.4, ge=0)
-    brightness: float = Field(default=0.4, ge=0)
-    gamma: float = Field(default=0.8, ge=0)
+    contrast: float = Field(default=0.2, ge=0)
+    brightness: float = Field(default=0.2, ge=0)
+    gamma: float = Field(default=0.4, ge=0)
     noise: float = Field(default=0.1, ge=0)
 
     def __call__(
