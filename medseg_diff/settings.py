@@ -87,11 +87,11 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     return {str(key): value for key, value in container.items()}
 
 
-def write_yaml(settings: BaseModel, *, exclude: set[str] | None = None) -> str:
+def write_yaml(settings: BaseModel) -> str:
     """The resolved settings as YAML text."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(settings.model_dump(mode="json", exclude=exclude)))
+    return OmegaConf.to_yaml(OmegaConf.create(settings.model_dump(mode="json")))
 
 
 def _config_error(kind: type[BaseModel], data: dict[str, Any], fault: dict[str, Any], source: str) -> MedsegError:
