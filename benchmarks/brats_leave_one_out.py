@@ -6,7 +6,7 @@ python -m benchmarks.brats_leave_one_out --data PATH/cases.csv [--config quick/m
 import argparse
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -19,6 +19,7 @@ from medseg_diff.data.manifest import Manifest, read_manifest, write_manifest
 from medseg_diff.errors import UsageError
 from medseg_diff.files import write_json
 from medseg_diff.recipes import SegmentationRecipe, load_recipe
+from medseg_diff.run import new_name
 from medseg_diff.tasks.console import configure, log
 from medseg_diff.tasks.device import find_device, find_precision, make_fabric
 from medseg_diff.tasks.study import prepare_study, with_splits
@@ -68,14 +69,17 @@ def measure(
     overrides: Sequence[str] = (),
     data_root: Path | None = None,
     device: str = "auto",
+    mlflow: bool = False,
 ) -> dict[str, Any]:
-    """All folds of the table `data`. Returns what goes into leave_one_out.json. Raises: what the verbs raise."""
+    """All folds of the table `data`; with `mlflow` they hang below one run there. Returns what goes into
+    leave_one_out.json. Raises: what the verbs raise."""
     recipe = load_recipe(config, task="segment", overrides=overrides)
     folds = folds_of(read_manifest(data, data_root=data_root), out)
     rows: list[dict[str, Any]] = []
+    told = {"mlflow": mlflow, "parent": new_name("leave_one_out")}
     for fold in folds:
         log.info("left out: %s", fold.patient)
-        diffusion, baseline = _run_fold(fold, recipe, config, overrides, runs=out / "runs", device=device)
+        diffusion, baseline = _run_fold(fold, recipe, config, overrides, runs=out / "runs", device=device, told=told)
         rows.append({"patient": fold.patient, "diffusion": diffusion, "monai": baseline})
     return {
         "schema": 1,
@@ -102,9 +106,16 @@ def how_to_read(patients: int) -> str:
 
 
 def _run_fold(
-    fold: Fold, recipe: SegmentationRecipe, config: str, overrides: Sequence[str], *, runs: Path, device: str
+    fold: Fold,
+    recipe: SegmentationRecipe,
+    config: str,
+    overrides: Sequence[str],
+    *,
+    runs: Path,
+    device: str,
+    told: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both methods on one fold: the public verbs, then MONAI's network on the very same slices."""
+    """Both methods on one fold: the public verbs, `told` to MLflow, then MONAI's network on the very same slices."""
     place = find_device(device)
     precision = find_precision(recipe.training.precision, place)
     fabric = make_fabric(place, precision)
@@ -116,7 +127,7 @@ def _run_fold(
     if (model / "run.json").is_file():  # of an earlier call
         shutil.rmtree(model)
     common: dict[str, Any] = {"data_root": fold.root, "device": device}
-    run = train_seg(fold.table, config=config, out=model, overrides=overrides, runs=runs, mlflow=False, **common)
+    run = train_seg(fold.table, config=config, out=model, overrides=overrides, runs=runs, **told, **common)
     segment(data=fold.table, split="test", model=model, out=folder, overwrite=True, **common)
     diffusion = {
         "parameters": parameters(recipe.build_denoiser()),
@@ -188,6 +199,7 @@ def main() -> None:
     parser.add_argument("--config", default="quick/mask_logits")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/leave_one_out"))
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--mlflow", action="store_true", help="mirror the folds in MLflow, below one run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the recipe")
     chosen = parser.parse_args()
     configure(verbosity=0, progress=True)
@@ -198,6 +210,7 @@ def main() -> None:
         overrides=chosen.overrides,
         data_root=chosen.data_root,
         device=chosen.device,
+        mlflow=chosen.mlflow,
     )
     write_json(chosen.out / "leave_one_out.json", result)
     print(show(result))

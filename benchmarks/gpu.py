@@ -25,6 +25,7 @@ from benchmarks.volumes import as_in_cache, first_cases, phantoms_of
 from medseg_diff.data.loaders import SliceDataset
 from medseg_diff.data.reading import CaseImages
 from medseg_diff.data.transforms import Prepared, prepare_case
+from medseg_diff.data.views import AxialSlices
 from medseg_diff.diffusion import Condition
 from medseg_diff.files import write_json
 from medseg_diff.methods.sampled_segmentation import Plan, sample_masks
@@ -137,6 +138,7 @@ def _training(
 ) -> dict[str, Any]:
     """Slices a second of the training loop."""
     background, seed = recipe.preparation.background, recipe.training.seed
+    assert isinstance(recipe.view, AxialSlices), "this benchmark is about slices"
     slices = SliceDataset(
         [as_in_cache(case) for case in cases],
         recipe.view,

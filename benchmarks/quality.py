@@ -19,6 +19,7 @@ from benchmarks.supervised import pace_of, parameters, same_unet, segment_baseli
 from medseg_diff import evaluate, phantom, segment, train_seg
 from medseg_diff.data.manifest import read_manifest
 from medseg_diff.files import write_json, write_text
+from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.recipes import SegmentationRecipe, load_recipe
 from medseg_diff.run import Run
 from medseg_diff.settings import write_yaml
@@ -132,6 +133,7 @@ def at_the_size_of(ours: SegmentationRecipe, paper: SegmentationRecipe, *, steps
     """The paper's schedule, target, network and sampler on our slices, augmentation and training."""
     borrowed = ("channels", "regions", "preparation", "view", "augmentation", "findings")
     training = ours.training.but(validate_every=ours.training.steps)  # one validation: its sampling takes many steps
+    assert isinstance(ours.network, UNetSettings) and isinstance(paper.network, UNetSettings)
     network = paper.network.but(width=ours.network.width, multipliers=ours.network.multipliers)
     changes = {
         **ours.model_dump(mode="json", include=set(borrowed)),

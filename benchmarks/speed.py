@@ -26,7 +26,7 @@ from medseg_diff.errors import ConfigError
 from medseg_diff.files import write_json
 from medseg_diff.methods.sampled_segmentation import sample_masks
 from medseg_diff.networks.norm import GroupNorm
-from medseg_diff.networks.unet import UNet
+from medseg_diff.networks.unet import UNet, UNetSettings
 from medseg_diff.recipes import SegmentationRecipe, for_masks, load_recipe
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.console import configure, log
@@ -73,10 +73,7 @@ class Setting:
 
     def with_network(self, network: nn.Module) -> Denoiser:
         """The denoiser round another network of the same shape."""
-        settings = self.recipe.denoiser
-        return Denoiser(
-            network, self.recipe.schedule, target=settings.target, learned_variance=settings.learned_variance
-        )
+        return self.recipe.denoiser.around(network, self.recipe.schedule)
 
 
 def duels(setting: Setting, *, slices: int, members: int) -> Iterator[Duel]:
@@ -108,8 +105,9 @@ def duels(setting: Setting, *, slices: int, members: int) -> Iterator[Duel]:
         ("in the batch", lambda: _sample(setting, layered, slices, members, network_batch=slices * members)),
         slices,
     )
-    ours = parameters(plain)
-    for fold in dict.fromkeys([1, setting.recipe.network.stem]):
+    ours, network = parameters(plain), setting.recipe.network
+    assert isinstance(network, UNetSettings), "our own U-Net is what is measured"
+    for fold in dict.fromkeys([1, network.stem]):
         theirs = channels_last(monai_diffusion_unet(setting.recipe, ours, fold)).to(setting.device)
         yield Duel(
             f"forward: U-Net, {'full' if fold == 1 else 'folded'} grid for MONAI's",
@@ -152,6 +150,7 @@ def monai_diffusion_unet(recipe: SegmentationRecipe, wanted: int, fold: int) -> 
     from monai.networks.nets import DiffusionModelUNet
 
     settings, regions = recipe.network, len(recipe.regions)
+    assert isinstance(settings, UNetSettings), "its size is taken from our own U-Net"
 
     def build(width: int) -> nn.Module:
         return DiffusionModelUNet(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_diff.data import geometry
-from medseg_diff.data.loaders import Batch, SeededDraws, SliceDataset, batches
+from medseg_diff.data.loaders import Batch, PieceDataset, SeededDraws, batches
 from medseg_diff.data.manifest import Case
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.transforms import Prepared, prepare_case, restore
@@ -202,7 +202,7 @@ def train_baseline(
     return Trained(baseline.name, channels_last(progress.averages["network"]).eval(), steps, seconds)
 
 
-def slices_of(recipe: SegmentationRecipe, slices: SliceDataset, steps: int) -> Iterator[Batch]:
+def slices_of(recipe: SegmentationRecipe, slices: PieceDataset, steps: int) -> Iterator[Batch]:
     """The batches that `train-seg` would see, for `steps` updates."""
     training = recipe.training
     draws = SeededDraws(len(slices), training.passes_batch, steps * training.accumulate, seed=training.seed)

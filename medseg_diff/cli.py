@@ -5,12 +5,21 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from medseg_diff import __version__
-from medseg_diff.errors import EnvironmentFault, ExitCode, MedsegError, Preempted, Problems, UsageError
+from medseg_diff import __version__, cli_runs
+from medseg_diff.errors import (
+    EnvironmentFault,
+    ExitCode,
+    MedsegError,
+    Preempted,
+    Problems,
+    UsageError,
+    is_out_of_memory,
+    plain,
+)
 
 app = typer.Typer(
     name="medseg-diff",
@@ -22,11 +31,26 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(cli_runs.app)
+
 Data = Annotated[Path, typer.Option(help="Table of cases (CSV).")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder that paths in the table are relative to [the table's].")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+ResumeOption = Annotated[
+    Literal["auto", "must"] | None,
+    typer.Option(
+        help="Go on with the unfinished run in --out [the newest of this recipe and data]; auto: or begin one."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option(help="Redo what is there.")]
+KeepGoing = Annotated[bool, typer.Option(help="Go on past a bad case; OUT/failures.csv lists it.")]
+Pseudonymise = Annotated[
+    bool, typer.Option("--pseudonymise", help="Results carry pseudonyms in place of the cases' names.")
+]
+PseudonymKey = Annotated[
+    Path | None, typer.Option(help="File of the secret that makes the pseudonyms [RUNS/pseudonym.key].")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -60,15 +84,18 @@ def demo(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Phantom data → train → segment → evaluate → montage; minutes on a CPU."""
+    """Phantom data → train → segment and map anomalies → evaluate → montages; minutes on a CPU."""
     from medseg_diff.tasks.demo import demo as run
 
     metrics = run(out, cases=cases, seed=seed, device=device)
-    _show_metrics(metrics, as_json)
-    if not as_json:
-        typer.echo(
-            f"\npicture: {out / 'montage.png'}\nnext: medseg-diff prepare YOUR_FOLDER --source brats --out cases.csv"
-        )
+    if as_json:
+        typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
+        return
+    for task, found in metrics.items():
+        typer.echo(f"{task}: ", nl=False)
+        _show_metrics(found, as_json)
+    typer.echo(f"\npictures: {out / 'montage.png'}, {out / 'anomaly' / 'montage.png'}")
+    typer.echo("next: medseg-diff prepare YOUR_FOLDER --source brats --out cases.csv")
 
 
 @app.command()
@@ -113,7 +140,7 @@ def validate(data: Data, data_root: DataRoot = None, as_json: AsJson = False) ->
         typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
         raise typer.Exit(int(report.exit_code))
     for warning in report.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        typer.echo(f"warning: {plain(warning)}", err=True)
     if report.problems:
         raise Problems(report.problems)
     typer.echo(f"{report.cases} cases, no problem\nnext: medseg-diff train-seg --data {data}")
@@ -125,6 +152,7 @@ def train_seg(
     settings: Annotated[list[str] | None, typer.Argument(help="key=value laid over the recipe.")] = None,
     config: Annotated[str, typer.Option(help="Recipe by name (see `info`) or path.")] = "mask_logits",
     out: Annotated[Path | None, typer.Option(help="Run folder [runs/TIME-RECIPE].")] = None,
+    resume: ResumeOption = None,
     device: Device = "auto",
     data_root: DataRoot = None,
     runs: Annotated[Path, typer.Option(help="Folder of runs, cache and MLflow store.")] = Path("runs"),
@@ -142,6 +170,35 @@ def train_seg(
         data_root=data_root,
         runs=runs,
         mlflow=mlflow,
+        resume=resume,
+    )
+
+
+@app.command("train-anomaly")
+def train_anomaly(
+    data: Data,
+    settings: Annotated[list[str] | None, typer.Argument(help="key=value laid over the recipe.")] = None,
+    config: Annotated[str, typer.Option(help="Recipe by name (see `info`) or path.")] = "guided",
+    out: Annotated[Path | None, typer.Option(help="Run folder [runs/TIME-RECIPE].")] = None,
+    resume: ResumeOption = None,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    runs: Annotated[Path, typer.Option(help="Folder of runs, cache and MLflow store.")] = Path("runs"),
+    mlflow: Annotated[bool, typer.Option(help="Mirror the run in MLflow.")] = True,
+) -> None:
+    """Train an anomaly model: a denoiser and a noisy classifier, from healthy and diseased slices."""
+    from medseg_diff.tasks.train_anomaly import train_anomaly as run
+
+    run(
+        data,
+        config=config,
+        out=out,
+        overrides=settings or (),
+        device=device,
+        data_root=data_root,
+        runs=runs,
+        mlflow=mlflow,
+        resume=resume,
     )
 
 
@@ -161,12 +218,23 @@ def segment(
     members_at_once: Annotated[
         int | None, typer.Option(min=1, help="Order of work; results do not depend on it.")
     ] = None,
+    noise: Annotated[
+        str | None, typer.Option(help="Of a member: independent in each slice, or shared by all [the recipe's].")
+    ] = None,
+    fusion: Annotated[
+        str | None, typer.Option(help="What makes the mask of the members: mean, vote or staple [the recipe's].")
+    ] = None,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="Also write the probability at the run's temperature.")
+    ] = False,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16 [the recipe's].")] = None,
     resample_to: Annotated[str | None, typer.Option(help="Bring the other channels onto this one's grid.")] = None,
     shard: Annotated[str, typer.Option(help="K/N: every N-th case, starting with the K-th.")] = "1/1",
     save_members: Annotated[bool, typer.Option(help="Also write members/NN.nii.gz.")] = False,
     overwrite: Overwrite = False,
-    keep_going: Annotated[bool, typer.Option(help="Go on past a bad case.")] = False,
+    keep_going: KeepGoing = False,
+    pseudonymise: Pseudonymise = False,
+    pseudonym_key: PseudonymKey = None,
     device: Device = "auto",
     data_root: DataRoot = None,
     runs: Annotated[Path, typer.Option(help="Where to look for the newest run.")] = Path("runs"),
@@ -186,11 +254,16 @@ def segment(
         seed=seed,
         network_batch=network_batch,
         members_at_once=members_at_once,
+        noise=noise,
+        fusion=fusion,
+        calibrated=calibrated,
         precision=precision,
         resample_to=resample_to,
         save_members=save_members,
         overwrite=overwrite,
         keep_going=keep_going,
+        pseudonymise=pseudonymise,
+        pseudonym_key=pseudonym_key,
         device=device,
         data_root=data_root,
         runs=runs,
@@ -202,18 +275,112 @@ def segment(
 
 
 @app.command()
+def anomaly(
+    out: Annotated[Path, typer.Option(help="Where results go, a folder for each case.")],
+    volume: Annotated[
+        list[str] | None, typer.Option(help="Case folder, file of a case, or channel=file (repeat).")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Table of cases (CSV).")] = None,
+    split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Run folder [the newest below --runs].")] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="healthy (stored with the model), otsu, or a number [the recipe's].")
+    ] = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="L, how deep the lesion is drowned [the recipe's].")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each way [the recipe's].")] = None,
+    scale: Annotated[float | None, typer.Option(min=0, help="Of the push towards healthy [the recipe's].")] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Write no maps; try depths, steps and scales on a few slices.")
+    ] = False,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also write the maps that a method must beat, for `evaluate`.")
+    ] = False,
+    network_batch: Annotated[int | None, typer.Option(min=1, help="Slices in one pass of the networks.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16 [the recipe's].")] = None,
+    resample_to: Annotated[str | None, typer.Option(help="Bring the other channels onto this one's grid.")] = None,
+    shard: Annotated[str, typer.Option(help="K/N: every N-th case, starting with the K-th.")] = "1/1",
+    overwrite: Overwrite = False,
+    keep_going: KeepGoing = False,
+    pseudonymise: Pseudonymise = False,
+    pseudonym_key: PseudonymKey = None,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    runs: Annotated[Path, typer.Option(help="Where to look for the newest run.")] = Path("runs"),
+) -> None:
+    """Map anomalies: score, mask, lesions and the healed brain on the scan's own grid."""
+    from medseg_diff.tasks.anomaly import anomaly as run
+
+    folders = run(
+        volume or (),
+        data=data,
+        out=out,
+        model=model,
+        split=split,
+        shard=_shard(shard),
+        threshold=_threshold(threshold),
+        depth=depth,
+        steps=steps,
+        scale=scale,
+        network_batch=network_batch,
+        precision=precision,
+        resample_to=resample_to,
+        baselines=baselines,
+        sweep=sweep,
+        overwrite=overwrite,
+        keep_going=keep_going,
+        pseudonymise=pseudonymise,
+        pseudonym_key=pseudonym_key,
+        device=device,
+        data_root=data_root,
+        runs=runs,
+    )
+    if sweep:
+        typer.echo((out / "recommended.txt").read_text(encoding="utf-8").strip())
+    elif data is not None:
+        typer.echo(f"next: medseg-diff evaluate --predictions {out} --data {data}")
+    elif folders:
+        typer.echo(folders[0])
+
+
+@app.command()
 def evaluate(
-    predictions: Annotated[Path, typer.Option(help="What `segment` wrote.")],
+    predictions: Annotated[Path, typer.Option(help="What `segment` or `anomaly` wrote.")],
     data: Data,
     out: Annotated[Path | None, typer.Option(help="Where metrics.json goes [PREDICTIONS].")] = None,
     split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Another folder of the same cases, to compare with.")] = None,
+    figure: Annotated[bool, typer.Option(help="Also draw evaluation.png.")] = True,
     data_root: DataRoot = None,
+    runs: Annotated[Path, typer.Option(help="Where the run lies that keeps the result.")] = Path("runs"),
+    mlflow: Annotated[bool, typer.Option(help="Show the result with its run in MLflow.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Compare results with the references of a table."""
-    from medseg_diff.tasks.evaluate import evaluate as run
+    """Compare results with the references of a table, and with other results."""
+    common: dict[str, Any] = {"split": split, "data_root": data_root, "figure": figure, "runs": runs, "mlflow": mlflow}
+    if compare is None:
+        from medseg_diff.tasks.evaluate import evaluate as run
 
-    _show_metrics(run(predictions, data, out=out, split=split, data_root=data_root), as_json)
+        metrics = run(predictions, data, out=out, **common)
+        _show_metrics(metrics, as_json)
+        return
+    from medseg_diff.tasks.compare import evaluate_both, lines_of
+
+    metrics, compared = evaluate_both(predictions, compare, data, out=out, **common)
+    _show_metrics(metrics | {"comparison": compared} if as_json else metrics, as_json)
+    if not as_json:
+        typer.echo("\n" + "\n".join(lines_of(compared)))
+
+
+@app.command()
+def ui(
+    runs: Annotated[Path, typer.Option(help="Folder of runs, cache and MLflow store.")] = Path("runs"),
+    host: Annotated[str, typer.Option(help="An address of this machine's loopback.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+) -> None:
+    """MLflow's pages on the local store, for this machine only; Ctrl-C ends it."""
+    from medseg_diff.tasks.ui import ui as run
+
+    run(runs, host=host, port=port, ready=lambda link: typer.echo(f"{link}\nCtrl-C ends it"))
 
 
 @app.command()
@@ -287,7 +454,7 @@ def _report_other(error: Exception) -> int:
         return error.exit_code
     if hasattr(error, "format_message"):  # a wrong word; the class is click's or typer's own, by version
         return _report_word(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return _report(EnvironmentFault("out of memory", fix="lower --network-batch or training.batch"))
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -295,9 +462,8 @@ def _report_other(error: Exception) -> int:
     if isinstance(error, OSError):
         name = Path(str(error.filename)).name if error.filename else None
         return _report(EnvironmentFault(error.strerror or str(error), fix="check disk and permissions", file=name))
-    print(
-        f"error: a bug in medseg-diff: {type(error).__name__}: {error}. Fix: report it, with --debug.", file=sys.stderr
-    )
+    words = plain(f"a bug in medseg-diff: {type(error).__name__}: {error}")
+    print(f"error: {words}. Fix: report it, with --debug.", file=sys.stderr)
     return int(ExitCode.BUG)
 
 
@@ -318,14 +484,24 @@ def _shard(text: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
+def _threshold(text: str | None) -> Any:
+    if text in (None, "healthy", "otsu"):
+        return text
+    try:
+        return float(text or "")
+    except ValueError:
+        raise typer.BadParameter("use healthy, otsu or a number", param_hint="--threshold") from None
+
+
 def _show_metrics(metrics: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
         return
     typer.echo(f"{metrics['data']}, {metrics['cases']} cases")
+    width = max(map(len, metrics["metrics"]))
     for name, found in metrics["metrics"].items():
         if found["value"] is None:
             continue
         unit = "" if found["unit"] == "1" else f" {found['unit']}"
         interval = "" if found["low"] is None else f"  [{found['low']:.3f}, {found['high']:.3f}]"
-        typer.echo(f"  {name:<18} {found['value']:8.3f}{unit}{interval}  over {found['over']}")
+        typer.echo(f"  {name:<{width}} {found['value']:8.3f}{unit}{interval}  over {found['over']}")

@@ -1,10 +1,15 @@
 """The errors a person may see: what was found, where, what to do, and the exit code that says whose fault it is."""
 
+import re
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import ClassVar
 
 SHOWN_PROBLEMS = 20
+LONGEST_LINE, LONGEST_NAME = 1000, 120
+NO_MEMORY = re.compile(  # as torch says it, where it raises a RuntimeError
+    r"(not enough|can't allocate|out of) memory|STATUS_ALLOC_FAILED|DefaultCPUAllocator", re.IGNORECASE
+)
 
 
 class ExitCode(IntEnum):
@@ -37,17 +42,27 @@ class MedsegError(Exception):
     @property
     def line(self) -> str:
         """`[case/channel] file: what was found. Fix: what to do`."""
-        place = "/".join(part for part in (self.case, self.channel) if part)
-        text = (f"[{place}] " if place else "") + (f"{self.file}: " if self.file else "") + self.found.rstrip(".")
-        text += "."
+        place = "/".join(plain(part, LONGEST_NAME) for part in (self.case, self.channel) if part)
+        text = (f"[{place}] " if place else "") + (f"{plain(self.file, LONGEST_NAME)}: " if self.file else "")
+        text += plain(self.found.rstrip("."), LONGEST_LINE) + "."
         if self.fix:
             text += f" Fix: {self.fix.rstrip('.')}" + ("" if self.fix.endswith("?") else ".")
-        return " ".join(text.split())
+        return plain(text, 2 * LONGEST_LINE)
 
     @property
     def lines(self) -> list[str]:
         """What to print, one fault a line."""
         return [self.line]
+
+
+def plain(text: str, longest: int = LONGEST_LINE) -> str:
+    """One line that does nothing to a terminal: white space folded, what cannot be printed spelled out, the rest cut.
+
+    Escape sequences and marks that turn the direction of writing come from names of files and cells of tables.
+    """
+    words = " ".join(text[: 4 * longest].split())
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
 class UsageError(MedsegError):
@@ -84,6 +99,17 @@ class EnvironmentFault(MedsegError):
     """Disk, permission, memory or device."""
 
     exit_code = ExitCode.ENVIRONMENT
+
+
+class OutOfMemory(EnvironmentFault):
+    """The memory is too small for one case, which says nothing of the next."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the host or of a device, whoever says so."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error)))
 
 
 class Diverged(MedsegError):

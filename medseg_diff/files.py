@@ -5,12 +5,17 @@ import hashlib
 import io
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from medseg_diff.errors import EnvironmentFault
+
+LARGEST_JSON = 64 * 2**20  # bytes
+TEMPORARY = re.compile(r"\.(\d+)\..+")  # as whole_file names them: the number of the process that writes
 
 
 @contextmanager
@@ -24,9 +29,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(path)
-        _flush(path.parent)
+        flush(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise EnvironmentFault(
@@ -53,6 +58,16 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """Plain data out of a JSON file. Raises: OSError; ValueError where it is no JSON, or JSON beyond any of ours."""
+    if path.stat().st_size > LARGEST_JSON:
+        raise ValueError("too large")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write a CSV with a header; None is an empty cell."""
     buffer = io.StringIO()
@@ -68,10 +83,62 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Make the kernel write a file's bytes, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def clean(folder: Path, pattern: str = "**/.*") -> None:
+    """Remove temporary files that a killed process left below a folder, while this one writes nothing there."""
+    for path in folder.glob(pattern):
+        named = TEMPORARY.fullmatch(path.name)
+        if named and path.is_file() and not _lives(int(named[1])):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether another process of this number is there: in a container this one's may be that of the one killed."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return process not in (0, os.getpid())
+
+
+def check_writable(folder: Path) -> None:
+    """Try to write in a folder, or in the nearest there is where it has yet to be made; nothing is left.
+
+    Raises: EnvironmentFault.
+    """
+    place = _nearest(folder)
+    probe = place / f".{os.getpid()}.probe"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise EnvironmentFault(
+            f"cannot be written ({error.strerror})", fix="choose another --out", file=place.name
+        ) from error
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the first above it that is there."""
+    here = folder.absolute()
+    return next(path for path in (here, *here.parents) if os.path.lexists(path))
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raises: EnvironmentFault where the disk below `folder` has less than `needed` bytes free."""
+    free = shutil.disk_usage(_nearest(folder)).free
+    if free < needed:
+        raise EnvironmentFault(
+            f"{free / 1e9:.2f} GB are free where this run needs about {needed / 1e9:.2f}",
+            fix="free disk space or choose another --out",
+            file=folder.name,
+        )

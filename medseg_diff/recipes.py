@@ -4,63 +4,84 @@ import importlib.resources
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, overload
 
 from pydantic import Field, model_validator
 
+from medseg_diff.anomaly_recipe import AnomalyRecipe
 from medseg_diff.data.augmentation import Augmentation
 from medseg_diff.data.transforms import Preparation
-from medseg_diff.data.views import AnyView, AxialSlices
+from medseg_diff.data.views import AnyView, AxialSlices, Patches
 from medseg_diff.diffusion import DDPM, AnySolver, Clipped, Denoiser, NoiseSchedule
-from medseg_diff.diffusion.denoiser import AnyDenoiser, Target
+from medseg_diff.diffusion.denoiser import AnyDenoiser, DenoiserSettings
 from medseg_diff.errors import ConfigError, UsageError
+from medseg_diff.methods.fusion import Fusion
+from medseg_diff.methods.regions import hierarchy_of
 from medseg_diff.methods.sampled_segmentation import Plan
+from medseg_diff.methods.tiled import Tiled
+from medseg_diff.networks.monai_unet import MonaiUNetSettings
 from medseg_diff.networks.unet import UNetSettings
-from medseg_diff.settings import Settings, apply_overrides, parse_settings, read_yaml
+from medseg_diff.settings import ChannelName, Settings, apply_overrides, parse_settings, read_yaml
 from medseg_diff.training.fit import FitSettings
 
 Task = Literal["segment", "anomaly", "synthesise"]
-AnyNetwork = Annotated[UNetSettings, Field()]
-
-
-class DenoiserSettings(Settings):
-    """What the network's output means."""
-
-    target: Target = "logits"
-    learned_variance: bool = False
+Noise = Literal["independent", "shared"]
+AnyNetwork = Annotated[UNetSettings | MonaiUNetSettings, Field(discriminator="kind")]
 
 
 class SamplingSettings(Settings):
-    """How an ensemble is drawn. `members_at_once` null: all of them."""
+    """How an ensemble is drawn. `members_at_once` null: all of them.
+
+    `noise`: each slice of a member has its own, or all slices of a member share one, so that they agree more.
+    """
 
     solver: AnySolver = DDPM()
     steps: int = Field(default=3, ge=1)
-    members: int = Field(default=10, ge=1)
+    members: int = Field(default=10, ge=1, le=1000)
     members_at_once: int | None = Field(default=None, ge=1)
-    network_batch: int = Field(default=32, ge=1)
+    network_batch: int = Field(default=32, ge=1, le=4096)
+    noise: Noise = "independent"
 
 
 class Findings(Settings):
-    """From probability to mask: above `threshold`, without components smaller than a share of the largest."""
+    """From members to mask: fused, above a threshold, without components smaller than a share of the largest.
 
-    threshold: float = Field(default=0.5, gt=0, lt=1)
+    `threshold` is for the mean; null is the one that the run chose on patients it did not train on, 0.5 where it chose
+    none. A vote and STAPLE are cut at one half. `calibrated`: also write the mean at the run's temperature.
+    """
+
+    fusion: Fusion = "mean"
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    calibrated: bool = False
     smallest_component: float = Field(default=0.1, ge=0, le=1)  # 0 keeps everything
 
 
 class Validation(Settings):
-    """What is sampled during training: this many slices, spread over the validation cases, with this many members."""
+    """What is sampled during training: this many slices, spread over the validation cases, with this many members.
+
+    At its end `calibration_slices` are sampled as `segment` would, for threshold and temperature; 0 leaves that out.
+    `film`: of so many slices, always the same, each validation draws how the mask comes out of the noise.
+    """
 
     slices: int = Field(default=48, ge=1)
     members: int = Field(default=3, ge=1)
+    film: int = Field(default=3, ge=0, le=4)
+    calibration_slices: int = Field(default=128, ge=0)
 
 
 class SegmentationRecipe(Settings):
-    """A segmentation system. `regions` group the labels of `seg`, the outermost first: {whole_tumour: [1, 2, 3, 4]}."""
+    """A segmentation system. `regions` group the labels of `seg`, the outermost first: {whole_tumour: [1, 2, 3, 4]}.
+
+    Labels that lie in none of them on purpose stand in `other_labels`; any other is refused in training.
+    Where they do not all nest (`nested: false`) they may be disjoint or overlap; what holds another still bounds it.
+    """
 
     task: Literal["segment"] = "segment"
     paper: str
-    channels: tuple[str, ...] = Field(min_length=1)
-    regions: dict[str, tuple[int, ...]] = Field(min_length=1)
+    channels: tuple[ChannelName, ...] = Field(min_length=1)
+    regions: dict[Annotated[str, Field(pattern=r"^[A-Za-z][\w-]{0,40}$")], tuple[int, ...]] = Field(min_length=1)
+    nested: bool = True
+    other_labels: tuple[int, ...] = ()
     preparation: Preparation = Preparation()
     view: AnyView = AxialSlices()
     augmentation: Augmentation = Augmentation()
@@ -79,39 +100,57 @@ class SegmentationRecipe(Settings):
         if any(not labels or min(labels) < 1 for labels in self.regions.values()):
             raise ValueError("every region needs labels, 1 or higher")
         nested = list(self.regions.values())
-        if any(not set(inner) <= set(outer) for outer, inner in itertools.pairwise(nested)):
-            raise ValueError("regions must be nested, the outermost first")
+        if self.nested and any(not set(inner) <= set(outer) for outer, inner in itertools.pairwise(nested)):
+            raise ValueError("regions must be nested, the outermost first; if they are not meant to, set nested=false")
         if self.sampling.steps > self.schedule.length:
             raise ValueError(f"{self.sampling.steps} sampling steps, but the schedule has {self.schedule.length}")
         if self.training.batch % self.training.accumulate:
             raise ValueError(
                 f"training.batch {self.training.batch} does not divide by accumulate {self.training.accumulate}"
             )
+        beyond = [axis for axis in self.augmentation.flips if not 0 <= axis < self.view.dims]
+        if beyond:
+            raise ValueError(f"augmentation.flips names axis {beyond[0]}, but the view has {self.view.dims}")
+        if self.sampling.noise == "shared" and isinstance(self.view, Patches):
+            raise ValueError("sampling.noise shared is for slices: a volume in patches has one noise already")
         return self
+
+    @property
+    def bears_missing_channels(self) -> bool:
+        """Whether the model is trained to do without some of its channels."""
+        return self.augmentation.channel_dropout > 0
 
     def build_denoiser(self) -> Denoiser:
         """The untrained denoiser."""
         outputs = len(self.regions) * (2 if self.denoiser.learned_variance else 1)
         network = self.network.build(
-            dims=self.view.dims, channels=len(self.regions), outputs=outputs, image_channels=len(self.channels)
+            dims=self.view.dims,
+            channels=len(self.regions),
+            outputs=outputs,
+            image_channels=self.view.shown(len(self.channels)),
         )
-        return Denoiser(
-            network, self.schedule, target=self.denoiser.target, learned_variance=self.denoiser.learned_variance
-        )
+        return self.denoiser.around(network, self.schedule)
 
     def plan(self, **changes: Any) -> Plan:
         """How to draw an ensemble, with some of `sampling` changed (steps, members, network_batch, …)."""
-        sampling = self.sampling.but(**{name: value for name, value in changes.items() if value is not None})
+        if changes.get("noise") not in (None, *get_args(Noise)):
+            raise UsageError(f"there is no noise `{changes['noise']}`", fix=f"use {' or '.join(get_args(Noise))}")
+        changes = {name: value for name, value in changes.items() if value is not None}
+        sampling = parse_settings(SamplingSettings, self.sampling.model_dump(mode="json") | changes, source="sampling")
         if sampling.steps > self.schedule.length:
             raise UsageError(
                 f"{sampling.steps} steps, but the schedule has {self.schedule.length}", fix="lower --steps"
             )
+        if sampling.noise == "shared" and isinstance(self.view, Patches):
+            raise UsageError("a volume in patches has one noise already", fix="leave --noise out")
         return Plan(
             times=self.schedule.times(sampling.steps),
             solver=sampling.solver,
             members=sampling.members,
             network_batch=sampling.network_batch,
             members_at_once=sampling.members_at_once or sampling.members,
+            hierarchy=hierarchy_of(self.regions),
+            shared_noise=sampling.noise == "shared",
         )
 
 
@@ -120,10 +159,19 @@ def for_masks(denoiser: Denoiser) -> AnyDenoiser:
     return denoiser if denoiser.target == "logits" else Clipped(denoiser)
 
 
-RECIPES: dict[str, type[SegmentationRecipe]] = {"segment": SegmentationRecipe}
+def in_tiles(denoiser: Denoiser, view: Patches, *, batch: int) -> Tiled:
+    """The denoiser of masks for whole volumes, `batch` tiles in a network pass."""
+    return Tiled(for_masks(denoiser), view.size, overlap=view.overlap, batch=batch)
 
 
-def load_recipe(name: str, *, task: Task, overrides: Sequence[str] = ()) -> SegmentationRecipe:
+RECIPES: dict[str, type[Settings]] = {"segment": SegmentationRecipe, "anomaly": AnomalyRecipe}
+
+
+@overload
+def load_recipe(name: str, *, task: Literal["segment"], overrides: Sequence[str] = ()) -> SegmentationRecipe: ...
+@overload
+def load_recipe(name: str, *, task: Literal["anomaly"], overrides: Sequence[str] = ()) -> AnomalyRecipe: ...
+def load_recipe(name: str, *, task: Task, overrides: Sequence[str] = ()) -> Any:
     """A recipe by name (`quick/mask_logits`, of the task's folder) or path, with `key=value` laid over it.
 
     Raises: ConfigError, or Problems of them, naming the setting and what would be right.

@@ -1,21 +1,24 @@
 """A run is a folder that explains itself: recipe, environment, metrics, weights with checksums, and whether it ended."""
 
 import csv
-import json
+import os
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medseg_diff import __version__
 from medseg_diff.errors import CheckpointError, EnvironmentFault, UsageError
-from medseg_diff.files import sha256_of, write_json, write_text
+from medseg_diff.files import flush, read_json, sha256_of, write_json, write_text
+from medseg_diff.locking import LOCK
 
 FORMAT = 1
 REPORTED = ("torch", "monai", "lightning-fabric", "nibabel", "numpy", "safetensors", "pydantic")
+NO_RUNS, DEEPEST = ("cache", "mlflow"), 3  # folders below runs/ that are something else; how far runs may be nested
 METRIC_COLUMNS = ("step", "name", "value")
 
 
@@ -38,8 +41,15 @@ class Run:
         return self.folder / "metrics.csv"
 
     @property
+    def calibration_file(self) -> Path:
+        return self.folder / "calibration.json"
+
+    @property
     def figures(self) -> Path:
         return self.folder / "figures"
+
+    def checkpoints(self, phase: str) -> Path:
+        return self.folder / "checkpoints" / phase
 
     def weights(self, which: str) -> Path:
         return self.folder / "weights" / f"{which}.safetensors"
@@ -48,7 +58,7 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What the run says of itself. Raises: CheckpointError where the folder is no run."""
         try:
-            facts = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+            facts = read_json(self.folder / "run.json")
         except (OSError, ValueError):
             raise CheckpointError(
                 "is not a run folder", fix="name a folder that train-seg wrote", file=self.name
@@ -60,7 +70,25 @@ class Run:
                 fix="use the version of medseg-diff that wrote it",
                 file=self.name,
             )
+        odd = [name for name in ("task", "recipe") if not isinstance(facts.get(name), str)]
+        if odd:
+            raise CheckpointError(
+                f"has a run.json without `{odd[0]}`", fix="copy the whole run folder again", file=self.name
+            )
         return dict(facts)
+
+    @property
+    def state(self) -> Literal["finished", "running", "stopped"]:
+        """Running while the process that its lock names is alive on this machine. Raises: CheckpointError."""
+        if self.facts.get("finished"):
+            return "finished"
+        try:
+            os.kill(int((self.folder / LOCK).read_text()), 0)  # asks only whether it is there
+        except PermissionError:
+            return "running"  # another user's
+        except (OSError, ValueError, OverflowError):
+            return "stopped"
+        return "running"
 
     def note(self, **facts: Any) -> None:
         """Add to what the run says of itself."""
@@ -80,9 +108,29 @@ class Run:
                 f"cannot be written ({error.strerror})", fix="free disk space", file="metrics.csv"
             ) from error
 
+    def metrics_size(self) -> int:
+        """Bytes of metrics.csv, all of them on the disk."""
+        if not self.metrics_file.exists():
+            return 0
+        flush(self.metrics_file)
+        return self.metrics_file.stat().st_size
+
+    def cut_metrics(self, size: int) -> None:
+        """Back to the first `size` bytes of metrics.csv. Raises: CheckpointError where it has fewer."""
+        found = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
+        if found < size:
+            raise CheckpointError(
+                "is shorter than the checkpoint says",
+                fix="copy the whole run folder again",
+                file=f"{self.name}/metrics.csv",
+            )
+        if found:
+            os.truncate(self.metrics_file, size)
+
     def seal(self) -> None:
-        """Write SHA256SUMS over recipe and weights, in the format of sha256sum."""
-        paths = [self.recipe_file, *sorted((self.folder / "weights").glob("*.safetensors"))]
+        """Write SHA256SUMS over recipe, weights and calibration, in the format of sha256sum."""
+        measured = [path for path in (self.calibration_file,) if path.is_file()]
+        paths = [self.recipe_file, *sorted((self.folder / "weights").glob("*.safetensors")), *measured]
         lines = [f"{sha256_of(path)}  {path.relative_to(self.folder).as_posix()}" for path in paths]
         write_text(self.folder / "SHA256SUMS", "\n".join(lines) + "\n")
 
@@ -99,7 +147,7 @@ class Run:
         digest = sha256_of(path)
         try:
             lines = (self.folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-        except OSError:
+        except (OSError, ValueError):
             raise CheckpointError(
                 "has no SHA256SUMS", fix="copy the whole run folder; an unfinished run has none", file=self.name
             ) from None
@@ -110,30 +158,40 @@ class Run:
         return digest
 
 
-def create_run(folder: Path, *, task: str, recipe: str, settings: str, overwrite: bool = False) -> Run:
-    """A new run folder with its recipe and environment.
+def create_run(
+    folder: Path,
+    *,
+    task: str,
+    recipe: str,
+    settings: str,
+    overwrite: bool = False,
+    facts: Mapping[str, Any] | None = None,
+) -> Run:
+    """A new run folder with its recipe and environment, and `facts` in its run.json.
 
-    Raises: UsageError where the folder already holds something.
+    Raises: UsageError where the folder already holds something; EnvironmentFault where it cannot be written.
     """
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise UsageError(f"{folder.name} already exists", fix="choose another --out, or remove it")
+    if folder.exists() and not overwrite and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK}):
+        raise UsageError(
+            f"{folder.name} already exists", fix="choose another --out, go on with --resume auto, or remove it"
+        )
     run = Run(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    write_text(run.recipe_file, settings)
     (folder / "weights").mkdir(exist_ok=True)
     run.metrics_file.unlink(missing_ok=True)
-    write_text(run.recipe_file, settings)
     write_json(folder / "environment.json", environment())
-    write_json(folder / "run.json", {"format": FORMAT, "task": task, "recipe": recipe, "finished": False})
+    known = {"format": FORMAT, "task": task, "recipe": recipe, "finished": False}
+    write_json(folder / "run.json", known | dict(facts or {}))
     return run
 
 
 def find_run(model: Path | None, *, task: str, runs: Path) -> Run:
-    """The run to use: the folder that was named, else the newest finished one of this task below `runs`.
+    """The run to use: the one that was named (`locate`), else the newest finished one of this task below `runs`.
 
-    Raises: CheckpointError where the folder is no run of this task; UsageError where none was named and none is there.
+    Raises: CheckpointError where that is no run of this task; UsageError where none was named and none is there.
     """
     if model is not None:
-        run = Run(model)
+        run = locate(model, runs)
         if run.facts.get("task") != task:
             raise CheckpointError(
                 f"is a run for `{run.facts.get('task')}`, not `{task}`", fix="name another --model", file=run.name
@@ -146,6 +204,41 @@ def find_run(model: Path | None, *, task: str, runs: Path) -> Run:
             fix="train one (medseg-diff train-seg --data cases.csv) or name it with --model",
         )
     return max(found, key=lambda run: run.facts.get("ended", 0))
+
+
+def locate(named: Path, runs: Path) -> Run:
+    """A run by its folder, by its name below `runs` (a path where runs are nested), or by the beginning of one name only.
+
+    Raises: CheckpointError where there is none, UsageError where the beginning fits several.
+    """
+    if (named / "run.json").is_file():
+        return Run(named)
+    known = {run.folder.relative_to(runs).as_posix(): run for run in all_runs(runs)}
+    if named.as_posix() in known:
+        return known[named.as_posix()]
+    fitting = [name for name, run in known.items() if named.as_posix() in (run.name, name[: len(named.as_posix())])]
+    if len(fitting) > 1:
+        raise UsageError(
+            f"`{named.as_posix()}` may be {', '.join(fitting[:5])}{' …' if len(fitting) > 5 else ''}",
+            fix="write more of it",
+        )
+    return known[fitting[0]] if fitting else Run(named)
+
+
+def all_runs(runs: Path) -> Iterator[Run]:
+    """Every run below a folder, also those of studies in folders of their own; names in order."""
+    folders = [(runs, 0)]
+    while folders:
+        folder, depth = folders.pop()
+        inside = sorted(path for path in folder.glob("*/") if not path.name.startswith(".") and not path.is_symlink())
+        for path in reversed(inside):
+            if depth < DEEPEST and path.name not in NO_RUNS and not (path / "run.json").is_file():
+                folders.append((path, depth + 1))
+        for path in inside:
+            run = Run(path)
+            with suppress(CheckpointError):  # another program's run.json
+                if (path / "run.json").is_file() and run.facts:
+                    yield run
 
 
 def finished_runs(runs: Path) -> Iterable[Run]:

@@ -2,13 +2,24 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medseg_diff.errors import ConfigError, MedsegError, raise_all
+from medseg_diff.errors import CheckpointError, ConfigError, MedsegError, Problems, raise_all
+
+LARGEST_YAML = 2**20  # bytes
+DEEPEST, MOST_EVENTS = 32, 20_000
+LARGEST_NUMBER = 2**63
+AMBIGUOUS = re.compile(r"[-+]?(0\d+|0o?[0-7_]*_[0-7_]*|\d[\d_]*_[\d_]*|\d+(:\d+)+(\.\d*)?|0b[01_]+|0x[\da-fA-F_]+)")
+OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+
+
+ChannelName = Annotated[str, Field(pattern=r"^\w[\w.-]{0,40}$")]  # it becomes a part of files' names
 
 
 class Settings(BaseModel):
@@ -41,19 +52,39 @@ def parse_settings(kind: type[Kind], data: dict[str, Any], *, source: str) -> Ki
     raise AssertionError("unreachable: raise_all raises when there is a fault")
 
 
+@contextmanager
+def of_a_run() -> Iterator[None]:
+    """Inside, faults of settings are those of the run folder they lie in. Raises: CheckpointError, or Problems of them."""
+    try:
+        yield
+    except MedsegError as error:
+        faults = error.problems if isinstance(error, Problems) else [error]
+        raise_all([CheckpointError(fault.found, fix=fault.fix, file=fault.file) for fault in faults])
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """One YAML map as plain data. OmegaConf, because it reads 1e-4 as a number and refuses a key given twice."""
     from omegaconf import OmegaConf
 
     try:
-        data = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")), resolve=True)
+        if path.stat().st_size > LARGEST_YAML or not path.is_file():
+            raise ConfigError("is no file of settings", fix="give a recipe of up to 1 MB", file=path.name)
+        text = path.read_text(encoding="utf-8-sig")
+        _check_yaml(text)
+        data = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        _check_values(data)
     except FileNotFoundError:
         raise ConfigError("no such file", fix="check the path", file=path.name) from None
+    except OSError as error:
+        reason = error.strerror or "input/output error"
+        raise ConfigError(f"cannot be read ({reason})", fix="check its permissions", file=path.name) from None
+    except ConfigError as error:
+        raise ConfigError(error.found, fix=error.fix, file=path.name) from None
     except Exception as error:  # YAML has many ways to be wrong, and each library its own exception
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"not a readable YAML file: {reason}", fix="mend the YAML", file=path.name) from None
     if not isinstance(data, dict):
-        raise ConfigError("holds no map of settings", fix="start it with `name: value` lines", file=path.name)
+        raise _no_map(path.name)
     return {str(key): value for key, value in data.items()}
 
 
@@ -66,8 +97,9 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 
     for word in overrides:
         key, separator, _ = word.partition("=")
-        if not separator or not key.strip("."):
+        if not separator or not OVERRIDE.fullmatch(key):
             raise ConfigError(f"`{word}` is not a setting", fix="write key=value, e.g. training.steps=500")
+        _check_values(word)
     try:
         merged = OmegaConf.create(data)
         for word in overrides:
@@ -79,12 +111,61 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
                 OmegaConf.update(merged, above[0], {"kind": value}, merge=False, force_add=True)
             else:  # a map written out stands in the old one's place
                 OmegaConf.update(merged, key, value, merge=not text.startswith("{"), force_add=True)
-        container = OmegaConf.to_container(merged, resolve=True)
+        container = OmegaConf.to_container(merged, resolve=False)
+        _check_values(container)
+    except ConfigError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"cannot apply {' '.join(overrides)}: {reason}", fix="write key=value") from None
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def _check_yaml(text: str) -> None:
+    """Refuse what YAML can do beyond settings, before it does it. Raises: ConfigError; the library's own errors."""
+    import yaml
+
+    depth, begun = 0, False
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if not begun and isinstance(event, yaml.NodeEvent):
+            begun = True
+            if not isinstance(event, yaml.MappingStartEvent):
+                raise _no_map()
+        mark = event.start_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise ConfigError(f"{place}: an anchor or alias", fix="write the value out where it is needed")
+        if tag := getattr(event, "tag", None):
+            raise ConfigError(f"{place}: the tag {tag}", fix="write plain values")
+        if depth > DEEPEST or count > MOST_EVENTS:
+            raise ConfigError(f"{place}: nested or long beyond any recipe", fix="check the file")
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and AMBIGUOUS.fullmatch(event.value):
+            raise ConfigError(
+                f"{place}: {event.value} would be read as another number", fix="write it in decimal, or in quotes"
+            )
+    if not begun:
+        raise _no_map()
+
+
+def _no_map(file: str | None = None) -> ConfigError:
+    return ConfigError("holds no map of settings", fix="start it with `name: value` lines", file=file)
+
+
+def _check_values(data: Any) -> None:
+    """Refuse references, which could fetch what is not in the file, and numbers no setting can have. Raises: ConfigError."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            _check_values(key)
+            _check_values(value)
+    elif isinstance(data, list):
+        for value in data:
+            _check_values(value)
+    elif isinstance(data, str) and "${" in data:
+        raise ConfigError(f"`{data[:60]}` refers to something else", fix="write the value out")
+    elif isinstance(data, int | float) and not -LARGEST_NUMBER <= data <= LARGEST_NUMBER:
+        raise ConfigError(f"the number {data!r:.40} is beyond any setting", fix="write a smaller one")
 
 
 def write_yaml(settings: BaseModel) -> str:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from medseg_diff import evaluate, prepare, segment, train_seg, validate
-from medseg_diff.data.manifest import read_manifest, write_manifest
-from medseg_diff.errors import UsageError, raise_all
+from medseg_diff.errors import raise_all
 from medseg_diff.reporting.figures import montage_of_predictions
-
-log = logging.getLogger("medseg_diff")
+from medseg_diff.run import new_name
+from medseg_diff.tasks.cases import hold_out_last
 
 
 def study(
@@ -33,35 +32,20 @@ def study(
     raise_all(validate(table, **where).problems)
     model = out / "runs" / "segment"
     train_seg(
-        table, config=config, out=model, overrides=overrides, device=device, runs=model.parent, mlflow=mlflow, **where
+        table,
+        config=config,
+        out=model,
+        overrides=overrides,
+        device=device,
+        runs=model.parent,
+        mlflow=mlflow,
+        parent=new_name("brats_segmentation"),
+        **where,
     )
     segment(data=table, split="test", model=model, out=out / "segment", device=device, **where)
-    metrics = evaluate(out / "segment", table, split="test", **where)
+    metrics = evaluate(out / "segment", table, split="test", runs=model.parent, mlflow=mlflow, **where)
     montage_of_predictions(out / "segment", table, out / "montage.png", **where)
     return metrics
-
-
-def hold_out_last(table: Path, *, data_root: Path | None) -> None:
-    """Fewer than four patients get no split from `prepare`: here the last of them tests and the others train.
-
-    Raises: UsageError for a single patient.
-    """
-    manifest = read_manifest(table, data_root=data_root)
-    if manifest.of("test"):
-        return
-    patients = list(dict.fromkeys(case.patient for case in manifest.cases))
-    if len(patients) < 2:
-        raise UsageError("one patient cannot both train and test", fix="add patients")
-    rows = manifest.rows()
-    for case, row in zip(manifest.cases, rows, strict=True):
-        row["split"] = "test" if case.patient == patients[-1] else "train"
-    write_manifest(table, rows)
-    log.warning(
-        "only %d patients: training on all but %s, testing on that one. Its score shows that the pipeline works, "
-        "not how good it would be",
-        len(patients),
-        patients[-1],
-    )
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """What many tests share: a small set of phantoms, and a tiny network trained on them for a moment."""
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ TINY = (
     "training.validate_every=10",
     "validation.slices=4",
     "validation.members=1",
+    "validation.film=0",
     "sampling.members=3",
     "sampling.network_batch=8",
 )
@@ -88,6 +90,14 @@ def shake(network, generator, size: float = 0.15) -> None:
 
 
 @pytest.fixture
+def ctrl_c():
+    """SIGINT interrupts, even where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def two_threads():
     """Two threads for one test: they split sums and batches where one does not."""
     import torch
@@ -96,3 +106,44 @@ def two_threads():
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+ANOMALY = {
+    "task": "anomaly",
+    "paper": "none: random weights",
+    "channels": ["t2", "flair"],
+    "view": {"size": [40, 40]},
+    "schedule": {"kind": "linear", "length": 100},
+    "denoiser": {"target": "velocity"},
+    "network": {"width": 8, "multipliers": [1, 1], "blocks": 1, "attention": [], "groups": 4},
+    "classifier": {"width": 8, "multipliers": [1, 1], "blocks": 1, "attention": [], "groups": 4, "pooling": "max_mean"},
+    "training": {"precision": "fp32"},
+    "healing": {"depth": 20, "steps": 2, "scale": 5.0, "network_batch": 8},
+    "findings": {"smoothing_mm": 4.0, "rim_mm": 4.0, "median": 3, "false_positive_rate": 0.02, "smallest_ml": 0.5},
+}
+
+
+@pytest.fixture(scope="session")
+def untrained_healer(phantoms, tmp_path_factory) -> Trained:
+    """An anomaly system with random weights, calibrated on the phantoms as if its classifier could see. Read only."""
+    import torch
+
+    from medseg_diff.anomaly_recipe import AnomalyRecipe
+    from medseg_diff.data.manifest import read_manifest
+    from medseg_diff.run import create_run
+    from medseg_diff.settings import parse_settings, write_yaml
+    from medseg_diff.tasks.anomaly_calibration import calibrate
+    from medseg_diff.training.classification import Skill
+    from medseg_diff.training.weights import save_weights
+
+    runs = tmp_path_factory.mktemp("healers")
+    recipe = parse_settings(AnomalyRecipe, ANOMALY, source="tiny")
+    run = create_run(runs / "healer", task="anomaly", recipe="tiny", settings=write_yaml(recipe))
+    generator = torch.Generator().manual_seed(0)
+    for name, network in (("denoiser", recipe.build_denoiser().network), ("classifier", recipe.build_classifier())):
+        shake(network, generator, 0.05)
+        save_weights(network, run.weights(name))
+    skill = [Skill(10, 0.9, 0.95, 0.3), Skill(90, 0.6, 0.7, 0.6)]
+    calibrate(run, read_manifest(phantoms), skill=skill, device="cpu")
+    run.note(finished=True, ended=1.0)
+    return Trained(run.folder, phantoms, runs)

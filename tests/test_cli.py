@@ -241,6 +241,17 @@ def test_phantom_and_evaluate(call, trained, tmp_path):
     assert code == 0 and json.loads(out)["cases"] == 1
     code, out, _ = call("evaluate", "--predictions", tmp_path / "out", "--data", table)
     assert code == 0 and out.startswith("phantom, 1 cases\n  dice ")
+    assert (tmp_path / "out" / "evaluation.png").is_file()
+    other = [*words[:-1], tmp_path / "other", "--fusion", "vote", "--calibrated"]
+    code, _, _ = call("segment", "--data", table, *other)
+    assert code == 0 and (tmp_path / "other" / "phantom_0000" / "calibrated.nii.gz").is_file()
+    pair = ["--predictions", tmp_path / "out", "--compare", tmp_path / "other", "--data", table, "--no-figure"]
+    code, out, _ = call("evaluate", *pair)
+    assert code == 0 and "\nother against out: 1 cases of 1 patients" in out
+    code, out, _ = call("evaluate", *pair, "--json")
+    found = json.loads(out)["comparison"]
+    assert code == 0 and found == json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert not (tmp_path / "other" / "evaluation.png").exists()
 
 
 def test_a_reader_that_leaves_early_is_no_error():

@@ -3,7 +3,7 @@
 import pytest
 
 from medseg_diff import errors
-from medseg_diff.errors import ConfigError, ImageError, ManifestError, MedsegError, Problems, raise_all
+from medseg_diff.errors import ConfigError, ImageError, ManifestError, MedsegError, Problems, plain, raise_all
 
 EXIT_CODES = {
     "UsageError": 2,
@@ -44,6 +44,28 @@ def test_the_line(place, line):
 
 def test_a_line_stays_one_line():
     assert ImageError("two\nlines\tand   more", fix="").line == "two lines and more."
+
+
+@pytest.mark.parametrize(
+    ("odd", "shown"),
+    [
+        ("a\x1b[2Jb", r"a\x1b[2Jb"),
+        ("a\u202egnp", r"a\u202egnp"),
+        ("a\x07\x00b", r"a\x07\x00b"),
+        ("a\u200bb", r"a\u200bb"),
+        ("a\udcffb", r"a\udcffb"),
+        ("Müller_山.nii", "Müller_山.nii"),
+    ],
+)
+def test_what_steers_a_terminal_is_spelled_out(odd, shown):
+    error = ImageError(f"is {odd}", fix="x", case=odd, channel="t1", file=odd)
+    assert error.line == f"[{shown}/t1] {shown}: is {shown}. Fix: x." and error.line.isprintable()
+    assert plain(f"  {odd}\n{odd} ") == f"{shown} {shown}"
+
+
+def test_a_line_has_an_end():
+    error = ImageError("x" * 10**6, fix="x", file="y" * 10**6)
+    assert len(error.line) < 2000 and error.line.startswith("yyy") and error.line.endswith("Fix: x.")
 
 
 def test_many_problems_are_counted_and_the_first_decides_the_exit_code():

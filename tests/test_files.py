@@ -1,12 +1,14 @@
 """A file is whole or absent."""
 
 import hashlib
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from medseg_diff.errors import EnvironmentFault
-from medseg_diff.files import sha256_of, whole_file, write_bytes, write_json, write_table, write_text
+from medseg_diff.files import check_room, clean, sha256_of, whole_file, write_bytes, write_json, write_table, write_text
 
 FULL = Path("/dev/full")
 
@@ -67,3 +69,22 @@ def test_a_table_quotes_what_needs_it_and_leaves_none_empty(tmp_path):
 def test_the_digest_is_sha256(tmp_path):
     write_bytes(tmp_path / "a", b"abc" * 10**6)
     assert sha256_of(tmp_path / "a") == hashlib.sha256(b"abc" * 10**6).hexdigest()
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / "weights").mkdir()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    stale = (f".{ended.pid}.best.safetensors", f"weights/.{ended.pid}.a", f".{os.getpid()}.b")
+    kept = {".lock", ".hidden", "run.json", "weights/a", ".12", f".{os.getppid()}.another_writes"}
+    for name in (*stale, *kept):
+        (tmp_path / name).write_text("x")
+    clean(tmp_path)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == kept
+
+
+def test_the_room_on_a_disk_is_asked_for(tmp_path):
+    check_room(tmp_path, 1)
+    with pytest.raises(EnvironmentFault, match=r"GB are free where this run needs about 1000000000.00") as caught:
+        check_room(tmp_path, 10**18)
+    assert caught.value.exit_code == 5 and str(tmp_path) not in caught.value.line

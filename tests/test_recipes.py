@@ -7,7 +7,7 @@ import torch
 
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.errors import ConfigError, MedsegError, UsageError
-from medseg_diff.recipes import Findings, SegmentationRecipe, configs_folder, load_recipe, recipe_names
+from medseg_diff.recipes import RECIPES, Findings, SegmentationRecipe, configs_folder, load_recipe, recipe_names
 from medseg_diff.settings import parse_settings, read_yaml, write_yaml
 
 NAMES = recipe_names("segment")
@@ -25,7 +25,9 @@ def small(**changes):
 
 def test_every_file_in_configs_is_a_recipe_that_a_name_reaches():
     files = {path.relative_to(configs_folder()).as_posix() for path in configs_folder().rglob("*.yaml")}
-    assert files == {f"segment/{name}.yaml" for name in NAMES}
+    tasks = {path.name for path in configs_folder().iterdir()}
+    assert tasks <= set(RECIPES)
+    assert files == {f"{task}/{name}.yaml" for task in tasks for name in recipe_names(task)}
     assert {"mask_logits", "wolleb", "quick/mask_logits", "quick/wolleb"} <= set(NAMES)
 
 
@@ -43,7 +45,7 @@ def test_it_builds_and_runs_without_memory(name):
     recipe = load_recipe(name, task="segment")
     with torch.device("meta"):
         denoiser = recipe.build_denoiser()
-        image = torch.empty(2, len(recipe.channels), *recipe.view.size)
+        image = torch.empty(2, recipe.view.shown(len(recipe.channels)), *recipe.view.size)
         mask = torch.empty(2, len(recipe.regions), *recipe.view.size)
         out = denoiser.network(mask, torch.ones(2), Condition(image=image))
     assert out.shape == (2, len(recipe.regions) * (1 + recipe.denoiser.learned_variance), *recipe.view.size)
@@ -77,7 +79,7 @@ def test_overrides_and_paths(tmp_path):
 
 
 def test_an_unknown_recipe_is_answered_with_those_that_there_are(tmp_path):
-    with pytest.raises(ConfigError, match=r"no recipe `mask` for segment. Fix: use one of mask_logits, quick/mask"):
+    with pytest.raises(ConfigError, match=r"no recipe `mask` for segment. Fix: use one of mask_logits, .*quick/mask"):
         load_recipe("mask", task="segment")
     with pytest.raises(ConfigError, match=r"^gone.yaml: no such recipe file"):
         load_recipe(str(tmp_path / "gone.yaml"), task="segment")
@@ -100,8 +102,18 @@ def test_an_unknown_recipe_is_answered_with_those_that_there_are(tmp_path):
         ("channels=[]", "`channels`"),
         ("regions.core=[]", "every region needs labels"),
         ("regions.all=[0]", "every region needs labels, 1 or higher"),
-        ("regions.core=[1,9]", "regions must be nested, the outermost first"),
+        (
+            "regions.core=[1,9]",
+            "regions must be nested, the outermost first; if they are not meant to, set nested=false",
+        ),
+        ("regions={a/b: [1]}", "`regions"),
+        ("findings.fusion=median", "`findings.fusion`"),
         ("preparation.orientation=RAX", "an orientation names each axis once"),
+        ("augmentation.flips=[2]", "augmentation.flips names axis 2, but the view has 2"),
+        ("view.context=-1", "`view.context`"),
+        ("view.kind=cubes", "`view`"),
+        ("augmentation.channel_dropout=1.0", "`augmentation.channel_dropout`"),
+        ("sampling.noise=pink", "`sampling.noise`"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line_that_says_what_is_right(override, said):
@@ -117,6 +129,18 @@ def test_a_plan_takes_the_changes_that_are_given():
     assert recipe.plan().members_at_once == 2 and len(recipe.plan(steps=5).times) == 6
     with pytest.raises(UsageError, match=r"1001 steps, but the schedule has 1000. Fix: lower --steps"):
         recipe.plan(steps=1001)
+
+
+def test_a_view_of_patches_makes_a_network_of_three_dimensions_and_neighbours_widen_it():
+    deep = load_recipe("quick/mask_logits_3d", task="segment", overrides=["augmentation.flips=[0,1,2]"])
+    wide = load_recipe("quick/mask_logits", task="segment", overrides=["view.context=2"])
+    with torch.device("meta"):
+        assert isinstance(deep.build_denoiser().network.stem, torch.nn.Conv3d)
+        assert wide.build_denoiser().network.stem.in_channels == (1 + 5 * 4) * 4
+    assert wide.but(augmentation={"channel_dropout": 0.1}).bears_missing_channels and not wide.bears_missing_channels
+    with pytest.raises(ConfigError, match=r"sampling.noise shared is for slices"):
+        load_recipe("quick/mask_logits_3d", task="segment", overrides=["sampling.noise=shared"])
+    assert wide.plan(noise="shared").shared_noise and not wide.plan().shared_noise
 
 
 def test_learned_variance_doubles_the_outputs():

@@ -2,11 +2,12 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from medseg_diff.errors import CheckpointError, UsageError
-from medseg_diff.run import Run, create_run, environment, find_run, finished_runs
+from medseg_diff.run import Run, all_runs, create_run, environment, find_run, finished_runs, locate
 from medseg_diff.seeds import seed_of
 
 
@@ -30,8 +31,10 @@ def test_what_a_new_run_holds(tmp_path):
 
 
 def test_a_folder_in_use_is_not_written_to(run):
-    with pytest.raises(UsageError, match=r"one already exists. Fix: choose another --out"):
+    with pytest.raises(UsageError, match=r"one already exists. Fix: choose another --out, go on with --resume auto"):
         create_run(run.folder, task="segment", recipe="quick", settings="")
+    with pytest.raises(UsageError, match=r"recipe.yaml already exists"):
+        create_run(run.recipe_file, task="segment", recipe="quick", settings="")
     assert run.facts["finished"]
 
 
@@ -39,6 +42,19 @@ def test_metrics_are_appended_line_by_line(run):
     run.log(10, {"loss": 0.123456789, "val_dice": 1.0})
     run.log(20, {"loss": 1e-9})
     assert run.metrics_file.read_text() == "step,name,value\n10,loss,0.123457\n10,val_dice,1\n20,loss,1e-09\n"
+
+
+def test_metrics_are_cut_to_what_a_checkpoint_knew(run):
+    assert run.metrics_size() == 0
+    run.cut_metrics(0)
+    run.log(10, {"loss": 0.5})
+    known, before = run.metrics_size(), run.metrics_file.read_bytes()
+    run.log(20, {"loss": 0.25})
+    run.metrics_file.write_bytes(run.metrics_file.read_bytes() + b"30,lo")  # killed while writing
+    run.cut_metrics(known)
+    assert run.metrics_file.read_bytes() == before
+    with pytest.raises(CheckpointError, match=r"one/metrics.csv: is shorter than the checkpoint says"):
+        run.cut_metrics(known + 1)
 
 
 def test_checksums_are_those_of_sha256sum(run):
@@ -90,6 +106,35 @@ def test_the_newest_finished_run_of_the_right_kind_is_found(run, tmp_path):
     assert {found.name for found in finished_runs(runs)} == {"one", "older", "newer", "other"}
     with pytest.raises(CheckpointError, match="other: is a run for `anomaly`, not `segment`"):
         find_run(runs / "other", task="segment", runs=runs)
+
+
+def test_a_run_is_found_by_folder_name_or_the_beginning_of_one(run, tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    for name in ("20260101-quick", "20260102-quick", "study/runs/segment", "study/runs/other", "cache/one"):
+        create_run(runs / name, task="segment", recipe="r", settings="")
+    (runs / "study" / "results" / "case").mkdir(parents=True)
+    for named, folder in (
+        (runs / "one", "one"),
+        (Path("one"), "one"),
+        (Path("20260101"), "20260101-quick"),
+        (Path("study/runs/segment"), "study/runs/segment"),
+        (Path("segment"), "study/runs/segment"),
+        (Path("study/runs/o"), "study/runs/other"),
+    ):
+        assert locate(named, runs).folder == runs / folder
+    assert [found.folder.relative_to(runs).as_posix() for found in all_runs(runs)] == [
+        "20260101-quick",
+        "20260102-quick",
+        "one",
+        "study/runs/other",
+        "study/runs/segment",
+    ]
+    with pytest.raises(UsageError, match=r"`2026` may be 20260101-quick, 20260102-quick. Fix: write more of it"):
+        locate(Path("2026"), runs)
+    with pytest.raises(CheckpointError, match="nothing: is not a run folder"):
+        find_run(Path("nothing"), task="segment", runs=runs)
+    monkeypatch.chdir(tmp_path)
+    assert find_run(Path("one"), task="segment", runs=Path("runs")).folder == Path("runs/one")
 
 
 def test_without_any_run_the_command_that_makes_one_is_named(tmp_path):

@@ -1,21 +1,28 @@
-"""Random changes that leave a brain a brain: flips, affine, contrast, gamma, noise, by MONAI, one seed an image."""
+"""Random changes that leave a brain a brain: flips, affine, contrast, gamma, noise, by MONAI, one seed an image.
+
+A slice with its neighbours is one image: all turn alike, and a channel's contrast is that of all its neighbours.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from medseg_diff.seeds import seed_of
 from medseg_diff.settings import Settings
 
 
 class Augmentation(Settings):
     """How far each change may go; 0 (or no axes) switches it off. Intensities are those of the prepared image, [-1, 1].
 
-    `probability` is each change's own. `flips` lists axes of the view (0 is left-right in RAS).
+    `probability` is each change's own. `flips` lists axes of the view (0 is left-right in RAS). `channel_dropout` is the
+    probability that a channel is taken away whole, background in its place, never all of them: what makes a model
+    accept cases that lack some.
     """
 
     probability: float = Field(default=0.5, ge=0, le=1)
@@ -27,32 +34,49 @@ class Augmentation(Settings):
     brightness: float = Field(default=0.2, ge=0)
     gamma: float = Field(default=0.4, ge=0)
     noise: float = Field(default=0.1, ge=0)
+    channel_dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def __call__(
         self, image: Tensor, labels: Tensor, brain: Tensor, *, seed: int, background: float
     ) -> dict[str, Tensor]:
-        """image [C, *S], labels [R, *S], brain [1, *S] → the same under those names; equal seeds give equal bytes.
+        """image [C N, *S], labels [R, *S], brain [N, *S] → the same under those names; equal seeds give equal bytes.
 
-        Outside the (moved) brain every channel is `background` again, as in an image that was never changed.
+        N > 1 where a slice stands among its neighbours, those of a channel beside each other. Outside the (moved) brain
+        every channel is `background` again, as in an image that was never changed.
         """
         whole = {"image": image, "labels": labels, "brain": brain.float()}
+        chain = self._chains[image.ndim - 1]
         # numpy's seeds have 32 bits; a fresh one for every image is what makes order and workers irrelevant.
-        for random in (self._chain, self._curve):
+        for random in (chain, self._curve):
             random.set_random_state(seed=seed % 2**32)
         with _without_geometry():
-            whole = self._chain(whole)
+            whole = chain(whole)
             if self.gamma:  # each sequence has a contrast of its own
                 whole["image"] = torch.cat([self._curve(channel) for channel in whole["image"].split(1)])
-        inside = whole["brain"] > 0.5
+        inside, deep = whole["brain"] > 0.5, whole["image"]
+        if self.channel_dropout:
+            deep = torch.where(self._dropped(len(deep), seed).view(-1, *(1,) * inside.ndim), background, deep)
         return {
-            "image": torch.where(inside, whole["image"], background),
+            "image": torch.where(inside, deep, background).flatten(0, 1),
             "labels": whole["labels"],
             "brain": inside,
         }
 
+    def _dropped(self, channels: int, seed: int) -> Tensor:
+        """Which channels are taken away, [C] booleans; one at least stays."""
+        choose = np.random.default_rng(seed_of(seed, "channels"))  # its own, so that the other changes stay as they are
+        dropped = choose.random(channels) < self.channel_dropout
+        if dropped.all():
+            dropped[choose.integers(channels)] = False
+        return torch.from_numpy(dropped)
+
     @cached_property
-    def _chain(self) -> Any:
-        """The MONAI chain of what is switched on."""
+    def _chains(self) -> dict[int, Any]:
+        """The chain for two spatial axes and for three."""
+        return {dims: self._chain(dims) for dims in (2, 3)}
+
+    def _chain(self, dims: int) -> Any:
+        """The MONAI chain of what is switched on: first what moves voxels, then what changes a whole channel [C, N, *S]."""
         from math import radians
 
         import monai.transforms as mt
@@ -60,17 +84,19 @@ class Augmentation(Settings):
         everything, chance = ("image", "labels", "brain"), self.probability
         chain: list[Any] = [mt.RandFlipd(everything, prob=chance, spatial_axis=axis) for axis in self.flips]
         if self.rotation_degrees or self.scaling or self.translation:
+            # MONAI's ranges are for each axis (a lone number is the first one's); a slice has one axis of rotation.
             chain.append(
                 mt.RandAffined(
                     everything,
                     prob=chance,
-                    rotate_range=radians(self.rotation_degrees),
-                    scale_range=self.scaling,
-                    translate_range=self.translation,
+                    rotate_range=(radians(self.rotation_degrees),) * (1 if dims == 2 else 3),
+                    scale_range=(self.scaling,) * dims,
+                    translate_range=(self.translation,) * dims,
                     mode=("bilinear", "nearest", "nearest"),
                     padding_mode=("border", "zeros", "zeros"),
                 )
             )
+        chain.append(_with_neighbours)
         if self.contrast:
             chain.append(mt.RandScaleIntensityd("image", factors=self.contrast, prob=chance, channel_wise=True))
         if self.brightness:
@@ -85,6 +111,11 @@ class Augmentation(Settings):
         import monai.transforms as mt
 
         return mt.RandAdjustContrast(prob=self.probability, gamma=(1 / (1 + self.gamma), 1 + self.gamma))
+
+
+def _with_neighbours(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The image as [C, N, *S], so that what is drawn for a channel is drawn for its N neighbours together."""
+    return parts | {"image": parts["image"].unflatten(0, (-1, len(parts["brain"])))}
 
 
 @contextmanager

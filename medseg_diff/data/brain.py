@@ -28,6 +28,12 @@ def find_head(image: np.ndarray) -> np.ndarray:
     return solid(channel > low + 0.5 * (threshold_otsu(channel) - low))
 
 
+def find_brain_or_head(image: np.ndarray) -> np.ndarray:
+    """The brain of image [C, X, Y, Z], or, without a constant background, its head: [X, Y, Z] (bool)."""
+    brain = find_brain(image)
+    return find_head(image) if brain is None else brain
+
+
 def background_of(channel: np.ndarray) -> float | None:
     """The value that at least half of the border's voxels have, or None; an axis of one voxel has no border."""
     faces = [channel[(slice(None),) * axis + (end,)].ravel() for axis in range(channel.ndim) for end in (0, -1)]

@@ -11,6 +11,10 @@ CONTRADICTION_MM = 0.1  # sform and qform further apart than rounding explains
 STALE_SPACING = 0.01  # relative; the header's spacing against the one the affine implies
 SHEARED = 1e-3  # cosine between two axes
 PLAUSIBLE_SPACING_MM = (0.05, 20.0)
+POSSIBLE_SPACING_MM = (0.005, 200.0)  # beyond these a grid of any other spacing would be empty or endless
+LARGEST_EXTENT_MM = 3000.0
+FARTHEST_MM = (2000.0, 1e5)  # of the nearest corner from the origin: said, refused
+CODES = range(6)  # what sform and qform codes may say
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's code for the unit of length
 
 Shape = tuple[int, int, int]
@@ -39,6 +43,9 @@ def nifti_affine(header: Any, shape: Sequence[int]) -> tuple[np.ndarray, list[st
     """
     warnings: list[str] = []
     sform, qform = _sform(header, warnings), _qform(header, warnings)
+    for name in ("sform_code", "qform_code"):
+        if int(header[name]) not in CODES:
+            warnings.append(f"{name} {int(header[name])} has no meaning")
     if sform is not None and qform is not None:
         apart = corner_distance(sform, qform, shape)
         if apart > CONTRADICTION_MM:
@@ -62,7 +69,9 @@ def doubts(affine: np.ndarray, *, spacing: Sequence[float] | np.ndarray) -> list
     """What makes a usable affine suspicious."""
     found = []
     implied = spacing_of(affine)
-    if not np.allclose(implied, np.abs(spacing), rtol=STALE_SPACING, atol=0):
+    if not np.all(np.asarray(spacing) > 0):
+        found.append(f"the header's spacing {_text(spacing)} mm is none; the affine's {_text(implied)} mm is used")
+    elif not np.allclose(implied, spacing, rtol=STALE_SPACING, atol=0):
         found.append(f"the header's spacing {_text(spacing)} mm is stale; the affine's {_text(implied)} mm is used")
     if is_sheared(affine):
         found.append("the axes are sheared; results are written with an sform only")
@@ -70,6 +79,23 @@ def doubts(affine: np.ndarray, *, spacing: Sequence[float] | np.ndarray) -> list
     if implied.min() < low or implied.max() > high:
         found.append(f"a spacing of {_text(implied)} mm is implausible for a head")
     return found
+
+
+def why_impossible(affine: np.ndarray, shape: Sequence[int]) -> str:
+    """Why no head can lie on this grid, or nothing: such numbers would make endless grids, or lose their millimetres."""
+    spacing, (low, high) = spacing_of(affine), POSSIBLE_SPACING_MM
+    if spacing.min() < low or spacing.max() > high:
+        return f"its voxels are {_text(spacing)} mm large"
+    extent = spacing * np.array([*shape, 1, 1][:3])
+    if extent.max() > LARGEST_EXTENT_MM:
+        return f"it is {_text(extent)} mm large"
+    away = distance_from_origin(affine, shape)
+    return f"it lies {away:.3g} mm from the origin" if away > FARTHEST_MM[1] else ""
+
+
+def distance_from_origin(affine: np.ndarray, shape: Sequence[int]) -> float:
+    """Millimetres from the scanner's origin to the nearest corner of a grid."""
+    return float(np.linalg.norm(_corners(affine, [*shape, 1, 1][:3]), axis=1).min())
 
 
 def spacing_of(affine: np.ndarray) -> np.ndarray:

@@ -20,6 +20,18 @@ ALIASES = {
 NNUNET = re.compile(r"(?:(?P<case>.*)_)?(?P<number>\d{4})")
 
 
+class MissingChannels(ImageError):
+    """A case lacks channels of the model; `present` are all that it has, as far as their names tell."""
+
+    def __init__(self, found: str, *, fix: str, case: str, present: Sequence[str]) -> None:
+        super().__init__(found, fix=fix, case=case)
+        self.present = tuple(present)
+
+    def with_fix(self, fix: str) -> "MissingChannels":
+        """The same with other advice."""
+        return MissingChannels(self.found, fix=fix, case=self.case or "", present=self.present)
+
+
 @dataclass(frozen=True)
 class Found:
     """One file that names its channel: `prefix` is what stands before it (empty in `t1.nii.gz`)."""
@@ -29,24 +41,27 @@ class Found:
     path: Path
 
 
-def find_case(volumes: Sequence[str], channels: Sequence[str]) -> tuple[Case, str]:
+def find_case(volumes: Sequence[str], channels: Sequence[str], *, fill_missing: bool = False) -> tuple[Case, str]:
     """The case that the words of `--volume` mean for a model of `channels`, and a sentence that says what was taken.
 
-    Raises: UsageError where the words make no sense, ImageError where a file or a channel is not there.
+    With `fill_missing` some channels may be missing; then the sentence says so.
+    Raises: UsageError where the words make no sense, ImageError where a file is not there, MissingChannels.
     """
     words = [word for word in volumes if _is_assignment(word, channels)]
     if words and len(words) == len(volumes):
-        return _from_words(words, channels)
+        return _from_words(words, channels, fill_missing=fill_missing)
     if len(volumes) != 1:
         raise UsageError(
             f"--volume was given {len(volumes)} times", fix="write channel=file each time, as in t1=a.nii.gz"
         )
+    if not volumes[0].strip():
+        raise UsageError("--volume is empty", fix="give the folder or a file of a case")
     path = Path(volumes[0])
     if path.is_dir():
-        return _from_folder(path, channels)
+        return _from_folder(path, channels, fill_missing=fill_missing)
     if not path.is_file():
         raise ImageError("no such file or folder", fix="check the path given to --volume", file=path.name)
-    return _from_file(path, channels)
+    return _from_file(path, channels, fill_missing=fill_missing)
 
 
 def recognise(paths: Iterable[Path], channels: Sequence[str], *, numbered: bool = True) -> list[Found]:
@@ -91,7 +106,7 @@ def _channel_called(name: str, channels: Sequence[str]) -> str | None:
     return next((c for c in channels if name.lower() in ALIASES.get(c, (c.lower(),))), None)
 
 
-def _from_words(words: Sequence[str], channels: Sequence[str]) -> tuple[Case, str]:
+def _from_words(words: Sequence[str], channels: Sequence[str], *, fill_missing: bool) -> tuple[Case, str]:
     images: dict[str, Path] = {}
     for word in words:
         key, _, value = word.partition("=")
@@ -103,32 +118,41 @@ def _from_words(words: Sequence[str], channels: Sequence[str]) -> tuple[Case, st
         images[channel] = Path(value).absolute()
         if not images[channel].exists():
             raise ImageError("no such file", fix="check the path", channel=channel, file=images[channel].name)
-    if missing := [channel for channel in channels if channel not in images]:
+    missing = [channel for channel in channels if channel not in images]
+    if missing and not fill_missing:
         raise UsageError(f"no file is given for {', '.join(missing)}", fix=f"add {missing[0]}=FILE")
-    if len(set(images.values())) < len(images):
+    channels = [channel for channel in channels if channel in images]
+    if len({path.resolve() for path in images.values()}) < len(images):
         raise UsageError("one file is given for two channels", fix="give each channel its own file")
     first = images[channels[0]]
     stem = stem_of(first) or first.name
     prefix = next((found.prefix for found in recognise([first], channels)), stem)
-    taken = ", ".join(f"{channel}={images[channel].name}" for channel in channels)
+    taken = ", ".join(f"{channel}={images[channel].name}" for channel in channels) + _lacks(missing)
     return _case(prefix or first.parent.name, {c: images[c] for c in channels}), f"took the files named: {taken}"
 
 
-def _from_folder(folder: Path, channels: Sequence[str]) -> tuple[Case, str]:
+def _lacks(missing: Sequence[str]) -> str:
+    return f"; lacks {', '.join(missing)}" if missing else ""
+
+
+def _from_folder(folder: Path, channels: Sequence[str], *, fill_missing: bool) -> tuple[Case, str]:
     files = [path for path in folder.iterdir() if path.is_file()]
     images = [path for path in files if stem_of(path) is not None]
     if not images and files and len(channels) == 1:
         sentence = f"took folder {folder.name} as one DICOM series, {channels[0]}"
         return _case(folder.name, {channels[0]: folder.absolute()}), sentence
     series = {c: p for p in folder.iterdir() if p.is_dir() and (c := _channel_called(p.name, channels))}
-    if not images and len(series) == len(channels):
-        named = {channel: series[channel].absolute() for channel in channels}
-        return _case(folder.resolve().name, named), f"took the folders of {folder.name} as DICOM series, by their names"
+    missing = [channel for channel in channels if channel not in series]
+    if not images and series and (fill_missing or not missing):
+        named = {channel: series[channel].absolute() for channel in channels if channel in series}
+        sentence = f"took the folders of {folder.name} as DICOM series, by their names{_lacks(missing)}"
+        return _case(folder.resolve().name, named), sentence
     found = recognise(images, channels)
-    return _complete(found, channels, folder, name=folder.resolve().name, listed=images)
+    name = folder.resolve().name
+    return _complete(found, channels, folder, name=name, listed=images, fill_missing=fill_missing)
 
 
-def _from_file(path: Path, channels: Sequence[str]) -> tuple[Case, str]:
+def _from_file(path: Path, channels: Sequence[str], *, fill_missing: bool) -> tuple[Case, str]:
     volumes = count_volumes(path)
     stem = stem_of(path) or path.name
     if volumes > 1:
@@ -153,13 +177,19 @@ def _from_file(path: Path, channels: Sequence[str]) -> tuple[Case, str]:
     siblings = [p for p in path.parent.iterdir() if p.is_file() and stem_of(p) is not None]
     ours = [item for item in recognise(siblings, channels) if item.prefix == named[0].prefix]
     name = named[0].prefix or path.absolute().parent.name
-    return _complete(ours, channels, path.parent, name=name, listed=siblings)
+    return _complete(ours, channels, path.parent, name=name, listed=siblings, fill_missing=fill_missing)
 
 
 def _complete(
-    found: Sequence[Found], channels: Sequence[str], folder: Path, *, name: str, listed: Sequence[Path]
+    found: Sequence[Found],
+    channels: Sequence[str],
+    folder: Path,
+    *,
+    name: str,
+    listed: Sequence[Path],
+    fill_missing: bool,
 ) -> tuple[Case, str]:
-    """One file for each channel, or why not."""
+    """One file for each channel (of some, with `fill_missing`), or why not."""
     place = {"case": case_name(name)}
     files: dict[str, Path] = {}
     for item in found:
@@ -167,16 +197,20 @@ def _complete(
             both = f"{files[item.channel].name} and {item.path.name} both look like {item.channel}"
             raise ImageError(both, fix=f"say which, as in {item.channel}=FILE", **place)
         files[item.channel] = item.path.absolute()
-    if missing := [channel for channel in channels if channel not in files]:
+    missing = [channel for channel in channels if channel not in files]
+    if missing and (not fill_missing or len(missing) == len(channels)):
+        there = {*files, *(item.channel for item in recognise(listed, list(ALIASES), numbered=False))}
         seen = ", ".join(sorted(path.name for path in listed)[:8]) or "no image"
-        raise ImageError(
+        raise MissingChannels(
             f"{', '.join(missing)} not found (there: {seen})",
             fix=f"add it, name it as in {missing[0]}=FILE, or choose a model of other channels",
+            present=[c for c in dict.fromkeys([*channels, *ALIASES]) if c in there and c != "seg"],
             **place,
         )
-    images = {channel: files[channel] for channel in channels}
+    images = {channel: files[channel] for channel in channels if channel in files}
     taken = ", ".join(path.name for path in images.values())
-    return _case(name, images, seg=files.get("seg")), f"took {taken} from folder {folder.resolve().name}"
+    sentence = f"took {taken} from folder {folder.resolve().name}{_lacks(missing)}"
+    return _case(name, images, seg=files.get("seg")), sentence
 
 
 def _case(name: str, images: dict[str, Path], *, seg: Path | None = None) -> Case:

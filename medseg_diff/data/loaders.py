@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from torch.utils.data import Sampler
 from medseg_diff import __version__
 from medseg_diff.data.augmentation import Augmentation
 from medseg_diff.data.manifest import Case
+from medseg_diff.data.missing import filled, present_channels
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.transforms import Preparation, prepare_case
-from medseg_diff.data.views import AxialSlices, fit_to
+from medseg_diff.data.views import AnyView, AxialSlices, fit_to
 from medseg_diff.errors import ImageError, UsageError
 from medseg_diff.files import whole_file
 from medseg_diff.seeds import seed_of
@@ -26,6 +28,9 @@ from medseg_diff.seeds import seed_of
 Regions = Mapping[str, Sequence[int]]
 
 CACHED = ("image", "labels", "brain")
+
+LONGEST_WAIT_SECONDS = 600.0  # for a batch; a worker that takes longer hangs
+LOST_WORKER = re.compile(r"DataLoader worker \(pid|DataLoader timed out")  # as torch says it
 
 
 @dataclass(frozen=True)
@@ -54,16 +59,29 @@ class PreparedCase:
     brain: np.ndarray
 
 
-def prepare_training_case(case: Case, channels: Sequence[str], preparation: Preparation, cache: Path) -> PreparedCase:
-    """The prepared case from `cache`, made first where it is not there.
+def prepare_training_case(
+    case: Case,
+    channels: Sequence[str],
+    preparation: Preparation,
+    cache: Path,
+    *,
+    needs_reference: bool = True,
+    fill_missing: bool = False,
+) -> PreparedCase:
+    """The prepared case from `cache`, made first where it is not there; labels are 0 where no reference is needed or given.
 
-    Raises: ImageError where the case has no reference or an image is at fault.
+    It is the same for every view: a patch is a range of slices. With `fill_missing` the background stands for channels
+    that the case lacks.
+    Raises: ManifestError where a channel is missing and may not be; ImageError where the case has no reference, though
+    one is needed, or an image is at fault.
     """
+    if needs_reference and not (case.seg or case.raters):
+        raise ImageError("the case has no reference", fix="fill the column seg, or leave it out", case=case.name)
     folder = cache / _key(case, channels, preparation)
     try:
         return _from_cache(case, folder)
     except (OSError, ValueError, EOFError):  # not there yet, or damaged: made again either way
-        _into_cache(case, channels, preparation, folder)
+        _into_cache(case, channels, preparation, folder, fill_missing=fill_missing)
     return _from_cache(case, folder)
 
 
@@ -72,13 +90,15 @@ def _from_cache(case: Case, folder: Path) -> PreparedCase:
     return PreparedCase(case.name, case.patient, **arrays)
 
 
-def _into_cache(case: Case, channels: Sequence[str], preparation: Preparation, folder: Path) -> None:
-    images = read_case(case, channels)
-    if images.reference is None and images.raters is None:
-        raise ImageError("the case has no reference", fix="fill the column seg, or leave it out", case=case.name)
-    prepared = prepare_case(images, preparation)
+def _into_cache(
+    case: Case, channels: Sequence[str], preparation: Preparation, folder: Path, *, fill_missing: bool
+) -> None:
+    images = read_case(case, present_channels(case, channels) if fill_missing else channels)
+    prepared = filled(prepare_case(images, preparation), channels)
     masks = [mask for mask in (prepared.reference, prepared.raters) if mask is not None]
-    if prepared.reference is None:
+    if not masks:
+        masks = [torch.zeros_like(prepared.brain, dtype=torch.int16)]
+    elif prepared.reference is None:
         masks = [masks[0][:1], *masks]  # without a reference the first rater stands in its place
     view = AxialSlices()
     arrays = {
@@ -99,8 +119,62 @@ class Key:
     index: int
 
 
-class SliceDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Slices of prepared cases as {image [C, X, Y], mask [R, X, Y]}; item `Key(epoch, index)` is a pure function."""
+class Items(Protocol):
+    """What batches are made of: item `Key(epoch, index)` is a pure function of the key."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Key) -> Mapping[str, Any]: ...
+
+
+class PieceDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Pieces of prepared cases as {image [C, *S], mask [R, *S]}; item `Key(epoch, index)` is a pure function.
+
+    What a piece is, its view says: subclasses give its length and cut it.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[PreparedCase],
+        view: AnyView,
+        augmentation: Augmentation,
+        regions: Regions,
+        *,
+        background: float,
+        seed: int,
+    ) -> None:
+        self.cases, self.augmentation, self.regions = cases, augmentation, regions
+        self.size: tuple[int, ...] = view.size
+        self.background, self.seed = background, seed
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def case_of(self, index: int) -> PreparedCase:
+        """The case that piece `index` is cut from."""
+        raise NotImplementedError
+
+    def piece(self, index: int, opinion: int, choose: np.random.Generator) -> dict[str, Tensor]:
+        """image [C N, *S], labels [R, *S] of 0 and 1 by that opinion, brain [N, *S], before augmentation, which may
+        want more than `size`."""
+        raise NotImplementedError
+
+    def plain(self, index: int) -> dict[str, Tensor]:
+        """The piece as validation sees it: never changed, by the reference; mask [R, *S] and brain [1, *S] booleans."""
+        raise NotImplementedError
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        own = seed_of(self.seed, "image", key.epoch, key.index)
+        choose = np.random.default_rng(own)
+        raters = self.case_of(key.index).labels.shape[1] - 1
+        opinion = 1 + int(choose.integers(raters)) if raters else 0
+        changed = self.augmentation(**self.piece(key.index, opinion, choose), seed=own, background=self.background)
+        image, labels = (fit_to(self.size, changed[name], fill=0) for name in ("image", "labels"))
+        return {"image": image, "mask": labels * 2 - 1}
+
+
+class SliceDataset(PieceDataset):
+    """Slices of prepared cases, each with its neighbours where the view has a context."""
 
     def __init__(
         self,
@@ -113,8 +187,8 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         seed: int,
         keep: Callable[[int], bool] = lambda number: True,
     ) -> None:
-        self.cases, self.view, self.augmentation, self.regions = cases, view, augmentation, regions
-        self.background, self.seed = background, seed
+        super().__init__(cases, view, augmentation, regions, background=background, seed=seed)
+        self.view = view
         wanted = [
             (case, z)
             for case, prepared in enumerate(cases)
@@ -127,26 +201,42 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.slices)
 
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        own = seed_of(self.seed, "image", key.epoch, key.index)
-        choose = np.random.default_rng(own)
-        case, z = self.slices[key.index]
+    def case_of(self, index: int) -> PreparedCase:
+        return self.cases[self.slices[index][0]]
+
+    def piece(self, index: int, opinion: int, choose: np.random.Generator) -> dict[str, Tensor]:
+        parts = self._parts(index, opinion)
+        surplus = [max(n - wanted, 0) for n, wanted in zip(parts["image"].shape[1:], self.size, strict=True)]
+        return self._fitted(parts, [int(choose.integers(extra + 1)) for extra in surplus])
+
+    def plain(self, index: int) -> dict[str, Tensor]:
+        parts = self._fitted(self._parts(index, 0), None)
+        context = self.view.context
+        brain = parts["brain"][context : context + 1] > 0
+        return {"image": parts["image"], "mask": parts["labels"] > 0.5, "brain": brain}
+
+    def _parts(self, index: int, opinion: int) -> dict[str, Tensor]:
+        (case, z), context = self.slices[index], self.view.context
         prepared = self.cases[case]
-        opinions = prepared.labels.shape[1] - 1
-        rater = 1 + int(choose.integers(opinions)) if opinions else 0
-        parts = {
-            "image": torch.from_numpy(prepared.image[z].astype(np.float32)),
-            "labels": region_masks(
-                torch.from_numpy(np.array(prepared.labels[z, rater : rater + 1])), self.regions
-            ).float(),
-            "brain": torch.from_numpy(np.array(prepared.brain[z])),
+        stack = _range(prepared.image, z - context, z + context + 1, fill=self.background)
+        brain = _range(prepared.brain, z - context, z + context + 1, fill=0)
+        labels = torch.from_numpy(np.array(prepared.labels[z, opinion : opinion + 1]))
+        return {
+            "image": torch.from_numpy(stack.astype(np.float32)).transpose(0, 1).flatten(0, 1),
+            "labels": region_masks(labels, self.regions).float(),
+            "brain": torch.from_numpy(brain[:, 0]),
         }
-        surplus = [max(n - wanted, 0) for n, wanted in zip(parts["image"].shape[1:], self.view.size, strict=True)]
-        corner = [int(choose.integers(extra + 1)) for extra in surplus]
+
+    def _fitted(self, parts: dict[str, Tensor], corner: Sequence[int] | None) -> dict[str, Tensor]:
         fill = {"image": self.background, "labels": 0, "brain": 0}
-        parts = {name: fit_to(self.view.size, part, fill=fill[name], corner=corner) for name, part in parts.items()}
-        changed = self.augmentation(**parts, seed=own, background=self.background)
-        return {"image": changed["image"], "mask": changed["labels"] * 2 - 1}
+        return {name: fit_to(self.size, part, fill=fill[name], corner=corner) for name, part in parts.items()}
+
+
+def _range(slices: np.ndarray, start: int, stop: int, *, fill: float) -> np.ndarray:
+    """slices[start:stop] along the first axis, `fill` where there are none."""
+    found = np.array(slices[max(start, 0) : stop])
+    beyond = (max(-start, 0), max(stop - len(slices), 0))
+    return np.pad(found, [beyond] + [(0, 0)] * (found.ndim - 1), constant_values=fill)
 
 
 class SeededDraws(Sampler[list[Key]]):
@@ -177,18 +267,21 @@ class SeededDraws(Sampler[list[Key]]):
             yield keys
 
 
-def batches(dataset: SliceDataset, draws: SeededDraws, *, workers: int) -> Iterator[Batch]:
+def batches(dataset: Items, draws: SeededDraws, *, workers: int) -> Iterator[Batch]:
     """Batches in the order of `draws`, made by at most `workers` processes (0: in this one), one core left free.
 
-    How many there are changes no byte.
+    How many there are changes no byte. Raises: RuntimeError that LOST_WORKER knows, where one of them dies or hangs.
     """
     from monai.data import DataLoader
 
     workers = min(workers, (os.cpu_count() or 1) - 1)
-    loader = DataLoader(
-        dataset, batch_sampler=draws, num_workers=workers, collate_fn=_collate, persistent_workers=False
+    yield from DataLoader(
+        dataset,
+        batch_sampler=draws,
+        num_workers=workers,
+        collate_fn=_collate,
+        timeout=LONGEST_WAIT_SECONDS if workers else 0,
     )
-    yield from loader
 
 
 def region_masks(labels: Tensor, regions: Regions) -> Tensor:

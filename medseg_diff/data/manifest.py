@@ -2,59 +2,33 @@
 
 import hashlib
 import json
-import math
-import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from medseg_diff import files
-from medseg_diff.data.table import Table, read_table
-from medseg_diff.errors import ImageError, ManifestError, MedsegError, raise_all
+from medseg_diff.data.case import CASE_NAME, CHANNEL_COLUMNS, IMAGE_SUFFIXES, SPLITS, Case, Label, Split
+from medseg_diff.data.rows import RowReader
+from medseg_diff.data.table import MOST_PROBLEMS, read_table
+from medseg_diff.errors import ManifestError, MedsegError, raise_all
 
-Split = Literal["train", "val", "test"]
-Label = Literal["healthy", "diseased"]
+__all__ = [
+    "CASE_NAME",
+    "CHANNEL_COLUMNS",
+    "IMAGE_SUFFIXES",
+    "SPLITS",
+    "Case",
+    "Label",
+    "Manifest",
+    "Split",
+    "draw_splits",
+    "read_manifest",
+    "scan_manifest",
+    "split_by_patient",
+    "write_manifest",
+]
 
-CASE_NAME = re.compile(r"[\w.-]{1,64}")
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".mgz", ".mgh", ".mha", ".mhd", ".nrrd")
-CHANNEL_COLUMNS = ("t1", "t1ce", "t2", "flair")
-UNITS = ("years", "months", "days", "ml", "mm", "cm", "kg", "percent")
-SPLITS = ("train", "val", "test")
-LABELS = ("healthy", "diseased")
 FEWEST_PATIENTS = 4  # below this, holding out a patient costs more than it tells
-
-
-@dataclass(frozen=True)
-class Case:
-    """One visit of one patient: where its images are and what is known of it.
-
-    `images` maps channel to absolute path in the order of the table; `stack` is one 4D file that holds the channels
-    `stack_channels` along its last axis, instead of `images`. `seg` is the reference, `raters` further opinions.
-    """
-
-    name: str
-    patient: str
-    split: Split | None = None
-    images: Mapping[str, Path] = field(default_factory=dict)
-    seg: Path | None = None
-    raters: tuple[Path, ...] = ()
-    label: Label | None = None
-    covariates: Mapping[str, float | str] = field(default_factory=dict)
-    stack: Path | None = None
-    stack_channels: tuple[str, ...] = ()
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        return self.stack_channels if self.stack else tuple(self.images)
-
-    @property
-    def paths(self) -> dict[str, Path]:
-        """Every file of the case under the name of its column."""
-        found = {"stack": self.stack} if self.stack else dict(self.images)
-        found |= {"seg": self.seg} if self.seg else {}
-        return found | {f"seg_{number}": path for number, path in enumerate(self.raters, start=1)}
 
 
 @dataclass(frozen=True)
@@ -106,8 +80,13 @@ def scan_manifest(path: Path, *, data_root: Path | None = None) -> tuple[Manifes
     if not root.is_dir():
         raise ManifestError("the folder of the images does not exist", fix="check --data-root", file=path.name)
     table = read_table(path)
-    reader = _RowReader(table, root, absolute_allowed=data_root is not None)
-    cases = [case for line, cells in table.rows if (case := reader.case(line, cells)) is not None]
+    reader = RowReader(table, root, absolute_allowed=data_root is not None)
+    cases = []
+    for line, cells in table.rows:
+        if (case := reader.case(line, cells)) is not None:
+            cases.append(case)
+        if len(reader.problems) >= MOST_PROBLEMS:
+            break
     problems = sorted([*table.problems, *reader.problems], key=lambda problem: problem.exit_code)  # stable: by line
     if not table.rows:
         problems.append(ManifestError("the table has no cases", fix="add one row a case", file=path.name))
@@ -160,156 +139,3 @@ def _row_of(case: Case, below: Path) -> dict[str, str]:
     known = {"case": case.name, "patient": case.patient, "split": case.split or "", "label": case.label or ""}
     values = {name: value if isinstance(value, str) else f"{value:.17g}" for name, value in case.covariates.items()}
     return {name: value for name, value in (known | paths | values).items() if value != "" or name == "case"}
-
-
-class _RowReader:
-    """Row of text → Case, one after the other, remembering what must not come twice."""
-
-    def __init__(self, table: Table, root: Path, *, absolute_allowed: bool) -> None:
-        self.table, self.root, self.absolute_allowed = table, root.resolve(), absolute_allowed
-        self.root_as_given = root.absolute()
-        self.problems: list[MedsegError] = []
-        self.raters = sorted((c for c in table.columns if re.fullmatch(r"seg_\d+", c)), key=lambda c: int(c[4:]))
-        self.channels = [column for column in table.columns if self._is_channel(column)]
-        known = {"", "case", "patient", "split", "label", "seg", *self.raters, *self.channels}
-        self.covariates = [column for column in table.columns if column not in known]
-        self.numeric = {column for column in self.covariates if self._is_numeric(column)}
-        self.split_given = any(cells.get("split") for _, cells in table.rows)
-        self.line_of_case: dict[str, int] = {}
-        self.line_of_file: dict[Path, tuple[int, str]] = {}
-        self.split_of_patient: dict[str, tuple[str, int]] = {}
-
-    def case(self, line: int, cells: dict[str, str]) -> Case | None:
-        """The case of one row, or None where a fault of the table makes it unusable (then `problems` has grown)."""
-        before = len(self.problems)
-        name = self._name(line, cells["case"])
-        patient = self._patient(line, cells.get("patient") or name)
-        split = self._choice(line, "split", cells.get("split", ""), SPLITS)
-        label = self._choice(line, "label", cells.get("label", ""), LABELS)
-        if self.split_given and not cells.get("split"):
-            self._fault(line, "split", "is empty although other rows have one", "give every row a split, or none")
-        self._check_leakage(line, patient, split)
-        images = {c: p for c in self.channels if (p := self._path(line, c, cells[c], name)) is not None}
-        if not any(cells[column] for column in self.channels):
-            self._fault(line, "case", f"case {name} names no image", "add a column a channel, e.g. t1, t1ce, t2, flair")
-        seg = self._path(line, "seg", cells.get("seg", ""), name)
-        raters = [self._path(line, column, cells[column], name) for column in self.raters]
-        covariates = {column: self._covariate(line, column, cells[column]) for column in self.covariates}
-        if len(self.problems) > before:
-            return None
-        return Case(
-            name=name,
-            patient=patient,
-            split=split,  # type: ignore[arg-type]  # _choice returns one of SPLITS or None
-            images=images,
-            seg=seg,
-            raters=tuple(path for path in raters if path is not None),
-            label=label,  # type: ignore[arg-type]
-            covariates={column: value for column, value in covariates.items() if value != ""},
-        )
-
-    def _fault(self, line: int, column: str, found: str, fix: str) -> None:
-        place = f"line {line}, column {column}: {found}"
-        self.problems.append(ManifestError(place, fix=fix, file=self.table.file))
-
-    def _values(self, column: str) -> Iterable[str]:
-        return (value for _, cells in self.table.rows if (value := cells[column]))
-
-    def _is_channel(self, column: str) -> bool:
-        return column in CHANNEL_COLUMNS or (
-            column not in ("case", "patient", "split", "label", "seg", *self.raters)
-            and any(value.lower().endswith(IMAGE_SUFFIXES) for value in self._values(column))
-        )
-
-    def _is_numeric(self, column: str) -> bool:
-        """Numbers throughout, or a name that ends in a unit: then a cell that is no number is a fault."""
-        return column.rpartition("_")[2] in UNITS or all(_number(value) is not None for value in self._values(column))
-
-    def _name(self, line: int, name: str) -> str:
-        if not CASE_NAME.fullmatch(name) or name.startswith((".", "-")) or name.endswith("."):
-            shown = ascii(name[:70])
-            self._fault(
-                line,
-                "case",
-                f"{shown} is no case name",
-                "use 1 to 64 letters, digits, `_`, `.`, `-`, not `.` or `-` first",
-            )
-        elif name in self.line_of_case:
-            self._fault(
-                line, "case", f"{name} stands in line {self.line_of_case[name]} too", "give every case its own name"
-            )
-        self.line_of_case.setdefault(name, line)
-        return name
-
-    def _patient(self, line: int, patient: str) -> str:
-        if len(patient) > 64 or not patient.isprintable() or patient.startswith(("=", "+", "@")):
-            self._fault(line, "patient", f"{patient[:70]!a} is no patient name", "use up to 64 plain characters")
-        return patient
-
-    def _choice(self, line: int, column: str, value: str, allowed: Sequence[str]) -> str | None:
-        if value and value.lower() not in allowed:
-            self._fault(line, column, f"{value[:40]!a} is not known", f"use {', '.join(allowed)} or leave it empty")
-            return None
-        return value.lower() or None
-
-    def _check_leakage(self, line: int, patient: str, split: str | None) -> None:
-        if split is None:
-            return
-        first_split, first_line = self.split_of_patient.setdefault(patient, (split, line))
-        if first_split != split:
-            found = f"patient {patient} is in {split} here and in {first_split} in line {first_line}"
-            self._fault(line, "split", found, "keep all cases of a patient in one split; this is leakage")
-
-    def _covariate(self, line: int, column: str, value: str) -> float | str:
-        if column not in self.numeric or not value:
-            return value
-        number = _number(value)
-        if number is None:
-            self._fault(line, column, f"{value[:40]!a} is no number", "write a number, or leave the cell empty")
-            return ""
-        return number
-
-    def _path(self, line: int, column: str, cell: str, case: str) -> Path | None:
-        """The file that a cell names: below the root, there, and named once only."""
-        if not cell:
-            return None
-        if not cell.isprintable():
-            self._fault(line, column, "the path holds control characters", "retype it")
-            return None
-        if Path(cell).is_absolute() and not self.absolute_allowed:
-            self._fault(line, column, "the path is absolute", "write it relative to the table, or give --data-root")
-            return None
-        path = self._below_root(Path(os.path.normpath(cell)))
-        real = path.resolve()
-        if not path.is_relative_to(self.root) or not real.is_relative_to(self.root):
-            self._fault(
-                line, column, "the path leads out of the data folder", "move the file below it, or give --data-root"
-            )
-            return None
-        if real in self.line_of_file:
-            other_line, other_column = self.line_of_file[real]
-            found = f"{path.name} is already used in line {other_line}, column {other_column}"
-            self._fault(line, column, found, "name every file once; the same scan in two cases is leakage")
-            return None
-        self.line_of_file[real] = (line, column)
-        if not path.exists():
-            fix = "write / between folders" if "\\" in cell else "check the path, or drop the row"
-            found = f"no such file (line {line} of {self.table.file})"
-            self.problems.append(ImageError(found, fix=fix, case=case, channel=column, file=path.name))
-            return None
-        return path
-
-    def _below_root(self, path: Path) -> Path:
-        """An absolute path may name the root through a link; ours never does."""
-        if path.is_absolute() and path.is_relative_to(self.root_as_given):
-            path = path.relative_to(self.root_as_given)
-        return Path(os.path.normpath(self.root / path))
-
-
-def _number(text: str) -> float | None:
-    """A finite number, or None."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and "_" not in text else None

@@ -1,6 +1,5 @@
 """What `segment` wrote for one case, read back: its regions, mask, maps and members, all checked to lie on one grid."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ import numpy.typing as npt
 from medseg_diff.data.brain import find_brain, find_head
 from medseg_diff.data.geometry import Volume, axes_of, difference, reoriented, same_grid
 from medseg_diff.data.manifest import Case
-from medseg_diff.data.nifti import read_nifti
-from medseg_diff.data.reading import read_labels, read_volume
+from medseg_diff.data.reading import read_labels, read_map, read_volume
 from medseg_diff.errors import ImageError, UsageError
+from medseg_diff.files import read_json
 
 SEGMENT_AGAIN = "segment the case again with --overwrite"
-NEEDED = ("case.json", "mask.nii.gz")  # the rest is optional; case.json is written last, so it says that all is there
 
 
 @dataclass(frozen=True)
@@ -25,21 +23,30 @@ class SegmentedCase:
     """The folder of one segmented case.
 
     `regions` maps each region, outermost first, to the labels of the reference that belong to it. `mask` holds how
-    many of the nested regions a voxel lies in: 0 outside, 1 in the first region only, and so on.
+    many of the `nested` regions a voxel lies in: 0 outside, 1 in the first region only, and so on. Where they do not
+    nest each has a mask file of its own, and `mask` is that of the first.
     """
 
     name: str
     folder: Path
     regions: dict[str, tuple[int, ...]]
     mask: Volume
+    nested: bool = True
 
     def region_mask(self, region: str) -> npt.NDArray[np.bool_]:
-        """Where the final mask lies in a region, [X, Y, Z]."""
+        """Where the final mask lies in a region, [X, Y, Z]. Raises: ImageError where a region's own file is damaged."""
         depth = list(self.regions).index(region)
-        return np.asarray(self.mask.voxels > depth)
+        if self.nested or depth == 0:
+            return np.asarray(self.mask.voxels > (depth if self.nested else 0))
+        path = self.folder / f"mask_{region}.nii.gz"
+        mask = read_labels(path, case=self.name, channel="mask")
+        if not same_grid(mask, self.mask):
+            place = {"case": self.name, "channel": "mask", "file": path.name}
+            raise ImageError("not on the grid of the first region's mask", fix=SEGMENT_AGAIN, **place)
+        return np.asarray(mask.voxels > 0)
 
     def map(self, kind: str, region: str) -> npt.NDArray[np.float32] | None:
-        """`kind` is probability, spread, ambiguity or uncertainty → [X, Y, Z], or None where it was not written.
+        """`kind` is probability, calibrated, spread, ambiguity or uncertainty → [X, Y, Z], or None where not written.
 
         Raises: ImageError where the file is damaged or not on the grid of the mask.
         """
@@ -78,24 +85,29 @@ class SegmentedCase:
         """Unlike an image of a patient, a map may be constant: nothing found, with certainty."""
         place = {"case": self.name, "channel": kind, "file": path.name}
         try:
-            voxels, affine, _ = read_nifti(path.read_bytes(), path)
-        except (ImageError, OSError) as error:
-            found = error.found if isinstance(error, ImageError) else f"cannot be read ({error.strerror})"
-            raise ImageError(found, fix=SEGMENT_AGAIN, **place) from None
-        if voxels.shape != self.mask.shape or not same_grid(Volume(voxels, affine), self.mask):
+            found = read_map(path)
+        except ImageError as error:
+            raise ImageError(error.found, fix=SEGMENT_AGAIN, **place) from None
+        voxels = found.voxels
+        if not same_grid(found, self.mask):
             raise ImageError("not on the grid of mask.nii.gz", fix=SEGMENT_AGAIN, **place)
-        if not (voxels.min() >= 0 and voxels.max() <= 1):  # NaN fails it too
+        if not (voxels.min() >= 0 and voxels.max() <= 1):
             raise ImageError("holds values outside 0 to 1", fix=SEGMENT_AGAIN, **place)
         return voxels
 
 
+def is_segmented(folder: Path) -> bool:
+    """Whether a case is complete: its case.json, which is written last, and a mask are there; the rest is optional."""
+    return (folder / "case.json").is_file() and any(folder.glob("mask*.nii.gz"))
+
+
 def read_segmented_case(folder: Path, name: str) -> SegmentedCase:
-    """Read case.json and the mask of one case's folder; maps and members are read when asked for.
+    """Read case.json and the (first) mask of one case's folder; maps and members are read when asked for.
 
     Raises: UsageError where case.json or its regions are missing or unreadable, ImageError for the mask.
     """
     try:
-        stated = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+        stated = read_json(folder / "case.json")
         regions = {str(region): tuple(int(label) for label in labels) for region, labels in stated["regions"].items()}
     except FileNotFoundError:
         raise UsageError("has no case.json", fix="segment the case first", case=name) from None
@@ -103,7 +115,9 @@ def read_segmented_case(folder: Path, name: str) -> SegmentedCase:
         regions = {}
     if not regions:
         raise UsageError("names no regions with their labels", fix=SEGMENT_AGAIN, case=name, file="case.json")
-    return SegmentedCase(name, folder, regions, read_labels(folder / "mask.nii.gz", case=name, channel="mask"))
+    nested = bool(stated.get("nested", True)) or len(regions) == 1
+    file = "mask.nii.gz" if nested else f"mask_{next(iter(regions))}.nii.gz"
+    return SegmentedCase(name, folder, regions, read_labels(folder / file, case=name, channel="mask"), nested)
 
 
 def read_references(case: Case, segmented: SegmentedCase) -> dict[str, npt.NDArray[np.int16]]:

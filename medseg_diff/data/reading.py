@@ -1,6 +1,6 @@
 """One strict reader: a file → checked voxels and geometry, or an error that says what to do."""
 
-import stat
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,13 +10,23 @@ import numpy as np
 from medseg_diff.data import foreign, geometry, nifti
 from medseg_diff.data.geometry import Volume
 from medseg_diff.data.manifest import Case
+from medseg_diff.data.stored import Stored
+from medseg_diff.data.stream import check_regular, first_bytes
 from medseg_diff.errors import ImageError, ManifestError, MedsegError, raise_all
 
-__all__ = ["CaseImages", "Volume", "count_volumes", "read_case", "read_labels", "read_volume", "read_volumes"]
+__all__ = [
+    "CaseImages",
+    "Volume",
+    "count_volumes",
+    "read_case",
+    "read_labels",
+    "read_map",
+    "read_volume",
+    "read_volumes",
+]
 
-LARGEST_FILE = 4 * 2**30  # bytes
-LARGEST_LABEL = np.iinfo(np.int16).max
-INTEGRAL = 1e-3  # how far a label may lie from a whole number: what a slope rounds
+ALMOST_NONE, NARROW = 1e-3, 1e-5  # share of voxels that make a scan; span below which a scale would divide by nothing
+FEW_VALUES, MANY_VOXELS = 8, 1000  # so few different numbers in so many voxels are labels, not a scan
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,14 @@ def read_volume(path: Path, *, case: str | None = None, channel: str | None = No
     Raises: ImageError with the place and the remedy.
     """
     with _Place(path, case, channel):
-        return _checked(_single(_read(path)))
+        return _image(_single(_read(path)))
+
+
+def read_map(path: Path, *, case: str | None = None, channel: str | None = None) -> Volume:
+    """Read one map that a program wrote: finite and three-dimensional; it may be constant. Raises: ImageError."""
+    with _Place(path, case, channel):
+        stored = _single(_read(path))
+        return Volume(stored.image(constant=True), stored.affine, stored.warnings)
 
 
 def read_labels(path: Path, *, case: str | None = None, channel: str | None = "seg") -> Volume:
@@ -56,16 +73,8 @@ def read_labels(path: Path, *, case: str | None = None, channel: str | None = "s
     Raises: ImageError with the place and the remedy.
     """
     with _Place(path, case, channel):
-        volume = _single(_read(path))
-        _check_finite(volume.voxels)
-        labels = np.rint(volume.voxels)
-        apart = float(np.abs(volume.voxels - labels).max())
-        if apart > INTEGRAL:
-            raise ImageError(f"labels are not whole numbers (off by up to {apart:.3g})", fix="resample masks nearest")
-        low, high = float(labels.min()), float(labels.max())
-        if low < 0 or high > LARGEST_LABEL:
-            raise ImageError(f"labels run from {low:g} to {high:g}", fix=f"use 0 to {LARGEST_LABEL}")
-        return replace(volume, voxels=labels.astype(np.int16))
+        stored = _single(_read(path))
+        return Volume(stored.labels(), stored.affine, stored.warnings)
 
 
 def read_volumes(path: Path, *, case: str | None = None) -> tuple[Volume, ...]:
@@ -74,8 +83,7 @@ def read_volumes(path: Path, *, case: str | None = None) -> tuple[Volume, ...]:
         stack = _read(path)
         if stack.voxels.ndim != 4:
             raise ImageError(f"is no 4D image but {_shape(stack.voxels)}", fix="name its channel, as in t1=FILE")
-        parts = [np.ascontiguousarray(stack.voxels[..., n]) for n in range(stack.voxels.shape[3])]
-        return tuple(_checked(replace(stack, voxels=part)) for part in parts)
+        return tuple(_image(replace(stack, voxels=stack.voxels[..., n])) for n in range(stack.voxels.shape[3]))
 
 
 def count_volumes(path: Path) -> int:
@@ -83,9 +91,8 @@ def count_volumes(path: Path) -> int:
     if path.is_dir():
         return 1
     with _Place(path, None, None):
-        _check_regular(path)
-        with path.open("rb") as file:
-            head = nifti.first_bytes(file.read(2**16))
+        check_regular(path)
+        head = first_bytes(path)
         if not nifti.is_nifti(head):
             return 1
         return int(np.prod(nifti.dimensions(nifti.parse_header(head))[3:], dtype=object))
@@ -115,7 +122,9 @@ def read_case(
             volumes[name] = _onto(grid, volume, name, case.name, grid_of, warnings, resample=resample_to is not None)
         except MedsegError as error:
             problems.append(error)
+        problems += _unlikely_mask(case, name, volume)
     raise_all(problems)
+    warnings += _doubtful(case, volumes)
     raters = [volume.voxels for name, volume in volumes.items() if name.startswith("seg_")]
     return CaseImages(
         name=case.name,
@@ -198,69 +207,93 @@ class _Place:
             raise ImageError(f"cannot be read ({reason})", fix="check the path and its permissions", **place) from None
 
 
-def _read(path: Path) -> Volume:
-    """Any file as float32 voxels of any number of axes; the doors differ, what follows does not."""
+def _unlikely_mask(case: Case, name: str, volume: Volume) -> list[MedsegError]:
+    """A reference without any background is a wrong file, or inverted."""
+    voxels = volume.voxels
+    if voxels.dtype != np.int16 or voxels.size == 1 or not voxels.min():
+        return []
+    place = {"case": case.name, "channel": name, "file": case.paths[name].name}
+    return [ImageError("every voxel has a label: there is no background", fix="check that it is the mask", **place)]
+
+
+def _doubtful(case: Case, volumes: dict[str, Volume]) -> list[str]:
+    """What no single file shows: two channels of the same voxels, a reference that contradicts the table."""
+    images = {name: volume.voxels for name, volume in volumes.items() if volume.voxels.dtype != np.int16}
+    found = [
+        f"{a} and {b} hold the same voxels"
+        for a, b in itertools.combinations(images, 2)
+        if np.array_equal(images[a][::7, ::7, ::7], images[b][::7, ::7, ::7]) and np.array_equal(images[a], images[b])
+    ]
+    marked = {name: bool(volume.voxels.any()) for name, volume in volumes.items() if volume.voxels.dtype == np.int16}
+    if case.label == "healthy":
+        found += [
+            f"{name} marks a lesion, but the table calls the case healthy" for name, any_ in marked.items() if any_
+        ]
+    else:
+        found += [f"{name} is empty: no voxel is marked" for name, any_ in marked.items() if not any_]
+    return found
+
+
+def _read(path: Path) -> Stored:
+    """Any file as stored voxels of three axes, or four where it holds several volumes; the doors differ, what follows
+    does not."""
+    stored = _door(path)
+    if not geometry.is_usable(stored.affine):
+        raise ImageError("has no usable orientation", fix="convert it to NIfTI with the tool that made it")
+    if why := geometry.why_impossible(stored.affine, stored.voxels.shape):
+        raise ImageError(f"is no head: {why}", fix="correct the unit or the affine in its header")
+    voxels, warnings = stored.voxels, stored.warnings
+    away = geometry.distance_from_origin(stored.affine, voxels.shape)
+    if away > geometry.FARTHEST_MM[0]:
+        warnings = (*warnings, f"lies {away:.0f} mm from the scanner's origin")
+    if voxels.ndim == 2:
+        voxels, warnings = voxels[..., None], (*warnings, "a 2D image, read as a volume of one slice")
+    if voxels.ndim > 3 and voxels.shape[3:] == (1,) * (voxels.ndim - 3):
+        voxels, warnings = voxels.reshape(voxels.shape[:3], order="F"), (*warnings, "4D, but of one volume")
+    return replace(stored, voxels=voxels, warnings=warnings)
+
+
+def _door(path: Path) -> Stored:
     if path.is_dir():
-        return Volume(*_as_volume(foreign.read_dicom_series(path)))
-    _check_regular(path)
-    content = path.read_bytes()
-    head = nifti.first_bytes(content)
+        return foreign.read_dicom_series(path)
+    check_regular(path)
+    head = first_bytes(path)
     if nifti.is_nifti(head):
-        return Volume(*_as_volume(nifti.read_nifti(content, path)))
+        return nifti.read_nifti(path)
     if (read := foreign.reader_for(head, path.name)) is not None:
-        return Volume(*_as_volume(read(content, path)))
+        return read(path)
     if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
         if len(head) < 348:
             raise ImageError("is cut off within its header", fix="copy it again from its source")
         raise ImageError("is an Analyze image, which has no orientation", fix="convert it to NIfTI")
     if path.name.lower().endswith(".img"):
         raise ImageError("is the voxels of a pair", fix="give its .hdr")
-    raise ImageError("is no image known here", fix="give NIfTI, MGZ, MHA, NRRD or a DICOM folder")
+    raise foreign.what_else(head)
 
 
-def _as_volume(found: foreign.Found) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Give every image three axes, or four where it holds several volumes."""
-    voxels, affine, warnings = found
-    if voxels.ndim == 2:
-        voxels, warnings = voxels[..., None], [*warnings, "a 2D image, read as a volume of one slice"]
-    if voxels.ndim > 3 and voxels.shape[3:] == (1,) * (voxels.ndim - 3):
-        voxels, warnings = voxels.reshape(voxels.shape[:3]), [*warnings, "4D, but of one volume"]
-    return voxels, affine, tuple(warnings)
-
-
-def _single(volume: Volume) -> Volume:
-    if volume.voxels.ndim != 3:
+def _single(stored: Stored) -> Stored:
+    if stored.voxels.ndim != 3:
         raise ImageError(
-            f"holds several volumes ({_shape(volume.voxels)})",
+            f"holds several volumes ({_shape(stored.voxels)})",
             fix="split it, one file a volume; as channels, give the 4D file itself as --volume",
         )
-    return volume
+    return stored
 
 
-def _checked(volume: Volume) -> Volume:
-    """Voxels one can compute with."""
-    _check_finite(volume.voxels)
-    low, high = float(volume.voxels.min()), float(volume.voxels.max())
-    if low == high:
-        raise ImageError(f"is constant: every voxel is {low:g}", fix="check how it was exported")
-    return volume
-
-
-def _check_finite(voxels: np.ndarray) -> None:
-    if not np.isfinite(voxels).all():
-        count = int(voxels.size - np.isfinite(voxels).sum())
-        raise ImageError(f"{count:,} voxels are not finite numbers", fix="set them to the background value")
-
-
-def _check_regular(path: Path) -> None:
-    """A device or pipe would never end; a folder is no file."""
-    state = path.stat()
-    if not stat.S_ISREG(state.st_mode):
-        raise ImageError("is not a regular file", fix="give the path of an image")
-    if state.st_size == 0:
-        raise ImageError("is empty", fix="copy it again from its source")
-    if state.st_size > LARGEST_FILE:
-        raise ImageError("is larger than 4 GiB", fix="crop or downsample it")
+def _image(stored: Stored) -> Volume:
+    """Voxels one can compute with, and a word where they do not look like a scan's."""
+    voxels, warnings = stored.image(), stored.warnings
+    unlike = int(np.count_nonzero(voxels != voxels.flat[0]))
+    if voxels.size >= MANY_VOXELS and unlike < ALMOST_NONE * voxels.size:
+        warnings = (*warnings, f"is almost constant: {unlike:,} of {voxels.size:,} voxels differ from the first")
+    if (span := float(np.ptp(voxels))) < NARROW:
+        warnings = (*warnings, f"its voxels span only {span:.2g}: scale them up, or contrast is lost")
+    sample = voxels.ravel()[:: max(1, voxels.size // 10_000)]
+    if voxels.size >= MANY_VOXELS and len(np.unique(sample)) <= FEW_VALUES:
+        count = len(np.unique(voxels))
+        if count <= FEW_VALUES:
+            warnings = (*warnings, f"holds only {count} different values, as a mask does")
+    return Volume(voxels, stored.affine, warnings)
 
 
 def _shape(voxels: np.ndarray) -> str:

@@ -1,14 +1,23 @@
 """A CSV as text: every cell as it was typed, with the line it stands in, whatever editor wrote it."""
 
 import csv
+import difflib
 import io
 import logging
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from medseg_diff.errors import ManifestError, MedsegError
 
-LARGEST_TABLE = 64 * 2**20  # bytes; a hundred thousand cases fit ten times over
+LARGEST_TABLE = 32 * 2**20  # bytes
+MOST_ROWS, MOST_COLUMNS, MOST_CELLS, LONGEST_CELL = 100_000, 500, 4_000_000, 4096
+MOST_LINES = 1_000_000  # blank ones and those inside of quotes too
+MOST_PROBLEMS = 1000  # then the rest of the table is not looked at
+COLUMN_NAME = re.compile(r"[\w .()/%°-]{1,64}")
+MISTYPED = 0.8  # how like another name a column's must be to be taken for a slip
+MEANT = ("case", "patient", "split", "label", "seg")
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +44,29 @@ class Table:
         if chosen != "case":
             logger.info("%s: column `%s` is read as `case`", self.file, chosen)
             self.columns[self.columns.index(chosen)] = "case"
+        for name in self.columns:
+            if name and (not COLUMN_NAME.fullmatch(name) or not name[0].isalnum()):
+                raise ManifestError(
+                    f"the column name {name[:70]!a} is not plain text",
+                    fix="use up to 64 letters, digits, spaces, `_`, `.`, `-`, a letter or digit first",
+                    file=self.file,
+                )
         for name in sorted({name for name in self.columns if self.columns.count(name) > 1}):
             raise ManifestError(f"column `{name}` appears twice", fix="keep one of them", file=self.file)
         if "" in self.columns[:-1] or (self.columns and not self.columns[-1] and len(self.columns) == 1):
             raise ManifestError("a column has no name", fix="name it or delete it", file=self.file)
+
+    def check_names(self) -> None:
+        """Refuse a column that is almost one with a meaning: a split that nobody reads would be leakage.
+
+        Raises: ManifestError.
+        """
+        for meant in set(MEANT) - set(self.columns):
+            others = [name for name in self.columns if name and name not in MEANT and not re.match(r"seg_\d+$", name)]
+            if near := difflib.get_close_matches(meant, others, n=1, cutoff=MISTYPED):
+                raise ManifestError(
+                    f"column `{near[0]}` is not known, column `{meant}` is", fix=f"rename it `{meant}`", file=self.file
+                )
 
     def add(self, line: int, cells: list[str]) -> None:
         """Take one row, or remember why not."""
@@ -51,20 +79,34 @@ class Table:
                 )
             )
             return
+        longest = max(cells, key=len)
+        if len(longest) > LONGEST_CELL:
+            found = f"line {line}, column {self.columns[cells.index(longest)]}: a cell of {len(longest):,} characters"
+            self.problems.append(ManifestError(found, fix="check the quotes of that line", file=self.file))
+            return
         self.rows.append((line, dict(zip(self.columns, cells, strict=True))))
 
 
 def read_table(path: Path) -> Table:
     """Read a CSV with commas, semicolons or tabs, in UTF-8 or UTF-16. Raises: ManifestError where it is none."""
     text = _text_of(path)
-    header = next((line for line in text.splitlines() if line.strip()), "")
+    header = next((line for line in _lines(text) if line.strip()), "")
     delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    if header.count(delimiter) >= MOST_COLUMNS:
+        raise ManifestError(f"has more than {MOST_COLUMNS} columns", fix="keep those that are needed", file=path.name)
+    bounded = _bounded(text, delimiter, path.name)
+    reader = csv.reader(bounded, delimiter=delimiter, skipinitialspace=True, strict=True)
     lines: list[tuple[int, list[str]]] = []
+    count = 0
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 lines.append((reader.line_num, [cell.strip() for cell in cells]))
+            count += len(cells)
+            if len(lines) > MOST_ROWS or count > MOST_CELLS:
+                raise ManifestError(
+                    f"has more than {MOST_ROWS:,} rows or {MOST_CELLS:,} cells", fix="split it", file=path.name
+                )
     except csv.Error as error:
         raise ManifestError(
             f"line {reader.line_num}: not readable as CSV ({error})", fix="check its quotes", file=path.name
@@ -74,27 +116,52 @@ def read_table(path: Path) -> Table:
     columns = [name.lower() for name in lines[0][1]]
     table = Table(path.name, columns, [], [])
     table.check_header()
+    table.check_names()
     for line, cells in lines[1:]:
         table.add(line, cells)
+        if len(table.problems) >= MOST_PROBLEMS:
+            break
     return table
+
+
+def _lines(text: str) -> Iterator[str]:
+    return iter(io.StringIO(text, newline=""))
+
+
+def _bounded(text: str, delimiter: str, file: str) -> Iterator[str]:
+    """The lines of a table, none of them with so many or so long cells that they fill the memory. Raises: ManifestError."""
+    for number, line in enumerate(_lines(text), start=1):
+        if line.count(delimiter) > 2 * MOST_COLUMNS or len(line) > MOST_COLUMNS * LONGEST_CELL:
+            raise ManifestError(f"line {number}: is too long", fix="check the separators and quotes", file=file)
+        if number > MOST_LINES:
+            raise ManifestError(f"has more than {MOST_LINES:,} lines", fix="check --data", file=file)
+        yield line
 
 
 def _text_of(path: Path) -> str:
     """The text of a table, whatever editor wrote it. Raises: ManifestError."""
     try:
+        if path.exists() and not path.is_file():
+            raise ManifestError("is no file", fix="give --data a table (CSV)", file=path.name)
         if not path.is_file():
             raise ManifestError("no such table", fix="check the path given to --data", file=path.name)
         if path.stat().st_size > LARGEST_TABLE:
-            raise ManifestError("larger than 64 MB, not a table of cases", fix="check --data", file=path.name)
+            raise ManifestError("larger than 32 MB, not a table of cases", fix="check --data", file=path.name)
         content = path.read_bytes()
     except OSError as error:
         raise ManifestError(f"cannot be read ({error.strerror})", fix="check its permissions", file=path.name) from None
+    if content.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        raise ManifestError("is packed, not CSV", fix="unpack it", file=path.name)
+    if content.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ManifestError("is a web page, not CSV", fix="download the table itself", file=path.name)
     if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise ManifestError("is an Excel workbook, not CSV", fix="save it as CSV UTF-8", file=path.name)
     wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
+        if wide:
+            raise ManifestError("not UTF-16 text", fix="save it as CSV UTF-8", file=path.name) from None
         line = content[: error.start].count(b"\n") + 1
         raise ManifestError(f"line {line}: not UTF-8 text", fix="save it as CSV UTF-8", file=path.name) from None
     if "\0" in text:

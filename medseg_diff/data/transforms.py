@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from medseg_diff.data import brain as brains
@@ -24,6 +24,7 @@ from medseg_diff.settings import Settings
 SAME_SPACING = 1e-3  # relative; closer than this nothing is resampled
 LARGEST_BRAIN_ML = 2300.0  # with its fluid; more is a head whose skull was not stripped
 PERCENTILES = (1.0, 99.0)
+ROBUST_RANGE = (-5.0, 10.0)  # robust deviations; the fluid in T2, the brightest of a brain, is at about 10
 AXIS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 MODES = {"image": "bilinear", "brain": "nearest", "reference": "nearest", "raters": "nearest"}
 
@@ -45,10 +46,18 @@ class Preparation(Settings):
     margin_mm: float = Field(default=5.0, ge=0)
     # foreground: what differs from a constant background; head: Otsu's threshold; auto: the first that works.
     brain: Literal["auto", "foreground", "head"] = "auto"
-    # percentile: 1 to 99 % of the brain become -1 to 1, clipped; robust_z: median 0, 1.4826 median deviations 1.
-    intensity: Literal["percentile", "robust_z"] = "percentile"
+    # robust: the brain's median becomes 0 and a robust deviation 1, clipped at -5 and 10; a large or bright lesion hardly
+    # moves it. percentile: 1 to 99 % of the brain become -1 to 1, clipped.
+    intensity: Literal["percentile", "robust"] = "percentile"
     per_slice: bool = False  # each axial slice by itself, as Wolleb et al. do
-    background: float = -1.0  # stands everywhere outside the brain, in every channel
+    # Stands everywhere outside the brain, in every channel: the lowest value of the scale, or less.
+    background: float = -1.0
+
+    @model_validator(mode="after")
+    def _background_is_outside(self) -> "Preparation":
+        if self.intensity == "robust" and self.background > ROBUST_RANGE[0]:
+            raise ValueError(f"background must be {ROBUST_RANGE[0]:g} or lower where intensity is robust")
+        return self
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,24 @@ def restore(prepared: Prepared, maps: Tensor, *, fill: float = 0.0) -> np.ndarra
     return np.ascontiguousarray((back + fill).numpy(), dtype=np.float32)
 
 
+def with_change(images: CaseImages, prepared: Prepared, change: Tensor) -> np.ndarray:
+    """The case's channels [C, X, Y, Z] as they were, changed inside the brain by `change` [C, *S] of the network's grid and
+    scale: float32 in the units of the input and on its grid.
+
+    Only the change is resampled, so that the rest stays as sharp as it was. Brain voxels that the scale cuts off are cut
+    off here too: the change is one from there.
+    """
+    native, (brain, _) = restore(prepared, change), _brain_of(images, prepared.preparation)
+    out = images.image.astype(np.float32, copy=True)
+    for at in _scaled_together(images, brain, prepared.preparation):
+        inside = brain[at]
+        for target, delta in zip(out, native, strict=True):
+            scale = _scale_of(target[at][inside], prepared.preparation.intensity)
+            low, high = (scale.middle + scale.unit * end for end in (scale.lowest, scale.highest))
+            target[at][inside] = np.clip(target[at][inside], low, high) + scale.unit * delta[at][inside]
+    return out
+
+
 def _box_of(brain: Volume, margin_mm: float) -> tuple[slice, ...]:
     """The bounding box of a brain and a margin around it, within the volume."""
     margins = np.ceil(margin_mm / geometry.spacing_of(brain.affine)).astype(int).tolist()
@@ -199,22 +226,41 @@ def _brain_of(images: CaseImages, preparation: Preparation) -> tuple[np.ndarray,
 def _scaled(images: CaseImages, brain: np.ndarray, preparation: Preparation) -> np.ndarray:
     """Intensities [C, X, Y, Z] of the brain on one scale, the background's value outside it."""
     out = np.full_like(images.image, preparation.background)
+    for at in _scaled_together(images, brain, preparation):
+        inside = brain[at]
+        for source, target in zip(images.image, out, strict=True):
+            target[at][inside] = _on_one_scale(source[at][inside], preparation.intensity)
+    return out
+
+
+def _scaled_together(images: CaseImages, brain: np.ndarray, preparation: Preparation) -> list[tuple[Any, ...]]:
+    """Where voxels share one scale: the whole volume, or each axial slice; without the slices that hold no brain."""
     axial = next(axis for axis, letter in enumerate(geometry.axes_of(images.affine)) if letter in "SI")
     slices = range(brain.shape[axial]) if preparation.per_slice else [slice(None)]
-    for number in slices:
-        at = (slice(None),) * axial + (number,)
-        inside = brain[at]
-        if inside.any():
-            for source, target in zip(images.image, out, strict=True):
-                target[at][inside] = _on_one_scale(source[at][inside], preparation.intensity)
-    return out
+    places = [(slice(None),) * axial + (number,) for number in slices]
+    return [at for at in places if brain[at].any()]
+
+
+class _Scale(NamedTuple):
+    """What becomes 0, what 1 on the scale is worth, and where on it values are cut off."""
+
+    middle: float
+    unit: float
+    lowest: float
+    highest: float
 
 
 def _on_one_scale(values: np.ndarray, intensity: str) -> np.ndarray:
     """The values of a brain [N] by their own distribution."""
+    scale = _scale_of(values, intensity)
+    return np.clip((values - scale.middle) / scale.unit, scale.lowest, scale.highest)
+
+
+def _scale_of(values: np.ndarray, intensity: str) -> _Scale:
+    """The scale of the values of a brain [N]."""
     if intensity == "percentile":
-        low, high = np.percentile(values, PERCENTILES)
-        return np.clip(2.0 * (values - low) / max(high - low, 1e-6) - 1.0, -1.0, 1.0)
-    middle = np.median(values)
-    deviation = 1.4826 * np.median(np.abs(values - middle))  # 1.4826: a standard deviation, for normal values
-    return (values - middle) / max(deviation, 1e-6)
+        low, high = (float(value) for value in np.percentile(values, PERCENTILES))
+        return _Scale((low + high) / 2, max(high - low, 1e-6) / 2, -1.0, 1.0)
+    middle = float(np.median(values))
+    deviation = 1.4826 * float(np.median(np.abs(values - middle)))  # 1.4826: a standard deviation, for normal values
+    return _Scale(middle, max(deviation, 1e-6), *ROBUST_RANGE)

@@ -1,7 +1,7 @@
 """How a volume is cut for a network, and joined again."""
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -9,23 +9,29 @@ from torch import Tensor
 
 from medseg_diff.settings import Settings
 
+PatchEdge = Annotated[int, Field(ge=1)]
+
 
 class AxialSlices(Settings):
     """A volume [C, X, Y, Z] as a stack of axial slices [Z, C, X, Y].
 
     Training crops or pads every slice to `size` and leaves out slices whose brain covers less than `smallest_brain` of
     its largest slice, as well as the first and last `drop` slices of the prepared volume. Sampling takes every slice
-    with brain, at its own size.
+    with brain, at its own size. The network is shown `context` neighbours on each side of a slice (2.5D), and predicts
+    the slice alone.
     """
 
+    dims: ClassVar[int] = 2
+    piece: ClassVar[str] = "slices"
     kind: Literal["axial_slices"] = "axial_slices"
     size: tuple[int, int] = (224, 224)
+    context: int = Field(default=0, ge=0, le=8)
     smallest_brain: float = Field(default=0.05, ge=0, lt=1)
     drop: tuple[int, int] = (0, 0)
 
-    @property
-    def dims(self) -> int:
-        return 2
+    def shown(self, channels: int) -> int:
+        """Channels of the condition image for a case of `channels`."""
+        return channels * (1 + 2 * self.context)
 
     def cut(self, volume: Tensor) -> Tensor:
         """[C, X, Y, Z] → [Z, C, X, Y]."""
@@ -34,6 +40,15 @@ class AxialSlices(Settings):
     def join(self, slices: Tensor) -> Tensor:
         """[Z, C, X, Y] → [C, X, Y, Z], the inverse of `cut`."""
         return slices.permute(1, 2, 3, 0)
+
+    def conditions(self, volume: Tensor, *, background: float) -> Tensor:
+        """Every slice of an image [C, X, Y, Z] among its neighbours, as the network is shown it: [Z, C N, X, Y].
+
+        N = 1 + 2 context. Those of a channel stand beside each other, from below to above; beyond the volume there is
+        `background`.
+        """
+        around = torch.nn.functional.pad(volume, (self.context, self.context), value=background)
+        return around.unfold(3, 1 + 2 * self.context, 1).permute(3, 0, 4, 1, 2).flatten(1, 2)
 
     def for_training(self, brain: Tensor) -> list[int]:
         """Indices of the slices worth learning from; brain [1, X, Y, Z] booleans."""
@@ -46,8 +61,55 @@ class AxialSlices(Settings):
         """Indices of the slices that hold any brain; brain [1, X, Y, Z] booleans. The others are empty for certain."""
         return brain[0].any(0).any(0).nonzero().flatten().tolist()
 
+    def owner(self, number: int) -> tuple[str | int, ...]:
+        """Whose noise it is, beside case and member: that slice's."""
+        return (number,)
 
-AnyView = Annotated[AxialSlices, Field()]
+
+class Patches(Settings):
+    """A volume [C, X, Y, Z] as one piece [1, C, X, Y, Z], too large for a network at once.
+
+    Training draws `per_case` patches of `size` from every case in an epoch; a share `lesion_share` of them, where the
+    case has a lesion, is laid around a random voxel of it, the others lie anywhere. Augmentation turns a patch with
+    `margin` voxels more on every side, so that what turns into it is brain. Sampling covers the volume with tiles of
+    `size` whose neighbours share at least `overlap` of it.
+    """
+
+    dims: ClassVar[int] = 3
+    piece: ClassVar[str] = "patches"
+    kind: Literal["patches"] = "patches"
+    size: tuple[PatchEdge, PatchEdge, PatchEdge] = (96, 96, 96)
+    per_case: int = Field(default=8, ge=1)
+    lesion_share: float = Field(default=0.5, ge=0, le=1)
+    margin: int = Field(default=0, ge=0, le=64)
+    overlap: float = Field(default=0.25, ge=0, lt=1)
+
+    def shown(self, channels: int) -> int:
+        """Channels of the condition image for a case of `channels`."""
+        return channels
+
+    def cut(self, volume: Tensor) -> Tensor:
+        """[C, X, Y, Z] → [1, C, X, Y, Z]."""
+        return volume[None]
+
+    def join(self, volumes: Tensor) -> Tensor:
+        """[1, C, X, Y, Z] → [C, X, Y, Z], the inverse of `cut`."""
+        return volumes.squeeze(0)
+
+    def conditions(self, volume: Tensor, *, background: float) -> Tensor:
+        """The image as the network is shown it, here `cut`."""
+        return self.cut(volume)
+
+    def for_sampling(self, brain: Tensor) -> list[int]:
+        """[0], or nothing where there is no brain [1, X, Y, Z]."""
+        return [0] if bool(brain.any()) else []
+
+    def owner(self, number: int) -> tuple[str | int, ...]:
+        """Whose noise it is, beside case and member: the volume's."""
+        return ("volume",)
+
+
+AnyView = Annotated[AxialSlices | Patches, Field(discriminator="kind")]
 
 
 def fit_to(size: Iterable[int], image: Tensor, *, fill: float, corner: Iterable[int] | None = None) -> Tensor:

@@ -11,8 +11,27 @@ from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.diffusion.schedule import Level, NoiseSchedule
+from medseg_diff.settings import Settings
 
 Target = Literal["noise", "clean", "velocity", "logits"]
+
+
+class DenoiserSettings(Settings):
+    """What a network's output means, and the number it knows the least noisy time by: 1 as here, or 0 (foreign weights)."""
+
+    target: Target = "logits"
+    learned_variance: bool = False
+    first_time: Literal[0, 1] = 1
+
+    def around(self, network: "Network", schedule: NoiseSchedule) -> "Denoiser":
+        """The network as a denoiser."""
+        return Denoiser(
+            network,
+            schedule,
+            target=self.target,
+            learned_variance=self.learned_variance,
+            time_offset=self.first_time - 1,
+        )
 
 
 class Prediction(NamedTuple):

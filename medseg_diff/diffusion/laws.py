@@ -26,6 +26,7 @@ KINDS: tuple[ScheduleKind, ...] = get_args(ScheduleKind)
 STEPS = (2, 5, 10, 20, 50, 100, 250, 300, 600, 1000)
 MEAN, DEVIATION = 0.3, 0.5
 NOTHING = Condition()
+_LEVELS = NoiseSchedule(kind="linear").times(250, start=0, stop=500)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def all_laws() -> Iterator[Law]:
         name = f"DDIM, {kind}: 0 → T → 0 returns the image"
         yield Law(name, partial(round_trip_error, NoiseSchedule(kind=kind), 1000, 1000), 0.01)
     yield Law("guidance at scale 1 is the component's own denoiser", guidance_error, 1e-9)
+    yield Law("encoded, then decoded with guidance at scale 1: the component's own linear map", guided_way_error, 1e-9)
+    yield Law("so decoded, either component ends within 2 deviations of the one guided to", guided_arrival, 2.0)
     yield Law("classifier-free guidance at scale 1 is the conditioned denoiser", classifier_free_error, 1e-12)
     yield Law("a clipped belief still explains x_t", clipping_error, 1e-9)
     yield Law("a sample's noise is the same in any batch (bits that differ)", noise_batch_error, 0.0)
@@ -161,6 +164,31 @@ def guidance_error() -> float:
             difference = guided(x, t, NOTHING).noise - mixture.component(label)(x, t).noise
             worst = max(worst, float(difference.abs().max()))
     return worst
+
+
+def guided_way_error() -> float:
+    """Largest distance between a guided walk back and the closed form of the component's flow."""
+    noisy, healed, mixture = _guided_ways()
+    times = _LEVELS[::-1]
+    gain, alpha = ddim_gain(mixture.component(0), times), mixture.schedule.level(times[0]).alpha
+    exact = mixture.centres[0] + gain * (noisy - alpha * mixture.centres[0])
+    return float((healed - exact).abs().max())
+
+
+def guided_arrival() -> float:
+    """How many deviations from the centre guided to the furthest sample ends, of those within 1 of either centre."""
+    _, healed, mixture = _guided_ways()
+    return float((healed - mixture.centres[0]).abs().max()) / mixture.deviation
+
+
+def _guided_ways() -> tuple[Tensor, Tensor, MixtureDenoiser]:
+    """Samples of both components encoded with the mixture's denoiser, then decoded with guidance to component 0."""
+    mixture = MixtureDenoiser(NoiseSchedule(kind="linear"))
+    spread = torch.linspace(-1, 1, 9, dtype=torch.float64) * mixture.deviation
+    x = torch.cat([centre + spread for centre in mixture.centres]).view(-1, 1, 1)
+    noisy = walk(mixture, DDIM(), x, _LEVELS)
+    guided = ClassifierGuided(mixture, mixture.classifier, 0, scale=1.0)
+    return noisy, walk(guided, DDIM(), noisy, _LEVELS[::-1]), mixture
 
 
 def classifier_free_error() -> float:

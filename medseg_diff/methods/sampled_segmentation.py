@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medseg_diff.diffusion import AnySolver, Condition, SeededNoise, walk
 from medseg_diff.diffusion.denoiser import AnyDenoiser
+from medseg_diff.methods.regions import Hierarchy, kept_inside
 
 SeedOf = Callable[[int, int], int]
 
@@ -25,13 +26,19 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How an ensemble is drawn. `members_at_once` changes the order of work and the memory, never a byte of the result."""
+    """How an ensemble is drawn. `members_at_once` changes the order of work and the memory, never a byte of the result.
+
+    `hierarchy` names for each region those that hold it: every member is kept inside them. With `shared_noise` a
+    member's noise is the same in all slices of a case.
+    """
 
     times: Sequence[int]
     solver: AnySolver
     members: int
     network_batch: int
     members_at_once: int
+    hierarchy: Hierarchy = ()
+    shared_noise: bool = False
 
     def work(self, slices: Sequence[int]) -> list[Place]:
         """Every (slice, member): group by group of members, within a group slice by slice."""
@@ -69,16 +76,27 @@ def sample_masks(
         shape = (len(padded), regions, *images.shape[2:])
         begin = noise(torch.empty(shape, dtype=images.dtype, device=images.device), 0)
         masks = walk(denoiser, plan.solver, begin, plan.times, condition, noise)
-        probability = ((masks[: len(wanted)] + 1) / 2).clamp(0, 1)
+        probability = kept_inside(((masks[: len(wanted)] + 1) / 2).clamp(0, 1), plan.hierarchy, dim=1)
         yield from zip(wanted, probability, strict=True)
         advance(len(wanted))
 
 
 class Ensemble:
-    """What is kept of the samples: first and second moments and votes. Memory does not grow with the members."""
+    """What is kept of the samples: first and second moments and votes. Memory does not grow with the members.
+
+    With `keep_masks` every member's mask is held too, a byte a voxel and region, in the main memory: 10 members of
+    192×160×155 voxels take 48 MB a region.
+    """
 
     def __init__(
-        self, slices: int, regions: int, size: Sequence[int], members: int, device: torch.device | str
+        self,
+        slices: int,
+        regions: int,
+        size: Sequence[int],
+        members: int,
+        device: torch.device | str,
+        *,
+        keep_masks: bool = False,
     ) -> None:
         shape = (slices, regions, *size)
         self.members = members
@@ -86,6 +104,7 @@ class Ensemble:
         self._second = torch.zeros(shape, device=device)
         self.votes = torch.zeros(shape, device=device, dtype=torch.int16)
         self.voxels = torch.zeros(members, regions, device=device, dtype=torch.int64)
+        self.masks = torch.zeros((members, *shape), dtype=torch.uint8) if keep_masks else None  # [n, slices, R, *S]
 
     def add(self, place: Place, probability: Tensor) -> None:
         """One member of one slice, [regions, *S]. Members of a slice must come in ascending order, as a plan's do."""
@@ -94,6 +113,8 @@ class Ensemble:
         inside = probability > 0.5
         self.votes[place.slice] += inside
         self.voxels[place.member] += inside.flatten(1).sum(1)
+        if self.masks is not None:
+            self.masks[place.member, place.slice] = inside.cpu()
 
     @property
     def mean(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Can the probability and the uncertainty be believed? ECE, Brier score, risk–coverage, AUROC of uncertainty for error.
+"""Can the probability and the uncertainty be believed? ECE, reliability, risk–coverage, AUROC of uncertainty for error.
 
 Everything is exact and independent of the order of voxels: voxels of equal score are treated as one group, whose events
 are spread evenly over it. That matters here, because most voxels of a brain have the same score, close to 0.
@@ -85,6 +85,40 @@ def brier(probability: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     return float(np.square(difference).mean())
 
 
+@dataclass(frozen=True)
+class Reliability:
+    """Bins of equal width over [0, 1], each [bins]: how many `voxels`, the sum of their `probability`, and their `events`.
+
+    Unlike bins of equal mass they add up over cases, and show the few voxels that are not close to 0.
+    """
+
+    voxels: Floats
+    probability: Floats
+    events: Floats
+
+    def __add__(self, other: "Reliability") -> "Reliability":
+        return Reliability(self.voxels + other.voxels, self.probability + other.probability, self.events + other.events)
+
+    def as_dict(self) -> dict[str, list[float]]:
+        """Mean probability and frequency of each bin that holds voxels, and how many it holds."""
+        filled = self.voxels > 0
+        voxels = self.voxels[filled]
+        return {
+            "probability": (self.probability[filled] / voxels).round(6).tolist(),
+            "frequency": (self.events[filled] / voxels).round(6).tolist(),
+            "voxels": voxels.astype(int).tolist(),
+        }
+
+
+def reliability(probability: npt.ArrayLike, reference: npt.ArrayLike, *, bins: int = BINS) -> Reliability:
+    """Voxels of `probability` in [0, 1] and boolean `reference`, of one shape, counted in bins of equal width."""
+    groups = tally(probability, reference)
+    places = np.minimum((groups.scores * bins).astype(int), bins - 1)
+    sums = (groups.voxels, groups.voxels * groups.scores, groups.events)
+    voxels, total, events = (np.bincount(places, values, bins).astype(np.float64) for values in sums)
+    return Reliability(voxels, total, events)
+
+
 def aurc(uncertainty: npt.ArrayLike, error: npt.ArrayLike) -> float:
     """Area under the risk–coverage curve: error rate among the k most certain voxels, averaged over k = 1 … all.
 
@@ -93,6 +127,14 @@ def aurc(uncertainty: npt.ArrayLike, error: npt.ArrayLike) -> float:
     voxels, _, errors = tally(uncertainty, error).cumulative
     covered = np.arange(1.0, voxels[-1] + 1)
     return float((np.interp(covered, voxels, errors) / covered).mean())
+
+
+def risk_coverage(uncertainty: npt.ArrayLike, error: npt.ArrayLike, *, coverage: npt.ArrayLike) -> Floats:
+    """Error rate among the most certain share of the voxels, for each share in `coverage` (above 0, up to 1)."""
+    voxels, _, errors = tally(uncertainty, error).cumulative
+    covered = np.maximum(np.asarray(coverage, dtype=np.float64) * voxels[-1], 1.0)
+    risk: Floats = np.interp(covered, voxels, errors) / covered
+    return risk
 
 
 def auroc_error(uncertainty: npt.ArrayLike, error: npt.ArrayLike) -> float | None:

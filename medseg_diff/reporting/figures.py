@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg_diff.data.manifest import read_manifest
+from medseg_diff.data.predictions import is_segmented
 from medseg_diff.errors import UsageError
 from medseg_diff.reporting.panels import (
     FAINT,
@@ -102,7 +103,7 @@ def montage_of_predictions(
     Raises: UsageError where no case of the manifest has predictions, ImageError where a file is damaged.
     """
     manifest = read_manifest(data, data_root=data_root)
-    present = [case for case in manifest.cases if (predictions / case.name / "mask.nii.gz").is_file()]
+    present = [case for case in manifest.cases if is_segmented(predictions / case.name)]
     if not present:
         raise UsageError(
             f"no case of {data.name} has a mask in {predictions.name}",

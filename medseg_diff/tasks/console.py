@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from medseg_diff.errors import plain
+
 log = logging.getLogger("medseg_diff")
 
 
@@ -17,10 +19,21 @@ class _Choice:
 _choice = _Choice()
 
 
+class _Plain(logging.Formatter):
+    """Lines as they are, without what would move a terminal's cursor; `--debug` keeps its tracebacks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(_indented(line) for line in super().format(record).splitlines())
+
+
+def _indented(line: str) -> str:
+    return line[: len(line) - len(line.lstrip(" "))] + plain(line, longest=10_000)
+
+
 def configure(*, verbosity: int, progress: bool) -> None:
     """Called once by the command line: -1 quiet, 0 normal, 1 and more verbose. Bars show on a terminal only."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Plain("%(message)s"))
     log.handlers[:] = [handler]
     log.setLevel({-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG))
     log.propagate = False

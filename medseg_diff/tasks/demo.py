@@ -1,15 +1,18 @@
-"""`demo`: the whole main job on phantoms, from nothing to numbers and a picture, in minutes on a laptop."""
+"""`demo`: both main jobs on phantoms, from nothing to numbers and pictures, in minutes on a laptop."""
 
 import time
 from pathlib import Path
 from typing import Any
 
 from medseg_diff.errors import UsageError
+from medseg_diff.reporting.anomaly import anomaly_montage
 from medseg_diff.reporting.figures import montage_of_predictions
+from medseg_diff.tasks.anomaly import anomaly
 from medseg_diff.tasks.console import log
 from medseg_diff.tasks.evaluate import evaluate
 from medseg_diff.tasks.phantom import phantom
 from medseg_diff.tasks.segment import segment
+from medseg_diff.tasks.train_anomaly import train_anomaly
 from medseg_diff.tasks.train_seg import train_seg
 from medseg_diff.training.estimate import in_words
 
@@ -24,20 +27,23 @@ def demo(
     seed: int = 0,
     device: str = "auto",
     overrides: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    """Make phantoms, train, segment the held-out ones, evaluate, draw. Returns the metrics.
+    anomaly_overrides: tuple[str, ...] = (),
+) -> dict[str, dict[str, Any]]:
+    """Make phantoms; train, segment the held-out ones, evaluate, draw; then the same for their anomalies.
+
+    Returns the metrics of each: {"segment": …, "anomaly": …}; `overrides` are laid over the two recipes.
 
     Raises: UsageError where `out` holds something that is not an earlier demo.
     """
     started = time.perf_counter()
     if out.exists() and any(out.iterdir()) and not (out / "phantoms").is_dir():
         raise UsageError(f"{out.name} holds other files", fix="choose another --out")
-    log.info("1/4 making %d phantom brains", cases)
+    log.info("1/7 making %d phantom brains", cases)
     data = phantom(out / "phantoms", cases=cases, raters=RATERS, seed=seed, overwrite=True)
-    log.info("2/4 training")
+    log.info("2/7 training the segmentation")
     model = _fresh(out / "runs" / "segment")
     train_seg(data, config="quick/phantom", out=model, device=device, runs=out / "runs", overrides=overrides)
-    log.info("3/4 segmenting the held-out phantoms")
+    log.info("3/7 segmenting the held-out phantoms")
     segment(
         data=data,
         split="test",
@@ -48,10 +54,24 @@ def demo(
         overwrite=True,
         device=device,
     )
-    log.info("4/4 evaluating")
-    metrics = evaluate(out / "segment", data, split="test")
+    log.info("4/7 evaluating")
+    metrics = {"segment": evaluate(out / "segment", data, split="test", runs=out / "runs")}
     montage_of_predictions(out / "segment", data, out / "montage.png")
+    metrics["anomaly"] = _anomalies(out, data, device, anomaly_overrides)
     log.info("done in %s", in_words(time.perf_counter() - started))
+    return metrics
+
+
+def _anomalies(out: Path, data: Path, device: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The second half: `out`/anomaly with its metrics and its montage."""
+    log.info("5/7 training the anomaly maps")
+    model, folder = _fresh(out / "runs" / "anomaly"), out / "anomaly"
+    train_anomaly(data, config="quick/phantom", out=model, device=device, runs=out / "runs", overrides=overrides)
+    log.info("6/7 mapping the anomalies of the held-out phantoms")
+    anomaly(data=data, split="test", model=model, out=folder, baselines=True, overwrite=True, device=device)
+    log.info("7/7 evaluating")
+    metrics = evaluate(folder, data, split="test", runs=out / "runs")
+    anomaly_montage(folder, data, folder / "montage.png")
     return metrics
 
 

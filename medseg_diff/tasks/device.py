@@ -1,13 +1,16 @@
 """Where the numbers are crunched, and how precisely."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from medseg_diff.errors import EnvironmentFault, UsageError
+from medseg_diff.errors import EnvironmentFault, OutOfMemory, UsageError, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
     from lightning_fabric import Fabric
+
+Result = TypeVar("Result")
 
 
 def find_device(name: str) -> "torch.device":
@@ -31,9 +34,11 @@ def find_device(name: str) -> "torch.device":
 
 
 def find_precision(wanted: str, device: "torch.device") -> str:
-    """fp32 or bf16; `auto` is bf16 where the hardware multiplies it."""
+    """fp32 or bf16; `auto` is bf16 where the hardware multiplies it. Raises: UsageError for another word."""
     import torch
 
+    if wanted not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"there is no precision `{wanted}`", fix="use auto, fp32 or bf16")
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
@@ -49,6 +54,43 @@ def autocast(device: "torch.device", precision: str) -> AbstractContextManager[o
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def halved_to_fit(work: Callable[[int], Result], batch: int) -> tuple[Result, int]:
+    """What `work(batch)` returns, begun again with half the batch while memory runs out; and the batch that it took.
+
+    All of the work is done with that one batch, so naming it in the first place gives the same bytes.
+    Raises: OutOfMemory where a batch of one is too much.
+    """
+    while True:
+        try:
+            return work(batch), batch
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if batch == 1:
+                raise OutOfMemory(
+                    "memory runs out even with one sample in a pass of the network",
+                    fix="end other programs, or use --device cpu or a machine with more memory",
+                ) from None
+        batch //= 2  # outside: the error holds on to what was allocated
+        _let_go()
+
+
+def less_at_once(batch: int, wanted: int) -> str:
+    """What is said where memory was too small for the batch that was wanted."""
+    return f"memory ran out: {batch} samples in a pass of the network instead of {wanted}, which changes only rounding"
+
+
+def _let_go() -> None:
+    """Give memory back that nothing uses any more."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def make_fabric(device: "torch.device", precision: str) -> "Fabric":
     """One device, or, started by torchrun or srun, as many as they name."""
     import logging
@@ -59,10 +101,11 @@ def make_fabric(device: "torch.device", precision: str) -> "Fabric":
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it sets its own level when imported
 
     spread = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or "auto"  # what torchrun says; srun: every device
     fabric = Fabric(
         accelerator=device.type,
-        devices="auto" if spread else (1 if device.type == "cpu" else [device.index or 0]),
-        strategy="ddp" if spread else "auto",
+        devices=here if spread else (1 if device.type == "cpu" else [device.index or 0]),
+        strategy="ddp_find_unused_parameters_true" if spread else "auto",  # such as the blank image
         num_nodes=int(os.environ.get("SLURM_NNODES", "1")) if spread else 1,
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )

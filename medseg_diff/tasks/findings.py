@@ -12,6 +12,7 @@ from medseg_diff.recipes import Findings
 MOST_SLICES = 5
 FEWEST_ML = 0.05  # an axial slice with less expected error than this needs no second look
 INTERVAL = (2.5, 97.5)
+HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,14 @@ class Removed:
 
 
 def find_mask(
-    probability: npt.NDArray[np.float32], findings: Findings, voxel_ml: float
+    probability: npt.NDArray[np.float32], findings: Findings, voxel_ml: float, *, threshold: float | None = None
 ) -> tuple[npt.NDArray[np.bool_], Removed]:
     """Voxels [X, Y, Z] above the threshold, without components smaller than a share of the largest one.
 
-    One remote blob can take HD95 from 4 to 64 mm; keeping the largest alone would lose multifocal disease.
+    `threshold` defaults to that of the findings, and to one half where they name none. One remote blob can take HD95
+    from 4 to 64 mm; keeping the largest alone would lose multifocal disease.
     """
-    mask = probability > findings.threshold
+    mask = probability > (threshold or findings.threshold or HALF)
     if findings.smallest_component == 0 or not mask.any():
         return mask, Removed(0, 0.0)
     from skimage.measure import label

@@ -1,31 +1,27 @@
 """`train-seg`: a table of cases in, a run folder with a trained segmentation model out."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg_diff.data.loaders import SeededDraws, batches
 from medseg_diff.data.manifest import read_manifest
-from medseg_diff.diffusion import Condition, Denoiser
+from medseg_diff.diffusion import Condition
 from medseg_diff.methods.sampled_segmentation import Ensemble, sample_masks
 from medseg_diff.recipes import SegmentationRecipe, for_masks, load_recipe
-from medseg_diff.run import Run, create_run, new_name
+from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
-from medseg_diff.settings import write_yaml
-from medseg_diff.tasks.console import bar, log
-from medseg_diff.tasks.device import find_device, find_precision, make_fabric
-from medseg_diff.tasks.study import Study, ValidationSlices, check_channels, prepare_study, with_splits
-from medseg_diff.tracking import Mirror
+from medseg_diff.tasks.calibrate import calibrate
+from medseg_diff.tasks.console import log
+from medseg_diff.tasks.film import film_segmentation
+from medseg_diff.tasks.study import ValidationSlices, check_channels, prepare_study, with_splits
+from medseg_diff.tasks.training import Bench, Job, Phase, Resume, seeded, train
 from medseg_diff.training.denoising import MaskDenoising
 from medseg_diff.training.estimate import BACKWARD_AND_FORWARD, flops_per_second, forward_flops, in_words, timed_pass
-from medseg_diff.training.fit import Progress, channels_last, fit
-from medseg_diff.training.weights import save_weights
+from medseg_diff.training.fit import Progress, channels_last
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-LOG_EVERY = 10
 LONG_SECONDS = 12 * 3600.0
 QUICK_PASS_SECONDS = 2.0
 
@@ -40,113 +36,52 @@ def train_seg(
     data_root: Path | None = None,
     runs: Path = Path("runs"),
     mlflow: bool = True,
+    resume: Resume | None = None,
+    parent: str | None = None,
 ) -> Run:
     """Train the recipe `config` on the table `data`; returns the run, whose folder is `out` or a new one below `runs`.
 
+    In MLflow, the runs of one `parent`, a study's name, hang below a run of that name.
     Raises: ConfigError, ManifestError, ImageError; UsageError where `out` already holds something; Diverged.
     """
-
     recipe = load_recipe(config, task="segment", overrides=overrides)
     manifest, by_slices = with_splits(read_manifest(Path(data), data_root=data_root))
-    check_channels(manifest, recipe.channels)
+    check_channels(manifest, recipe.channels, fill_missing=recipe.bears_missing_channels)
     name = Path(config).stem if config.endswith((".yaml", ".yml")) else config.replace("/", "-")
-    run = create_run(out or runs / new_name(name), task="segment", recipe=name, settings=write_yaml(recipe))
-    place = find_device(device)
-    precision = find_precision(recipe.training.precision, place)
-    fabric = make_fabric(place, precision)
-    mirror = (
-        Mirror(
-            runs,
-            experiment="segment",
-            name=run.name,
-            parameters=recipe.model_dump(mode="json"),
-            tags={"recipe": name, "data_digest": manifest.digest()},
+
+    def phases(bench: Bench) -> Iterator[Phase]:
+        study = prepare_study(manifest, recipe, cache=runs / "cache", by_slices=by_slices)
+        log.info(
+            "training on %d %s of %d cases, validating on %d",
+            len(study.training),
+            recipe.view.piece,
+            study.cases,
+            len(study.validation),
         )
-        if mlflow and fabric.global_rank == 0
-        else None
-    )
-    study = prepare_study(manifest, recipe, cache=runs / "cache", by_slices=by_slices)
-    log.info(
-        "training on %d slices of %d cases, validating on %d slices",
-        len(study.training),
-        study.cases,
-        len(study.validation),
-    )
-    started = time.time()
-    run.note(data=manifest.file, data_digest=manifest.digest(), device=place.type, precision=precision, started=started)
-    if mirror:
-        mirror.dataset(manifest.file, manifest.digest())
-        mirror.file(run.recipe_file)
-    finished = False
-    try:
-        _train(run, recipe, study, fabric, precision, mirror)
-        finished = True
-    finally:
-        if mirror:
-            mirror.close(finished=finished)
-    log.info("trained in %s: %s", in_words(time.time() - started), run.folder)
+        log.info("%s", estimate(recipe, bench.fabric, bench.precision))
+        denoiser = seeded(recipe.training.seed, recipe.build_denoiser)
+
+        def filmed(progress: Progress, path: Path) -> None:
+            film(progress, recipe, study.validation, bench.fabric, path)
+
+        yield Phase(
+            "segmentation",
+            MaskDenoising(denoiser, seed=recipe.training.seed, rank=bench.fabric.global_rank),
+            study.training,
+            recipe.training,
+            validate=lambda progress: validate(progress, recipe, study.validation, bench.fabric),
+            film=filmed if recipe.validation.film else None,
+            better="val_dice",
+        )
+        if bench.fabric.global_rank == 0:
+            calibrate(bench.run, recipe, study, bench.fabric)
+
+    command = ["medseg-diff", "train-seg", "--data", str(data), "--config", config, *overrides]
+    command += ["--data-root", str(data_root)] if data_root else []
+    job = Job("segment", name, recipe, manifest, precision=recipe.training.precision, command=command, parent=parent)
+    run = train(job, phases, out=out, runs=runs, device=device, mlflow=mlflow, resume=resume)
     log.info("next: medseg-diff segment --model %s --volume PATIENT_FOLDER --out results", run.folder)
     return run
-
-
-def _train(
-    run: Run, recipe: SegmentationRecipe, study: Study, fabric: "Fabric", precision: str, mirror: Mirror | None
-) -> None:
-    """The loop: log, validate, keep the best and the last weights."""
-    import torch
-
-    settings = recipe.training
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(settings.seed, "network"))
-        denoiser = recipe.build_denoiser()
-    log.info("%s", estimate(recipe, fabric, precision))
-    objective = MaskDenoising(denoiser, seed=settings.seed, rank=fabric.global_rank)
-    draws = SeededDraws(
-        len(study.training),
-        settings.passes_batch,
-        settings.steps * settings.accumulate,
-        seed=settings.seed,
-        rank=fabric.global_rank,
-        ranks=fabric.world_size,
-    )
-    best, chief = -1.0, fabric.global_rank == 0
-    with bar("training", settings.steps) as advance:
-        for progress in fit(objective, batches(study.training, draws, workers=settings.workers), settings, fabric):
-            last = progress.step == settings.steps
-            validating = last or progress.step % settings.validate_every == 0
-            numbers = progress.read() if validating or progress.step % LOG_EVERY == 0 else {}
-            if chief and validating:
-                numbers |= validate(progress, recipe, study.validation, fabric)
-                save_weights(progress.averages["denoiser"], run.weights("last"))
-                if numbers["val_dice"] >= best:
-                    best = numbers["val_dice"]
-                    save_weights(progress.averages["denoiser"], run.weights("best"))
-                    run.note(best_step=progress.step, best_val_dice=best)
-                log.info(
-                    "step %d: loss %.4f, validation Dice %.3f", progress.step, numbers["loss"], numbers["val_dice"]
-                )
-            if numbers and chief:
-                run.log(progress.step, numbers)
-                if mirror:
-                    mirror.metrics(progress.step, numbers)
-            advance(note=f"loss {numbers['loss']:.4f}" if "loss" in numbers else "")
-    if chief:
-        _finish(run, mirror)
-
-
-def _finish(run: Run, mirror: Mirror | None) -> None:
-    """Curves, checksums, and the word that the run is whole."""
-    import torch
-
-    from medseg_diff.reporting.figures import training_curves
-
-    curves = run.figures / "training.png"
-    training_curves(run.metrics_file, curves)
-    run.seal()
-    run.note(finished=True, ended=time.time(), threads=torch.get_num_threads())
-    if mirror:
-        for path in (curves, run.folder / "SHA256SUMS", run.folder / "environment.json", run.weights("best")):
-            mirror.file(path)
 
 
 def validate(
@@ -154,9 +89,7 @@ def validate(
 ) -> dict[str, float]:
     """Dice of a small ensemble over all validation slices together, as `segment` would draw it."""
     averaged = progress.averages["denoiser"]
-    denoiser = Denoiser(
-        averaged, recipe.schedule, target=recipe.denoiser.target, learned_variance=recipe.denoiser.learned_variance
-    )
+    denoiser = recipe.denoiser.around(averaged, recipe.schedule)
     plan = recipe.plan(members=recipe.validation.members, members_at_once=recipe.validation.members)
     images = slices.image.to(fabric.device)
     ensemble = Ensemble(len(slices), len(recipe.regions), images.shape[2:], plan.members, fabric.device)
@@ -177,6 +110,15 @@ def validate(
     return {"val_dice": sum(dice) / len(dice), **(named if len(dice) > 1 else {})}
 
 
+def film(
+    progress: Progress, recipe: SegmentationRecipe, slices: ValidationSlices, fabric: "Fabric", path: Path
+) -> None:
+    """Draw a few validation slices on their way from noise to mask. Raises: EnvironmentFault."""
+    denoiser = for_masks(recipe.denoiser.around(progress.averages["denoiser"], recipe.schedule))
+    with fabric.autocast():
+        film_segmentation(denoiser, recipe, slices.image, slices.mask, path, device=fabric.device)
+
+
 def estimate(recipe: SegmentationRecipe, fabric: "Fabric", precision: str) -> str:
     """`this machine: about 41 days`, and what to do about it where that is long."""
     seconds = training_seconds(recipe, fabric, precision)
@@ -195,7 +137,7 @@ def training_seconds(recipe: SegmentationRecipe, fabric: "Fabric", precision: st
 
     def run(network: torch.nn.Module, batch: int, on: torch.device) -> torch.Tensor:
         x = torch.zeros(batch, len(recipe.regions), *recipe.view.size, device=on)
-        image = torch.zeros(batch, len(recipe.channels), *recipe.view.size, device=on)
+        image = torch.zeros(batch, recipe.view.shown(len(recipe.channels)), *recipe.view.size, device=on)
         answer = network(x, torch.ones(batch, device=on), Condition(image=image))
         assert isinstance(answer, torch.Tensor)
         return answer

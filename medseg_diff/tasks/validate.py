@@ -1,13 +1,18 @@
 """`validate`: read every file of a manifest as training and segmentation would, and list all that is wrong."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medseg_diff.data.manifest import Case, scan_manifest
-from medseg_diff.data.reading import read_case
+from medseg_diff.data.reading import CaseImages, read_case
 from medseg_diff.errors import ExitCode, ManifestError, MedsegError, Problems
+
+LARGEST_USUAL_LABEL = 4  # of BraTS, in both of its conventions
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,13 @@ def validate(data: Path, *, data_root: Path | None = None, channels: Sequence[st
     """
     manifest, problems = scan_manifest(Path(data), data_root=data_root)
     warnings: list[str] = []
+    seen: dict[bytes, str] = {}
     for case in manifest.cases:
         try:
-            warnings += [f"[{case.name}] {text}" for text in _warnings_of(case, channels)]
+            images = _read(case, channels)
+            warnings += [f"[{case.name}] {text}" for text in (*images.warnings, *_unusual_labels(images))]
+            problems += _copies(images, manifest.file, seen)
+            del images  # before the next is read
         except Problems as error:
             problems += error.problems
         except MedsegError as error:
@@ -52,9 +61,38 @@ def validate(data: Path, *, data_root: Path | None = None, channels: Sequence[st
     return Report(len(manifest.cases), tuple(problems), tuple(warnings))
 
 
-def _warnings_of(case: Case, channels: Sequence[str] | None) -> tuple[str, ...]:
+def _read(case: Case, channels: Sequence[str] | None) -> CaseImages:
     missing = [channel for channel in channels or () if channel not in case.channels]
     if missing:
         has = ", ".join(case.channels)
         raise ManifestError(f"has no {', '.join(missing)} (its channels: {has})", fix="add them", case=case.name)
-    return read_case(case, channels).warnings
+    return read_case(case, channels)
+
+
+def _unusual_labels(images: CaseImages) -> list[str]:
+    """Labels beyond those of the recipes that come with the package: training refuses what its recipe does not name."""
+    if images.reference is None:
+        return []
+    unusual = np.flatnonzero(np.bincount(images.reference.ravel()))
+    unusual = unusual[unusual > LARGEST_USUAL_LABEL]
+    names = ", ".join(map(str, unusual[:8].tolist())) + (" …" if len(unusual) > 8 else "")
+    return [f"seg holds the labels {names}: the recipe has to name them"] if len(unusual) else []
+
+
+def _copies(images: CaseImages, file: str, seen: dict[bytes, str]) -> list[MedsegError]:
+    """Channels that hold the very voxels of another case: the same scan under two names is leakage."""
+    found: list[MedsegError] = []
+    for channel, voxels in zip(images.channels, images.image, strict=True):
+        digest = hashlib.blake2b(voxels.data, digest_size=16).digest()
+        other = seen.setdefault(digest, images.name)
+        if other != images.name:
+            found.append(
+                ManifestError(
+                    f"holds the same voxels as a channel of case {other}",
+                    fix="keep one of the two cases; the same scan in both is leakage",
+                    case=images.name,
+                    channel=channel,
+                    file=file,
+                )
+            )
+    return found

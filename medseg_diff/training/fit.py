@@ -1,7 +1,7 @@
 """The only training loop: a generator that takes steps and yields what happened. It logs nothing and writes nothing."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,17 +9,19 @@ import torch
 from lightning_fabric import Fabric
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from medseg_diff.errors import Diverged
+from medseg_diff.errors import CheckpointError, Diverged
 from medseg_diff.seeds import seed_of
 from medseg_diff.settings import Settings
 from medseg_diff.training.objective import Objective, Turn
-from medseg_diff.training.weights import moving_average
+from medseg_diff.training.weights import moving_average, under
 
 
 class FitSettings(Settings):
-    """How long and how fast. `batch` is per device and update; `accumulate` splits it into that many passes."""
+    """How long and how fast. `batch` is per device and update; `accumulate` splits it into that many passes.
+
+    A checkpoint is written every `save_every` steps and at every validation.
+    """
 
     steps: int = Field(default=60_000, ge=1)
     batch: int = Field(default=32, ge=1)
@@ -32,6 +34,7 @@ class FitSettings(Settings):
     ema: float = Field(default=0.999, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     validate_every: int = Field(default=1000, ge=1)
+    save_every: int = Field(default=500, ge=1)
     workers: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
 
@@ -43,15 +46,23 @@ class FitSettings(Settings):
 
 @dataclass(frozen=True)
 class Progress:
-    """After `step` updates: what the last one measured, and the averaged models (live: use them before the next step)."""
+    """After `step` updates: what the last one measured, and the averaged models (live: use them before the next step).
+
+    `skipped` [] is how many updates in a row, up to this one, were left out because they were not finite.
+    """
 
     step: int
     numbers: dict[str, Tensor]
     averages: dict[str, nn.Module]
+    skipped: Tensor | int = 0
+
+    def measured(self) -> dict[str, float]:
+        """The numbers on the host, which waits for the device."""
+        return {name: float(value) for name, value in self.numbers.items()}
 
     def read(self) -> dict[str, float]:
-        """The numbers on the host, which waits for the device. Raises: Diverged where one is not finite."""
-        found = {name: float(value) for name, value in self.numbers.items()}
+        """The same. Raises: Diverged where one is not finite."""
+        found = self.measured()
         odd = [name for name, value in found.items() if not math.isfinite(value)]
         if odd:
             raise Diverged(
@@ -60,32 +71,41 @@ class Progress:
         return found
 
 
-def fit(objective: Objective, batches: Iterable[Any], settings: FitSettings, fabric: Fabric) -> Iterator[Progress]:
-    """Yield after every update until `settings.steps`; `batches` gives `accumulate` batches for each.
+def fit(
+    objective: Objective,
+    batches: Iterable[Any],
+    settings: FitSettings,
+    fabric: Fabric,
+    *,
+    learners: "Learners | None" = None,
+    start: int = 0,
+) -> Iterator[Progress]:
+    """Yield after every update from `start` until `settings.steps`; `batches` gives `accumulate` batches for each.
 
-    The networks in `objective.models` are trained in place, on the fabric's device.
+    The networks in `objective.models` are trained in place, on the fabric's device. `learners` are those of the same
+    objective, as they were after `start` updates; without them, new ones.
     """
-    owners = {name: _Owner(model, settings, fabric) for name, model in objective.models.items()}
-    for name, owner in owners.items():
-        objective.adopt(name, owner.model)
+    learners = learners or Learners(objective, settings, fabric)
     stream = iter(batches)
-    for step in range(settings.steps):
+    for step in range(start, settings.steps):
         numbers: dict[str, Tensor] = {}
         for part in range(settings.accumulate):
             last = part == settings.accumulate - 1
             number = step * settings.accumulate + part
+            batch = next(stream).to(fabric.device)  # a loader that starts draws a number; dropout must not see that
             torch.manual_seed(seed_of(settings.seed, "dropout", fabric.global_rank, number))
-            for turn in _turns(objective, next(stream).to(fabric.device), number, fabric):
-                owner = owners[turn.model]
+            for turn in _turns(objective, batch, number, fabric):
+                learner = learners[turn.model]
                 # With several models, a loss may pass through one that it must not move.
-                own = list(owner.network.parameters()) if len(owners) > 1 else None
-                with fabric.no_backward_sync(owner.model, enabled=not last):
+                own = list(learner.network.parameters()) if len(learners) > 1 else None
+                with fabric.no_backward_sync(learner.model, enabled=not last):
                     fabric.backward(turn.loss / settings.accumulate, inputs=own)
                 for name, value in {"loss": turn.loss.detach(), **turn.numbers}.items():
                     numbers[name] = numbers.get(name, 0) + value / settings.accumulate
+                learner.saw(turn.loss.detach())
                 if last:
-                    owner.update(step)
-        yield Progress(step + 1, numbers, {name: owner.average.module for name, owner in owners.items()})
+                    learner.update(step)
+        yield Progress(step + 1, numbers, learners.averages, learners.skipped)
 
 
 def _turns(objective: Objective, batch: Any, number: int, fabric: Fabric) -> Iterator[Turn]:
@@ -99,26 +119,106 @@ def _turns(objective: Objective, batch: Any, number: int, fabric: Fabric) -> Ite
         yield turn
 
 
-class _Owner:
-    """One model with its optimiser, schedule and moving average."""
+class Learners(dict[str, "Learner"]):
+    """What training moves, by the objective's names: everything that an exact continuation needs is in `state`."""
+
+    def __init__(self, objective: Objective, settings: FitSettings, fabric: Fabric) -> None:
+        super().__init__({name: Learner(model, settings, fabric) for name, model in objective.models.items()})
+        for name, learner in self.items():
+            objective.adopt(name, learner.model)
+
+    @property
+    def averages(self) -> dict[str, nn.Module]:
+        return {name: learner.average.module for name, learner in self.items()}
+
+    @property
+    def skipped(self) -> Tensor:
+        """Updates in a row that were left out, of the model that has it worst."""
+        return torch.stack([learner.skipped for learner in self.values()]).max()
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, averages and optimisers under flat names: live tensors, to be written before the next step."""
+        return {f"{name}.{key}": value for name, learner in self.items() for key, value in learner.state().items()}
+
+    def restore(self, state: Mapping[str, Tensor], *, share: float = 1.0) -> None:
+        """Be what `state` was taken of; from here on `share` of the learning rate is used.
+
+        Raises: CheckpointError where it was taken of other networks.
+        """
+        here = self.state()
+        missing = sorted({name for name in here if ".optimizer." not in name} - set(state))
+        odd = missing or [name for name, value in state.items() if name in here and here[name].shape != value.shape]
+        if odd:
+            raise CheckpointError(f"the checkpoint is of other networks (see {odd[0]})", fix="choose another --out")
+        for name, learner in self.items():
+            learner.restore(under(f"{name}.", state))
+            learner.share = share
+
+
+class Learner:
+    """One model with its optimiser, schedule and moving average. An update that is not finite is left out."""
 
     def __init__(self, network: nn.Module, settings: FitSettings, fabric: Fabric) -> None:
-        self.settings = settings
-        optimizer = torch.optim.AdamW(
-            channels_last(network).parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        self.settings, self.fabric, self.share = settings, fabric, 1.0
+        self.on_device = fabric.device.type == "cuda"  # there the fused kernel leaves it out, and the host never waits
+        self.raw = torch.optim.AdamW(
+            channels_last(network).parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=self.on_device or None,
         )
         network.train()
-        self.model, self.optimizer = fabric.setup(network, optimizer)
+        self.model, self.optimizer = fabric.setup(network, self.raw)
         self.network = network
-        self.average: AveragedModel = moving_average(network, settings.ema)
+        self.average = moving_average(network, settings.ema)
+        self.skipped = torch.zeros((), device=fabric.device)
+        self.finite = torch.ones((), device=fabric.device)
+
+    def saw(self, loss: Tensor) -> None:
+        """Remember whether every loss that the coming update adds up was finite."""
+        self.finite = self.finite * loss.isfinite()
 
     def update(self, step: int) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * pace(self.settings, step)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
-        self.optimizer.step()
+            group["lr"] = self.settings.learning_rate * pace(self.settings, step) * self.share
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
+        finite = self.fabric.all_reduce(self.finite * norm.isfinite(), reduce_op="min")
+        assert isinstance(finite, Tensor)
+        if self.on_device:
+            self.raw.found_inf = 1 - finite  # type: ignore[attr-defined]
+        if self.on_device or finite:
+            self.optimizer.step()
+        self.skipped = (self.skipped + 1) * (1 - finite)
+        self.finite = torch.ones_like(finite)
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update_parameters(self.network)
+
+    def state(self) -> dict[str, Tensor]:
+        """`model.`, `average.`, `optimizer.` (by parameter, nothing before the first update) and `skipped`."""
+        moments = {
+            f"{name}.{key}": value
+            for name, parameter in self.network.named_parameters()
+            for key, value in self.raw.state.get(parameter, {}).items()
+        }
+        parts = {"model.": self.network.state_dict(), "average.": self.average.state_dict(), "optimizer.": moments}
+        named = {prefix + key: value for prefix, part in parts.items() for key, value in part.items()}
+        return named | {"skipped": self.skipped}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.network.load_state_dict(under("model.", state))
+        self.average.load_state_dict(under("average.", state))
+        moments = under("optimizer.", state)
+        self.raw.state.clear()
+        for name, parameter in self.network.named_parameters():
+            for key, value in under(f"{name}.", moments).items():
+                counts = key == "step"  # kept beside the fused kernel, else on the host
+                place = (
+                    value.to(parameter.device if self.on_device else "cpu") if counts else torch.empty_like(parameter)
+                )
+                self.raw.state[parameter][key] = place.copy_(value)
+        self.raw.zero_grad(set_to_none=True)
+        self.skipped = state["skipped"].to(self.skipped.device)
+        self.finite = torch.ones_like(self.finite)
 
 
 def pace(settings: FitSettings, step: int) -> float:

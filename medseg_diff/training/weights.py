@@ -1,5 +1,6 @@
 """Weights that can be trusted: the moving average, and safetensors files written whole and read strictly."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,26 +10,64 @@ from torch.optim.swa_utils import AveragedModel
 from medseg_diff.errors import CheckpointError
 from medseg_diff.files import whole_file
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of parameters and buffers that warms up: the n-th update keeps
     min(decay, (1 + n) / (10 + n))."""
 
-    def average(kept: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-        n = float(count)
-        return torch.lerp(new.to(kept.dtype), kept, min(decay, (1 + n) / (10 + n)))
+    def average(kept: Tensors, new: Tensors, count: Tensor | int) -> None:
+        n = float(averaged.n_averaged)  # lies on the host; `count` is its copy on the device, and would be waited for
+        share = min(decay, (1 + n) / (10 + n))
+        fresh = [tensor.to(old.dtype) for tensor, old in zip(new, kept, strict=True)]
+        torch._foreach_copy_(kept, torch._foreach_lerp(fresh, kept, share))
 
-    averaged = AveragedModel(model, avg_fn=average, use_buffers=True)
+    averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     return averaged.requires_grad_(False).eval()
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write a module's state as safetensors, whole or not at all."""
+    save_tensors(model.state_dict(), path)
+
+
+def save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write named tensors as safetensors, whole or not at all.
+
+    Raises: EnvironmentFault where the folder cannot be written or the disk is full.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    here = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with whole_file(path) as temporary:
-        save_file(state, temporary)
+        try:
+            save_file(here, temporary)
+        except SafetensorError as error:  # its own name for what the system said
+            raise OSError(str(error)) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Named tensors from a safetensors file. Raises: CheckpointError where it cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split()).replace(str(path), path.name)[:120]  # no absolute path
+        raise CheckpointError(f"cannot be read ({reason})", fix="copy the run folder again", file=path.name) from None
+
+
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold NaN or infinity."""
+    return [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+
+
+def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a flat state whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -36,14 +75,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
     Raises: CheckpointError where the file is unreadable, fits another network, or holds numbers that are not finite.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split()).replace(str(path), path.name)[:120]  # no absolute path
-        raise CheckpointError(f"cannot be read ({reason})", fix="copy the run folder again", file=path.name) from None
+    state = read_tensors(path)
     wanted = model.state_dict()
     odd = sorted(set(state) ^ set(wanted)) or [name for name in wanted if state[name].shape != wanted[name].shape]
     if odd:
@@ -52,7 +84,11 @@ def load_weights(model: nn.Module, path: Path) -> None:
             fix="use the recipe.yaml that was trained",
             file=path.name,
         )
-    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    wrong = [name for name in wanted if state[name].dtype != wanted[name].dtype]
+    if wrong:
+        found = f"holds {str(state[wrong[0]].dtype).removeprefix('torch.')} numbers in {wrong[0]}"
+        raise CheckpointError(found, fix="use the weights that were trained", file=path.name)
+    broken = not_finite(state)
     if broken:
         raise CheckpointError(f"holds NaN or infinity in {broken[0]}", fix="train again", file=path.name)
     model.load_state_dict(state)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg_diff.data.inputs import find_case
+from medseg_diff.data.inputs import MissingChannels, find_case
 from medseg_diff.data.reading import read_case
 from medseg_diff.errors import ExitCode, ImageError, MedsegError, UsageError
 
@@ -122,3 +122,32 @@ def test_two_files_of_one_channel(folder):
     with pytest.raises(MedsegError, match=r"a_t1.nii and b_t1.nii both look like t1") as caught:
         find_case([str(folder("a_t1.nii", "b_t1.nii", "a_t2.nii"))], ("t1", "t2"))
     assert caught.value.exit_code == ExitCode.IMAGE
+
+
+def test_channels_may_be_missing_where_that_is_allowed(folder):
+    place = folder("x_t1.nii", "x_flair.nii", "x_seg.nii")
+    case, sentence = find_case([str(place)], FOUR, fill_missing=True)
+    assert case.channels == ("t1", "flair") and case.seg is not None
+    assert sentence.endswith("lacks t1ce, t2")
+    case, sentence = find_case([str(place / "x_flair.nii")], FOUR, fill_missing=True)
+    assert case.channels == ("t1", "flair") and "lacks t1ce, t2" in sentence
+    case, sentence = find_case([f"flair={place}/x_flair.nii"], FOUR, fill_missing=True)
+    assert case.channels == ("flair",) and sentence.endswith("lacks t1, t1ce, t2")
+    whole, sentence = find_case([str(place)], ("t1", "flair"), fill_missing=True)
+    assert whole.channels == ("t1", "flair") and "lacks" not in sentence
+
+
+def test_a_refusal_says_what_the_case_has(folder):
+    place = folder("x_t1.nii", "x_flair.nii", "x_seg.nii")
+    for fill_missing, channels in ((False, FOUR), (False, ("t2",)), (True, ("t2", "t1ce"))):
+        with pytest.raises(MissingChannels, match="not found") as caught:
+            find_case([str(place)], channels, fill_missing=fill_missing)
+        assert caught.value.present == ("t1", "flair")
+    assert "buy one" in caught.value.with_fix("buy one").line
+
+
+def test_folders_of_series_may_be_fewer_where_that_is_allowed(tmp_path):
+    for name in ("t1", "flair"):
+        (tmp_path / name).mkdir()
+    case, sentence = find_case([str(tmp_path)], FOUR, fill_missing=True)
+    assert case.channels == ("t1", "flair") and sentence.endswith("lacks t1ce, t2")

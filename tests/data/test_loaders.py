@@ -23,7 +23,7 @@ from medseg_diff.data.reading import read_volume
 from medseg_diff.data.transforms import Preparation
 from medseg_diff.data.views import AxialSlices
 from medseg_diff.data.writing import write_volume
-from medseg_diff.errors import ImageError, UsageError
+from medseg_diff.errors import ImageError, ManifestError, UsageError
 
 REGIONS = {"whole": (1, 2, 4), "core": (1, 4)}
 OFF = Augmentation(probability=0.0)
@@ -169,7 +169,7 @@ def test_the_cache_is_used_until_something_changes(case, tmp_path, monkeypatch):
     again = prepared(case, tmp_path)
     assert len(reads) == 1 and np.array_equal(first.image, again.image)
     prepared(case, tmp_path, channels=("flair", "t1"))
-    prepared(case, tmp_path, preparation=Preparation(intensity="robust_z"))
+    prepared(case, tmp_path, preparation=Preparation(intensity="robust", background=-5.0))
     assert len(reads) == 3
     stamp = case.images["t1"].stat()
     os.utime(case.images["t1"], ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
@@ -200,3 +200,47 @@ def test_large_labels_keep_their_value(case, tmp_path):
     seg[5:8, 5:7, 4] = 257  # one byte would make it 1
     write_volume(case.seg, seg, np.eye(4))
     assert (prepared(case, tmp_path).labels == 257).sum() == 6
+
+
+def test_a_slice_is_shown_among_its_neighbours():
+    case = made_up(raters=0)
+    view = AxialSlices(size=(12, 12), context=1)
+    near = SliceDataset([case], view, OFF, REGIONS, background=-1.0, seed=0)
+    alone = dataset([case])
+    for index, (_, z) in enumerate(near.slices):
+        item = near[Key(0, index)]
+        shown = item["image"].unflatten(0, (2, 3))
+        assert torch.equal(item["mask"], alone[Key(0, index)]["mask"])
+        assert torch.equal(shown[:, 1], alone[Key(0, index)]["image"])
+        for place, there in ((0, z - 1), (2, z + 1)):
+            wanted = torch.from_numpy(case.image[there].astype(np.float32)) if 0 <= there < 6 else torch.tensor(-1.0)
+            assert torch.equal(shown[:, place], wanted.expand(2, 12, 12))
+        plain = near.plain(index)
+        assert torch.equal(plain["image"], item["image"]) and torch.equal(plain["mask"], item["mask"] > 0)
+        assert torch.equal(plain["brain"][0], torch.from_numpy(case.brain[z, 0]).bool())
+
+
+def test_training_and_sampling_show_a_slice_the_same_neighbours():
+    case = made_up(raters=0)
+    view = AxialSlices(size=(12, 12), context=2)
+    volume = view.join(torch.from_numpy(case.image.astype(np.float32)))
+    shown = view.conditions(volume, background=-1.0)
+    data = SliceDataset([case], view, OFF, REGIONS, background=-1.0, seed=0)
+    assert all(torch.equal(data[Key(0, index)]["image"], shown[z]) for index, (_, z) in enumerate(data.slices))
+
+
+def test_numbers_of_slices_are_those_of_earlier_versions():
+    item = dataset(augmentation=Augmentation(), size=(10, 14))[Key(1, 4)]
+    assert float(item["image"].double().sum()) == pytest.approx(-131.983674, abs=1e-3)
+    assert float(item["image"].double().abs().sum()) == pytest.approx(219.786894, abs=1e-3)
+    assert float(item["mask"].sum()) == -280
+
+
+def test_a_case_may_lack_a_channel_where_that_is_allowed(case, tmp_path):
+    lacking = replace(case, images={"t1": case.images["t1"]})
+    with pytest.raises(ManifestError, match="has no flair"):
+        prepared(lacking, tmp_path)
+    found = prepare_training_case(lacking, ("flair", "t1"), Preparation(), tmp_path / "cache", fill_missing=True)
+    whole = prepared(case, tmp_path, channels=("flair", "t1"))
+    assert (found.image[:, 0] == -1).all() and np.array_equal(found.image[:, 1], whole.image[:, 1])
+    assert np.array_equal(found.labels, whole.labels)

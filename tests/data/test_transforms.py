@@ -193,14 +193,27 @@ def test_percentiles_of_the_brain_become_one_scale():
     assert (prepared.image[:, ~prepared.brain[0]] == -1).all()
 
 
-def test_robust_z_and_the_background_value():
-    images = head((40, 40, 40), radius=15)
-    images.image[0][ball((40, 40, 40), 2)] = 1e6  # an outlier moves neither median nor deviation by much
-    prepared = prepare_case(images, Preparation(intensity="robust_z", background=-5.0))
-    inside = prepared.image[1][prepared.brain[0]]
+def test_robust_scale_is_moved_neither_by_an_outlier_nor_by_a_large_lesion():
+    images, diseased = head((40, 40, 40), radius=15), head((40, 40, 40), radius=15)
+    lesion = ball((40, 40, 40), 6)
+    diseased.image[0][lesion] = 4 * images.image[0].max()
+    diseased.image[0][20, 20, 20] = 1e6
+    robust, percentile = (
+        [prepare_case(case, Preparation(intensity=kind, background=-6.0)) for case in (images, diseased)]
+        for kind in ("robust", "percentile")
+    )
+    inside = robust[0].image[1][robust[0].brain[0]]
     assert abs(inside.median()) < 0.01 and abs(inside.std() - 1) < 0.05
-    assert prepared.image[0][prepared.brain[0]].quantile(0.9) < 2
-    assert (prepared.image[:, ~prepared.brain[0]] == -5).all()
+    assert (robust[0].image[:, ~robust[0].brain[0]] == -6).all()
+
+    def moved(pair):
+        brain = pair[0].brain[0] & (pair[1].image[0] != pair[1].image[0].max())
+        return (pair[0].image[0] - pair[1].image[0])[brain].abs().mean()
+
+    assert moved(robust) < 0.2  # of a deviation
+    assert moved(percentile) > 0.3  # of a range of 2
+    cut = robust[1].image[0][robust[1].brain[0]]
+    assert cut.max() == 10 and cut.min() >= -5
 
 
 def test_per_slice_scales_each_axial_slice():
@@ -260,6 +273,7 @@ def test_a_head_with_its_skull_is_said():
         ({"spacing_mm": [0, 1, 1]}, "spacing_mm.0"),
         ({"brain": "skull"}, "brain"),
         ({"margin_mm": -1}, "margin_mm"),
+        ({"intensity": "robust"}, "background must be -5 or lower"),
     ],
 )
 def test_settings_that_make_no_sense(data, path):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg_diff.data.views import AxialSlices, fit_to
+from medseg_diff.data.views import AxialSlices, Patches, fit_to
 
 
 @given(st.lists(st.integers(1, 5), min_size=4, max_size=4))
@@ -64,3 +64,42 @@ def test_fit_to_at_a_corner():
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         AxialSlices().but(**wrong)
+
+
+def test_without_context_the_network_is_shown_the_slices_themselves():
+    volume = torch.randn(3, 4, 5, 6)
+    view = AxialSlices()
+    assert torch.equal(view.conditions(volume, background=-1.0), view.cut(volume)) and view.shown(3) == 3
+
+
+@pytest.mark.parametrize("context", [1, 2])
+def test_neighbours_stand_beside_a_slice_channel_by_channel(context):
+    volume = torch.randn(2, 4, 5, 6)
+    view, around = AxialSlices(context=context), 1 + 2 * context
+    shown = view.conditions(volume, background=-7.0)
+    assert shown.shape == (6, view.shown(2), 4, 5) and view.shown(2) == 2 * around
+    for z in range(6):
+        for channel in range(2):
+            for place, there in enumerate(range(z - context, z + context + 1)):
+                found = shown[z, channel * around + place]
+                wanted = volume[channel, :, :, there] if 0 <= there < 6 else torch.full((4, 5), -7.0)
+                assert torch.equal(found, wanted)
+
+
+def test_a_volume_is_one_piece_of_a_patch_view():
+    volume, view = torch.randn(2, 4, 5, 6), Patches(size=(4, 4, 4))
+    assert torch.equal(view.cut(volume)[0], volume) and torch.equal(view.join(view.cut(volume)), volume)
+    assert torch.equal(view.conditions(volume, background=-1.0), view.cut(volume)) and view.shown(2) == 2
+    assert view.for_sampling(brain_of([0, 3])) == [0] and view.for_sampling(brain_of([0, 0])) == []
+
+
+def test_noise_belongs_to_a_slice_or_to_a_volume():
+    assert AxialSlices().owner(3) == (3,) and Patches().owner(0) == ("volume",)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"size": [0, 4, 4]}, {"size": [4, 4]}, {"lesion_share": 1.5}, {"overlap": 1.0}, {"per_case": 0}]
+)
+def test_patches_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Patches().but(**wrong)

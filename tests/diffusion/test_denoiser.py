@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from medseg_diff.diffusion import DDIM, DDPM, Clipped, Condition, Denoiser, NoiseSchedule, trajectory, walk
+from medseg_diff.diffusion.denoiser import DenoiserSettings
 from medseg_diff.diffusion.exact import GaussianDenoiser
 from medseg_diff.diffusion.losses import denoising_loss, hybrid, noised, vlb_term
 from medseg_diff.diffusion.solvers import mixed_log_variance, posterior
@@ -48,6 +49,23 @@ def test_encoding_from_zero_works_for_every_target(target):
     times = SCHEDULE.times(250, start=0, stop=500)
     back = walk(denoiser, DDIM(), walk(denoiser, DDIM(), x, times), times[::-1])
     assert ((back - x).norm() / x.norm()) < 0.02
+
+
+@pytest.mark.parametrize(("first_time", "asked"), [(1, [1, 1, 300, 1000]), (0, [0, 0, 299, 999])])
+def test_foreign_weights_may_count_their_times_from_zero(first_time, asked):
+    heard = []
+
+    def network(x, t, condition):
+        heard.append(int(t[0]))
+        return Oracle("noise")(x, t + (1 - first_time), condition)  # as if trained on its own count
+
+    denoiser = DenoiserSettings(target="noise", first_time=first_time).around(network, SCHEDULE)
+    x = 0.3 * torch.randn(4, 1, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for t in (0, 1, 300, 1000):
+        torch.testing.assert_close(
+            denoiser(x, t, Condition()).clean, GaussianDenoiser(SCHEDULE)(x, t).clean, atol=1e-4, rtol=1e-4
+        )
+    assert heard == asked
 
 
 def test_learned_variance_mixes_logs():

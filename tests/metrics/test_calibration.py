@@ -99,7 +99,7 @@ def test_ten_million_voxels_take_seconds():
     generator = np.random.default_rng(0)
     uncertainty = generator.random(10_000_000, dtype=np.float32)
     error = generator.random(10_000_000, dtype=np.float32) < uncertainty
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: others may have the machine
     # P(error | u) = u for uniform u: AUROC = 5/6.
     assert auroc_error(uncertainty, error) == pytest.approx(5 / 6, abs=0.001)
-    assert time.perf_counter() - start < 15
+    assert time.process_time() - start < 15

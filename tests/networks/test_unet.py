@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from medseg_diff.diffusion.condition import Condition
+from medseg_diff.networks.encoder import folded, unfolded
 from medseg_diff.networks.unet import UNetSettings
 
 SMALL = UNetSettings(width=8, multipliers=(1, 2), blocks=1, attention=(1,), groups=4)
@@ -60,13 +61,12 @@ def test_every_variant_takes_2d_and_3d_any_size_and_any_batch(name, dims, size, 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_folding_and_unfolding_are_inverse_and_keep_neighbours_together(dims):
-    network = built(SMALL.but(stem=2), dims=dims)
     x = noise(2, 3, *(8, 6, 4)[:dims])
-    folded = network._fold(x)
-    assert folded.shape == (2, 3 * 2**dims, *(4, 3, 2)[:dims])
-    assert torch.equal(network._unfold(folded), x)
+    deep = folded(x, 2)
+    assert deep.shape == (2, 3 * 2**dims, *(4, 3, 2)[:dims])
+    assert torch.equal(unfolded(deep, 2), x)
     corner = x[(slice(None), slice(None), *(slice(0, 2),) * dims)].flatten(1)
-    assert torch.equal(folded[(slice(None), slice(None), *(0,) * dims)], corner)
+    assert torch.equal(deep[(slice(None), slice(None), *(0,) * dims)], corner)
 
 
 @pytest.mark.parametrize("stem", [1, 2])

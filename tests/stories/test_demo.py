@@ -20,6 +20,24 @@ MINIATURE = (
     "sampling.members=2",
     "sampling.steps=1",
 )
+TINY_MAPS = (
+    "training.steps=10",
+    "training.batch=8",
+    "training.validate_every=10",
+    "training.precision=fp32",
+    "classifier_training.steps=10",
+    "classifier_training.batch=8",
+    "classifier_training.validate_every=10",
+    "network.width=8",
+    "network.groups=4",
+    "network.multipliers=[1,2]",
+    "network.attention=[]",
+    "classifier.width=8",
+    "classifier.groups=4",
+    "classifier.multipliers=[1,2]",
+    "validation.slices=8",
+    "healing.steps=2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +46,14 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("story") / "demo"
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        metrics = medseg_diff.demo(out, cases=12, device="cpu", overrides=MINIATURE)
+        patch.setattr("medseg_diff.tasks.healer.BETTER_THAN_CHANCE", 0.0)  # after ten steps a classifier may guess
+        metrics = medseg_diff.demo(out, cases=12, device="cpu", overrides=MINIATURE, anomaly_overrides=TINY_MAPS)
     return out, metrics
 
 
 def test_it_leaves_numbers_and_a_picture(finished):
-    out, metrics = finished
+    out, found = finished
+    metrics = found["segment"]
     assert json.loads((out / "segment" / "metrics.json").read_text()) == metrics
     assert metrics["data"] == "phantom" and metrics["cases"] == 2 and metrics["split"] == "test"
     values = {key: metric["value"] for key, metric in metrics["metrics"].items()}
@@ -41,6 +61,17 @@ def test_it_leaves_numbers_and_a_picture(finished):
     assert (out / "montage.png").read_bytes().startswith(b"\x89PNG") and (out / "montage.png").stat().st_size > 20_000
     assert (out / "segment" / "per_case.csv").is_file()
     assert len(list(out.glob("segment/*/members/*.nii.gz"))) == 4
+
+
+def test_it_maps_anomalies_beside_their_baselines(finished):
+    out, found = finished
+    metrics = found["anomaly"]
+    assert json.loads((out / "anomaly" / "metrics.json").read_text()) == metrics
+    assert (metrics["task"], metrics["data"], metrics["cases"]) == ("anomaly", "phantom", 2)
+    assert set(metrics["baselines"]) == {"blur", "flair", "flair_t2", "saliency", "scale_0"}
+    assert 0 <= metrics["metrics"]["auroc"]["value"] <= 1
+    assert (out / "anomaly" / "montage.png").stat().st_size > 20_000
+    assert Run(out / "runs" / "anomaly").facts["finished"]
 
 
 def test_only_held_out_phantoms_are_measured(finished):

@@ -12,7 +12,8 @@ import pytest
 from medseg_diff.data.writing import write_volume
 from medseg_diff.errors import ImageError, ManifestError, UsageError
 from medseg_diff.metrics.overlap import dice
-from medseg_diff.tasks.evaluate import MEASURES, evaluate
+from medseg_diff.tasks.evaluate import evaluate
+from medseg_diff.tasks.measures import MEASURES
 
 LPS = np.diag([-2.0, -2.0, 3.0, 1.0])
 KEYS = {"dice", "iou", "hd95_mm", "surface_dice_1mm", "volume_error_ml", "ged2", "ece", "brier", "aurc", "auroc_error"}
@@ -63,7 +64,7 @@ class Study:
         return self
 
     def evaluate(self, **options):
-        return evaluate(self.predictions, self.table, **options)
+        return evaluate(self.predictions, self.table, **{"figure": False, **options})
 
 
 @pytest.fixture
@@ -78,9 +79,11 @@ def test_a_perfect_prediction_is_perfect_in_every_measure(study):
     summary = study.evaluate()
     values = {key: metric["value"] for key, metric in summary["metrics"].items()}
     assert values.pop("auroc_error") is None  # there is no error to find
-    ones = {"dice", "dice_raw", "dice_raters", "iou", "surface_dice_1mm"}
+    assert values.pop("ece_calibrated") is None and values.pop("brier_calibrated") is None  # nothing was calibrated
+    ones = {"dice", "dice_raw", "dice_raters", "dice_slices", "iou", "surface_dice_1mm"}
+    ones |= {"lesion_sensitivity", "lesion_precision", "lesion_f1"}
     assert values == {key: pytest.approx(1.0 if key in ones else 0.0) for key in values}
-    assert all(metric["cases"] == 2 for key, metric in summary["metrics"].items() if key != "auroc_error")
+    assert all(metric["cases"] == 2 for key, metric in summary["metrics"].items() if key in values)
 
 
 def test_the_summary_has_the_promised_shape_and_is_what_was_written(study):
@@ -172,7 +175,7 @@ def test_only_splits_with_predictions_are_measured_unless_one_is_named(study):
 
 def test_missing_predictions_are_all_named(study):
     study.add("a").predict("a").add("b").add("c").predict("c")
-    (study.predictions / "c" / "case.json").unlink()
+    (study.predictions / "c" / "mask.nii.gz").unlink()
     with pytest.raises(UsageError, match="2 of 3 cases have no complete prediction: b, c"):
         study.evaluate()
 
@@ -238,3 +241,87 @@ def test_scans_of_one_patient_give_no_interval(study):
 def test_importing_loads_neither_torch_nor_monai():
     code = "import sys, medseg_diff.tasks.evaluate; assert not {'torch', 'monai', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_lesions_are_counted_as_well_as_voxels(study):
+    far, speck = ball((20, 11, 8), 2), np.zeros(SHAPE, bool)
+    speck[1, 1, 1] = True  # 0.012 ml
+    study.add("a", seg=TUMOUR | speck).predict("a", TUMOUR | far).add("b", seg=NOTHING).predict("b", far)
+    values = {key: metric["value"] for key, metric in study.evaluate()["metrics"].items()}
+    assert (values["lesion_sensitivity"], values["lesion_precision"]) == (1.0, pytest.approx((0.5 + 0.0) / 2))
+    assert values["lesion_f1"] == pytest.approx(2 / 3)
+    assert values["false_positive_lesions"] == 1.0
+    assert values["false_positives_ml"] == pytest.approx(np.count_nonzero(far) * 0.012)
+
+
+def test_each_axial_slice_has_a_row(study):
+    larger = ball((12, 11, 8), 4)
+    study.add("a").predict("a", larger, probability=larger * 0.8, members=[larger, TUMOUR])
+    summary = study.evaluate()
+    rows = list(csv.DictReader((study.predictions / "per_slice.csv").open()))
+    assert [int(row["slice"]) for row in rows] == np.flatnonzero(BRAIN.any((0, 1))).tolist()
+    assert {(row["case"], row["region"], row["axis"]) for row in rows} == {("a", "whole_tumour", "2")}
+    middle = next(row for row in rows if row["slice"] == "8")
+    assert float(middle["dice"]) == pytest.approx(dice(larger[..., 8], TUMOUR[..., 8]), rel=1e-5)
+    assert float(middle["error_ml"]) == pytest.approx((larger ^ TUMOUR)[..., 8].sum() * 0.012, rel=1e-5)
+    assert float(middle["expected_error_ml"]) == pytest.approx(larger[..., 8].sum() * 0.16 * 0.012, rel=1e-5)
+    assert sum(float(row["mask_ml"]) for row in rows) == pytest.approx(larger.sum() * 0.012, rel=1e-5)
+    assert rows[0]["dice"] == "" and rows[0]["ged2"] == ""  # nothing is marked there
+    marked = [float(row["dice"]) for row in rows if float(row["reference_ml"])]
+    assert summary["metrics"]["dice_slices"]["value"] == pytest.approx(np.mean(marked), rel=1e-5)
+    ged2 = [float(row["ged2"]) for row in rows if row["ged2"]]
+    assert summary["metrics"]["ged2"]["value"] == pytest.approx(np.mean(ged2), rel=1e-5)
+
+
+def test_curves_add_up_over_cases_and_end_at_the_error_rate(study):
+    larger = ball((12, 11, 8), 4)
+    for name, certain in (("a", 0.9), ("b", 0.7)):
+        study.add(name).predict(name, larger, probability=larger * certain)
+    curves = study.evaluate()["curves"]["whole_tumour"]
+    reliability = curves["reliability"]
+    assert sum(reliability["voxels"]) == 2 * np.count_nonzero(BRAIN)
+    assert reliability["probability"] == pytest.approx([0, 0.7, 0.9])
+    share = np.count_nonzero(TUMOUR) / np.count_nonzero(larger)
+    assert reliability["frequency"] == pytest.approx([0, share, share], abs=1e-5)
+    risk = curves["risk_coverage"]
+    assert risk["coverage"][-1] == 1.0 and risk["risk"][0] == 0
+    assert risk["risk"][-1] == pytest.approx((larger & ~TUMOUR).sum() / BRAIN.sum(), rel=1e-4)
+
+
+def test_a_calibrated_map_is_measured_beside_the_plain_one(study):
+    study.add("a").predict("a", probability=TUMOUR * 0.6)
+    write_volume(study.predictions / "a" / "calibrated.nii.gz", (TUMOUR * 0.95).astype(np.float32), LPS)
+    summary = study.evaluate()
+    values = {key: metric["value"] for key, metric in summary["metrics"].items()}
+    share = TUMOUR.sum() / BRAIN.sum()
+    assert values["ece"] == pytest.approx(0.4 * share, rel=1e-4)
+    assert values["ece_calibrated"] == pytest.approx(0.05 * share, rel=1e-4)
+    assert values["brier_calibrated"] == pytest.approx(0.05**2 * share, rel=1e-4)
+    assert summary["curves"]["whole_tumour"]["reliability_calibrated"]["probability"] == pytest.approx([0, 0.95])
+
+
+def test_the_figure_is_drawn_unless_it_is_not_wanted(study):
+    study.add("a").predict("a", probability=TUMOUR * 0.9)
+    study.evaluate()
+    assert not (study.predictions / "evaluation.png").exists()
+    study.evaluate(figure=True)
+    assert (study.predictions / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_folders_are_measured_and_compared(study, tmp_path):
+    from medseg_diff.tasks.compare import evaluate_both
+
+    for number, name in enumerate("abc"):
+        study.add(name).predict(name, ball((12, 11, 8), 4))
+        better = Study(study.folder)
+        better.predictions = study.folder / "better"
+        better.predict(name, ball((12, 11, 8), 3 + 0.3 * number))
+    metrics, found = evaluate_both(study.predictions, study.folder / "better", study.table, figure=False)
+    assert metrics == json.loads((study.predictions / "metrics.json").read_text())
+    assert found == json.loads((study.predictions / "comparison.json").read_text())
+    assert (found["first"], found["second"]) == ("out", "better")
+    assert found["metrics"]["dice"]["better"] == "second" and found["metrics"]["dice"]["cases"] == 3
+    before = (study.folder / "better" / "metrics.json").read_bytes()
+    evaluate_both(study.predictions, study.folder / "better", study.table, out=tmp_path / "else", figure=False)
+    assert json.loads((tmp_path / "else" / "comparison.json").read_text()) == found
+    assert (tmp_path / "else/compared/metrics.json").read_bytes() == before

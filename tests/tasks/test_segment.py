@@ -12,7 +12,7 @@ import pytest
 
 from medseg_diff.data.brain import find_brain
 from medseg_diff.data.geometry import Volume, axes_of, reoriented
-from medseg_diff.data.nifti import read_nifti
+from medseg_diff.data.reading import read_map
 from medseg_diff.data.writing import write_volume
 from medseg_diff.errors import CheckpointError, ImageError, UsageError
 from medseg_diff.run import Run
@@ -23,8 +23,7 @@ CHANNELS = ("t1", "t1ce", "t2", "flair")
 
 
 def read(path) -> Volume:
-    voxels, affine, _ = read_nifti(Path(path).read_bytes(), Path(path))
-    return Volume(voxels, affine)
+    return read_map(Path(path))
 
 
 def images_in(folder):
@@ -279,12 +278,14 @@ def test_a_missing_channel_is_refused(study, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("which", ["weights/best.safetensors", "recipe.yaml", "SHA256SUMS", "run.json"])
+@pytest.mark.parametrize(
+    "which", ["weights/best.safetensors", "recipe.yaml", "calibration.json", "SHA256SUMS", "run.json"]
+)
 def test_a_damaged_model_is_refused(study, tmp_path, which):
     shutil.copytree(study.model, tmp_path / "model")
     path = tmp_path / "model" / which
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[content.find(b"weights/best") if which == "SHA256SUMS" else len(content) // 2] ^= 1
     path.write_bytes(content if which != "run.json" else b"{")
     with pytest.raises(CheckpointError, match="model") as caught:
         segment([str(study.data / study.cases[0])], out=tmp_path / "out", model=tmp_path / "model", device="cpu")

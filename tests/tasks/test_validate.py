@@ -25,7 +25,7 @@ def data(tmp_path):
     for case in "abcd":
         for channel in ("t1", "t2"):
             write_volume(tmp_path / f"{case}_{channel}.nii.gz", rng.random((6, 7, 8), dtype=np.float32), np.eye(4))
-        write_volume(tmp_path / f"{case}_seg.nii.gz", np.zeros((6, 7, 8), np.uint8), np.eye(4))
+        write_volume(tmp_path / f"{case}_seg.nii.gz", (rng.random((6, 7, 8)) > 0.5).astype(np.uint8), np.eye(4))
         lines.append(f"{case},{case}_t1.nii.gz,{case}_t2.nii.gz,{case}_seg.nii.gz")
     (tmp_path / "cases.csv").write_text("\n".join(lines))
     return tmp_path / "cases.csv"

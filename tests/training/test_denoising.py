@@ -7,7 +7,7 @@ from lightning_fabric import Fabric
 from medseg_diff.data.loaders import Batch
 from medseg_diff.diffusion import Denoiser, NoiseSchedule
 from medseg_diff.networks.unet import UNetSettings
-from medseg_diff.training.denoising import MaskDenoising
+from medseg_diff.training.denoising import ImageDenoising, MaskDenoising
 from medseg_diff.training.fit import FitSettings, fit
 
 SCHEDULE = NoiseSchedule(kind="cosine", length=1000, input_scale=0.3)
@@ -90,3 +90,54 @@ def test_every_target_has_a_finite_gradient_with_learned_variance(target):
     gradients = [p.grad for name, p in what.denoiser.named_parameters() if p.grad is not None]
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert any(gradient.any() for gradient in gradients)
+
+
+def image_objective(*, classes=0, **options):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = UNET.but(classes=classes).build(dims=2, channels=1, outputs=1)
+    return ImageDenoising(Denoiser(built, SCHEDULE, target="velocity"), seed=options.pop("seed", 0), **options)
+
+
+def test_an_image_denoiser_learns_the_scaled_image_at_times_up_to_the_deepest():
+    what = image_objective(image_scale=0.5, deepest=60)
+    seen = []
+
+    class Listening(torch.nn.Module):
+        def forward(self, x_t, t, condition):
+            seen.append((x_t, t, condition))
+            return torch.zeros_like(x_t)
+
+    what.adopt("denoiser", Listening())
+    batch = batch_of(0)
+    (turn,) = what.turns(batch, 0)
+    ((x_t, t, condition),) = seen
+    assert condition.label is None and t.min() >= 1 and 50 < t.max() <= 60
+    level = SCHEDULE.level(t, like=x_t)
+    noise = (x_t - level.alpha * 0.5 * batch.image) / level.sigma
+    wanted = level.alpha * noise - level.sigma * 0.5 * batch.image
+    assert float(turn.loss) == pytest.approx(float(wanted.square().mean()), rel=1e-3)
+
+
+def test_labels_are_told_but_for_a_share_and_those_that_are_not_known():
+    what = image_objective(classes=2, label_dropout=0.25)
+    mask = torch.full((400, 1, 4, 4), -1.0)
+    mask[100:200] = 1
+    mask[200:300] = 0  # nothing is known
+    condition = what.condition(Batch(mask, mask), 7)
+    assert condition.label[:100].eq(0).all() and condition.label[100:200].eq(1).all()
+    assert not condition.kept[200:300].any()
+    assert 0.65 < torch.cat([condition.kept[:200], condition.kept[300:]]).float().mean() < 0.85
+    again = what.condition(Batch(mask, mask), 7)
+    assert torch.equal(again.kept, condition.kept)
+    assert not torch.equal(what.condition(Batch(mask, mask), 8).kept, condition.kept)
+
+
+def test_an_image_denoiser_learns_and_so_does_its_blank():
+    what = image_objective(classes=2, label_dropout=0.2)
+    blank = what.denoiser.network.embed_known.label.weight[2].detach().clone()
+    settings = FitSettings(steps=30, batch=16, learning_rate=3e-3, warm_up_steps=5, ema=0.9, precision="fp32")
+    fabric = Fabric(accelerator="cpu", devices=1)
+    losses = [progress.read()["loss"] for progress in fit(what, map(batch_of, range(30)), settings, fabric)]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert not torch.equal(what.denoiser.network.embed_known.label.weight[2], blank)

@@ -9,8 +9,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from medseg_diff.errors import Diverged
-from medseg_diff.training.fit import FitSettings, Progress, fit, pace
+from medseg_diff.errors import CheckpointError, Diverged
+from medseg_diff.training.fit import FitSettings, Learners, Progress, fit, pace
 from medseg_diff.training.objective import Turn
 from medseg_diff.training.weights import moving_average
 
@@ -142,7 +142,7 @@ def test_two_models_take_turns_and_neither_moves_on_the_others_loss(first):
 def run_plainly(objective, settings):
     """The loop with SGD in the place of AdamW, whose first step hides the size of a gradient."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim, "AdamW", lambda parameters, lr, weight_decay: torch.optim.SGD(parameters, lr=lr))
+        patch.setattr(torch.optim, "AdamW", lambda parameters, lr, **_: torch.optim.SGD(parameters, lr=lr))
         return run(objective, settings, stream(1))
 
 
@@ -215,3 +215,87 @@ def test_a_training_that_diverges_says_so():
         objective.models["line"].weight.fill_(float("nan"))
     with pytest.raises(Diverged):
         run(objective, SETTINGS.but(steps=1))[0].read()
+
+
+def on_the_device(learners):
+    """The path that the GPU takes, here: the fused kernel is told not to update, and the host does not ask."""
+    for learner in learners.values():
+        learner.on_device = True
+        learner.raw = learner.optimizer = torch.optim.AdamW(learner.network.parameters(), lr=0.05, fused=True)
+
+
+def copy_of(learners):
+    return {name: value.clone() for name, value in learners.state().items()}
+
+
+class Poisoned(Line):
+    """A line whose loss is not finite at some steps; of `inf`, the gradient is finite."""
+
+    def __init__(self, at, value):
+        super().__init__()
+        self.at, self.value = at, value
+
+    def turns(self, batch, step):
+        for turn in super().turns(batch, step):
+            spoilt = turn.loss * self.value if math.isnan(self.value) else turn.loss + self.value
+            yield turn._replace(loss=spoilt if step in self.at else turn.loss)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_update_that_is_not_finite_moves_nothing_and_is_counted(value, fused):
+    objective = Poisoned({3, 4, 6}, value)
+    learners = Learners(objective, SETTINGS, Fabric(accelerator="cpu", devices=1))
+    if fused:
+        on_the_device(learners)
+    before, counts = copy_of(learners), []
+    for progress in fit(objective, stream(16), SETTINGS.but(steps=9), learners["line"].fabric, learners=learners):
+        now = copy_of(learners)
+        moved = [
+            not torch.equal(now[f"line.model.{name}"], before[f"line.model.{name}"]) for name in ("weight", "bias")
+        ]
+        steps = now["line.optimizer.weight.step"].item()
+        counts.append(int(progress.skipped))
+        assert all(moved) if counts[-1] == 0 else not any(moved)
+        assert steps == sum(count == 0 for count in counts)
+        before = now
+    assert counts == [0, 0, 0, 1, 2, 0, 1, 0, 0]
+    assert all(value.isfinite().all() for value in before.values())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_what_is_restored_goes_on_to_the_same_bytes(fused):
+    def learn(objective, start, state=None):
+        learners = Learners(objective, SETTINGS, Fabric(accelerator="cpu", devices=1))
+        if fused:
+            on_the_device(learners)
+        if state:
+            learners.restore(state)
+        batches = itertools.islice(stream(16), start, None)
+        for progress in fit(
+            objective, batches, SETTINGS.but(steps=12), learners["line"].fabric, learners=learners, start=start
+        ):
+            yield progress.step, copy_of(learners)
+
+    whole = dict(learn(Line(), 0))
+    for start in (1, 7):
+        resumed = dict(learn(Line(), start, whole[start]))
+        assert list(resumed) == list(range(start + 1, 13))
+        for step, state in resumed.items():
+            assert all(torch.equal(value, whole[step][name]) for name, value in state.items())
+
+
+def test_a_share_of_the_learning_rate():
+    objective = Duel()
+    learners = Learners(objective, SETTINGS, Fabric(accelerator="cpu", devices=1))
+    learners.restore(copy_of(learners), share=0.25)
+    next(fit(objective, stream(1), SETTINGS, learners["judge"].fabric, learners=learners))
+    assert learners["judge"].raw.param_groups[0]["lr"] == 0.05 * 0.25
+
+
+def test_the_state_of_other_networks_is_refused():
+    learners = Learners(Line(), SETTINGS, Fabric(accelerator="cpu", devices=1))
+    state = copy_of(learners)
+    for wrong in (state | {"line.model.weight": torch.zeros(2, 3)}, {"line.skipped": torch.zeros(())}):
+        with pytest.raises(CheckpointError, match=r"is of other networks \(see line"):
+            learners.restore(wrong)

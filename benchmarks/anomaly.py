@@ -1,0 +1,222 @@
+"""What is healing worth? Methods and free baselines on held-out phantoms, and AUROC against the denoiser's calls.
+
+    python -m benchmarks.anomaly [--quick | --paper] [--out DIR]
+
+One system is trained; every row heals with it, thresholds and floors measured anew for each. Phantoms are easier than
+patients: the numbers compare methods, they promise nothing about a hospital.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reporting import machine, number, table, with_interval
+from medseg_diff import anomaly, evaluate, phantom, train_anomaly
+from medseg_diff.anomaly_recipe import AnomalyRecipe
+from medseg_diff.data.manifest import read_manifest
+from medseg_diff.files import write_json, write_text
+from medseg_diff.run import Run
+from medseg_diff.settings import apply_overrides, parse_settings, read_yaml, write_yaml
+from medseg_diff.tasks.anomaly_calibration import calibrate
+from medseg_diff.tasks.console import configure, log
+from medseg_diff.tasks.device import find_device
+from medseg_diff.tasks.study import with_splits
+from medseg_diff.training.classification import Skill
+
+SHOWN = ("auroc", "average_precision", "dice_best", "dice_preset", "false_positives_ml", "lesion_sensitivity")
+COSTS = {"saliency": 1, "flair": 0, "flair_t2": 0, "blur": 0}  # passes per slice; scale 0 costs what healing does
+CONVENTIONS = {
+    "all rows": "test phantoms, as `medseg-diff evaluate` defines the measures: same smoothing, same brain, each map above "
+    "its own floor and cut at its own threshold, both from healthy validation phantoms",
+    "calls": "of the denoiser for one slice, both ways; passes add the classifier's",
+    "seconds_per_slice": "mean over the test cases, reading and writing left out; the rows of the curve in turn, each once",
+    "curve": "one trained system, healed with other depths, steps and scales",
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything: full by default, `QUICK` to see it run."""
+
+    cases: int = 100
+    shape: tuple[int, int, int] = (64, 64, 48)
+    config: str = "quick/phantom"
+    overrides: tuple[str, ...] = ("deepest=500", "training.steps=900", "classifier_training.steps=600")
+    curve: tuple[tuple[int, int], ...] = (  # depth, steps each way
+        *((250, steps) for steps in (2, 5, 10, 25, 50)),
+        *((500, steps) for steps in (10, 25, 50, 125)),
+    )
+    other: tuple[str, ...] = ("healing.engine=classifier_free healing.scale=3.0",)
+
+
+QUICK = Size(
+    cases=12,
+    shape=(32, 32, 32),
+    overrides=(
+        "view.size=[32,32]",
+        "training.steps=10",
+        "training.batch=8",
+        "classifier_training.steps=10",
+        "classifier_training.batch=8",
+        "network.width=8",
+        "network.groups=4",
+        "classifier.width=8",
+        "classifier.groups=4",
+        "validation.slices=8",
+        "healing.steps=2",
+    ),
+    curve=((250, 2), (250, 4)),
+)
+
+PAPER = (500, 500)  # Wolleb et al. 2022: L = 500 of 1000, a step for every time
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where everything lies, and on what it runs."""
+
+    out: Path
+    data: Path
+    device: str
+
+    def system(self, trained: Run, name: str, overrides: Sequence[str]) -> Run:
+        """The trained system with another way of healing, calibrated for it."""
+        folder = self.out / "runs" / name
+        if folder.exists():  # of an earlier call
+            shutil.rmtree(folder)
+        shutil.copytree(trained.folder, folder)
+        run = Run(folder)
+        changed = apply_overrides(read_yaml(run.recipe_file), overrides)
+        write_text(run.recipe_file, write_yaml(parse_settings(AnomalyRecipe, changed, source=name)))
+        known = json.loads((trained.folder / "calibration.json").read_text(encoding="utf-8"))["classifier"]["by_time"]
+        manifest, _ = with_splits(read_manifest(self.data))
+        calibrate(run, manifest, skill=[Skill(**each) for each in known], device=self.device)
+        return run
+
+    def score(self, run: Run, *, baselines: bool) -> dict[str, Any]:
+        """Map and evaluate the test cases: cost, metrics, and the baselines' where asked for."""
+        folder = self.out / "maps" / run.name
+        anomaly(
+            data=self.data,
+            split="test",
+            model=run.folder,
+            out=folder,
+            baselines=baselines,
+            overwrite=True,
+            device=self.device,
+        )
+        found = evaluate(folder, self.data, split="test")
+        return _cost(folder) | {
+            "metrics": {name: found["metrics"][name] for name in (*SHOWN, "auroc_of_slices", "auroc_of_volumes")},
+            "baselines": found["baselines"],
+        }
+
+
+def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "auto") -> dict[str, Any]:
+    """Make phantoms in `out`, train, score every way of healing and every baseline. Returns what goes into anomaly.json."""
+    data = phantom(out / "phantoms", cases=size.cases, shape=size.shape, seed=seed)
+    bench, model = Bench(out, data, device), out / "runs" / "trained"
+    if (model / "run.json").is_file():  # of an earlier call
+        shutil.rmtree(model)
+    common: dict[str, Any] = {"runs": out / "runs", "device": device, "mlflow": False}
+    trained = train_anomaly(data, config=size.config, out=model, overrides=size.overrides, **common)
+    log.info("the recipe as it is, and the baselines")
+    own = bench.score(trained, baselines=True)
+    timed = bench.score(bench.system(trained, "timed", ()), baselines=False)  # without the baselines' own work
+    rows = [{"name": "the recipe", **own, "seconds_per_slice": timed["seconds_per_slice"]}]
+    for overrides in size.other:
+        name = overrides.replace("healing.", "")
+        log.info("%s", name)
+        run = bench.system(trained, name.replace(" ", "_").replace("=", "_"), overrides.split())
+        rows.append({"name": name, **bench.score(run, baselines=False)})
+    rows += [_baseline_row(name, found, own) for name, found in own["baselines"].items()]
+    curve = []
+    for depth, steps in size.curve:
+        log.info("depth %d in %d steps", depth, steps)
+        run = bench.system(trained, f"L{depth}_{steps}", (f"healing.depth={depth}", f"healing.steps={steps}"))
+        curve.append({"name": f"L = {depth}, {steps} steps", **bench.score(run, baselines=False)})
+    return {
+        "schema": 1,
+        "benchmark": "anomaly",
+        "data": f"{size.cases} phantoms, seed {seed}",
+        "machine": machine(device if device != "auto" else str(find_device("auto"))),
+        "size": asdict(size),
+        "classifier": json.loads((model / "calibration.json").read_text(encoding="utf-8"))["classifier"],
+        "wall_seconds": round(trained.facts["ended"] - trained.facts["started"], 1),
+        "methods": [{name: value for name, value in row.items() if name != "baselines"} for row in rows],
+        "curve": [{name: value for name, value in row.items() if name != "baselines"} for row in curve],
+        "conventions": CONVENTIONS,
+    }
+
+
+def _baseline_row(name: str, found: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """A free map, as the row of a method; its own gain is left out."""
+    passes = COSTS.get(name, own["passes_per_slice"])
+    calls = own["calls"] if name == "scale_0" else 0
+    metrics = {key: value for key, value in found.items() if not key.endswith("gain")}
+    return {"name": name, "calls": calls, "passes_per_slice": passes, "seconds_per_slice": None, "metrics": metrics}
+
+
+def _cost(folder: Path) -> dict[str, Any]:
+    """Calls and passes of the networks for one slice, and its seconds."""
+    facts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/case.json"))]
+    passes = facts[0]["passes_per_slice"]
+    seconds = sum(each["seconds"]["heal"] for each in facts) / sum(each["slices"] for each in facts)
+    return {
+        "calls": passes["denoiser"],
+        "passes_per_slice": sum(passes.values()),
+        "seconds_per_slice": round(seconds, 4),
+    }
+
+
+def show(result: dict[str, Any]) -> str:
+    """Both tables."""
+    columns = ["", "AUROC", "AP", "best Dice", "Dice", "FP ml", "lesions", "calls", "passes", "s/slice"]
+    parts = [table(columns, [_cells(row) for row in result[part]]) for part in ("methods", "curve")]
+    skill = result["classifier"]
+    first = (
+        f"{result['data']}; classifier: balanced accuracy {number(skill['balanced_accuracy'])}, "
+        f"AUROC {number(skill['auroc'])}"
+    )
+    return "\n\n".join([first, parts[0], "The same system with other steps:", parts[1]])
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    metrics = row["metrics"]
+    return [
+        row["name"],
+        with_interval(metrics["auroc"]),
+        *(number(metrics[name]["value"]) for name in SHOWN[1:4]),
+        number(metrics["false_positives_ml"]["value"], 1),
+        number(metrics["lesion_sensitivity"]["value"], 2),
+        str(row["calls"]),
+        str(row["passes_per_slice"]),
+        number(row["seconds_per_slice"], 3),
+    ]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.anomaly", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/anomaly"))
+    parser.add_argument("--quick", action="store_true", help="few phantoms and steps: to see it run, not to compare")
+    parser.add_argument("--paper", action="store_true", help="also the paper's thousand calls a slice: hours on a CPU")
+    parser.add_argument("--cases", type=int, help="phantoms in all; one in five is for testing")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    chosen = parser.parse_args()
+    configure(verbosity=0, progress=True)
+    size = QUICK if chosen.quick else Size()
+    size = replace(size, cases=chosen.cases) if chosen.cases else size
+    size = replace(size, curve=(*size.curve, PAPER)) if chosen.paper else size
+    result = measure(chosen.out, size=size, seed=chosen.seed, device=chosen.device)
+    write_json(chosen.out / "anomaly.json", result)
+    print(show(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""`medseg-diff runs …`: words on the command line → one function of `tasks.runs`, and its answer as a table."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="runs",
+    help="Review trained runs: list, best, compare; complete or fill MLflow: sync, register.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Runs = Annotated[Path, typer.Option(help="Folder of runs.")]
+Task = Annotated[str | None, typer.Option(help="Only segment, anomaly or synthesise.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+COLUMNS = ("name", "task", "recipe", "state", "best", "step", "started", "took", "data")
+
+
+@app.command("list")
+def list_runs(runs: Runs = Path("runs"), task: Task = None, as_json: AsJson = False) -> None:
+    """Every run, the newest first."""
+    from medseg_diff.tasks.runs import list_runs as run
+    from medseg_diff.tasks.runs import rows_of
+
+    found = rows_of(run(runs, task=task))
+    if as_json:
+        _show(found)
+    elif not found:
+        typer.echo(f"no runs below {runs}\nnext: medseg-diff train-seg --data cases.csv")
+    else:
+        _table([COLUMNS, *(_row(each) for each in found)])
+
+
+@app.command()
+def best(
+    runs: Runs = Path("runs"),
+    task: Task = None,
+    metric: Annotated[
+        str | None, typer.Option(help="A name in metrics.csv, or of an evaluation as test_dice [how runs chose].")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The finished run with the best number."""
+    from medseg_diff.tasks.runs import best_run as run
+
+    found = run(runs, task=task, metric=metric)
+    if as_json:
+        _show(found)
+        return
+    typer.echo(f"{found['name']}: {found['metric']} {found['value']:.4g}, best of {found['compared']}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Run: folder, name, or the beginning of a name.")],
+    second: Annotated[Path, typer.Argument(help="The other run.")],
+    predictions: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Two evaluated folders, one of each run [recorded evaluations].")
+    ] = None,
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """What changed between two runs, and what it did."""
+    from medseg_diff.tasks.runs import compare_runs as run
+
+    found = run(first, second, runs=runs, predictions=predictions)
+    if as_json:
+        _show(found)
+        return
+    same = {True: "the same", False: "other weights", None: "no sealed weights"}[found["same_weights"]]
+    typer.echo(f"{found['first']} → {found['second']} ({same})")
+    for title, key in (("settings", "settings"), ("data and device", "facts"), ("environment", "environment")):
+        typer.echo(f"\n{title}: " + ("" if found[key] else "the same"))
+        _table([("", name, _word(a), "→", _word(b)) for name, (a, b) in found[key].items()])
+    typer.echo("\nnumbers, at the last step of each:")
+    _table([("", name, _word(a), "→", _word(b), _change(a, b)) for name, (a, b) in found["numbers"].items()])
+    _show_paired(found["paired"])
+
+
+@app.command()
+def sync(
+    named: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]…", help="Which runs [all].")] = None,
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Tell MLflow what it lacks, after an outage or for the first time; a second call changes nothing."""
+    from medseg_diff.tasks.runs import sync_runs as run
+
+    done = [each.__dict__ for each in run(named or (), runs=runs)]
+    if as_json:
+        _show(done)
+        return
+    for each in done:
+        typer.echo(f"{each['name']}: {each['numbers']} numbers and {each['pictures']} pictures were new")
+
+
+@app.command()
+def register(
+    named: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
+    name: Annotated[str, typer.Option(help="Name in the registry.")],
+    alias: Annotated[str | None, typer.Option(help="Also found as models:/NAME@ALIAS.")] = None,
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Put a run into MLflow's registry as the next version of a model."""
+    from medseg_diff.tasks.runs import register_run as run
+
+    uri = run(named, name, runs=runs, alias=alias)
+    if as_json:
+        _show({"model": uri})
+        return
+    typer.echo(f"{uri}\nnext: medseg-diff segment --model {uri} --volume PATIENT_FOLDER --out results")
+
+
+def _row(each: Mapping[str, Any]) -> tuple[str, ...]:
+    best = "" if each["best"] is None else f"{each['metric']} {each['best']:.4g}"
+    started = "" if each["started"] is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(each["started"]))
+    took = "" if each["seconds"] is None else _duration(each["seconds"])
+    cells = (each["name"], each["task"], each["recipe"], each["state"], best, each["step"], started, took, each["data"])
+    return tuple("" if cell is None else str(cell) for cell in cells)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def _table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _word(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _change(first: float | None, second: float | None) -> str:
+    return "" if first is None or second is None else f"{second - first:+.4g}"
+
+
+def _show_paired(paired: Mapping[str, Any]) -> None:
+    if not paired:
+        typer.echo(
+            "\ncase by case: no common evaluation; evaluate both, or name two evaluated folders: --predictions A B"
+        )
+        return
+    from medseg_diff.tasks.compare import lines_of
+
+    for name, compared in paired.items():
+        typer.echo(f"\ncase by case, {name}:\n" + "\n".join(lines_of(compared)))
+
+
+def _show(answer: Any) -> None:
+    typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))

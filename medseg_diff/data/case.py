@@ -1,0 +1,47 @@
+"""One visit of one patient: its name, where its images are, and what is known of it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Split = Literal["train", "val", "test"]
+Label = Literal["healthy", "diseased"]
+
+CASE_NAME = re.compile(r"[\w.-]{1,64}")
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".mgz", ".mgh", ".mha", ".mhd", ".nrrd")
+CHANNEL_COLUMNS = ("t1", "t1ce", "t2", "flair")
+SPLITS = ("train", "val", "test")
+LABELS = ("healthy", "diseased")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One visit of one patient: where its images are and what is known of it.
+
+    `images` maps channel to absolute path in the order of the table; `stack` is one 4D file that holds the channels
+    `stack_channels` along its last axis, instead of `images`. `seg` is the reference, `raters` further opinions.
+    """
+
+    name: str
+    patient: str
+    split: Split | None = None
+    images: Mapping[str, Path] = field(default_factory=dict)
+    seg: Path | None = None
+    raters: tuple[Path, ...] = ()
+    label: Label | None = None
+    covariates: Mapping[str, float | str] = field(default_factory=dict)
+    stack: Path | None = None
+    stack_channels: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return self.stack_channels if self.stack else tuple(self.images)
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Every file of the case under the name of its column."""
+        found = {"stack": self.stack} if self.stack else dict(self.images)
+        found |= {"seg": self.seg} if self.seg else {}
+        return found | {f"seg_{number}": path for number, path in enumerate(self.raters, start=1)}

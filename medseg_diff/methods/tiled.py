@@ -1,0 +1,149 @@
+"""A volume in pieces: a denoiser that looks at overlapping tiles and blends what it believes of them, at every step.
+
+x_t and its noise belong to the whole volume, so no seam can grow from one step to the next.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medseg_diff.diffusion import Condition, NoiseSchedule
+from medseg_diff.diffusion.denoiser import AnyDenoiser, Prediction, noise_from, prepared, where_clean
+
+Corner = tuple[int, ...]
+SHARPNESS = 8  # a tile's edge in standard deviations of its weights: its border counts 1/3000 of its middle
+
+
+def corners_of(size: Sequence[int], tile: Sequence[int], overlap: float) -> list[Corner]:
+    """First voxels of tiles that cover `size`, evenly spaced, neighbours sharing at least `overlap` of a tile.
+
+    Where an axis is shorter than the tile there is one, and it begins before the axis does (see `Tiled`).
+    """
+    starts = []
+    for n, edge in zip(size, tile, strict=True):
+        if n <= edge:
+            starts.append([-((edge - n) // 2)])
+            continue
+        stride = max(1, math.floor(edge * (1 - overlap)))
+        count = math.ceil((n - edge) / stride) + 1
+        starts.append([round(i * (n - edge) / (count - 1)) for i in range(count)])
+    return list(itertools.product(*starts))
+
+
+def weights_of(tile: Sequence[int]) -> Tensor:
+    """Gaussian weights [*tile], 1 at most: what a network says of a tile's middle counts most."""
+    weights = torch.ones(())
+    for edge in tile:
+        place = torch.arange(edge) - (edge - 1) / 2
+        weights = weights[..., None] * torch.exp(-0.5 * (place * SHARPNESS / edge) ** 2)
+    return weights
+
+
+class Tiled(nn.Module):
+    """A denoiser of images of any size *S from one that sees tiles of `tile`, `batch` of them at a time.
+
+    Its clean prediction is that of all tiles, blended with Gaussian weights; the noise follows from it, and what the
+    network says of the variance is blended likewise. The last batch is padded, so that the network always sees one shape;
+    a result depends on `tile`, `overlap` and, in its rounding, `batch`, never on how many samples are given at once.
+    An axis shorter than the tile is extended: x_t continues with its own other end, so that it stays noise, and the
+    condition with its edge. `advance`, which may be replaced, is told of the tiles that each batch finished.
+    """
+
+    def __init__(
+        self,
+        denoiser: AnyDenoiser,
+        tile: Sequence[int],
+        *,
+        overlap: float = 0.25,
+        batch: int = 1,
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.tile, self.overlap, self.batch = denoiser, tuple(tile), overlap, batch
+        self.advance: Callable[[int], None] = lambda tiles: None
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return self.denoiser.schedule
+
+    def tiles(self, size: Sequence[int]) -> int:
+        """How many tiles cover an image of *S = `size`."""
+        return len(corners_of(size, self.tile, self.overlap))
+
+    def passes(self, samples: int, size: Sequence[int]) -> int:
+        """Network passes for one belief about so many images."""
+        return -(-samples * self.tiles(size) // self.batch)
+
+    def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
+        """Belief about x_t [B, C, *S] at time t; an image or mask in `condition` lies on the same *S."""
+        parts: list[Tensor] = []
+        size = x_t.shape[2:]
+        weights = weights_of(self.tile).to(x_t)
+        total = torch.zeros(size, dtype=x_t.dtype, device=x_t.device)
+        for corner in corners_of(size, self.tile, self.overlap):
+            here, inside = _meeting(corner, self.tile, size)
+            total[here] += weights[inside]
+        for sample, corner, said in self._beliefs(x_t, t, condition):
+            if not parts:
+                parts = [x_t.new_zeros((len(x_t), len(part), *size)) for part in said]
+            here, inside = _meeting(corner, self.tile, size)
+            share = weights[inside] / total[here]
+            for part, told in zip(parts, said, strict=True):
+                part[sample][(slice(None), *here)] += share * told[(slice(None), *inside)]
+        clean, noise, *mix = parts
+        level = self.schedule.level(max(t, 1) if isinstance(t, int) else t.clamp(min=1), like=x_t)
+        noise = where_clean(t, noise, noise_from(clean, x_t, level))
+        return Prediction(where_clean(t, x_t, clean), noise, mix[0] if mix else None)
+
+    def _beliefs(
+        self, x_t: Tensor, t: int | Tensor, condition: Condition
+    ) -> Iterator[tuple[int, Corner, list[Tensor]]]:
+        """Sample, corner and what was said of that tile, each part [C, *tile]: sample by sample, corner by corner."""
+        corners = corners_of(x_t.shape[2:], self.tile, self.overlap)
+        work = list(itertools.product(range(len(x_t)), corners))
+        for start in range(0, len(work), self.batch):
+            wanted = work[start : start + self.batch]
+            padded = wanted + [wanted[-1]] * (self.batch - len(wanted))
+            owners = torch.tensor([sample for sample, _ in padded], device=x_t.device)
+            seen = self.denoiser(
+                self._stack(x_t, padded, wrapped=True),
+                t if isinstance(t, int) else t[owners],
+                prepared(self.denoiser, self._condition(condition, padded, owners)),
+            )
+            said = [part for part in seen if part is not None]
+            for row, (sample, corner) in enumerate(wanted):
+                yield sample, corner, [part[row] for part in said]
+            self.advance(len(wanted))
+
+    def _condition(self, condition: Condition, work: Sequence[tuple[int, Corner]], owners: Tensor) -> Condition:
+        """What is known of each tile: image and mask cut, all else that of its sample."""
+        whole = condition._replace(image=None, mask=None)
+        cut = {
+            name: self._stack(part, work, wrapped=False)
+            for name, part in (("image", condition.image), ("mask", condition.mask))
+            if part is not None
+        }
+        return (whole.take(owners) if whole.batch else whole)._replace(**cut)
+
+    def _stack(self, image: Tensor, work: Sequence[tuple[int, Corner]], *, wrapped: bool) -> Tensor:
+        """The tiles of [B, C, *S], one after the other: [N, C, *tile]."""
+        return torch.stack([self._cut(image[sample], corner, wrapped=wrapped) for sample, corner in work])
+
+    def _cut(self, image: Tensor, corner: Corner, *, wrapped: bool) -> Tensor:
+        for axis, (start, edge) in enumerate(zip(corner, self.tile, strict=True), start=1):
+            n = image.shape[axis]
+            if n >= edge:
+                image = image.narrow(axis, start, edge)
+            else:
+                places = torch.arange(start, start + edge, device=image.device)
+                image = image.index_select(axis, places % n if wrapped else places.clamp(0, n - 1))
+        return image
+
+
+def _meeting(corner: Corner, tile: Sequence[int], size: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where a tile meets the image: its place there, and the part of the tile that lies in the image."""
+    here = tuple(slice(max(s, 0), min(s + edge, n)) for s, edge, n in zip(corner, tile, size, strict=True))
+    inside = tuple(slice(part.start - s, part.stop - s) for s, part in zip(corner, here, strict=True))
+    return here, inside

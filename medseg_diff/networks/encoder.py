@@ -1,0 +1,143 @@
+"""What the U-Net and the noisy classifier have in common: the blocks of one network, made alike, and the way down."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg_diff.networks.blocks import POOLING, Attention, Chain, Resample, Residual
+from medseg_diff.settings import Settings
+
+LARGEST_NETWORK = 1e9  # parameters, roughly counted: a recipe with a digit too many must not fill the memory
+
+
+class EncoderSettings(Settings):
+    """Size and kind of a network's levels. Level 0 is the finest grid; each level halves it.
+
+    `attention` lists the levels that attend (the middle always does where the list is not empty), with `heads` heads or,
+    where `head_width` is given, as many as fit. `stem` 2 folds 2×2(×2) voxels into channels before the first level.
+    `groups` of the norms: 32 in the papers; 8 is several times faster on a CPU at widths below 128.
+    """
+
+    width: int = Field(default=128, ge=8, le=2048)
+    multipliers: tuple[int, ...] = Field(default=(1, 1, 2, 2, 4, 4), max_length=10)
+    blocks: int = Field(default=2, ge=1, le=32)
+    attention: tuple[int, ...] = (4,)
+    heads: int = Field(default=1, ge=1)
+    head_width: int | None = Field(default=None, ge=8)
+    time_embedding: Literal["adaptive", "additive"] = "additive"
+    resampling: Literal["residual", "plain"] = "plain"
+    stem: int = Field(default=1, ge=1, le=4)
+    groups: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "EncoderSettings":
+        if not self.multipliers or not 1 <= min(self.multipliers) <= max(self.multipliers) <= 64:
+            raise ValueError("multipliers must be 1 to 64, one for each level")
+        numbers = sum(20 * self.blocks * width * width for width in self.widths)
+        if numbers > LARGEST_NETWORK:
+            raise ValueError(f"a network of about {numbers:.1e} parameters; lower width, multipliers or blocks")
+        beyond = [level for level in self.attention if not 0 <= level < len(self.multipliers)]
+        if beyond:
+            raise ValueError(f"attention at level {beyond[0]}, but the levels are 0 … {len(self.multipliers) - 1}")
+        for level in self.attention:
+            channels, part = self.width * self.multipliers[level], self.head_width or self.heads
+            if channels % part:
+                raise ValueError(f"{channels} channels at level {level} do not divide by {part}")
+        return self
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.width * multiplier for multiplier in self.multipliers)
+
+    @property
+    def step(self) -> int:
+        """Every side must be a multiple of this, so that every level halves evenly."""
+        return self.stem * 2 ** (len(self.multipliers) - 1)
+
+
+class BlockMaker:
+    """The blocks of one network, made alike; `embedded` is the length of what they are shown beside the image."""
+
+    def __init__(self, settings: EncoderSettings, dims: int, embedded: int) -> None:
+        self.settings, self.dims, self.embedded = settings, dims, embedded
+
+    def residual(self, channels: int, out: int, resize: nn.Module | None = None) -> Residual:
+        return Residual(
+            channels,
+            out,
+            self.embedded,
+            dims=self.dims,
+            groups=self.settings.groups,
+            adaptive=self.settings.time_embedding == "adaptive",
+            dropout=self.settings.dropout,
+            resize=resize,
+        )
+
+    def attention(self, channels: int) -> Attention:
+        return Attention(channels, self.heads(channels), self.settings.groups)
+
+    def heads(self, channels: int) -> int:
+        width = self.settings.head_width
+        return channels // width if width else self.settings.heads
+
+    def with_attention(self, channels: int, out: int, level: int) -> Chain:
+        attend = [self.attention(out)] if level in self.settings.attention else []
+        return Chain([self.residual(channels, out), *attend])
+
+    def resample(self, channels: int, way: Literal["down", "up"]) -> nn.Module:
+        if self.settings.resampling == "plain":
+            return Resample(channels, self.dims, way)
+        pool = POOLING[self.dims](2) if way == "down" else nn.Upsample(scale_factor=2, mode="nearest")
+        return self.residual(channels, channels, pool)
+
+    def way_down(self) -> tuple[nn.ModuleList, list[int]]:
+        """The chains from level 0 to the deepest, and the channels before the first and after each of them."""
+        down, widths = nn.ModuleList(), [self.settings.width]
+        for level, out in enumerate(self.settings.widths):
+            for _ in range(self.settings.blocks):
+                down.append(self.with_attention(widths[-1], out, level))
+                widths.append(out)
+            if level < len(self.settings.widths) - 1:
+                down.append(Chain([self.resample(out, "down")]))
+                widths.append(out)
+        return down, widths
+
+    def middle(self, channels: int) -> Chain:
+        attend = [self.attention(channels)] if self.settings.attention else []
+        return Chain([self.residual(channels, channels), *attend, self.residual(channels, channels)])
+
+
+def padded(x: Tensor, step: int) -> Tensor:
+    """Repeat the far edge of [B, C, *S] until every side is a multiple of `step`."""
+    missing = [-n % step for n in reversed(x.shape[2:])]
+    if not any(missing):
+        return x
+    return functional.pad(x, [side for n in missing for side in (0, n)], mode="replicate")
+
+
+def folded(x: Tensor, stem: int) -> Tensor:
+    """Space to depth: [B, C, *S] → [B, C stem^dims, *S / stem]."""
+    if stem == 1:
+        return x
+    batch, channels, *size = x.shape
+    dims = len(size)
+    parts = [n for side in size for n in (side // stem, stem)]
+    inner = [3 + 2 * axis for axis in range(dims)]
+    outer = [2 + 2 * axis for axis in range(dims)]
+    mixed = x.reshape(batch, channels, *parts).permute(0, 1, *inner, *outer)
+    return mixed.reshape(batch, channels * stem**dims, *(side // stem for side in size))
+
+
+def unfolded(x: Tensor, stem: int) -> Tensor:
+    """Depth to space, the inverse of `folded`."""
+    if stem == 1:
+        return x
+    batch, channels, *size = x.shape
+    dims = len(size)
+    parts = x.reshape(batch, channels // stem**dims, *(stem,) * dims, *size)
+    mixed = [axis for i in range(dims) for axis in (2 + dims + i, 2 + i)]
+    return parts.permute(0, 1, *mixed).reshape(batch, channels // stem**dims, *(side * stem for side in size))

@@ -1,0 +1,205 @@
+"""MONAI's DiffusionModelUNet behind the signature of the house, so that weights of its model zoo can be used.
+
+Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, 2022, arXiv 2112.10752; Pinaya et al., Brain
+Imaging Generation with Latent Diffusion Models, 2022, arXiv 2209.07162. What these weights call time 0 is our t = 1: that
+is `first_time` of the denoiser's settings and nothing here.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from medseg_diff.diffusion.condition import Condition
+from medseg_diff.errors import CheckpointError
+from medseg_diff.networks.encoder import padded
+from medseg_diff.networks.norm import GroupNorm
+from medseg_diff.settings import Settings
+
+# How MONAI Generative, where most of the zoo was trained, called what MONAI calls otherwise.
+FORMER_NAMES = (
+    (re.compile(r"\.attn\.(to_[qkv])\."), r".\1."),
+    (re.compile(r"\.attn\.out_proj\."), ".proj_attn."),
+    (re.compile(r"(transformer_blocks\.\d+\.attn\d)\.out_proj\."), r"\1.to_out.0."),
+    (re.compile(r"\.postconv\."), ".conv."),
+)
+
+
+class MonaiUNetSettings(Settings):
+    """MONAI's own settings under our names.
+
+    `widths` and `blocks` for each level, finest first; `attention` lists the levels that attend (the middle always
+    does), in heads of `head_width` channels. `context` is the length of a token for cross-attention, 0 without.
+    """
+
+    kind: Literal["monai_unet"] = "monai_unet"
+    widths: tuple[int, ...] = (32, 64, 64, 64)
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    attention: tuple[int, ...] = (2, 3)
+    head_width: int = Field(default=8, ge=1)
+    groups: int = Field(default=32, ge=1)
+    epsilon: float = Field(default=1e-6, gt=0)
+    resampling: Literal["residual", "plain"] = "plain"
+    context: int = Field(default=0, ge=0)
+    transformer_layers: int = Field(default=1, ge=1)
+    projection: bool = True  # behind the self-attention; weights from before MONAI 1.4 may have none
+
+    @model_validator(mode="after")
+    def _fits(self) -> "MonaiUNetSettings":
+        if not self.widths or min(self.widths) < 1 or len(self.blocks) != len(self.widths) or min(self.blocks) < 1:
+            raise ValueError("widths and blocks need one positive number for each level")
+        odd = [width for width in self.widths if width % self.groups]
+        if odd:
+            raise ValueError(f"{odd[0]} channels do not divide by {self.groups} groups")
+        levels = len(self.widths)
+        beyond = [level for level in self.attention if not 0 <= level < levels]
+        if beyond:
+            raise ValueError(f"attention at level {beyond[0]}, but the levels are 0 … {levels - 1}")
+        for level in {*self.attention, levels - 1}:
+            if self.widths[level] % self.head_width:
+                raise ValueError(f"{self.widths[level]} channels at level {level} do not divide by {self.head_width}")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Channels of the finest level."""
+        return self.widths[0]
+
+    @property
+    def step(self) -> int:
+        """Every side is padded to a multiple of this, so that every level halves evenly."""
+        return int(2 ** (len(self.widths) - 1))
+
+    def build(self, *, dims: int, channels: int, outputs: int, image_channels: int = 0) -> "MonaiUNet":
+        """A network from [B, channels, *S] and a condition image of `image_channels` to [B, outputs, *S]."""
+        return MonaiUNet(self, dims=dims, channels=channels, outputs=outputs, image_channels=image_channels)
+
+
+class MonaiUNet(nn.Module):
+    """f(x_t, t, condition): x_t [B, C, *S] with *S of any size, t [B] or [1] (one time for all) → [B, outputs, *S].
+
+    The condition image stands behind x_t; context tokens [B, N, D] are attended to. Both have learned blanks.
+    """
+
+    def __init__(
+        self, settings: MonaiUNetSettings, *, dims: int, channels: int, outputs: int, image_channels: int = 0
+    ) -> None:
+        super().__init__()
+        from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+
+        self.settings = settings
+        self.blank_image = nn.Parameter(torch.zeros(1, image_channels, *(1,) * dims)) if image_channels else None
+        self.blank_context = nn.Parameter(torch.zeros(1, 1, settings.context)) if settings.context else None
+        self.network = DiffusionModelUNet(
+            spatial_dims=dims,
+            in_channels=channels + image_channels,
+            out_channels=outputs,
+            num_res_blocks=settings.blocks,
+            channels=settings.widths,
+            attention_levels=[level in settings.attention for level in range(len(settings.widths))],
+            norm_num_groups=settings.groups,
+            norm_eps=settings.epsilon,
+            resblock_updown=settings.resampling == "residual",
+            num_head_channels=settings.head_width,
+            with_conditioning=settings.context > 0,
+            transformer_num_layers=settings.transformer_layers,
+            cross_attention_dim=settings.context or None,
+            include_fc=settings.projection,
+            use_flash_attention=True,  # the same numbers without the whole matrix of attention in memory
+        )
+        _own_norms(self.network)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        size = x_t.shape[2:]
+        x = padded(self._with_image(x_t, condition), self.settings.step)
+        told = self._context(len(x_t), condition, x.dtype)
+        whole: Tensor = self.network(x, t.expand(len(x_t)), told)
+        return whole[(slice(None), slice(None), *(slice(n) for n in size))]
+
+    def _with_image(self, x_t: Tensor, condition: Condition) -> Tensor:
+        if self.blank_image is None:
+            return x_t
+        assert condition.image is not None, "this network was built for a condition image"
+        return torch.cat([x_t, _or_blank(condition.image.to(x_t.dtype), condition.kept, self.blank_image)], dim=1)
+
+    def _context(self, batch: int, condition: Condition, dtype: torch.dtype) -> Tensor | None:
+        if self.blank_context is None:
+            return None
+        if condition.context is None:
+            return self.blank_context.to(dtype).expand(batch, -1, -1)
+        return _or_blank(condition.context.to(dtype), condition.kept, self.blank_context)
+
+
+def load_monai_state(network: MonaiUNet, state: Mapping[str, Tensor] | Path) -> None:
+    """Fill a network with the weights of a MONAI DiffusionModelUNet: a safetensors file, or its state dict.
+
+    Names of MONAI Generative are understood as well. The learned blanks, which MONAI has none of, stay as they are.
+    Raises: CheckpointError where the file is unreadable, or names, shapes or numbers do not fit; then nothing is changed.
+    """
+    source = state.name if isinstance(state, Path) else None
+    found = _read_safetensors(state) if isinstance(state, Path) else dict(state)
+    wanted = network.network.state_dict()
+    renamed = {}
+    for name in wanted:
+        there = next((known for known in (name, _former(name)) if known in found), None)
+        if there is None:
+            raise _misfit(f"has no `{name}`", source)
+        renamed[name] = found.pop(there)
+    if found:
+        raise _misfit(f"has `{next(iter(found))}`, which the recipe's network has not", source)
+    for name, tensor in renamed.items():
+        if tensor.shape != wanted[name].shape:
+            raise _misfit(f"`{name}` is {_by(tensor)}, the recipe's network has {_by(wanted[name])}", source)
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"holds NaN or infinity in `{name}`", fix="get the weights again", file=source)
+    network.network.load_state_dict(renamed)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split()).replace(str(path), path.name)[:120]
+        raise CheckpointError(
+            f"cannot be read as safetensors ({reason})", fix="convert it (docs/recipes.md says how)", file=path.name
+        ) from None
+
+
+def _former(name: str) -> str:
+    for pattern, former in FORMER_NAMES:
+        name = pattern.sub(former, name)
+    return name
+
+
+def _misfit(found: str, source: str | None) -> CheckpointError:
+    return CheckpointError(found, fix="set the network's settings to those the weights were trained with", file=source)
+
+
+def _by(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "one number"
+
+
+def _or_blank(known: Tensor, kept: Tensor | None, blank: Tensor) -> Tensor:
+    if kept is None:
+        return known
+    return torch.where(kept.view(-1, *(1,) * (known.ndim - 1)), known, blank.to(known.dtype))
+
+
+def _own_norms(network: nn.Module) -> None:
+    """Norms whose answer for a sample does not depend on its neighbours, under MONAI's names."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(module, name, _as_ours(child))
+
+
+def _as_ours(norm: nn.GroupNorm) -> nn.Module:
+    own: Any = GroupNorm(norm.num_channels, norm.num_groups, epsilon=norm.eps)
+    return own

@@ -1,0 +1,137 @@
+"""From an anomaly map to findings: cleaned inside the brain, above what a healthy brain shows, cut at a threshold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from medseg_diff.anomaly_recipe import AnomalyFindings
+from medseg_diff.methods.baselines import smoothed
+
+DEPTHS_MM = (0.0, 2.0, 4.0, 6.0, 9.0, 13.0, 18.0)  # where the bins of a floor begin, from the brain's surface
+FEWEST_VOXELS = 50  # a bin with fewer takes the mean of all
+TOP_SHARE = 0.01  # of the brain's voxels, whose mean is the score of a slice or volume
+LESION_COLUMNS = ("component", "volume_ml", "x_mm", "y_mm", "z_mm", "mean", "peak")
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What the map of a healthy brain shows, by the depth below the brain's surface: mean `score` in each bin."""
+
+    depth_mm: tuple[float, ...]
+    score: tuple[float, ...]
+
+    @classmethod
+    def measured(cls, scores: npt.NDArray[np.float32], depth_mm: npt.NDArray[np.float32]) -> "Floor":
+        """The floor of healthy voxels [N] at depths [N]."""
+        bins = np.digitize(depth_mm, DEPTHS_MM) - 1
+        voxels = np.bincount(bins, minlength=len(DEPTHS_MM))
+        sums = np.bincount(bins, weights=scores, minlength=len(DEPTHS_MM))
+        means = np.where(voxels >= FEWEST_VOXELS, sums / np.maximum(voxels, 1), scores.mean(dtype=np.float64))
+        return cls(DEPTHS_MM, tuple(round(float(mean), 6) for mean in means))
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Sequence[float]]) -> "Floor":
+        return cls(tuple(facts["depth_mm"]), tuple(facts["score"]))
+
+    @property
+    def facts(self) -> dict[str, list[float]]:
+        return {"depth_mm": list(self.depth_mm), "score": list(self.score)}
+
+    def at(self, depth_mm: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The floor at each depth, linear between the middles of the bins."""
+        ends = [*self.depth_mm[1:], self.depth_mm[-1]]
+        middles = [(low + high) / 2 for low, high in zip(self.depth_mm, ends, strict=True)]
+        return np.interp(depth_mm, middles, self.score).astype(np.float32)
+
+
+def depth_of(brain: Tensor, spacing_mm: Sequence[float]) -> npt.NDArray[np.float32]:
+    """Millimetres from each voxel of the brain [1, *S] to the nearest one outside, [*S]; 0 outside.
+
+    Beyond the edge of the volume counts as outside.
+    """
+    from scipy import ndimage
+
+    around = np.pad(brain[0].numpy(), 1)
+    inside = (slice(1, -1),) * (around.ndim)
+    return ndimage.distance_transform_edt(around, sampling=tuple(spacing_mm))[inside].astype(np.float32)
+
+
+def cleaned(score: Tensor, brain: Tensor, findings: AnomalyFindings, *, spacing_mm: Sequence[float]) -> Tensor:
+    """A raw map [1, *S] after the median and the smoothing that the recipe asks for, inside the brain alone."""
+    from scipy import ndimage
+
+    inside = score * brain
+    if findings.median > 1:
+        inside = torch.from_numpy(ndimage.median_filter(inside[0].numpy(), size=findings.median))[None] * brain
+    return smoothed(inside, brain, spacing_mm=spacing_mm, deviation_mm=findings.smoothing_mm)
+
+
+def above_floor(
+    score: Tensor, depth_mm: npt.NDArray[np.float32], findings: AnomalyFindings, floor: Floor | None
+) -> Tensor:
+    """A cleaned map [1, *S] less the floor; 0, neither more nor less than a healthy brain, in the rim and outside."""
+    values = score[0].numpy() - (0 if floor is None else floor.at(depth_mm))
+    return torch.from_numpy(np.where(depth_mm > findings.rim_mm, values, 0).astype(np.float32))[None]
+
+
+def top_mean(values: npt.NDArray[np.float32]) -> float:
+    """Mean of the highest hundredth of voxels [N], at least one: the score of a slice or a volume."""
+    if not values.size:
+        return 0.0
+    count = max(1, round(TOP_SHARE * values.size))
+    return float(np.partition(values, values.size - count)[values.size - count :].mean(dtype=np.float64))
+
+
+def otsu(values: npt.NDArray[np.float32]) -> float:
+    """Otsu's threshold of the voxels of a brain [N]."""
+    from skimage.filters import threshold_otsu
+
+    return float(threshold_otsu(values)) if values.size and values.min() < values.max() else float("inf")
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """mask [X, Y, Z], a row for each component in the order of LESION_COLUMNS, and the components left out as too small."""
+
+    mask: npt.NDArray[np.bool_]
+    rows: list[list[Any]]
+    removed: int
+
+    @property
+    def volume_ml(self) -> float:
+        return round(sum(row[1] for row in self.rows), 3)
+
+
+def find_lesions(
+    score: npt.NDArray[np.float32],
+    brain: npt.NDArray[np.bool_],
+    *,
+    threshold: float,
+    smallest_ml: float,
+    affine: npt.NDArray[np.float64],
+) -> Lesions:
+    """Components of {score > threshold} inside the brain, all [X, Y, Z], of at least `smallest_ml`, the largest first."""
+    from skimage.measure import label, regionprops
+
+    components = np.asarray(label((score > threshold) & brain, connectivity=3))
+    voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000
+    found = regionprops(components, intensity_image=score)
+    kept = sorted(
+        (part for part in found if part.area * voxel_ml >= smallest_ml), key=lambda part: (-part.area, part.label)
+    )
+    rows = []
+    for number, part in enumerate(kept, start=1):
+        place = affine[:3, :3] @ np.array(part.centroid) + affine[:3, 3]
+        values = part.image_intensity[part.image]
+        rows.append(
+            [number, round(part.area * voxel_ml, 3)]
+            + [round(float(mm), 1) for mm in place]
+            + [round(float(values.mean(dtype=np.float64)), 4), round(float(values.max()), 4)]
+        )
+    mask = np.isin(components, [part.label for part in kept])
+    return Lesions(mask, rows, len(found) - len(kept))

@@ -1,0 +1,220 @@
+"""What verbs that work through cases share: find them, take a share, skip complete ones, go on past a bad one."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg_diff.data import nifti
+from medseg_diff.data.inputs import MissingChannels, find_case
+from medseg_diff.data.manifest import Case, read_manifest, write_manifest
+from medseg_diff.data.stream import first_bytes
+from medseg_diff.errors import EnvironmentFault, ExitCode, MedsegError, OutOfMemory, UsageError, is_out_of_memory
+from medseg_diff.files import check_room, clean, read_json
+from medseg_diff.locking import claimed
+from medseg_diff.tasks.channels import models_that_fit
+from medseg_diff.tasks.console import bar, log
+from medseg_diff.tasks.failures import Failures, in_words
+
+PACKED = 0.15  # of its raw size is what a float map of a BraTS brain takes as .nii.gz: 0.140 to 0.149 measured
+
+
+def find_cases(
+    volumes: Sequence[str],
+    data: Path | None,
+    channels: Sequence[str],
+    *,
+    split: str | None,
+    data_root: Path | None,
+    shard: tuple[int, int] = (1, 1),
+    fill_missing: bool = False,
+    runs: Path = Path("runs"),
+) -> list[Case]:
+    """The cases that were asked for, of them every N-th where `shard` is (K, N); with `fill_missing` a case may lack
+    some channels. `runs` is where models that fit a case are looked for, to name them where it lacks too many.
+
+    Raises: UsageError where a split holds none or there is no such shard.
+    """
+    number, shards = shard
+    if not 1 <= number <= shards:
+        raise UsageError(f"there is no shard {number} of {shards}", fix="write --shard 1/2, 2/2 …")
+    if data is None:
+        try:
+            case, sentence = find_case(volumes, channels, fill_missing=fill_missing)
+        except MissingChannels as error:
+            raise error.with_fix(f"{error.fix}; {models_that_fit(error.present, runs)}") from None
+        log.info("%s", sentence)
+        return [case][number - 1 :: shards]
+    manifest = read_manifest(data, data_root=data_root)
+    cases = [case for case in manifest.cases if split is None or case.split == split]
+    if not cases:
+        raise UsageError(f"no case has split `{split}`", fix="use another --split", file=manifest.file)
+    return cases[number - 1 :: shards]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What two calls must have in common for their results to stand in one folder: keys of case.json and their values."""
+
+    facts: Mapping[str, Any]
+
+    def is_complete(self, folder: Path) -> bool:
+        """Whether the folder holds this case, done with the same model and numbers.
+
+        Raises: UsageError where it was done with others: mixing two settings in one folder helps nobody.
+        """
+        try:
+            known = read_json(folder / "case.json")
+        except (OSError, ValueError):
+            return False
+        if not isinstance(known, dict):
+            return False
+        for key, wanted in self.facts.items():
+            if known.get(key) != wanted:
+                raise UsageError(
+                    f"was made with {key} {known.get(key)}, not {wanted}",
+                    fix="use --overwrite, or another --out",
+                    case=folder.name,
+                    file="case.json",
+                )
+        return True
+
+
+@dataclass(frozen=True)
+class Results:
+    """A folder that cases are worked into, a folder for each, by one process or by several at once.
+
+    `identity` is what all of its cases have in common; `called` says how a case is called in there. With `overwrite`
+    complete cases are done again; with `keep_going` a bad one is listed in failures.csv and the others go on.
+    """
+
+    out: Path
+    identity: Identity
+    overwrite: bool = False
+    keep_going: bool = False
+    called: Callable[[str], str] = str
+
+    def folder(self, case: Case) -> Path:
+        return self.out / self.called(case.name)
+
+    def check_room(self, cases: Sequence[Case], *, maps: int) -> None:
+        """Raises: EnvironmentFault where there is no room for so many float maps of every case that is not done."""
+        wanted = sum(_voxels(case) for case in cases if self.overwrite or _stamp(self.folder(case)) is None)
+        check_room(self.out, int(wanted * maps * 4 * PACKED))
+
+    def work_through(self, title: str, cases: Sequence[Case], work: Callable[[Case, Path], None]) -> None:
+        """Do every case that is not complete, under a progress bar; `work` is given its folder.
+
+        Raises: UsageError where a case was done with other settings, or two would be called the same; what `work`
+        raises: at once, or with `keep_going` at the end (the first that is about an image, else the first), unless the
+        fault is the machine's.
+        """
+        if len({self.called(case.name) for case in cases}) < len(cases):
+            raise UsageError("two cases would be called the same in the results", fix="use another --pseudonym-key")
+        failures, bad = Failures(self.out), list[tuple[Case, MedsegError]]()
+        unfinished = self._unfinished(cases)
+        with bar(title, len(unfinished)) as advance:
+            for case, stamp in unfinished:
+                name = self.called(case.name)
+                try:
+                    self._do(case, stamp, work)
+                except MedsegError as error:
+                    if not self.keep_going or (
+                        isinstance(error, EnvironmentFault) and not isinstance(error, OutOfMemory)
+                    ):
+                        raise
+                    bad.append((case, error))
+                    log.warning("error: %s", "; ".join(error.lines))
+                    failures.note(name, error, in_words(error, case, name))
+                else:
+                    failures.forget(name)
+                advance(note=case.name)
+        if bad:
+            log.warning("%d of %d cases could not be done: see %s", len(bad), len(unfinished), failures.path)
+            raise next((error for _, error in bad if error.exit_code == ExitCode.IMAGE), bad[0][1])
+
+    def _unfinished(self, cases: Sequence[Case]) -> list[tuple[Case, int | None]]:
+        """The cases to do, each with the stamp that its case.json has now, and a word on how many are complete."""
+        failures, wanted = Failures(self.out), []
+        for case in cases:
+            if not self.overwrite and self.identity.is_complete(self.folder(case)):
+                failures.forget(self.called(case.name))
+                self._unclaim(case)
+            else:
+                wanted.append((case, _stamp(self.folder(case))))
+        if len(wanted) < len(cases):
+            log.info("%d cases are complete already", len(cases) - len(wanted))
+        return wanted
+
+    def _claim_of(self, case: Case) -> Path:
+        return self.out / f".claim_{self.called(case.name)}"
+
+    def _unclaim(self, case: Case) -> None:
+        """Remove the claim of a process that was killed between the last file of a case and the end of its claim."""
+        if self._claim_of(case).exists():
+            with claimed(self._claim_of(case)):
+                pass
+
+    def _do(self, case: Case, stamp: int | None, work: Callable[[Case, Path], None]) -> None:
+        """One case, unless another process has it, or did it since its case.json had that stamp."""
+        folder = self.folder(case)
+        with claimed(self._claim_of(case)) as ours:
+            if not ours:
+                log.info("[%s] another process is working on it: left to that one", case.name)
+                return
+            if _stamp(folder) != stamp and self.identity.is_complete(folder):
+                log.info("[%s] another process has done it meanwhile", case.name)
+                return
+            clean(folder)
+            try:
+                work(case, folder)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                fix = "end other programs, or use a machine with more memory"
+                raise OutOfMemory("memory runs out", fix=fix, case=case.name) from error
+
+
+def _stamp(folder: Path) -> int | None:
+    """When the case was completed, by the clock of the disk; None where it was not."""
+    try:
+        return (folder / "case.json").stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _voxels(case: Case) -> int:
+    """Of the first channel, by its header; 0 where that does not say, which the reader will tell."""
+    path = next(iter(case.paths.values()), None)
+    if path is None or not path.is_file():
+        return 0
+    with suppress(MedsegError, OSError):
+        head = first_bytes(path)
+        if nifti.is_nifti(head):
+            return math.prod(nifti.dimensions(nifti.parse_header(head))[:3])
+    return 0
+
+
+def hold_out_last(table: Path, *, data_root: Path | None) -> None:
+    """Fewer than four patients get no split from `prepare`: here the last of them tests and the others train.
+
+    Raises: UsageError for a single patient.
+    """
+    manifest = read_manifest(table, data_root=data_root)
+    if manifest.of("test"):
+        return
+    patients = list(dict.fromkeys(case.patient for case in manifest.cases))
+    if len(patients) < 2:
+        raise UsageError("one patient cannot both train and test", fix="add patients")
+    rows = manifest.rows()
+    for case, row in zip(manifest.cases, rows, strict=True):
+        row["split"] = "test" if case.patient == patients[-1] else "train"
+    write_manifest(table, rows)
+    log.warning(
+        "only %d patients: training on all but %s, testing on that one. Its score shows that the pipeline works, "
+        "not how good it would be",
+        len(patients),
+        patients[-1],
+    )

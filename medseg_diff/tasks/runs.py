@@ -1,0 +1,255 @@
+"""Review of trained runs from their folders: which there are, which was best, what changed between two and what it did."""
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg_diff.errors import UsageError
+from medseg_diff.files import read_json
+from medseg_diff.run import Run, all_runs, locate
+from medseg_diff.settings import read_yaml
+
+TAIL_BYTES = 4096
+LOWER_IS_BETTER = re.compile(r"loss|hd95_mm|volume_error_ml|ged2|(^|_)ece|brier|aurc|false_positive|flicker")
+CHOSEN = re.compile(r"(.*)best_(?!step$)(.+)")  # how run.json names the number that chose the best weights
+FACTS = ("task", "recipe", "data", "data_digest", "device", "precision", "threads")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run as `runs list` shows it. `started` in seconds since 1970; `best` as the run chose its weights by `metric`."""
+
+    name: str
+    task: str
+    recipe: str
+    state: str
+    metric: str | None
+    best: float | None
+    step: int | None
+    started: float | None
+    seconds: float | None
+    data: str | None
+
+
+def list_runs(runs: Path, *, task: str | None = None) -> list[Listed]:
+    """Every run below a folder, the newest first."""
+    found = [_listed(run, runs) for run in all_runs(runs) if task in (None, run.facts.get("task"))]
+    return sorted(found, key=lambda listed: listed.started or 0.0, reverse=True)
+
+
+def best_run(runs: Path, *, task: str | None = None, metric: str | None = None) -> dict[str, Any]:
+    """The finished run with the best number: {name, task, metric, value, compared}.
+
+    `metric` is a name in metrics.csv (its best step counts) or, as `test_dice`, of an evaluation; without it the number
+    by which runs chose their weights, which must then be the same one for all.
+    Raises: UsageError where no finished run has it, or where runs chose by different numbers.
+    """
+    finished = [run for run in all_runs(runs) if run.facts.get("finished") and task in (None, run.facts.get("task"))]
+    if metric is None:
+        names = sorted({name for run in finished for name in [chosen_by(run.facts)[0]] if name})
+        if len(names) > 1:
+            raise UsageError(
+                f"these runs chose by {', '.join(names)}", fix="name one of them with --metric, or a --task"
+            )
+        metric = names[0] if names else ""
+    scored = {run: value for run in finished if (value := _best_value(run, metric)) is not None}
+    if not scored:
+        known = sorted({name for run in finished for name in numbers_of(run)})
+        raise UsageError(
+            f"no finished run below {runs.name}/ has {metric or 'a best number'}",
+            fix=f"use one of {', '.join(known)}" if known else "train one: medseg-diff train-seg --data cases.csv",
+        )
+    winner = (min if is_lower_better(metric) else max)(scored, key=lambda run: scored[run])
+    return {
+        "name": winner.folder.relative_to(runs).as_posix(),
+        "task": winner.facts.get("task"),
+        "metric": metric,
+        "value": scored[winner],
+        "compared": len(scored),
+    }
+
+
+def compare_runs(
+    first: Path, second: Path, *, runs: Path, predictions: tuple[Path, Path] | None = None
+) -> dict[str, Any]:
+    """What changed between two runs and what it did.
+
+    Returns {"first", "second", "settings", "facts", "environment", "same_weights", "numbers", "paired"}: differing settings
+    under dotted names, facts and versions, each [first, second] with null where one has none; last validation numbers
+    and evaluations of both; and where both were evaluated on the same data, or `predictions` names two evaluated folders,
+    the paired comparison of their cases, by the name of the data.
+    Raises: CheckpointError where one is no run, UsageError where `predictions` have no case in common.
+    """
+    one, two = locate(first, runs), locate(second, runs)
+    numbers = [numbers_of(run) for run in (one, two)]
+    return {
+        "first": one.name,
+        "second": two.name,
+        "settings": differing(*(_settings(run) for run in (one, two))),
+        "facts": differing(*({name: run.facts[name] for name in FACTS if name in run.facts} for run in (one, two))),
+        "environment": differing(*(_flat(_json(run.folder / "environment.json")) for run in (one, two))),
+        "same_weights": _weights(one) == _weights(two) if _weights(one) else None,
+        "numbers": {name: [part.get(name) for part in numbers] for name in dict.fromkeys([*numbers[0], *numbers[1]])},
+        "paired": _paired(one, two, predictions),
+    }
+
+
+def numbers_of(run: Run) -> dict[str, float]:
+    """The last of every number in metrics.csv, and what evaluations of the run found (`test_dice` …)."""
+    from medseg_diff.tracking.evaluations import means_of, recorded
+    from medseg_diff.tracking.sync import logged_numbers
+
+    last = {point.name: point.value for point in logged_numbers(run)}
+    for evaluation in recorded(run):
+        last |= {name: value for name, value in means_of(evaluation).items() if value is not None}
+    return last
+
+
+def chosen_by(facts: Mapping[str, Any]) -> tuple[str | None, float | None]:
+    """The number by which a run chose its weights, as metrics.csv names it, and its best value."""
+    for key, value in facts.items():
+        found = CHOSEN.fullmatch(key)
+        if found and isinstance(value, int | float):
+            return found[1] + found[2], float(value)
+    return None, None
+
+
+def is_lower_better(metric: str) -> bool:
+    """Losses, distances and calibration errors want to be small."""
+    return "auroc" not in metric and LOWER_IS_BETTER.search(metric) is not None
+
+
+def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """{name: [first, second]} of what is not the same in both; None where one has none."""
+    names = dict.fromkeys([*first, *second])
+    return {name: [first.get(name), second.get(name)] for name in names if first.get(name) != second.get(name)}
+
+
+def _listed(run: Run, runs: Path) -> Listed:
+    facts = run.facts
+    metric, best = chosen_by(facts)
+    started = facts.get("started")
+    ended = facts.get("ended") or (run.metrics_file.stat().st_mtime if run.metrics_file.is_file() else None)
+    return Listed(
+        name=run.folder.relative_to(runs).as_posix(),
+        task=str(facts.get("task", "")),
+        recipe=str(facts.get("recipe", "")),
+        state=run.state,
+        metric=metric,
+        best=best,
+        step=_last_step(run.metrics_file),
+        started=started,
+        seconds=max(0.0, ended - started) if started and ended else None,
+        data=facts.get("data"),
+    )
+
+
+def _last_step(path: Path) -> int | None:
+    """The step of the last whole line of metrics.csv, read from its end."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    steps = [line.split(",")[0] for line in lines if line.count(",") == 2]
+    return next((int(step) for step in reversed(steps) if step.isdigit()), None)
+
+
+def _best_value(run: Run, metric: str) -> float | None:
+    """The best of all steps: the kept weights are the best ones."""
+    from medseg_diff.tracking.sync import logged_numbers
+
+    values = [point.value for point in logged_numbers(run) if point.name == metric]
+    if not values:
+        return numbers_of(run).get(metric)
+    return min(values) if is_lower_better(metric) else max(values)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    return _flat(read_yaml(run.recipe_file)) if run.recipe_file.is_file() else {}
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    from medseg_diff.tracking.store import flat
+
+    return flat(settings)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _weights(run: Run) -> list[str]:
+    """The lines of SHA256SUMS that are about weights."""
+    try:
+        lines = (run.folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [line for line in lines if "  weights/" in line]
+
+
+def _paired(one: Run, two: Run, predictions: tuple[Path, Path] | None) -> dict[str, Any]:
+    from medseg_diff.tracking.evaluations import recorded
+
+    if predictions is not None:
+        places = {"predictions": predictions}
+    else:
+        mine, theirs = ({each.name: each.folder for each in recorded(run)} for run in (one, two))
+        common = [name for name in mine if name in theirs and _cases(mine[name]) & _cases(theirs[name])]
+        places = {name: (mine[name], theirs[name]) for name in common}
+    if not places:
+        return {}
+    from medseg_diff.tasks.compare import compare_predictions  # brings libraries that take seconds to load
+
+    return {name: compare_predictions(*pair, names=(one.name, two.name)) for name, pair in places.items()}
+
+
+def _cases(folder: Path) -> set[str]:
+    with (folder / "per_case.csv").open(encoding="utf-8", newline="") as file:
+        return {row.get("case", "") for row in csv.DictReader(file)}
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What `runs sync` told MLflow of one run that it had not known."""
+
+    name: str
+    run_id: str
+    numbers: int
+    pictures: int
+
+
+def sync_runs(named: Sequence[Path] = (), *, runs: Path) -> list[Synced]:
+    """Tell MLflow everything about the named runs, or about all below `runs`; a second call changes nothing.
+
+    Raises: CheckpointError where one is no run, EnvironmentFault where MLflow does not answer.
+    """
+    from medseg_diff.tracking import complete
+    from medseg_diff.tracking.store import answering
+
+    chosen = [locate(path, runs) for path in named] or list(all_runs(runs))
+    with answering():
+        return [Synced(run.name, *complete(run, runs)) for run in chosen]
+
+
+def register_run(named: Path, name: str, *, runs: Path, alias: str | None = None) -> str:
+    """Put a run into MLflow's registry; returns the word for --model, `models:/NAME/VERSION`.
+
+    Raises: CheckpointError, UsageError, EnvironmentFault as `tracking.registry.register`.
+    """
+    from medseg_diff.tracking.registry import register
+
+    return register(locate(named, runs), runs, name=name, alias=alias).uri
+
+
+def rows_of(listed: Sequence[Listed]) -> list[dict[str, Any]]:
+    """Plain data of a list of runs."""
+    return [asdict(each) for each in listed]

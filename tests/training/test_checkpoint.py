@@ -1,0 +1,115 @@
+"""A checkpoint is the older or the newer one, whole, whenever the process ends."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from medseg_diff import files
+from medseg_diff.errors import EnvironmentFault
+from medseg_diff.training import checkpoint
+from medseg_diff.training.checkpoint import Checkpoints, Circumstances, Identity, Mark
+
+IDENTITY = Identity(recipe_sha256="a", data_digest="b", examples=3, world_size=1)
+HERE = Circumstances(device="cpu", precision="fp32", threads=1, torch="2")
+
+
+def state(value):
+    return {"a.weight": torch.full((3, 4), float(value)), "a.count": torch.tensor(value)}
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    return Checkpoints(tmp_path / "run" / "checkpoints" / "phase", IDENTITY, HERE)
+
+
+def test_what_was_saved_comes_back_and_the_older_one_goes(checkpoints):
+    assert checkpoints.load() is None and checkpoints.mark() is None
+    for step in (0, 10):
+        checkpoints.save(Mark(step=step, best=0.1 * step, share=0.5, metrics_bytes=7), state(step))
+    found = checkpoints.load()
+    assert found.mark == Mark(step=10, best=0.1 * 10, share=0.5, metrics_bytes=7) == checkpoints.mark()
+    assert found.circumstances == HERE
+    assert all(torch.equal(value, found.state[name]) for name, value in state(10).items())
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["latest.json", "step_00000010.safetensors"]
+
+
+def in_a_child(work):
+    """`work` in a process of its own; how it ended."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def test_a_kill_before_any_system_call_of_a_save_leaves_one_that_is_whole(checkpoints):
+    """The process is killed before its first, second, … call that changes the disk, until one is not reached."""
+    checkpoints.save(Mark(step=1), state(1))
+    calls = ((files, "flush"), (Path, "replace"), (Path, "unlink"), (Path, "write_bytes"), (checkpoint, "sha256_of"))
+
+    def save_and_die(step, at):
+        count = 0
+
+        def counted(call):
+            def before(*arguments, **named):
+                nonlocal count
+                if count == at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                count += 1
+                return call(*arguments, **named)
+
+            return before
+
+        with pytest.MonkeyPatch.context() as patch:
+            for owner, name in calls:
+                patch.setattr(owner, name, counted(getattr(owner, name)))
+            checkpoints.save(Mark(step=step), state(step))
+
+    seen, at, ended = set(), 0, -1
+    while ended != 0:
+        older = checkpoints.mark().step
+        ended = in_a_child(lambda older=older, at=at: save_and_die(older + 1, at))
+        assert ended in (0, signal.SIGKILL)
+        found = checkpoints.load()
+        assert found.mark.step in (older, older + 1) and found.state["a.count"] == found.mark.step
+        assert len(list(checkpoints.folder.glob("step_*"))) == 1
+        seen.add(found.mark.step - older)
+        at += 1
+    assert at > 8 and seen == {0, 1}
+    files.clean(checkpoints.folder)
+    assert len(list(checkpoints.folder.iterdir())) == 2
+
+
+def test_a_disk_that_fills_leaves_the_older_one(checkpoints):
+    """A limit on the size of files stands for a full disk."""
+    import resource
+
+    checkpoints.save(Mark(step=1), state(1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(EnvironmentFault, match=r"step_00000002.safetensors: cannot be written") as caught:
+            checkpoints.save(Mark(step=2), {"a.weight": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.exit_code == 5 and str(checkpoints.folder) not in caught.value.line
+    assert checkpoints.load().mark.step == 1 and len(list(checkpoints.folder.iterdir())) == 2
+
+
+def test_an_orphan_is_removed_and_not_read(checkpoints):
+    checkpoints.save(Mark(step=1), state(1))
+    (checkpoints.folder / "step_00000009.safetensors").write_bytes(b"half of")
+    assert checkpoints.load().mark.step == 1
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["latest.json", "step_00000001.safetensors"]
+
+
+def test_the_json_can_be_read_by_a_person(checkpoints):
+    checkpoints.save(Mark(step=1, best=0.5), state(1))
+    said = json.loads((checkpoints.folder / "latest.json").read_text())
+    assert said["format"] == 1 and said["mark"]["step"] == 1 and said["identity"]["examples"] == 3
