@@ -200,9 +200,11 @@ def _sform(header: Any, warnings: list[str]) -> np.ndarray | None:
 def _qform(header: Any, warnings: list[str]) -> np.ndarray | None:
     if int(header["qform_code"]) <= 0:
         return None
+    from nibabel.spatialimages import HeaderDataError
+
     try:
         affine = np.asarray(header.get_qform(), dtype=np.float64)
-    except (ValueError, ArithmeticError):  # a quaternion longer than one, a spacing below zero
+    except (ValueError, ArithmeticError, HeaderDataError):  # a quaternion longer than one, a spacing below zero
         affine = np.full((4, 4), np.nan)
     if is_usable(affine):
         return affine

@@ -28,7 +28,7 @@ from medseg_diff.tasks.anomaly_findings import (
     otsu,
     top_mean,
 )
-from medseg_diff.tasks.anomaly_guards import guards_of
+from medseg_diff.tasks.anomaly_guards import doubts_about, guards_of
 from medseg_diff.tasks.anomaly_sweep import sweep_anomaly
 from medseg_diff.tasks.cases import Identity, Results, find_cases
 from medseg_diff.tasks.console import bar, log
@@ -85,6 +85,8 @@ def anomaly(
         run, device=device, precision=precision, depth=depth, steps=steps, scale=scale, network_batch=network_batch
     )
     log.info("model %s (%s): %s", run.name, run.facts["recipe"], in_words(healer))
+    for doubt in doubts_about(healer):
+        log.warning("%s", doubt)
     cases = find_cases(volumes, data, healer.recipe.channels, split=split, data_root=data_root, shard=shard)
     if sweep:
         return [sweep_anomaly(cases, healer, out, resample_to=resample_to)]
@@ -171,7 +173,8 @@ def find_anomalies(
     if batch < healer.healing.network_batch:
         warnings.append(less_at_once(batch, healer.healing.network_batch))
     for warning in warnings:
-        log.warning("[%s] %s", case.name, warning)
+        if warning not in doubts_about(healer):  # said once, before the first case
+            log.warning("[%s] %s", case.name, warning)
     seconds = {"read": read_seconds, "heal": heal_seconds, "all": time.perf_counter() - started}
     facts = healer.facts | report | {"baselines": baselines, "resample_to": resample_to}
     warnings = [without_names(warning, case, folder.name) for warning in warnings]

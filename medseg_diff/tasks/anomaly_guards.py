@@ -24,21 +24,14 @@ def guards_of(volume: HealedVolume, healer: Healer) -> tuple[dict[str, Any], lis
     rise = _rise(volume, sick)
     drift = _drift(volume, ~sick, known.drift if known else None)
     facts = healer.calibration.facts if healer.calibration else {"classifier": {}}
-    alarms = facts.get("called_diseased")
     guards = {
         "round_trip": trip,
         "p_healthy": rise,
         "drift": drift,
         "classifier": {name: facts["classifier"].get(name) for name in ("balanced_accuracy", "auroc")}
-        | {"healthy_called_diseased": alarms},
+        | {"healthy_called_diseased": facts.get("called_diseased")},
     }
-    warnings = (
-        [] if known else ["depth, steps or scale are not those of the calibration: no floor was taken off the map"]
-    )
-    if alarms is not None and alarms > MOST_FALSE_ALARMS:
-        warnings.append(
-            f"the classifier calls {alarms:.0%} of healthy slices diseased: it may know where lesions lie, not how they look"
-        )
+    warnings = doubts_about(healer)
     if trip["within"] is False:
         warnings.append(
             f"some slices came back at scale 0 with an error of {trip['error']:.3f}; limit {trip['limit']:.3f}"
@@ -53,6 +46,19 @@ def guards_of(volume: HealedVolume, healer: Healer) -> tuple[dict[str, Any], lis
             f"{drift['healthy']:.3f}: the map shows more than anomalies"
         )
     return guards, warnings
+
+
+def doubts_about(healer: Healer) -> list[str]:
+    """The warnings that are true of every scan that this model maps."""
+    facts = healer.calibration.facts if healer.calibration else {}
+    alarms, doubts = facts.get("called_diseased"), []
+    if not healer.is_calibrated:
+        doubts.append("depth, steps or scale are not those of the calibration: no floor was taken off the map")
+    if alarms is not None and alarms > MOST_FALSE_ALARMS:
+        doubts.append(
+            f"the classifier calls {alarms:.0%} of healthy slices diseased: it may know where lesions lie, not how they look"
+        )
+    return doubts
 
 
 def _round_trip(volume: HealedVolume, limit: float | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from medseg_diff.reporting.sweep import draw_sweep
 from medseg_diff.tasks.anomaly_calibration import diseased
 from medseg_diff.tasks.anomaly_findings import cleaned, depth_of, top_mean
 from medseg_diff.tasks.console import bar, log
-from medseg_diff.tasks.device import autocast
+from medseg_diff.tasks.device import autocast, halved_to_fit, less_at_once
 from medseg_diff.tasks.healed_volume import Frame
 from medseg_diff.tasks.healer import Healer
 from medseg_diff.training.estimate import in_words
@@ -57,7 +57,7 @@ def sweep_anomaly(cases: Sequence[Case], healer: Healer, out: Path, *, resample_
     with bar("sweeping", sum(each.steps for each in settings)) as advance:
         for number, healing in enumerate(settings):
             started = time.perf_counter()
-            rows.append(try_setting(slices, replace(healer, healing=healing)))
+            rows.append(_try_in_memory(slices, replace(healer, healing=healing)))
             advance(healing.steps, note=f"L = {healing.depth}")
             if number == 0:
                 left = (time.perf_counter() - started) * sum(each.steps for each in settings[1:]) / healing.steps
@@ -130,6 +130,15 @@ def try_setting(slices: Slices, healer: Healer) -> dict[str, Any]:
         for score, brain, frame, spacing_mm in zip(maps, slices.brain, slices.frames, slices.spacing_mm, strict=True)
     ]
     return found | _numbers(slices, scores, np.array(before), np.array(after))
+
+
+def _try_in_memory(slices: Slices, healer: Healer) -> dict[str, Any]:
+    """`try_setting` with as many slices in a pass of the networks as the memory holds. Raises: OutOfMemory."""
+    wanted = healer.healing.network_batch
+    row, batch = halved_to_fit(lambda batch: try_setting(slices, healer.at_once(batch)), wanted)
+    if batch < wanted:
+        log.warning("L = %d: %s", healer.healing.depth, less_at_once(batch, wanted))
+    return row
 
 
 def recommended(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,15 @@ from medseg_diff.data import nifti
 from medseg_diff.data.inputs import MissingChannels, find_case
 from medseg_diff.data.manifest import Case, read_manifest, write_manifest
 from medseg_diff.data.stream import first_bytes
-from medseg_diff.errors import EnvironmentFault, ExitCode, MedsegError, OutOfMemory, UsageError, is_out_of_memory
+from medseg_diff.errors import (
+    EnvironmentFault,
+    ExitCode,
+    MedsegError,
+    OutOfMemory,
+    Problems,
+    UsageError,
+    is_out_of_memory,
+)
 from medseg_diff.files import check_room, clean, read_json
 from medseg_diff.locking import claimed
 from medseg_diff.tasks.channels import models_that_fit
@@ -113,27 +121,25 @@ class Results:
         """
         if len({self.called(case.name) for case in cases}) < len(cases):
             raise UsageError("two cases would be called the same in the results", fix="use another --pseudonym-key")
-        failures, bad = Failures(self.out), list[tuple[Case, MedsegError]]()
+        failures, bad = Failures(self.out), list[MedsegError]()
         unfinished = self._unfinished(cases)
         with bar(title, len(unfinished)) as advance:
             for case, stamp in unfinished:
                 name = self.called(case.name)
                 try:
-                    self._do(case, stamp, work)
+                    if self._do(case, stamp, work):
+                        failures.forget(name)
                 except MedsegError as error:
-                    if not self.keep_going or (
-                        isinstance(error, EnvironmentFault) and not isinstance(error, OutOfMemory)
-                    ):
+                    machine = isinstance(error, EnvironmentFault) and not isinstance(error, OutOfMemory)
+                    if machine or not self.keep_going:
                         raise
-                    bad.append((case, error))
+                    bad.append(_without_trace(error))
                     log.warning("error: %s", "; ".join(error.lines))
                     failures.note(name, error, in_words(error, case, name))
-                else:
-                    failures.forget(name)
                 advance(note=case.name)
         if bad:
             log.warning("%d of %d cases could not be done: see %s", len(bad), len(unfinished), failures.path)
-            raise next((error for _, error in bad if error.exit_code == ExitCode.IMAGE), bad[0][1])
+            raise next((error for error in bad if error.exit_code == ExitCode.IMAGE), bad[0])
 
     def _unfinished(self, cases: Sequence[Case]) -> list[tuple[Case, int | None]]:
         """The cases to do, each with the stamp that its case.json has now, and a word on how many are complete."""
@@ -157,16 +163,16 @@ class Results:
             with claimed(self._claim_of(case)):
                 pass
 
-    def _do(self, case: Case, stamp: int | None, work: Callable[[Case, Path], None]) -> None:
-        """One case, unless another process has it, or did it since its case.json had that stamp."""
+    def _do(self, case: Case, stamp: int | None, work: Callable[[Case, Path], None]) -> bool:
+        """One case, unless another process has it, or did it since its case.json had that stamp; whether it is done."""
         folder = self.folder(case)
         with claimed(self._claim_of(case)) as ours:
             if not ours:
                 log.info("[%s] another process is working on it: left to that one", case.name)
-                return
+                return False
             if _stamp(folder) != stamp and self.identity.is_complete(folder):
                 log.info("[%s] another process has done it meanwhile", case.name)
-                return
+                return True
             clean(folder)
             try:
                 work(case, folder)
@@ -175,6 +181,14 @@ class Results:
                     raise
                 fix = "end other programs, or use a machine with more memory"
                 raise OutOfMemory("memory runs out", fix=fix, case=case.name) from error
+            return True
+
+
+def _without_trace(error: MedsegError) -> MedsegError:
+    """The error without what it holds on to, the voxels of its case among it."""
+    for part in (error, *(error.problems if isinstance(error, Problems) else ())):
+        part.__traceback__ = part.__context__ = part.__cause__ = None
+    return error
 
 
 def _stamp(folder: Path) -> int | None:

@@ -68,7 +68,7 @@ def _anomalies(out: Path, data: Path, device: str, overrides: tuple[str, ...]) -
     model, folder = _fresh(out / "runs" / "anomaly"), out / "anomaly"
     train_anomaly(data, config="quick/phantom", out=model, device=device, runs=out / "runs", overrides=overrides)
     log.info("6/7 mapping the anomalies of the held-out phantoms")
-    anomaly(data=data, split="test", model=model, out=folder, baselines=True, overwrite=True, device=device)
+    anomaly(data=data, split="test", model=model, out=folder, overwrite=True, device=device)
     log.info("7/7 evaluating")
     metrics = evaluate(folder, data, split="test", runs=out / "runs")
     anomaly_montage(folder, data, folder / "montage.png")

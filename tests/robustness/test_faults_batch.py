@@ -1,0 +1,309 @@
+"""Many cases in one folder: bad ones are passed over and listed, no case is written twice, the disk is tried first."""
+
+import csv
+import errno
+import json
+import logging
+import os
+import resource
+import shutil
+import signal
+import time
+import weakref
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from medseg_diff import files
+from medseg_diff.data.manifest import Case
+from medseg_diff.errors import EnvironmentFault, ImageError, ManifestError, MedsegError, Problems
+from medseg_diff.locking import claimed
+from medseg_diff.tasks import cases as cases_module
+from medseg_diff.tasks import segment as verb
+from medseg_diff.tasks.cases import Identity, Results
+from medseg_diff.tasks.failures import Failures, in_words
+from medseg_diff.tasks.segment import segment
+
+BAD, GOOD = "phantom_0000", "phantom_0001"
+
+
+@pytest.fixture
+def spoilt(two_cases, tmp_path):
+    """The table of the two cases, the first of which has a channel that is cut short."""
+    folder = shutil.copytree(two_cases.parent, tmp_path / "in")
+    path = folder / BAD / "flair.nii.gz"
+    path.write_bytes(path.read_bytes()[:-100])
+    return folder / two_cases.name
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """Cases are read and written as ever, but sampled in no time; returns the names in the order of their writing."""
+    done = []
+
+    def quick(case, segmenter, folder, **_):
+        verb.read_case(case, reference=False)
+        done.append(case.name)
+        files.write_json(folder / "case.json", {"case": case.name, **segmenter.facts})
+
+    monkeypatch.setattr(verb, "segment_case", quick)
+    return done
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def children(*works):
+    """Each work in a process of its own, all at once → how they ended."""
+    started = []
+    for work in works:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                work()
+                code = 0
+            except MedsegError as error:
+                code = int(error.exit_code)
+            finally:
+                os._exit(code)
+        started.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in started]
+
+
+def test_keep_going_lists_the_bad_case_and_exits_3(call, shaken, spoilt, tmp_path):
+    out = tmp_path / "out"
+    words = ("--data", spoilt, "--model", shaken, "--out", out, "--keep-going", "--device", "cpu", "--members", 1)
+    code, _, told = call("segment", *words)
+    assert code == 3 and "Traceback" not in told and "1 of 2 cases could not be done" in told
+    (row,) = rows_of(out / "failures.csv")
+    assert (row["case"], row["error"], row["exit_code"]) == (BAD, "ImageError", "3")
+    assert f"[{BAD}/flair] flair.nii.gz: " in row["message"] and "Fix: " in row["message"]
+    assert str(tmp_path) not in (out / "failures.csv").read_text()
+    assert sorted(path.name for path in out.iterdir()) == ["failures.csv", GOOD]
+    good = (out / GOOD / "case.json").stat().st_mtime_ns
+    assert call("segment", *words)[0] == 3 and len(rows_of(out / "failures.csv")) == 1
+    shutil.copy(spoilt.parent / BAD / "t2.nii.gz", spoilt.parent / BAD / "flair.nii.gz")
+    assert call("segment", *words)[0] == 0
+    assert sorted(path.name for path in out.iterdir()) == [BAD, GOOD]
+    assert (out / GOOD / "case.json").stat().st_mtime_ns == good
+
+
+def test_anomaly_lists_it_too(call, untrained_healer, tmp_path):
+    source = untrained_healer.table.parent
+    rows = rows_of(untrained_healer.table)[:1]
+    (tmp_path / "in" / rows[0]["case"]).mkdir(parents=True)
+    for name in ("t2", "flair"):
+        rows[0][name] = f"{rows[0]['case']}/{name}.nii.gz"
+        shutil.copy(source / rows[0][name], tmp_path / "in" / rows[0][name])
+    (tmp_path / "in" / rows[0]["t2"]).write_bytes(b"")
+    (tmp_path / "in/cases.csv").write_text(f"case,t2,flair\n{rows[0]['case']},{rows[0]['t2']},{rows[0]['flair']}\n")
+    words = ("--data", tmp_path / "in/cases.csv", "--model", untrained_healer.folder, "--device", "cpu")
+    code, _, told = call("anomaly", *words, "--out", tmp_path / "out", "--keep-going")
+    assert code == 3 and "Traceback" not in told
+    assert rows_of(tmp_path / "out/failures.csv")[0]["exit_code"] == "3"
+
+
+def test_a_fault_of_the_machine_ends_the_batch(shaken, two_cases, tmp_path, stub, monkeypatch):
+    def full(path, data):
+        raise EnvironmentFault("cannot be written (No space left on device)")
+
+    monkeypatch.setattr(files, "write_json", full)
+    with pytest.raises(EnvironmentFault):
+        segment(data=two_cases, out=tmp_path / "out", model=shaken, device="cpu", keep_going=True)
+    assert stub == [BAD] and not (tmp_path / "out").exists()
+
+
+def test_a_bug_is_no_bad_case(shaken, two_cases, tmp_path, monkeypatch):
+    monkeypatch.setattr(verb, "segment_case", lambda *_, **__: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        segment(data=two_cases, out=tmp_path / "out", model=shaken, device="cpu", keep_going=True)
+
+
+def test_what_is_listed_does_nothing_to_a_spreadsheet_or_a_screen(tmp_path):
+    failures = Failures(tmp_path)
+    case = Case("-2+3", patient="-2+3")
+    error = ImageError("=cmd|' /C calc'!A0 \x1b[2J, from /export/someone/secret/a.nii", fix="no\nfix")
+    failures.note(case.name, error, in_words(error, case, case.name))
+    failures.note("plain", ManifestError('a, "b"'), "@sum")
+    text = (tmp_path / "failures.csv").read_text()
+    cells = [cell for row in csv.reader(text.splitlines()) for cell in row]
+    assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
+    assert "\x1b" not in text and "someone" not in text and len(text.splitlines()) == 3
+    failures.forget(case.name)
+    assert [row["case"] for row in rows_of(tmp_path / "failures.csv")] == ["plain"]
+    failures.forget("plain")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_processes_keep_one_list(tmp_path):
+    def note(number):
+        for round_ in range(5):
+            Failures(tmp_path).note(f"case_{number}_{round_}", ImageError("bad"), "bad")
+
+    assert children(*(lambda number=number: note(number) for number in range(4))) == [0] * 4
+    assert len(rows_of(tmp_path / "failures.csv")) == 20
+
+
+def test_no_case_is_worked_on_twice(tmp_path):
+    """Four processes of one job, which meet the cases in the same order."""
+    cases = [Case(f"c{number}", patient=f"c{number}") for number in range(12)]
+
+    def work(case, folder):
+        with (tmp_path / "log").open("a") as log:
+            log.write(f"{case.name}\n")
+        time.sleep(0.01)
+        files.write_json(folder / "case.json", {"seed": 0})
+
+    results = Results(tmp_path / "out", Identity({"seed": 0}))
+    assert children(*[lambda: results.work_through("", cases, work)] * 4) == [0] * 4
+    names = sorted(case.name for case in cases)
+    assert sorted((tmp_path / "log").read_text().split()) == names
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+
+
+def test_a_claimed_case_is_left_to_its_process_and_said(shaken, two_cases, tmp_path, stub, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
+    with caplog.at_level(logging.INFO, "medseg_diff"), claimed(tmp_path / f".claim_{BAD}") as ours:
+        assert ours
+        segment(data=two_cases, out=tmp_path, model=shaken, device="cpu")
+    assert stub == [GOOD] and f"[{BAD}] another process is working on it: left to that one" in caplog.text
+    segment(data=two_cases, out=tmp_path, model=shaken, device="cpu")
+    assert stub == [GOOD, BAD]
+
+
+def test_what_another_process_finished_meanwhile_is_not_done_again(tmp_path):
+    cases = [Case(name, patient=name) for name in ("a", "b")]
+    results, done = Results(tmp_path, Identity({"seed": 0}), overwrite=True), []
+
+    def work(case, folder):
+        done.append(case.name)
+        for name in ("a", "b"):  # as another shard would, while this one is at the first
+            files.write_json(tmp_path / name / "case.json", {"seed": 0})
+
+    results.work_through("", cases, work)
+    assert done == ["a"]
+    results.work_through("", cases, work)
+    assert done == ["a", "a"]
+
+
+def test_a_claim_of_a_killed_process_does_not_block(tmp_path):
+    def die():
+        claim = claimed(tmp_path / ".claim_a")
+        claim.__enter__()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert children(die) == [-signal.SIGKILL] and (tmp_path / ".claim_a").exists()
+    with claimed(tmp_path / ".claim_a") as ours:
+        assert ours
+    assert list(tmp_path.iterdir()) == []
+
+
+def blocked(tmp_path):
+    """A folder that nothing can be written into, also by root: there is a file in its place."""
+    (tmp_path / "file").write_text("")
+    return tmp_path / "file" / "out"
+
+
+@pytest.mark.parametrize("verb_name", ["segment", "anomaly"])
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_loaded(call, tmp_path, two_cases, verb_name):
+    words = ("--data", two_cases, "--out", blocked(tmp_path), "--model", tmp_path / "there_is_none")
+    code, _, told = call(verb_name, *words)
+    assert code == 5 and "error: file: cannot be written (Not a directory). Fix: choose another --out" in told
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_so_is_a_read_only_folder(tmp_path):
+    (tmp_path / "ro").mkdir(mode=0o555)
+    with pytest.raises(EnvironmentFault, match="ro: cannot be written"):
+        files.check_writable(tmp_path / "ro" / "out" / "deeper")
+
+
+def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path):
+    files.check_writable(tmp_path / "not" / "there")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_room_for_all_cases_is_asked_for_first(shaken, two_cases, tmp_path, stub, monkeypatch):
+    """Two cases of 32 × 32 × 10 voxels, four float maps each, packed."""
+    needed = int(2 * 32 * 32 * 10 * 4 * 4 * cases_module.PACKED)
+    options = {"data": two_cases, "model": shaken, "device": "cpu"}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    with pytest.raises(EnvironmentFault, match="GB are free where this run needs about") as caught:
+        segment(out=tmp_path / "out", **options)
+    assert caught.value.exit_code == 5 and stub == [] and not (tmp_path / "out").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
+    segment(out=tmp_path / "out", **options)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    segment(out=tmp_path / "out", **options)  # all is done: nothing is needed
+    assert stub == [BAD, GOOD]
+
+
+def test_a_disk_that_fills_in_the_middle_leaves_nothing_half_written(shaken, two_cases, tmp_path):
+    """A limit on the size of files stands for a full disk: the mask fits, a float map does not."""
+    out = tmp_path / "out"
+
+    def work():
+        import torch
+
+        torch.set_num_threads(1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+        segment(data=two_cases, out=out, model=shaken, device="cpu", keep_going=True)
+
+    assert children(work) == [5]
+    assert [path for path in out.rglob("*") if path.is_file()] == []
+    segment(data=two_cases, out=out, model=shaken, device="cpu", members=1)
+    assert json.loads((out / BAD / "case.json").read_text())["members"] == 1
+
+
+def test_the_worst_of_several_faults_is_the_images(tmp_path):
+    cases = [Case(name, patient=name) for name in ("a", "b", "c")]
+    errors = {"a": ManifestError("m"), "b": Problems([ImageError("i", channel="t1"), ImageError("j")])}
+
+    def work(case, folder):
+        if case.name in errors:
+            raise errors[case.name]
+
+    with pytest.raises(Problems) as caught:
+        Results(tmp_path, Identity({}), keep_going=True).work_through("", cases, work)
+    assert caught.value.exit_code == 3
+    assert [row["exit_code"] for row in rows_of(tmp_path / "failures.csv")] == ["2", "3"]
+
+
+def test_a_claim_left_beside_a_complete_case_goes(tmp_path):
+    results = Results(tmp_path, Identity({"seed": 0}))
+    files.write_json(tmp_path / "a" / "case.json", {"seed": 0})
+    (tmp_path / ".claim_a").write_text("1")
+    results.work_through("", [Case("a", patient="a")], lambda *_: pytest.fail("it is done"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_disk_without_locks_is_worked_on_without(tmp_path, monkeypatch):
+    import fcntl
+
+    def unknown(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", unknown)
+    with claimed(tmp_path / "a") as ours:
+        assert ours
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ImageError("bad"), MemoryError(), Problems([ImageError("a"), ImageError("b")])])
+def test_a_bad_case_leaves_no_voxels_in_memory(tmp_path, error):
+    held = []
+
+    def work(case, folder):
+        voxels = np.zeros(10)
+        assert all(one() is None for one in held)
+        held.append(weakref.ref(voxels))
+        raise type(error)(*([error.problems] if isinstance(error, Problems) else error.args))
+
+    cases = [Case(name, patient=name) for name in ("a", "b", "c")]
+    with pytest.raises(MedsegError):
+        Results(tmp_path, Identity({}), keep_going=True).work_through("", cases, work)
+    assert len(held) == 3
