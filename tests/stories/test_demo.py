@@ -63,12 +63,12 @@ def test_it_leaves_numbers_and_a_picture(finished):
     assert len(list(out.glob("segment/*/members/*.nii.gz"))) == 4
 
 
-def test_it_maps_anomalies_beside_their_baselines(finished):
+def test_it_maps_anomalies(finished):
     out, found = finished
     metrics = found["anomaly"]
     assert json.loads((out / "anomaly" / "metrics.json").read_text()) == metrics
     assert (metrics["task"], metrics["data"], metrics["cases"]) == ("anomaly", "phantom", 2)
-    assert set(metrics["baselines"]) == {"blur", "flair", "flair_t2", "saliency", "scale_0"}
+    assert metrics["baselines"] == {}  # they take as long again; benchmarks.anomaly has them
     assert 0 <= metrics["metrics"]["auroc"]["value"] <= 1
     assert (out / "anomaly" / "montage.png").stat().st_size > 20_000
     assert Run(out / "runs" / "anomaly").facts["finished"]
