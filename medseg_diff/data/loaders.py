@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ class Items(Protocol):
     def __getitem__(self, key: Key) -> Mapping[str, Any]: ...
 
 
-class PieceDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
+class PieceDataset(torch.utils.data.Dataset[dict[str, Tensor]], ABC):
     """Pieces of prepared cases as {image [C, *S], mask [R, *S]}; item `Key(epoch, index)` is a pure function.
 
     What a piece is, its view says: subclasses give its length and cut it.
@@ -147,21 +148,21 @@ class PieceDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         self.size: tuple[int, ...] = view.size
         self.background, self.seed = background, seed
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def case_of(self, index: int) -> PreparedCase:
         """The case that piece `index` is cut from."""
-        raise NotImplementedError
 
+    @abstractmethod
     def piece(self, index: int, opinion: int, choose: np.random.Generator) -> dict[str, Tensor]:
         """image [C N, *S], labels [R, *S] of 0 and 1 by that opinion, brain [N, *S], before augmentation, which may
         want more than `size`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plain(self, index: int) -> dict[str, Tensor]:
         """The piece as validation sees it: never changed, by the reference; mask [R, *S] and brain [1, *S] booleans."""
-        raise NotImplementedError
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
         own = seed_of(self.seed, "image", key.epoch, key.index)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from medseg_diff.cli.options import AsJson
+
 app = typer.Typer(
     name="runs",
     help="Review trained runs: list, best, compare; complete or fill MLflow: sync, register.",
@@ -18,7 +20,6 @@ app = typer.Typer(
 
 Runs = Annotated[Path, typer.Option(help="Folder of runs.")]
 Task = Annotated[str | None, typer.Option(help="Only segment, anomaly or synthesise.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 COLUMNS = ("name", "task", "recipe", "state", "best", "step", "started", "took", "data")
 
 

@@ -1,0 +1,45 @@
+"""How a command ends: every error becomes its line and its exit code."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from medseg_diff.errors import EnvironmentFault, ExitCode, MedsegError, Preempted, UsageError, is_out_of_memory, plain
+
+
+def report(error: MedsegError) -> int:
+    for line in error.lines:
+        print(f"{'stopped' if isinstance(error, Preempted) else 'error'}: {line}", file=sys.stderr)
+    return int(error.exit_code)
+
+
+def report_other(error: Exception) -> int:
+    """What is not ours: a wrong word on the command line, the machine's limits, or a bug."""
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if hasattr(error, "format_message"):  # a wrong word; the class is click's or typer's own, by version
+        return _of_word(error)
+    if is_out_of_memory(error):
+        return report(EnvironmentFault("out of memory", fix="lower --network-batch or training.batch"))
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, OSError):
+        name = Path(str(error.filename)).name if error.filename else None
+        return report(EnvironmentFault(error.strerror or str(error), fix="check disk and permissions", file=name))
+    words = plain(f"a bug in medseg-diff: {type(error).__name__}: {error}")
+    print(f"error: {words}. Fix: report it, with --debug.", file=sys.stderr)
+    return int(ExitCode.BUG)
+
+
+def _of_word(error: Any) -> int:
+    """What typer says of a wrong word, in our form; without any word it is the help, as it stands."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(ExitCode.USAGE)
+    program = context.command_path if context else "medseg-diff"
+    return report(UsageError(error.format_message(), fix=f"see {program} --help"))

@@ -1,0 +1,77 @@
+"""Where one begins: `demo`, `phantom`, `prepare`, `validate`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg_diff.cli.options import AsJson, Data, DataRoot, Device, Overwrite
+from medseg_diff.cli.review import show_metrics
+from medseg_diff.errors import Problems, plain
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
+    cases: Annotated[int, typer.Option(min=10, help="Phantoms to make.")] = 60,
+    seed: int = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Phantom data → train → segment and map anomalies → evaluate → montages; minutes on a CPU."""
+    from medseg_diff.tasks.demo import demo as run
+
+    metrics = run(out, cases=cases, seed=seed, device=device)
+    if as_json:
+        typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
+        return
+    for task, found in metrics.items():
+        typer.echo(f"{task}: ", nl=False)
+        show_metrics(found, as_json)
+    typer.echo(f"\npictures: {out / 'montage.png'}, {out / 'anomaly' / 'montage.png'}")
+    typer.echo("next: medseg-diff prepare YOUR_FOLDER --source brats --out cases.csv")
+
+
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    cases: Annotated[int, typer.Option(min=1)],
+    shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels along X Y Z.")] = (64, 64, 48),
+    raters: Annotated[int, typer.Option(min=0, help="Further opinions, seg_1 …")] = 0,
+    healthy: Annotated[float, typer.Option(min=0, max=1, help="Share of cases without a lesion.")] = 0.25,
+    seed: int = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make brains with gliomas whose truth is known."""
+    from medseg_diff.tasks.phantom import phantom as run
+
+    table = run(out, cases=cases, shape=shape, raters=raters, healthy=healthy, seed=seed, overwrite=overwrite)
+    typer.echo(f"{table}\nnext: medseg-diff train-seg --data {table} --config quick/phantom")
+
+
+def prepare(
+    folder: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    source: Annotated[str, typer.Option(help="What the folder is: brats, phantom.")],
+    out: Annotated[Path, typer.Option(help="Table to write.")] = Path("cases.csv"),
+    seed: Annotated[int, typer.Option(help="Draws the splits.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Folder → table of cases, split by patient."""
+    from medseg_diff.tasks.prepare import prepare as run
+
+    table = run(folder, source=source, out=out, seed=seed, overwrite=overwrite)
+    typer.echo(f"{table}\nnext: medseg-diff validate --data {table}")
+
+
+def validate(data: Data, data_root: DataRoot = None, as_json: AsJson = False) -> None:
+    """Check every file that a table names; lists all problems."""
+    from medseg_diff.tasks.validate import validate as run
+
+    report = run(data, data_root=data_root)
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
+        raise typer.Exit(int(report.exit_code))
+    for warning in report.warnings:
+        typer.echo(f"warning: {plain(warning)}", err=True)
+    if report.problems:
+        raise Problems(report.problems)
+    typer.echo(f"{report.cases} cases, no problem\nnext: medseg-diff train-seg --data {data}")
