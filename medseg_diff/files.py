@@ -16,6 +16,7 @@ from medseg_diff.errors import EnvironmentFault
 
 LARGEST_JSON = 64 * 2**20  # bytes
 TEMPORARY = re.compile(r"\.(\d+)\..+")  # as whole_file names them: the number of the process that writes
+OF_SAFETENSORS = re.compile(r"\.tmp[0-9A-Za-z]{6}")  # that library writes beside the path it is given, and then renames
 
 
 @contextmanager
@@ -96,7 +97,8 @@ def clean(folder: Path, pattern: str = "**/.*") -> None:
     """Remove temporary files that a killed process left below a folder, while this one writes nothing there."""
     for path in folder.glob(pattern):
         named = TEMPORARY.fullmatch(path.name)
-        if named and path.is_file() and not _lives(int(named[1])):
+        left = (named and not _lives(int(named[1]))) or OF_SAFETENSORS.fullmatch(path.name)
+        if left and path.is_file():
             path.unlink(missing_ok=True)
 
 

@@ -75,7 +75,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     (tmp_path / "weights").mkdir()
     ended = subprocess.Popen(["true"])
     ended.wait()
-    stale = (f".{ended.pid}.best.safetensors", f"weights/.{ended.pid}.a", f".{os.getpid()}.b")
+    stale = (f".{ended.pid}.best.safetensors", f"weights/.{ended.pid}.a", f".{os.getpid()}.b", ".tmpkzol8A")
     kept = {".lock", ".hidden", "run.json", "weights/a", ".12", f".{os.getppid()}.another_writes"}
     for name in (*stale, *kept):
         (tmp_path / name).write_text("x")

@@ -7,7 +7,7 @@ from pathlib import Path
 from medseg_diff import files
 from medseg_diff.data.manifest import Split, draw_splits, read_manifest, write_manifest
 from medseg_diff.data.sources import SOURCES
-from medseg_diff.errors import ManifestError, UsageError
+from medseg_diff.errors import ManifestError, MedsegError, Problems, UsageError
 
 HELD_OUT: dict[Split, float] = {"test": 0.2, "val": 0.1}
 
@@ -38,7 +38,12 @@ def prepare(folder: Path, *, source: str, out: Path, seed: int = 0, overwrite: b
     rows, root = _relative_to_table(rows, folder, out)
     with files.whole_file(out) as temporary:  # only a table that can be read comes to stand there
         write_manifest(temporary, rows)
-        manifest = read_manifest(temporary, data_root=root)
+        try:
+            manifest = read_manifest(temporary, data_root=root)
+        except MedsegError as error:  # it knows the table by its temporary name
+            for fault in error.problems if isinstance(error, Problems) else (error,):
+                fault.file = out.name if fault.file == temporary.name else fault.file
+            raise
     _say(out, Counter(case.split or "no split" for case in manifest.cases), root)
     return out
 

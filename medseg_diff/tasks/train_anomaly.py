@@ -1,7 +1,6 @@
 """`train-anomaly`: a table of cases in, a run folder with a denoiser and a noisy classifier out, and what healthy shows."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from medseg_diff.tasks.study import check_channels, with_splits
 from medseg_diff.tasks.training import Bench, Job, Phase, Resume, seeded, train
 from medseg_diff.training.classification import NoisyClassification, Skill, skill_by_time
 from medseg_diff.training.denoising import ImageDenoising, draw_times_and_noise
-from medseg_diff.training.estimate import BACKWARD_AND_FORWARD, flops_per_second, forward_flops, in_words, timed_pass
+from medseg_diff.training.estimate import LONG_SECONDS, in_words, pass_seconds
 from medseg_diff.training.fit import FitSettings, Progress, channels_last
 from medseg_diff.training.weights import load_weights
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import nn
 
-LONG_SECONDS = 12 * 3600.0
-QUICK_PASS_SECONDS = 2.0
 SKILL_COLUMNS = ("t", "balanced_accuracy", "auroc", "cross_entropy")
 TIMES_MEASURED = 11  # of the classifier, from 1 to the deepest that it has learned
 
@@ -208,8 +205,7 @@ def estimate(recipe: AnomalyRecipe, fabric: "Fabric", precision: str) -> str:
 
 
 def training_seconds(recipe: AnomalyRecipe, fabric: "Fabric", precision: str) -> float:
-    """Seconds that both trainings take here: counted operations over a measured rate, or a few passes timed where one
-    takes moments."""
+    """Seconds that both trainings take here."""
     import torch
 
     def denoiser() -> torch.nn.Module:
@@ -223,20 +219,16 @@ def training_seconds(recipe: AnomalyRecipe, fabric: "Fabric", precision: str) ->
         assert isinstance(answer, torch.Tensor)
         return answer
 
-    seconds, device = 0.0, fabric.device
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     works: list[tuple[Callable[[], torch.nn.Module], FitSettings, int]] = [
         (denoiser, recipe.training, recipe.network.width),
         (recipe.build_classifier, recipe.classifier_training, recipe.classifier.width),
     ]
+    seconds, dtype = 0.0, torch.bfloat16 if precision == "bf16" else torch.float32
     for build, settings, width in works:
-        flops = forward_flops(build, lambda network: run(network, 1, torch.device("meta")))
-        batch = settings.passes_batch
-        per_pass = BACKWARD_AND_FORWARD * batch * flops / flops_per_second(device, dtype, width)
-        if per_pass < QUICK_PASS_SECONDS:
-            with fabric.autocast():
-                network = channels_last(build()).to(device)
-                per_pass = timed_pass(network, partial(run, batch=batch, on=device), device)
+        with fabric.autocast():
+            per_pass = pass_seconds(
+                build, run, batch=settings.passes_batch, width=width, device=fabric.device, precision=dtype
+            )
         seconds += settings.steps * settings.accumulate * per_pass
     return seconds
 

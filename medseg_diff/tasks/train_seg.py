@@ -16,14 +16,11 @@ from medseg_diff.tasks.film import film_segmentation
 from medseg_diff.tasks.study import ValidationSlices, check_channels, prepare_study, with_splits
 from medseg_diff.tasks.training import Bench, Job, Phase, Resume, seeded, train
 from medseg_diff.training.denoising import MaskDenoising
-from medseg_diff.training.estimate import BACKWARD_AND_FORWARD, flops_per_second, forward_flops, in_words, timed_pass
-from medseg_diff.training.fit import Progress, channels_last
+from medseg_diff.training.estimate import BACKWARD_AND_FORWARD, LONG_SECONDS, in_words, pass_seconds
+from medseg_diff.training.fit import Progress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-LONG_SECONDS = 12 * 3600.0
-QUICK_PASS_SECONDS = 2.0
 
 
 def train_seg(
@@ -129,11 +126,10 @@ def estimate(recipe: SegmentationRecipe, fabric: "Fabric", precision: str) -> st
 
 
 def training_seconds(recipe: SegmentationRecipe, fabric: "Fabric", precision: str) -> float:
-    """Seconds that the recipe's training takes here: counted operations over a measured rate; where a pass takes
-    moments, a few are timed instead, because small networks spend their time elsewhere than in convolutions."""
+    """Seconds that the recipe's training takes here, the sampling of its validations included."""
     import torch
 
-    settings, device = recipe.training, fabric.device
+    settings = recipe.training
 
     def run(network: torch.nn.Module, batch: int, on: torch.device) -> torch.Tensor:
         x = torch.zeros(batch, len(recipe.regions), *recipe.view.size, device=on)
@@ -147,13 +143,15 @@ def training_seconds(recipe: SegmentationRecipe, fabric: "Fabric", precision: st
         assert isinstance(network, torch.nn.Module)
         return network
 
-    flops = forward_flops(build, lambda network: run(network, 1, torch.device("meta")))
-    rate = flops_per_second(device, torch.bfloat16 if precision == "bf16" else torch.float32, recipe.network.width)
-    per_pass = BACKWARD_AND_FORWARD * settings.passes_batch * flops / rate
-    if per_pass < QUICK_PASS_SECONDS:
-        with fabric.autocast():
-            network = channels_last(build()).to(device)
-            per_pass = timed_pass(network, lambda network: run(network, settings.passes_batch, device), device)
+    with fabric.autocast():
+        per_pass = pass_seconds(
+            build,
+            run,
+            batch=settings.passes_batch,
+            width=recipe.network.width,
+            device=fabric.device,
+            precision=torch.bfloat16 if precision == "bf16" else torch.float32,
+        )
     sampled = recipe.validation.slices * recipe.validation.members * recipe.sampling.steps
     sampled *= -(-settings.steps // settings.validate_every)
     forward = per_pass / settings.passes_batch / BACKWARD_AND_FORWARD

@@ -7,9 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from medseg_diff.training.fit import channels_last
+
 BACKWARD_AND_FORWARD = 3  # a backward pass costs about two forward passes
 PROBE_SECONDS = 0.3
 BESIDES_CONVOLUTION = 2.5  # norms, activations and memory: what whole networks took here over a bare convolution
+QUICK_PASS_SECONDS = 2.0  # a pass that takes less is timed rather than computed
+LONG_SECONDS = 12 * 3600.0  # of training, beyond which another recipe is proposed
 
 
 def forward_flops(build: Callable[[], nn.Module], run: Callable[[nn.Module], object]) -> int:
@@ -38,6 +42,27 @@ def flops_per_second(device: torch.device, precision: torch.dtype, width: int) -
                 torch.cuda.synchronize(device)
             rates.append(once / (time.perf_counter() - start))
     return max(rates) / BESIDES_CONVOLUTION
+
+
+def pass_seconds(
+    build: Callable[[], nn.Module],
+    run: Callable[[nn.Module, int, torch.device], Tensor],
+    *,
+    batch: int,
+    width: int,
+    device: torch.device,
+    precision: torch.dtype,
+) -> float:
+    """Seconds of one pass of `batch` samples forward and back, inside `autocast`; `run(network, batch, device)` is forward.
+
+    Counted operations over a measured rate; where a pass takes moments, a few are timed instead, because small networks
+    spend their time elsewhere than in convolutions.
+    """
+    flops = forward_flops(build, lambda network: run(network, 1, torch.device("meta")))
+    counted = BACKWARD_AND_FORWARD * batch * flops / flops_per_second(device, precision, width)
+    if counted >= QUICK_PASS_SECONDS:
+        return counted
+    return timed_pass(channels_last(build()).to(device), lambda network: run(network, batch, device), device)
 
 
 def timed_pass(model: nn.Module, run: Callable[[nn.Module], Tensor], device: torch.device) -> float:

@@ -108,6 +108,15 @@ def test_what_is_refused(tmp_path):
         prepare(tmp_path / "data", source="brats", out=out / "inside" / "cases.csv")
 
 
+def test_a_bad_row_is_told_by_the_name_of_the_table(tmp_path, monkeypatch):
+    fill(tmp_path / "data", 2023, "a")
+    monkeypatch.setitem(SOURCES, "odd", lambda folder: [{"case": "a", "t1": "a/a-t1n.nii.gz"}] * 2)
+    with pytest.raises(MedsegError) as caught:
+        prepare(tmp_path / "data", source="odd", out=tmp_path / "data" / "cases.csv")
+    assert "cases.csv: " in caught.value.lines[0] and ".b.csv" not in caught.value.lines[0]
+    assert not (tmp_path / "data" / "cases.csv").exists()
+
+
 def test_a_source_that_brings_its_splits_keeps_them(tmp_path):
     for letter in "abcde":
         (tmp_path / f"{letter}.nii").write_bytes(b"x")

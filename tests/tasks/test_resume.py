@@ -593,7 +593,7 @@ def test_kills_at_any_moment_lose_nothing(place, tmp_path):
                 os._exit(0)
             finally:
                 os._exit(1)
-        time.sleep(chance.uniform(0.3, 3.0))
+        time.sleep(chance.uniform(0.3, 2.0))
         os.kill(child, signal.SIGKILL)
         ended = os.waitpid(child, 0)[1]
         assert ended in (0, signal.SIGKILL), "it failed"
