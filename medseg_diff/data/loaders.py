@@ -237,6 +237,8 @@ def _range(slices: np.ndarray, start: int, stop: int, *, fill: float) -> np.ndar
     """slices[start:stop] along the first axis, `fill` where there are none."""
     found = np.array(slices[max(start, 0) : stop])
     beyond = (max(-start, 0), max(stop - len(slices), 0))
+    if not any(beyond):
+        return found
     return np.pad(found, [beyond] + [(0, 0)] * (found.ndim - 1), constant_values=fill)
 
 
