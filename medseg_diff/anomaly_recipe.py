@@ -45,9 +45,13 @@ class AnomalyFindings(Settings):
 
 
 class AnomalyValidation(Settings):
-    """What is measured during training: on this many slices, spread over the validation cases."""
+    """What is measured during training: on this many slices, spread over the validation cases.
+
+    `film`: of so many of them, always the same, each validation draws the way to noise and back.
+    """
 
     slices: int = Field(default=64, ge=2)
+    film: int = Field(default=2, ge=0, le=4)
 
 
 class AnomalyRecipe(Settings):

@@ -147,3 +147,14 @@ def untrained_healer(phantoms, tmp_path_factory) -> Trained:
     calibrate(run, read_manifest(phantoms), skill=skill, device="cpu")
     run.note(finished=True, ended=1.0)
     return Trained(run.folder, phantoms, runs)
+
+
+@pytest.fixture(params=[1, 2], ids="{} threads".format)
+def threads(request):
+    """One thread, then two, whatever the machine has: sums are split where threads part."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

@@ -42,11 +42,17 @@ class EncoderSettings(Settings):
         beyond = [level for level in self.attention if not 0 <= level < len(self.multipliers)]
         if beyond:
             raise ValueError(f"attention at level {beyond[0]}, but the levels are 0 … {len(self.multipliers) - 1}")
-        for level in self.attention:
+        for level in self.attends:
             channels, part = self.width * self.multipliers[level], self.head_width or self.heads
             if channels % part:
                 raise ValueError(f"{channels} channels at level {level} do not divide by {part}")
         return self
+
+    @property
+    def attends(self) -> tuple[int, ...]:
+        """Levels whose channels are split into heads: those of `attention` and, where there are any, the deepest."""
+        deepest = len(self.multipliers) - 1
+        return tuple(dict.fromkeys([*self.attention, deepest])) if self.attention else ()
 
     @property
     def widths(self) -> tuple[int, ...]:

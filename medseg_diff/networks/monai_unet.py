@@ -117,7 +117,7 @@ class MonaiUNet(nn.Module):
         size = x_t.shape[2:]
         x = padded(self._with_image(x_t, condition), self.settings.step)
         told = self._context(len(x_t), condition, x.dtype)
-        whole: Tensor = self.network(x, t.expand(len(x_t)), told)
+        whole: Tensor = self.network(x, t, told)  # one time for all is embedded once: rows of a product may round apart
         return whole[(slice(None), slice(None), *(slice(n) for n in size))]
 
     def _with_image(self, x_t: Tensor, condition: Condition) -> Tensor:

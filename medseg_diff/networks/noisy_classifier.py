@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.networks.blocks import CONVOLUTION, sinusoids
+from medseg_diff.networks.blocks import CONVOLUTION, attended, sinusoids
 from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, folded, padded
 from medseg_diff.networks.norm import GroupNorm
 
@@ -34,6 +34,12 @@ class NoisyClassifierSettings(EncoderSettings):
     time_embedding: Literal["adaptive", "additive"] = "adaptive"
     resampling: Literal["residual", "plain"] = "residual"
     pooling: Literal["attention", "max_mean"] = "attention"
+
+    @property
+    def attends(self) -> tuple[int, ...]:
+        """The pooling attends to the deepest level, too."""
+        deepest = (len(self.multipliers) - 1,) if self.pooling == "attention" else ()
+        return tuple(dict.fromkeys([*super().attends, *deepest]))
 
     def build(self, *, dims: int, channels: int, classes: int = 2) -> "NoisyClassifier":
         """A classifier of x_t [B, channels, *S]."""
@@ -86,7 +92,7 @@ class AttentionPooling(nn.Module):
         tokens = torch.cat([places.mean(dim=1, keepdim=True), places], dim=1)
         parts = self.question(tokens).view(batch, -1, 3, self.heads, channels // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        seen = functional.scaled_dot_product_attention(query[:, :, :1], key, value)
+        seen = attended(query[:, :, :1], key, value)
         return self.answer(seen.transpose(1, 2).reshape(batch, channels))
 
 

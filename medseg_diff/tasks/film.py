@@ -1,9 +1,10 @@
-"""The film of a segmentation model at work: a few validation slices from noise to mask, the same ones every time."""
+"""Films of models at work on a few validation slices, the same ones every time: noise to mask, scan to healed scan."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg_diff.diffusion import Condition, SeededNoise
+from medseg_diff.anomaly_recipe import AnomalyRecipe
+from medseg_diff.diffusion import DDIM, Condition, SeededNoise, walk
 from medseg_diff.diffusion.denoiser import AnyDenoiser
 from medseg_diff.methods.filming import Film, film
 from medseg_diff.recipes import SegmentationRecipe
@@ -14,6 +15,8 @@ from medseg_diff.seeds import seed_of
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+FILM_STEPS = 20  # of healing: a film need not take the paper's thousand calls
 
 
 def film_segmentation(
@@ -45,6 +48,46 @@ def film_segmentation(
     ]
     columns = ["image", *(f"t = {frame.t}" for frame in seen.frames), "probability"]
     strip(lines, columns=columns, path=path)
+
+
+def film_healing(
+    denoiser: AnyDenoiser,
+    guided: AnyDenoiser,
+    recipe: AnomalyRecipe,
+    image: "Tensor",
+    label: "Tensor",
+    path: Path,
+    *,
+    device: "torch.device | str",
+) -> None:
+    """Draw the way back of a few slices (`validation.film`), diseased ones where there are: x_t above, the belief below.
+
+    image [N, C, *S] and label [N] of 0 and 1 are all validation slices. They are encoded with `denoiser` and decoded with
+    `guided`, in FILM_STEPS at most. Written to `path` as PNG. Raises: EnvironmentFault.
+    """
+    chosen = worth_showing(label[:, None] > 0, recipe.validation.film)
+    levels = recipe.heals(steps=min(recipe.healing.steps, FILM_STEPS)).levels(recipe.schedule)
+    clean = image[chosen].to(device)
+    noisy = walk(denoiser, DDIM(), clean * recipe.image_scale, levels)
+    seen = film(guided, DDIM(), noisy, levels[::-1], recipe.healing.way_back(clean))
+    channel = recipe.channels.index(shown_channels(recipe.channels)[0])
+    lines = []
+    for place, number in enumerate(chosen):
+        scan = displayed(image[number, channel].float().cpu().numpy())
+        window = float(scan.min()), float(scan.max())
+
+        def shown(tensor: "Tensor", place: int = place, window: tuple[float, float] = window) -> Picture:
+            return Picture(displayed(tensor[place, channel].numpy() / recipe.image_scale), *window)
+
+        kind = "diseased" if label[number] else "healthy"
+        lines.append(
+            Line(
+                f"slice {number + 1}\n{kind}",
+                [Picture(scan, *window), *(shown(frame.noisy) for frame in seen.frames), None],
+            )
+        )
+        lines.append(Line("belief", [None, *(shown(frame.clean) for frame in seen.frames), shown(seen.end)]))
+    strip(lines, columns=["image", *(f"t = {frame.t}" for frame in seen.frames), "healed"], path=path)
 
 
 def worth_showing(mask: "Tensor", count: int) -> list[int]:

@@ -15,6 +15,7 @@ from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.anomaly_calibration import calibrate
 from medseg_diff.tasks.anomaly_study import AnomalyStudy, LabelledValidation, prepare_anomaly_study
 from medseg_diff.tasks.console import log
+from medseg_diff.tasks.film import film_healing
 from medseg_diff.tasks.study import check_channels, with_splits
 from medseg_diff.tasks.training import Bench, Job, Phase, Resume, seeded, train
 from medseg_diff.training.classification import NoisyClassification, Skill, skill_by_time
@@ -26,6 +27,9 @@ from medseg_diff.training.weights import load_weights
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import nn
+
+    from medseg_diff.diffusion import Denoiser
+    from medseg_diff.diffusion.denoiser import AnyDenoiser
 
 SKILL_COLUMNS = ("t", "balanced_accuracy", "auroc", "cross_entropy")
 TIMES_MEASURED = 11  # of the classifier, from 1 to the deepest that it has learned
@@ -92,12 +96,18 @@ def _denoiser_phase(recipe: AnomalyRecipe, study: AnomalyStudy, bench: Bench) ->
         deepest=recipe.deepest,
         label_dropout=recipe.label_dropout if recipe.network.classes else None,
     )
+
+    def filmed(progress: Progress, path: Path) -> None:
+        denoiser = recipe.denoiser.around(progress.averages["denoiser"], recipe.schedule)
+        film(denoiser, denoiser, recipe, study.validation, bench.fabric, path)
+
     return Phase(
         "denoiser",
         objective,
         study.training,
         recipe.training,
         validate=lambda progress: denoising_error(progress, recipe, study.validation, bench.fabric),
+        film=filmed if recipe.validation.film else None,
         prefix="denoiser_",
         keeps="denoiser",
         weights={"best": "denoiser"},
@@ -106,6 +116,8 @@ def _denoiser_phase(recipe: AnomalyRecipe, study: AnomalyStudy, bench: Bench) ->
 
 def _classifier_phase(recipe: AnomalyRecipe, study: AnomalyStudy, bench: Bench) -> Phase:
     """The weights that told validation slices apart best are kept, if there are slices of both kinds."""
+    import torch
+
     settings = recipe.classifier_training
     objective = NoisyClassification(
         seeded(settings.seed, recipe.build_classifier),
@@ -124,6 +136,14 @@ def _classifier_phase(recipe: AnomalyRecipe, study: AnomalyStudy, bench: Bench) 
             "val_auroc": sum(each.auroc for each in passed) / len(passed),
         }
 
+    def filmed(progress: Progress, path: Path) -> None:
+        denoiser = recipe.build_denoiser()
+        assert isinstance(denoiser.network, torch.nn.Module)
+        load_weights(denoiser.network, bench.run.weights("denoiser"))
+        channels_last(denoiser.network).to(bench.fabric.device).eval()
+        guided = recipe.healing.guided(denoiser, progress.averages["classifier"])
+        film(denoiser, guided, recipe, study.validation, bench.fabric, path)
+
     both = study.validation.of_both_kinds
     return Phase(
         "classifier",
@@ -131,6 +151,7 @@ def _classifier_phase(recipe: AnomalyRecipe, study: AnomalyStudy, bench: Bench) 
         study.classified,
         settings,
         validate=validate if both else None,
+        film=filmed if recipe.validation.film else None,
         better="val_auroc" if both else None,
         prefix="classifier_",
         keeps="classifier",
@@ -153,6 +174,19 @@ def denoising_error(
             t, noise = draw_times_and_noise(clean, own, deepest=recipe.deepest or recipe.schedule.length)
             losses.append(denoising_loss(denoiser, clean, t, noise, Condition())["simple"].float())
     return {"val_loss": float(torch.cat(losses).mean())}
+
+
+def film(
+    denoiser: "Denoiser",
+    guided: "AnyDenoiser",
+    recipe: AnomalyRecipe,
+    slices: LabelledValidation,
+    fabric: "Fabric",
+    path: Path,
+) -> None:
+    """Draw a few validation slices on their way to noise and back. Raises: EnvironmentFault."""
+    with fabric.autocast():
+        film_healing(denoiser, guided, recipe, slices.image, slices.label, path, device=fabric.device)
 
 
 def skill_of(

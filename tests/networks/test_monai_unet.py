@@ -177,6 +177,7 @@ def test_an_untrained_network_says_nothing():
     assert not network(noise(2, 1, 8, 8), torch.tensor([3]), Condition(image=noise(2, 2, 8, 8))).any()
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_sample_has_the_same_bytes_whatever_its_neighbours(precision):
     network = built(SMALL.but(widths=(16, 32))).to(memory_format=torch.channels_last)

@@ -63,6 +63,7 @@ def test_every_parameter_takes_part(variant):
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_answer_and_gradient_of_a_sample_do_not_depend_on_its_neighbours(variant, precision):
@@ -80,6 +81,13 @@ def test_answer_and_gradient_of_a_sample_do_not_depend_on_its_neighbours(variant
     together, apart = asked(x), asked(x[order])
     assert torch.equal(apart[0], together[0][order])
     assert torch.equal(apart[1], together[1][order])
+
+
+def test_a_head_wider_than_what_the_pooling_attends_to_is_refused():
+    words = {"width": 8, "multipliers": (1, 2), "attention": (), "head_width": 64}
+    with pytest.raises(ValueError, match="16 channels at level 1 do not divide by 64"):
+        NoisyClassifierSettings(**words, pooling="attention")
+    assert NoisyClassifierSettings(**words, pooling="max_mean").attends == ()
 
 
 def test_a_small_bright_spot_moves_the_largest_value_more_than_the_mean():

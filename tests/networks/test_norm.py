@@ -80,10 +80,8 @@ def test_bf16_in_channels_last_stays_near_fp32():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 # Above 1024 voxels PyTorch's channels-last kernel splits its sums between threads, wherever a sample begins.
 @pytest.mark.parametrize("shape", [(7, 32, 24, 20), (7, 32, 40, 36), (5, 16, 12, 10, 11)])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_in_eval_a_sample_does_not_see_its_neighbours(shape, dtype, threads, request):
-    if threads == 2:
-        request.getfixturevalue("two_threads")
+@pytest.mark.usefixtures("threads")
+def test_in_eval_a_sample_does_not_see_its_neighbours(shape, dtype):
     norm = norm_of(shape[1]).eval()
     whole = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     for x in layouts(whole):

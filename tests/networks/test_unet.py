@@ -153,6 +153,7 @@ def test_the_papers_networks_have_their_papers_parameters():
         ({"attention": (2,)}, "attention at level 2, but the levels are 0 … 1"),
         ({"heads": 3}, "16 channels at level 1 do not divide by 3"),
         ({"head_width": 12}, "do not divide by 12"),
+        ({"attention": (0,), "multipliers": (3, 1), "heads": 3}, "8 channels at level 1 do not divide by 3"),
         ({"multipliers": ()}, "multipliers"),
         ({"multipliers": (1, 0)}, "multipliers"),
     ],
@@ -173,21 +174,17 @@ def own_bytes(network, x, image, t, *, device="cpu", precision=torch.float32):
         return torch.equal(network(x[order], t, Condition(image=image[order])), together[order])
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(20, 24), (40, 36), (22, 14)])
 @pytest.mark.parametrize("variant", ["additive, plain", "adaptive, residual", "stem 2"])
-def test_a_sample_has_the_same_bytes_whatever_its_neighbours(variant, precision):
+def test_a_sample_has_the_same_bytes_whatever_its_neighbours(variant, size, precision):
     network = built(SMALL.but(**VARIANTS[variant], width=32)).to(memory_format=torch.channels_last)
-    x, image = noise(6, 1, 20, 24), noise(6, 2, 20, 24, seed=1)
+    x, image = noise(6, 1, *size), noise(6, 2, *size, seed=1)
     assert own_bytes(network, x, image, torch.tensor([300]), precision=precision)
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_so_it_has_with_two_threads(precision, two_threads):
-    network = built(SMALL.but(resampling="residual", width=32)).to(memory_format=torch.channels_last)
-    x, image = noise(5, 1, 40, 36), noise(5, 2, 40, 36, seed=1)
-    assert own_bytes(network, x, image, torch.tensor([300]), precision=precision)
-
-
+@pytest.mark.usefixtures("threads")
 def test_a_volume_has_the_same_bytes_whatever_its_neighbours():
     network = built(SMALL.but(time_embedding="adaptive", width=16), dims=3)
     x, image = noise(4, 1, 8, 10, 6), noise(4, 2, 8, 10, 6, seed=1)

@@ -99,6 +99,8 @@ def test_what_a_run_folder_holds(trained):
         "weights/classifier.safetensors",
         "figures/training.png",
         "figures/classifier.png",
+        *(f"figures/strips/denoiser-000000{step}.png" for step in (2, 4)),
+        *(f"figures/strips/classifier-000000{step}.png" for step in (3, 6)),
     }
     assert trained.facts["finished"] and trained.facts["task"] == "anomaly"
 
