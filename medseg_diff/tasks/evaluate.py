@@ -11,6 +11,7 @@ from medseg_diff.data.predictions import is_segmented, read_segmented_case
 from medseg_diff.data.sources.phantom import is_phantom_folder
 from medseg_diff.errors import ManifestError, UsageError
 from medseg_diff.tasks.attach import attach_to_run
+from medseg_diff.tasks.console import log
 from medseg_diff.tasks.measures import (
     CONVENTIONS,
     MEASURES,
@@ -55,6 +56,7 @@ def evaluate(
         return summary
     cases = cases_to_measure(manifest, predictions, split)
     measured = [measure_case(case, read_segmented_case(predictions / case.name, case.name)) for case in cases]
+    _warn_of_labels(measured)
     summary = {
         "schema": SCHEMA,
         "task": "segment",
@@ -107,6 +109,20 @@ def cases_to_measure(manifest: Manifest, predictions: Path, split: str | None) -
             file=manifest.file,
         )
     return cases
+
+
+def _warn_of_labels(measured: Sequence[MeasuredCase]) -> None:
+    """Say where a reference holds more than the model's regions: another convention of labels would go unnoticed."""
+    odd = [each for each in measured if each.uncounted]
+    if odd:
+        labels = ", ".join(map(str, sorted({label for each in odd for label in each.uncounted})[:NAMES_SHOWN]))
+        log.warning(
+            "%d of %d references hold the label %s, which no region of the model counts: %s",
+            len(odd),
+            len(measured),
+            labels,
+            _listed([each.case.name for each in odd]),
+        )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -104,6 +104,7 @@ class MeasuredCase:
     reference_ml: dict[str, float]
     curves: dict[str, Curves]
     slices: dict[str, list[Values]]
+    uncounted: tuple[int, ...] = ()  # labels of the reference in no region: taken for background
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,9 @@ def measure_case(case: Case, segmented: SegmentedCase) -> MeasuredCase:
     """All measures of one case from the files in its folder. Raises: UsageError, ImageError."""
     references, brain = read_references(case, segmented), read_brain(case, segmented)
     spacing_mm = [float(step) for step in spacing_of(segmented.mask.affine)]
-    measured = MeasuredCase(case, {}, {}, {}, {})
+    known = {0, *(label for labels in segmented.regions.values() for label in labels)}
+    found = {int(label) for voxels in references.values() for label in np.unique(voxels)}
+    measured = MeasuredCase(case, {}, {}, {}, {}, uncounted=tuple(sorted(found - known)))
     for region, labels in segmented.regions.items():
         opinions = {name: np.isin(voxels, labels) for name, voxels in references.items()}
         raters = [opinion for name, opinion in opinions.items() if name != "seg"]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,14 @@ def test_labels_are_grouped_into_regions_and_keys_carry_the_region(study):
     metrics = study.evaluate()["metrics"]
     assert metrics["whole_tumour_dice"]["value"] == metrics["core_dice"]["value"] == pytest.approx(1.0)
     assert "dice" not in metrics
+
+
+def test_labels_that_no_region_counts_are_told(study, caplog):
+    study.add("a", labels=np.where(ball((12, 11, 8), 1.5), 3, 2)).predict("a", regions={"whole_tumour": [1, 2, 4]})
+    study.add("b", labels=2).predict("b", regions={"whole_tumour": [1, 2, 4]})
+    with caplog.at_level(logging.WARNING):
+        study.evaluate()
+    assert "1 of 2 references hold the label 3, which no region of the model counts: a" in caplog.text
 
 
 def test_phantoms_are_called_phantoms(study):
