@@ -2,8 +2,9 @@
 
     python -m benchmarks.anomaly [--quick | --paper] [--out DIR]
 
-One system is trained; every row heals with it, thresholds and floors measured anew for each. Phantoms are easier than
-patients: the numbers compare methods, they promise nothing about a hospital.
+One system is trained; every row heals with it, thresholds and floors measured anew for each. Rows that go deeper than it
+has learned heal with a second one, trained as long. Phantoms are easier than patients: the numbers compare methods, they
+promise nothing about a hospital.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from medseg_diff import anomaly, evaluate, phantom, train_anomaly
 from medseg_diff.anomaly_recipe import AnomalyRecipe
 from medseg_diff.data.manifest import read_manifest, write_manifest
 from medseg_diff.files import write_json, write_text
+from medseg_diff.recipes import load_recipe
 from medseg_diff.run import Run
 from medseg_diff.settings import apply_overrides, parse_settings, read_yaml, write_yaml
 from medseg_diff.tasks.anomaly_calibration import calibrate
@@ -34,7 +36,8 @@ CONVENTIONS = {
     "its own floor and cut at its own threshold, both from healthy validation phantoms",
     "calls": "of the denoiser for one slice, both ways; passes add the classifier's",
     "seconds_per_slice": "mean over the test cases, reading and writing left out; the rows of the curve in turn, each once",
-    "curve": "one trained system, healed with other depths and steps; the first test phantoms with a lesion only",
+    "curve": "other depths and steps, on the first test phantoms with a lesion; below the recipe's `deepest` all with one "
+    "trained system, beyond it with another, which learned every time down to the paper's depth in as many steps",
 }
 
 
@@ -46,16 +49,16 @@ class Size:
     shape: tuple[int, int, int] = (64, 64, 48)
     config: str = "quick/phantom"
     overrides: tuple[str, ...] = (
-        "deepest=500",
         "training.steps=900",
-        "classifier_training.steps=600",
+        "classifier_training.steps=1200",
         "healing.steps=10",
     )
+    deeper: tuple[str, ...] = ("deepest=500",)
     curve: tuple[tuple[int, int], ...] = (  # depth, steps each way
         *((250, steps) for steps in (2, 5, 10, 25, 50)),
         *((500, steps) for steps in (10, 25, 50)),
     )
-    curve_cases: int = 4
+    curve_cases: int = 3
     other: tuple[str, ...] = ("healing.engine=classifier_free healing.scale=3.0",)
 
 
@@ -75,7 +78,7 @@ QUICK = Size(
         "validation.slices=8",
         "healing.steps=2",
     ),
-    curve=((250, 2), (250, 4)),
+    curve=((250, 2), (500, 2)),
 )
 
 PAPER = (500, 500)  # Wolleb et al. 2022: L = 500 of 1000, a step for every time
@@ -125,11 +128,10 @@ class Bench:
 def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "auto") -> dict[str, Any]:
     """Make phantoms in `out`, train, score every way of healing and every baseline. Returns what goes into anomaly.json."""
     data = phantom(out / "phantoms", cases=size.cases, shape=size.shape, seed=seed)
-    bench, model = Bench(out, data, device), out / "runs" / "trained"
-    if (model / "run.json").is_file():  # of an earlier call
-        shutil.rmtree(model)
+    bench, model = Bench(out, data, device), _fresh(out / "runs" / "trained")
     common: dict[str, Any] = {"runs": out / "runs", "device": device, "mlflow": False}
     trained = train_anomaly(data, config=size.config, out=model, overrides=size.overrides, **common)
+    learned = load_recipe(size.config, task="anomaly", overrides=size.overrides).deepest
     log.info("the recipe as it is, and the baselines")
     own = bench.score(trained, baselines=True)
     timed = bench.score(bench.system(trained, "timed", ()), baselines=False)  # without the baselines' own work
@@ -142,9 +144,15 @@ def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "aut
     rows += [_baseline_row(name, found, own) for name, found in own["baselines"].items()]
     few = replace(bench, data=_with_few_tests(data, size.curve_cases), out=out / "curve")
     curve = [{"name": "the recipe", **few.score(few.system(trained, "recipe", ()), baselines=False)}]
+    deep: Run | None = None
     for depth, steps in size.curve:
         log.info("depth %d in %d steps", depth, steps)
-        run = few.system(trained, f"L{depth}_{steps}", (f"healing.depth={depth}", f"healing.steps={steps}"))
+        shallow = learned is None or depth <= learned
+        if not shallow and deep is None:
+            again = (*size.overrides, *size.deeper)
+            deep = train_anomaly(data, config=size.config, out=_fresh(out / "runs" / "deep"), overrides=again, **common)
+        system = trained if shallow or deep is None else deep
+        run = few.system(system, f"L{depth}_{steps}", (f"healing.depth={depth}", f"healing.steps={steps}"))
         curve.append({"name": f"L = {depth}, {steps} steps", **few.score(run, baselines=False)})
     return {
         "schema": 1,
@@ -158,6 +166,13 @@ def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "aut
         "curve": [{name: value for name, value in row.items() if name != "baselines"} for row in curve],
         "conventions": CONVENTIONS,
     }
+
+
+def _fresh(folder: Path) -> Path:
+    """A place for a run: that of an earlier call is removed."""
+    if (folder / "run.json").is_file():
+        shutil.rmtree(folder)
+    return folder
 
 
 def _with_few_tests(data: Path, count: int) -> Path:

@@ -1,6 +1,7 @@
 """A training that is killed goes on to the same bytes; what cannot be gone on with is refused, and says why."""
 
 import csv
+import itertools
 import json
 import os
 import random
@@ -579,28 +580,34 @@ def test_a_denoiser_and_a_classifier_go_on_too(place, tmp_path, monkeypatch, pha
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
 
 
-@pytest.mark.soak
-def test_kills_at_any_moment_lose_nothing(place, tmp_path):
-    """A run that saves after every step, killed up to forty times at any moment of it, then left alone."""
-    words = ("training={steps: 400, batch: 2, precision: fp32, validate_every: 40, save_every: 1, warm_up_steps: 2}",)
+@pytest.mark.parametrize(("stops", "steps"), [(4, 60), pytest.param(40, 400, marks=pytest.mark.soak)])
+def test_stops_at_any_moment_lose_nothing(place, tmp_path, stops, steps):
+    """A run that saves after every step, stopped at any moment of it (by a kill, or asked to end), then left alone."""
+    words = (
+        f"training={{steps: {steps}, batch: 2, precision: fp32, validate_every: 40, save_every: 1, warm_up_steps: 2}}",
+    )
     whole, chance, reached = train(place, tmp_path / "whole", *words), random.Random(0), [0]
     pointer = tmp_path / "run/checkpoints/segmentation/latest.json"
-    while len(reached) <= 40:
-        child = os.fork()
+    signals = itertools.cycle([signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1])
+    while len(reached) <= stops:
+        child, code = os.fork(), 1
         if child == 0:
             try:
                 train(place, tmp_path / "run", *words, resume="auto")
-                os._exit(0)
+                code = 0
+            except Preempted as stopped:
+                code = int(stopped.exit_code)
             finally:
-                os._exit(1)
+                os._exit(code)
         time.sleep(chance.uniform(0.3, 2.0))
-        os.kill(child, signal.SIGKILL)
-        ended = os.waitpid(child, 0)[1]
-        assert ended in (0, signal.SIGKILL), "it failed"
+        sent = next(signals)
+        os.kill(child, sent)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert ended in (0, 75, -sent), "it failed"
         if ended == 0:
             break
         reached.append(json.loads(pointer.read_text())["mark"]["step"] if pointer.exists() else 0)
-    assert reached == sorted(reached) and len(reached) > 20
+    assert reached == sorted(reached) and len(reached) > stops // 2
     run = train(place, tmp_path / "run", *words, resume="auto")
-    for name in ("metrics.csv", "weights/best.safetensors", "checkpoints/segmentation/step_00000400.safetensors"):
+    for name in ("metrics.csv", "weights/best.safetensors", f"checkpoints/segmentation/step_{steps:08d}.safetensors"):
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
