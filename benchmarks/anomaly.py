@@ -55,7 +55,7 @@ class Size:
     )
     deeper: tuple[str, ...] = ("deepest=500",)
     curve: tuple[tuple[int, int], ...] = (  # depth, steps each way
-        *((250, steps) for steps in (2, 5, 10, 25, 50)),
+        *((300, steps) for steps in (2, 5, 25, 50, 100)),
         *((500, steps) for steps in (10, 25, 50)),
     )
     curve_cases: int = 3
