@@ -66,9 +66,12 @@ def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     are therefore asked in multiples of QUERIES.
     """
     asked = query.shape[2]
-    if surplus := -asked % QUERIES:
-        query = functional.pad(query, (0, 0, 0, surplus))
-    return functional.scaled_dot_product_attention(query, key, value)[:, :, :asked]
+    surplus = -asked % QUERIES
+    if not surplus:
+        return functional.scaled_dot_product_attention(query, key, value)
+    query = functional.pad(query, (0, 0, 0, surplus))
+    seen = functional.scaled_dot_product_attention(query, key, value)[:, :, :asked]
+    return seen.transpose(1, 2).contiguous().transpose(1, 2)  # as it lies without: products depend on that, too
 
 
 class Attention(nn.Module):

@@ -121,17 +121,14 @@ def find_lesions(
     components = np.asarray(label((score > threshold) & brain, connectivity=3))
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000
     found = regionprops(components, intensity_image=score)
-    kept = sorted(
-        (part for part in found if part.area * voxel_ml >= smallest_ml), key=lambda part: (-part.area, part.label)
-    )
-    rows = []
-    for number, part in enumerate(kept, start=1):
+    kept = [part for part in found if part.area * voxel_ml >= smallest_ml]
+    measured = []
+    for part in kept:
         place = affine[:3, :3] @ np.array(part.centroid) + affine[:3, 3]
         values = part.image_intensity[part.image]
-        rows.append(
-            [number, round(part.area * voxel_ml, 3)]
-            + [round(float(mm), 1) for mm in place]
-            + [round(float(values.mean(dtype=np.float64)), 4), round(float(values.max()), 4)]
-        )
+        numbers = [round(part.area * voxel_ml, 3), *(round(float(mm), 1) for mm in place)]
+        measured.append([*numbers, round(float(values.mean(dtype=np.float64)), 4), round(float(values.max()), 4)])
+    measured.sort(key=lambda row: (-row[0], *row[1:]))  # equal volumes by their place, however the voxels are stored
+    rows = [[number, *row] for number, row in enumerate(measured, start=1)]
     mask = np.isin(components, [part.label for part in kept])
     return Lesions(mask, rows, len(found) - len(kept))

@@ -87,6 +87,18 @@ def test_lesions_are_found_measured_and_placed():
     assert not find_lesions(score, brain, threshold=10.0, smallest_ml=0, affine=affine).mask.any()
 
 
+def test_lesions_of_one_size_keep_their_order_however_the_voxels_lie():
+    score, affine = np.zeros((20, 20, 20), np.float32), np.diag([2.0, 2.0, 2.0, 1.0])
+    for number, corner in enumerate([(2, 12, 3), (12, 3, 12), (4, 4, 14)]):
+        score[tuple(slice(start, start + 3) for start in corner)] = 1 + number
+    turned = affine @ np.array([[-1, 0, 0, 19], [0, -1, 0, 19], [0, 0, -1, 19], [0, 0, 0, 1]])
+    tables = [
+        find_lesions(each, each > -1, threshold=0.5, smallest_ml=0.1, affine=space).rows
+        for each, space in ((score, affine), (score[::-1, ::-1, ::-1].copy(), turned))
+    ]
+    assert tables[0] == tables[1] and [row[0] for row in tables[0]] == [1, 2, 3]
+
+
 def test_the_score_of_a_volume_is_the_mean_of_its_highest_hundredth():
     values = np.zeros(1000, dtype=np.float32)
     values[:10] = np.arange(10)
