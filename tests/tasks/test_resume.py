@@ -589,7 +589,11 @@ def test_stops_at_any_moment_lose_nothing(place, tmp_path, stops, steps):
     whole, chance, reached = train(place, tmp_path / "whole", *words), random.Random(0), [0]
     pointer = tmp_path / "run/checkpoints/segmentation/latest.json"
     signals = itertools.cycle([signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1])
-    while len(reached) <= stops:
+
+    def step():
+        return json.loads(pointer.read_text())["mark"]["step"] if pointer.exists() else 0
+
+    for _ in range(stops):
         child, code = os.fork(), 1
         if child == 0:
             try:
@@ -599,15 +603,16 @@ def test_stops_at_any_moment_lose_nothing(place, tmp_path, stops, steps):
                 code = int(stopped.exit_code)
             finally:
                 os._exit(code)
-        time.sleep(chance.uniform(0.3, 2.0))
+        enough = reached[-1] + chance.randint(0, steps // (4 * stops))
+        while step() < enough and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.5 if enough == reached[-1] else 0.03))
         sent = next(signals)
         os.kill(child, sent)
         ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert ended in (0, 75, -sent), "it failed"
-        if ended == 0:
-            break
-        reached.append(json.loads(pointer.read_text())["mark"]["step"] if pointer.exists() else 0)
-    assert reached == sorted(reached) and len(reached) > stops // 2
+        assert ended in (75, -sent), "it failed, or was not stopped in time"
+        reached.append(step())
+    assert reached == sorted(reached) and 0 < reached[-1] < steps
     run = train(place, tmp_path / "run", *words, resume="auto")
     for name in ("metrics.csv", "weights/best.safetensors", f"checkpoints/segmentation/step_{steps:08d}.safetensors"):
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
