@@ -1,6 +1,6 @@
 """What is healing worth? Methods and free baselines on held-out phantoms, and AUROC against the denoiser's calls.
 
-    python -m benchmarks.anomaly [--quick | --paper] [--out DIR]
+    python -m benchmarks.anomaly [--quick | --paper] [--cases N] [--out DIR]
 
 One system is trained; every row heals with it, thresholds and floors measured anew for each. Rows that go deeper than it
 has learned heal with a second one, trained as long. Phantoms are easier than patients: the numbers compare methods, they
@@ -214,7 +214,7 @@ def show(result: dict[str, Any]) -> str:
         f"{result['data']}; classifier: balanced accuracy {number(skill['balanced_accuracy'])}, "
         f"AUROC {number(skill['auroc'])}"
     )
-    return "\n\n".join([first, parts[0], "The same system with other steps:", parts[1]])
+    return "\n\n".join([first, parts[0], "Other depths and steps, on a few diseased phantoms:", parts[1]])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medseg_diff.data.loaders import PreparedCase
+from medseg_diff.data.cache import PreparedCase
 from medseg_diff.data.manifest import read_manifest
 from medseg_diff.data.reading import CaseImages, read_case
 from medseg_diff.data.sources.phantom import PhantomSettings, make_case

@@ -11,6 +11,7 @@ from medseg_diff.errors import EnvironmentFault, ExitCode, MedsegError, Preempte
 
 
 def report(error: MedsegError) -> int:
+    """Print the error's lines to stderr; returns its exit code."""
     for line in error.lines:
         print(f"{'stopped' if isinstance(error, Preempted) else 'error'}: {line}", file=sys.stderr)
     return int(error.exit_code)

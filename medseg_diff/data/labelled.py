@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from medseg_diff.data.loaders import Key, PreparedCase, SliceDataset
+from medseg_diff.data.cache import PreparedCase
+from medseg_diff.data.loaders import Key, SliceDataset
 from medseg_diff.data.manifest import Case
 from medseg_diff.errors import UsageError
 

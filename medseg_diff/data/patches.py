@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from medseg_diff.data.augmentation import Augmentation
-from medseg_diff.data.loaders import PieceDataset, PreparedCase, Regions, region_masks
+from medseg_diff.data.cache import PreparedCase
+from medseg_diff.data.loaders import PieceDataset, Regions, region_masks
 from medseg_diff.data.views import Patches
 from medseg_diff.seeds import seed_of
 

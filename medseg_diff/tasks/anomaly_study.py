@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medseg_diff.anomaly_recipe import AnomalyRecipe
+from medseg_diff.data.cache import PreparedCase, prepare_training_case
 from medseg_diff.data.labelled import HalfAndHalf, LabelledSlices, is_labelled, present_labels
-from medseg_diff.data.loaders import PreparedCase, SliceDataset, prepare_training_case
+from medseg_diff.data.loaders import SliceDataset
 from medseg_diff.data.manifest import Case, Manifest
 from medseg_diff.errors import UsageError
 from medseg_diff.tasks.console import bar, log

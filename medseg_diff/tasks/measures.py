@@ -126,8 +126,8 @@ def measure_case(case: Case, segmented: SegmentedCase) -> MeasuredCase:
     """All measures of one case from the files in its folder. Raises: UsageError, ImageError."""
     references, brain = read_references(case, segmented), read_brain(case, segmented)
     spacing_mm = [float(step) for step in spacing_of(segmented.mask.affine)]
-    known = {0, *(label for labels in segmented.regions.values() for label in labels)}
-    found = {int(label) for voxels in references.values() for label in np.unique(voxels)}
+    known = {label for labels in segmented.regions.values() for label in labels}
+    found = {int(label) for voxels in references.values() for label in np.unique(voxels[voxels > 0])}
     measured = MeasuredCase(case, {}, {}, {}, {}, uncounted=tuple(sorted(found - known)))
     for region, labels in segmented.regions.items():
         opinions = {name: np.isin(voxels, labels) for name, voxels in references.items()}

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg_diff.data.loaders import PieceDataset, PreparedCase, SliceDataset, prepare_training_case
+from medseg_diff.data.cache import PreparedCase, prepare_training_case
+from medseg_diff.data.loaders import PieceDataset, SliceDataset
 from medseg_diff.data.manifest import Case, Manifest, split_by_patient
 from medseg_diff.data.missing import missing_channels
 from medseg_diff.data.patches import PatchDataset

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from medseg_diff.data.augmentation import Augmentation
+from medseg_diff.data.cache import PreparedCase, prepare_training_case
 from medseg_diff.data.labelled import (
     UNKNOWN,
     HalfAndHalf,
@@ -13,7 +14,7 @@ from medseg_diff.data.labelled import (
     present_labels,
     slice_labels,
 )
-from medseg_diff.data.loaders import Key, PreparedCase, SeededDraws, SliceDataset, prepare_training_case
+from medseg_diff.data.loaders import Key, SeededDraws, SliceDataset
 from medseg_diff.data.manifest import Case
 from medseg_diff.data.transforms import Preparation
 from medseg_diff.data.views import AxialSlices

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from medseg_diff.data.augmentation import Augmentation
-from medseg_diff.data.loaders import Key, PreparedCase, SeededDraws, SliceDataset, batches
+from medseg_diff.data.cache import PreparedCase
+from medseg_diff.data.loaders import Key, SeededDraws, SliceDataset, batches
 from medseg_diff.data.patches import PatchDataset
 from medseg_diff.data.views import AxialSlices, Patches
 
