@@ -59,7 +59,7 @@ class Size:
         *((500, steps) for steps in (10, 25, 50)),
     )
     curve_cases: int = 3
-    other: tuple[str, ...] = ("healing.engine=classifier_free healing.scale=3.0",)
+    other: tuple[str, ...] = ("healing.engine=classifier_free healing.scale=3.0", "healing.told_healthy=false")
 
 
 QUICK = Size(

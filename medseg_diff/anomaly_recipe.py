@@ -56,7 +56,8 @@ class AnomalyValidation(Settings):
 
 class AnomalyRecipe(Settings):
     """An anomaly system. `diseased` are the labels of `seg` that make a slice diseased, `fewest_voxels` of them at least
-    (a slice with fewer teaches the denoiser only); null: every label above 0.
+    (a slice with fewer teaches the denoiser only); null: every label above 0. `same_height`: the classifier sees healthy
+    slices from the heights of the diseased ones, so that it cannot tell them apart by where they lie.
 
     The networks see x_0 = image × `image_scale` and learn the times 1 … `deepest` (null: the whole schedule): a network
     that healing never asks beyond its depth need not be taught there.
@@ -67,6 +68,7 @@ class AnomalyRecipe(Settings):
     channels: tuple[ChannelName, ...] = Field(min_length=1)
     diseased: tuple[int, ...] | None = None
     fewest_voxels: int = Field(default=1, ge=1)
+    same_height: bool = False
     preparation: Preparation = Preparation()
     view: AxialSlices = AxialSlices()
     augmentation: Augmentation = Augmentation()

@@ -20,6 +20,7 @@ from medseg_diff.files import check_writable, write_json, write_table
 from medseg_diff.tasks.anomaly_calibration import plain_baselines
 from medseg_diff.tasks.anomaly_findings import (
     LESION_COLUMNS,
+    LEVELLED,
     Floor,
     above_floor,
     cleaned,
@@ -28,7 +29,7 @@ from medseg_diff.tasks.anomaly_findings import (
     otsu,
     top_mean,
 )
-from medseg_diff.tasks.anomaly_guards import doubts_about, guards_of
+from medseg_diff.tasks.anomaly_guards import doubts_about, doubts_about_level, guards_of
 from medseg_diff.tasks.anomaly_sweep import sweep_anomaly
 from medseg_diff.tasks.cases import Identity, Results, find_cases
 from medseg_diff.tasks.console import bar, log
@@ -169,7 +170,7 @@ def find_anomalies(
     if baselines:
         report["baseline_thresholds"] = _write_baselines(volume, prepared, healer, folder / BASELINES)
     guards, doubts = guards_of(volume, healer)
-    warnings = [*prepared.warnings, *doubts]
+    warnings = [*prepared.warnings, *doubts, *doubts_about_level(report["level"])]
     if batch < healer.healing.network_batch:
         warnings.append(less_at_once(batch, healer.healing.network_batch))
     for warning in warnings:
@@ -198,7 +199,7 @@ def _write(
     """Map, mask, lesions and healed channels on the case's own grid, and what case.json says of them."""
     recipe, affine = healer.recipe, prepared.native_affine
     floor = healer.calibration.floor if healer.calibration and healer.is_calibrated else None
-    score, depth_mm = finished(volume.score, prepared, recipe.findings, floor)
+    score, depth_mm, level = finished("map", volume.score, prepared, recipe.findings, floor)
     native, brain = _on_native_grid(score, prepared)
     inside = native[brain & (native != 0)]
     threshold = cut.of(inside)
@@ -217,6 +218,7 @@ def _write(
         "threshold_asked": cut.asked_for,
         "threshold": {"value": round(threshold, 6) if np.isfinite(threshold) else None, "how": cut.how},
         "floor": floor.facts if floor else None,
+        "level": round(level, 4),
         "lesions": len(lesions.rows),
         "volume_ml": lesions.volume_ml,
         "removed": lesions.removed,
@@ -226,12 +228,16 @@ def _write(
 
 
 def finished(
-    raw: torch.Tensor, prepared: Prepared, findings: AnomalyFindings, floor: Floor | None
-) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
-    """A raw map [1, *S] as it is written, above the floor, and the depth [*S] of each voxel below the brain's surface."""
+    name: str, raw: torch.Tensor, prepared: Prepared, findings: AnomalyFindings, floor: Floor | None
+) -> tuple[torch.Tensor, npt.NDArray[np.float32], float]:
+    """The raw map `name` [1, *S] as it is written, above its floor at the scan's own level; the depth [*S] of each voxel
+    below the brain's surface; and that level."""
     depth_mm = depth_of(prepared.brain, prepared.spacing_mm)
     score = cleaned(raw, prepared.brain, findings, spacing_mm=prepared.spacing_mm)
-    return above_floor(score, depth_mm, findings, floor), depth_mm
+    inside, level = depth_mm > 0, 1.0
+    if floor is not None and name in LEVELLED:
+        level = floor.level_of(score[0].numpy()[inside], depth_mm[inside])
+    return above_floor(score, depth_mm, findings, floor, level=level), depth_mm, level
 
 
 def _on_native_grid(score: torch.Tensor, prepared: Prepared) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -247,7 +253,7 @@ def _write_baselines(volume: HealedVolume, prepared: Prepared, healer: Healer, f
     maps = {**plain_baselines(prepared), **volume.rivals}
     for name, raw in maps.items():
         floor = Floor.from_facts(known[name]["floor"]) if name in known else None
-        score, _ = finished(raw, prepared, healer.recipe.findings, floor)
+        score, *_ = finished(name, raw, prepared, healer.recipe.findings, floor)
         write_volume(folder / f"{name}.nii.gz", _on_native_grid(score, prepared)[0], prepared.native_affine)
     return {name: known[name]["threshold"] if name in known else None for name in maps}
 

@@ -19,7 +19,7 @@ from medseg_diff.data.transforms import Prepared, prepare_case
 from medseg_diff.files import write_json
 from medseg_diff.methods.baselines import bright_channels, brightness, unlike_its_blur
 from medseg_diff.run import Run
-from medseg_diff.tasks.anomaly_findings import Floor, above_floor, cleaned, depth_of
+from medseg_diff.tasks.anomaly_findings import LEVELLED, Floor, above_floor, cleaned, depth_of
 from medseg_diff.tasks.console import bar, log
 from medseg_diff.tasks.healed_volume import HealedVolume, heal_volume
 from medseg_diff.tasks.healer import CALIBRATION, CALLED_HEALTHY, Healer, load_healer
@@ -180,10 +180,13 @@ def _cut(
     measured: Sequence[MeasuredCase], name: str, depth_mm: npt.NDArray[np.float32], recipe: AnomalyRecipe
 ) -> dict[str, Any]:
     """Floor and threshold of one map: above the threshold lies the stated share of healthy voxels."""
-    scores = np.concatenate([each.scores[name] for each in measured])
-    floor = Floor.measured(scores, depth_mm)
-    above = above_floor(torch.from_numpy(scores)[None], depth_mm, recipe.findings, floor)[0].numpy()
-    threshold = np.quantile(above, 1 - recipe.findings.false_positive_rate)
+    floor = Floor.measured(np.concatenate([each.scores[name] for each in measured]), depth_mm)
+    above = []
+    for each in measured:
+        level = floor.level_of(each.scores[name], each.depth_mm) if name in LEVELLED else 1.0
+        score = torch.from_numpy(each.scores[name])[None]
+        above.append(above_floor(score, each.depth_mm, recipe.findings, floor, level=level)[0].numpy())
+    threshold = np.quantile(np.concatenate(above), 1 - recipe.findings.false_positive_rate)
     return {"floor": floor.facts, "threshold": round(max(float(threshold), 0.0), 6)}
 
 

@@ -15,6 +15,7 @@ from medseg_diff.methods.baselines import smoothed
 DEPTHS_MM = (0.0, 2.0, 4.0, 6.0, 9.0, 13.0, 18.0)  # where the bins of a floor begin, from the brain's surface
 FEWEST_VOXELS = 50  # a bin with fewer takes the mean of all
 TOP_SHARE = 0.01  # of the brain's voxels, whose mean is the score of a slice or volume
+LEVELLED = ("map", "scale_0")  # differences between a scan and what the networks made of it: see Floor.level_of
 LESION_COLUMNS = ("component", "volume_ml", "x_mm", "y_mm", "z_mm", "mean", "peak")
 
 
@@ -48,6 +49,16 @@ class Floor:
         middles = [(low + high) / 2 for low, high in zip(self.depth_mm, ends, strict=True)]
         return np.interp(depth_mm, middles, self.score).astype(np.float32)
 
+    def level_of(self, scores: npt.NDArray[np.float32], depth_mm: npt.NDArray[np.float32]) -> float:
+        """How many times the floor the middle voxel of a scan lies, its voxels [N] at depths [N]; never below 1.
+
+        A scan unlike those of the training comes back a little worse everywhere. The median does not see a lesion that
+        takes less than half of the brain.
+        """
+        expected = self.at(depth_mm)
+        known = (expected > 0) & (scores > 0)  # the others are slices that were not healed
+        return max(1.0, float(np.median(scores[known] / expected[known]))) if known.any() else 1.0
+
 
 def depth_of(brain: Tensor, spacing_mm: Sequence[float]) -> npt.NDArray[np.float32]:
     """Millimetres from each voxel of the brain [1, *S] to the nearest one outside, [*S]; 0 outside.
@@ -72,10 +83,15 @@ def cleaned(score: Tensor, brain: Tensor, findings: AnomalyFindings, *, spacing_
 
 
 def above_floor(
-    score: Tensor, depth_mm: npt.NDArray[np.float32], findings: AnomalyFindings, floor: Floor | None
+    score: Tensor,
+    depth_mm: npt.NDArray[np.float32],
+    findings: AnomalyFindings,
+    floor: Floor | None,
+    *,
+    level: float = 1.0,
 ) -> Tensor:
-    """A cleaned map [1, *S] less the floor; 0, neither more nor less than a healthy brain, in the rim and outside."""
-    values = score[0].numpy() - (0 if floor is None else floor.at(depth_mm))
+    """A cleaned map [1, *S] over its scan's `level`, less the floor; 0, as in a healthy brain, in the rim and outside."""
+    values = score[0].numpy() / level - (0 if floor is None else floor.at(depth_mm))
     return torch.from_numpy(np.where(depth_mm > findings.rim_mm, values, 0).astype(np.float32))[None]
 
 

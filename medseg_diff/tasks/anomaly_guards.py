@@ -9,6 +9,7 @@ from medseg_diff.tasks.healer import CALLED_HEALTHY, Healer
 
 MOST_FALSE_ALARMS = 0.3  # share of healthy slices that a classifier may call diseased
 LARGEST_DRIFT = 2.0  # times what healthy brains drifted in the calibration
+HIGHEST_LEVEL = 1.5  # times the floor at which a whole scan may lie
 
 
 def guards_of(volume: HealedVolume, healer: Healer) -> tuple[dict[str, Any], list[str]]:
@@ -46,6 +47,16 @@ def guards_of(volume: HealedVolume, healer: Healer) -> tuple[dict[str, Any], lis
             f"{drift['healthy']:.3f}: the map shows more than anomalies"
         )
     return guards, warnings
+
+
+def doubts_about_level(level: float) -> list[str]:
+    """The warning where a whole scan came back much more changed than healthy brains do."""
+    if level <= HIGHEST_LEVEL:
+        return []
+    return [
+        f"the whole scan changed {level:.1f} times as much as healthy brains did: it is unlike what the model has learned, "
+        "and its map was scaled down by as much"
+    ]
 
 
 def doubts_about(healer: Healer) -> list[str]:

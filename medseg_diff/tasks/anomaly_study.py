@@ -1,5 +1,6 @@
 """What an anomaly training works with: slices with labels where they are known, some of them held out for validation."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,20 +86,45 @@ def prepare_anomaly_study(manifest: Manifest, recipe: AnomalyRecipe, *, cache: P
         log.info("validating on one slice in %d, held out", HELD_OUT_SLICES)
         training, held = slices(trained, training_cases, False), slices(trained, training_cases, True)
     return AnomalyStudy(
-        training, HalfAndHalf(training), _validation(held, recipe.validation.slices), len(training_cases)
+        training,
+        HalfAndHalf(training, same_height=recipe.same_height),
+        _validation(held, recipe.validation.slices),
+        len(training_cases),
     )
 
 
 def _validation(slices: LabelledSlices, count: int) -> LabelledValidation:
-    """At most `count` slices with a label, half of either kind where there are as many, never changed by augmentation."""
+    """The slices that `validation_places` chooses, never changed by augmentation. Raises: UsageError where there is none."""
     import torch
 
-    chosen: list[int] = []
-    for label in (0, 1):
-        places = np.flatnonzero(slices.classes == label)
-        spread = np.linspace(0, len(places) - 1, min(count // 2, len(places))).round().astype(int)
-        chosen += places[spread].tolist()
+    chosen = validation_places(slices.classes, slices.heights, count)
     if not chosen:
         raise UsageError("no validation slice has a label", fix="fill the columns seg and label of the cases of `val`")
     image = torch.stack([slices.slices.plain(number)["image"] for number in chosen])
     return LabelledValidation(image, torch.from_numpy(slices.classes[chosen]))
+
+
+def validation_places(classes: np.ndarray, heights: np.ndarray, count: int) -> list[int]:
+    """Numbers of at most `count` slices, half of them healthy, half diseased, where there are as many.
+
+    The diseased ones are spread evenly, the healthy ones chosen at their heights: knowing heights alone is no skill.
+    """
+    healthy, diseased = (np.flatnonzero(classes == label).tolist() for label in (0, 1))
+    ill = _spread(diseased, count // 2)
+    return _beside(healthy, ill, heights, count // 2) + ill
+
+
+def _beside(healthy: Sequence[int], diseased: Sequence[int], heights: np.ndarray, count: int) -> list[int]:
+    """At most `count` healthy slices, each the nearest in height to one of the diseased, which take turns."""
+    if not diseased:
+        return _spread(healthy, count)
+    left, found = list(healthy), []
+    for beside in itertools.islice(itertools.cycle(diseased), min(count, len(left))):
+        found.append(left.pop(int(np.argmin(abs(heights[left] - heights[beside])))))
+    return found
+
+
+def _spread(places: Sequence[int], count: int) -> list[int]:
+    """At most `count` of them, evenly."""
+    chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
+    return [int(places[number]) for number in chosen]

@@ -99,6 +99,44 @@ def test_batches_of_a_pass_hold_half_of_each():
     assert int(labels.sum()) == len(half) / 2
 
 
+def heights_shown(half, passes):
+    """The number of each slice that comes, healthy and diseased apart, over some passes of 20-slice cases."""
+    found = [[], []]
+    for epoch in range(passes):
+        for n in range(len(half)):
+            item = half[Key(epoch, n)]
+            found[slice_labels(item["mask"][None]).item()].append(round(float(item["image"].mean()) * 100))
+    return found
+
+
+def test_at_the_same_height_where_a_slice_lies_does_not_tell_what_it_is():
+    cases = [case_of("a", 20, marked=range(8, 12)), *(case_of(name, 20) for name in "bcd")]
+    slices = slices_of(cases, [True] * 4)
+    assert slices.heights[:20].tolist() == pytest.approx([n / 19 for n in range(20)])
+    healthy, diseased = heights_shown(HalfAndHalf(slices, same_height=True), passes=2)
+    assert set(diseased) == {8, 9, 10, 11} and len(healthy) == len(diseased)
+    assert 0.8 < np.mean([7 <= n <= 12 for n in healthy]) < 1  # a few come from anywhere
+    anywhere, _ = heights_shown(HalfAndHalf(slices), passes=2)
+    assert np.mean([7 <= n <= 12 for n in anywhere]) < 0.4
+
+
+def test_where_no_healthy_slice_lies_at_that_height_the_nearest_come():
+    slices = slices_of([case_of("a", 40, marked=range(10, 40))], [True])
+    healthy, _ = heights_shown(HalfAndHalf(slices, same_height=True), passes=2)
+    assert set(healthy) <= set(range(10)) and np.mean([n >= 2 for n in healthy]) > 0.9  # the nearest eight
+    assert len(set(healthy)) > 6
+
+
+def test_a_draw_at_the_same_height_is_a_pure_function_of_its_key():
+    slices = slices_of(
+        [case_of("a", 20, marked=range(8, 12))], [True], augmentation=STILL.but(probability=1.0, noise=0.5)
+    )
+    half, again = HalfAndHalf(slices, same_height=True), HalfAndHalf(slices, same_height=True)
+    keys = [Key(epoch, n) for epoch in (0, 3) for n in range(len(half))]
+    assert all(torch.equal(half[key]["image"], again[key]["image"]) for key in reversed(keys))
+    assert len({half[key]["image"].numpy().tobytes() for key in keys}) == len(keys)
+
+
 @pytest.mark.parametrize(("marked", "said"), [([], "no training slice is diseased"), ([0, 1], "slice is healthy")])
 def test_one_kind_alone_teaches_nothing(marked, said):
     with pytest.raises(UsageError, match=said):

@@ -267,6 +267,18 @@ def test_a_classifier_that_knows_places_only_is_warned_of(recalibrated):
     assert ["60% of healthy slices diseased" in warning for warning in warnings] == [True]
 
 
+def test_a_scan_that_changed_everywhere_is_warned_of(recalibrated, study, tmp_path):
+    run = recalibrated()
+    facts = json.loads((run.folder / CALIBRATION).read_text())
+    facts["floor"]["score"] = [score / 3 for score in facts["floor"]["score"]]
+    (run.folder / CALIBRATION).write_text(json.dumps(facts))
+    run.seal()
+    anomaly([str(study.data / study.cases[0])], out=tmp_path, model=run.folder, device="cpu")
+    found = report_of(next(path.parent for path in tmp_path.glob("*/case.json")))
+    assert found["level"] > 1.5 and any("times as much as healthy brains" in each for each in found["warnings"])
+    assert report_of(study.out / study.cases[0])["level"] >= 1
+
+
 def test_a_scale_that_runs_away_is_named(study, tmp_path):
     with pytest.raises(UsageError, match=r"ran out of all numbers. Fix: lower --scale"):
         study.one(tmp_path, scale=1e38, threshold="otsu")

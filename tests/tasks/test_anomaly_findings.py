@@ -53,6 +53,30 @@ def test_a_bin_of_few_voxels_takes_the_mean_of_all():
     assert floor.score[0] == 2.0 and floor.score[-1] == pytest.approx(scores.mean(), abs=1e-5)
 
 
+def test_a_scan_that_came_back_worse_everywhere_is_brought_to_the_level_of_the_others(box):
+    depth_mm, inside = depth_of(box, (1.0, 1.0, 1.0)), box[0].numpy()
+    scores = np.random.default_rng(0).normal(0.2, 0.02, depth_mm.shape).astype(np.float32)
+    floor = Floor.measured(scores[inside], depth_mm[inside])
+    level = floor.level_of(1.7 * scores[inside], depth_mm[inside])
+    assert level == pytest.approx(1.7, rel=0.02)
+    here = above_floor(torch.from_numpy(scores)[None], depth_mm, PLAIN, floor)
+    there = above_floor(torch.from_numpy(1.7 * scores)[None], depth_mm, PLAIN, floor, level=level)
+    assert abs(here - there)[0].numpy()[inside].max() < 0.01
+
+
+def test_the_level_is_not_moved_by_a_lesion_nor_by_what_was_not_healed_and_never_raises_a_map(box):
+    depth_mm, inside = depth_of(box, (1.0, 1.0, 1.0)), box[0].numpy()
+    scores = np.full(int(inside.sum()), 0.2, dtype=np.float32)
+    depths = depth_mm[inside]
+    floor = Floor.measured(scores, depths)
+    lesion = np.where(np.arange(len(scores)) < len(scores) // 3, np.float32(5.0), scores)
+    assert floor.level_of(lesion, depths) == pytest.approx(1.0, abs=1e-5)
+    half = np.where(np.arange(len(scores)) % 3 > 0, 0, 2 * scores)  # two slices in three were left out
+    assert floor.level_of(half, depths) == pytest.approx(2.0, abs=1e-5)
+    assert floor.level_of(0.1 * scores, depths) == 1.0
+    assert Floor((0.0,), (0.0,)).level_of(scores, depths) == 1.0
+
+
 def test_the_rim_says_neither_more_nor_less_than_a_healthy_brain(box):
     score, depth_mm = torch.full(box.shape, 5.0), depth_of(box, (1, 1, 1))
     found = above_floor(score, depth_mm, PLAIN.but(rim_mm=2.0), None)[0].numpy()

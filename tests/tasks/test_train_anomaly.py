@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from medseg_diff.errors import UsageError
 from medseg_diff.recipes import load_recipe
 from medseg_diff.run import Run
 from medseg_diff.tasks import train_anomaly as module
-from medseg_diff.tasks.anomaly_study import prepare_anomaly_study
+from medseg_diff.tasks.anomaly_study import prepare_anomaly_study, validation_places
 from medseg_diff.tasks.healer import load_healer
 from medseg_diff.tasks.train_anomaly import train_anomaly
 
@@ -186,6 +187,19 @@ def test_validation_is_half_healthy_half_diseased_and_held_out(few, phantoms, tm
     assert study.validation.image.shape == (8, 4, 32, 32)
     held = study_of(few, phantoms, tmp_path, rows[:2], by_slices=True)
     assert 0.05 < len(study.training) / len(held.training) - 1 < 0.2  # one in ten is left out
+
+
+def test_validation_slices_of_both_kinds_lie_at_the_same_heights():
+    """Healthy slices from all over, diseased ones from the middle: knowing heights must be no skill."""
+    heights = np.tile(np.linspace(0, 1, 50), 4)
+    classes = np.array([1 if case < 2 and 0.3 < height < 0.6 else 0 for case in range(4) for height in heights[:50]])
+    chosen = validation_places(classes, heights, 20)
+    assert classes[chosen].tolist() == [0] * 10 + [1] * 10 and len(set(chosen)) == 20
+    assert heights[chosen[:10]] == pytest.approx(heights[chosen[10:]], abs=0.05)
+    only = validation_places(np.zeros(50, dtype=int), heights[:50], 20)
+    assert heights[only].tolist() == pytest.approx(np.linspace(0, 1, 10), abs=0.02)
+    few = validation_places(np.array([1, 0, 0, 1, -1]), np.array([0.1, 0.9, 0.4, 0.5, 0.5]), 20)
+    assert few == [2, 1, 0, 3]
 
 
 def test_which_labels_are_a_disease_is_the_recipes_word(few, phantoms, tmp_path):
