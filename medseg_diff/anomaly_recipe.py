@@ -34,7 +34,7 @@ class AnomalyFindings(Settings):
     median: int = Field(default=0, ge=0)
     rim_mm: float = Field(default=2.0, ge=0)
     threshold: Literal["healthy_percentile", "otsu"] | Annotated[float, Field(ge=0)] = "healthy_percentile"
-    false_positive_rate: float = Field(default=0.01, gt=0, lt=1)
+    false_positive_rate: float = Field(default=0.002, gt=0, lt=1)  # 2.4 ml of a brain of 1.2 litres
     smallest_ml: float = Field(default=0.5, ge=0)
 
     @model_validator(mode="after")

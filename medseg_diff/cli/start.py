@@ -38,13 +38,15 @@ def phantom(
     shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels along X Y Z.")] = (64, 64, 48),
     raters: Annotated[int, typer.Option(min=0, help="Further opinions, seg_1 …")] = 0,
     healthy: Annotated[float, typer.Option(min=0, max=1, help="Share of cases without a lesion.")] = 0.25,
+    held_out: Annotated[float, typer.Option(help="Share for testing; half as many for validation.")] = 0.2,
     seed: int = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Make brains with gliomas whose truth is known."""
     from medseg_diff.tasks.phantom import phantom as run
 
-    table = run(out, cases=cases, shape=shape, raters=raters, healthy=healthy, seed=seed, overwrite=overwrite)
+    shares = {"healthy": healthy, "held_out": held_out}
+    table = run(out, cases=cases, shape=shape, raters=raters, **shares, seed=seed, overwrite=overwrite)
     typer.echo(f"{table}\nnext: medseg-diff train-seg --data {table} --config quick/phantom")
 
 

@@ -37,7 +37,6 @@ class Source:
     """Cases of the table that hold something healthy: whole brains, or slices without a lesion."""
 
     cases: tuple[Case, ...]
-    whole: bool
     words: str
 
 
@@ -47,9 +46,9 @@ def calibrate(
     """Measure a run whose weights are written, store RUN/calibration.json, and seal the run again.
 
     `manifest` has the splits that it was trained with (none: all cases trained). `skill` is the classifier's on validation
-    slices, as `skill_by_time` measured it; empty where these are of one kind only. Healthy validation brains give floor and
-    threshold; without any, the slices without lesion of validation cases; failing these, of training cases, which a
-    model knows too well. Raises: ImageError, CheckpointError.
+    slices, as `skill_by_time` measured it; empty where these are of one kind only. Healthy validation brains and the
+    slices without lesion of other validation cases give floor and threshold; failing these, such slices of training
+    cases, which a model knows too well. Raises: ImageError, CheckpointError.
     """
     run.seal()  # load_healer believes sealed weights only
     healer = load_healer(run, device=device, precision=precision, calibrated=False)
@@ -57,7 +56,7 @@ def calibrate(
     measured, started = [], time.perf_counter()
     with bar("calibrating", len(source.cases)) as advance:
         for number, case in enumerate(source.cases):
-            measured += [found] if (found := measure_case(case, healer, whole=source.whole)) else []
+            measured += [found] if (found := measure_case(case, healer)) else []
             advance(note=case.name)
             left = (time.perf_counter() - started) * (len(source.cases) - 1)
             if number == 0 and left > WORTH_SAYING_SECONDS:
@@ -70,16 +69,19 @@ def calibrate(
 
 
 def find_source(manifest: Manifest, recipe: AnomalyRecipe) -> Source:
-    """Where something healthy is to be found, the best first."""
+    """Where something healthy is to be found, the best first: at most MOST_CASES, healthy brains before the others."""
     trained = manifest.of("train") or tuple(case for case in manifest.cases if case.split is None)
     for cases, name in ((manifest.of("val"), "validation"), (trained, "training")):
-        healthy = [case for case in cases if is_healthy(case, recipe)]
-        if healthy and name == "validation":
-            return Source(_spread(healthy), True, f"healthy {name} brains ({{}})")
-        marked = [case for case in cases if is_labelled(case)]
-        if marked:
-            return Source(_spread(marked), False, f"slices without lesion of {name} cases ({{}})")
-    return Source((), False, "nothing: no case is healthy or has a reference")
+        labelled = [case for case in cases if is_labelled(case)]
+        healthy = [case for case in labelled if is_healthy(case, recipe)]
+        marked = [case for case in labelled if case not in healthy]
+        whole = _spread(healthy, MOST_CASES - min(len(marked), MOST_CASES // 2))
+        partly = _spread(marked, MOST_CASES - len(whole))
+        said = [f"healthy {name} brains ({len(whole)})"] if whole else []
+        said += [f"slices without lesion of {name} cases ({len(partly)})"] if partly else []
+        if labelled:
+            return Source((*whole, *partly), " and ".join(said))
+    return Source((), "nothing: no case is healthy or has a reference")
 
 
 def is_healthy(case: Case, recipe: AnomalyRecipe) -> bool:
@@ -107,13 +109,16 @@ class MeasuredCase:
     volume: HealedVolume
 
 
-def measure_case(case: Case, healer: Healer, *, whole: bool) -> MeasuredCase | None:
-    """Heal a healthy brain, or the slices of a brain without lesion, which are then smoothed among themselves alone."""
+def measure_case(case: Case, healer: Healer) -> MeasuredCase | None:
+    """Heal a healthy brain, or the slices of a brain without lesion, which are then smoothed among themselves alone.
+
+    None where every slice has a lesion.
+    """
     recipe = healer.recipe
     prepared = prepare_case(read_case(case, recipe.channels), recipe.preparation)
     slices = recipe.view.for_sampling(prepared.brain)
     opinions = [labels for labels in (prepared.reference, prepared.raters) if labels is not None]
-    if not whole and opinions:
+    if opinions:
         marked = diseased(torch.cat(opinions), recipe).flatten(0, 2).any(0)
         slices = [z for z in slices if not marked[z]]
     if not slices:
@@ -143,7 +148,7 @@ def _facts(measured: Sequence[MeasuredCase], source: Source, healer: Healer) -> 
     recipe = healer.recipe
     facts: dict[str, Any] = {
         "schema": SCHEMA,
-        "source": source.words.format(len(measured)),
+        "source": source.words,
         "healing": recipe.healing.model_dump(mode="json"),
         "findings": recipe.findings.model_dump(mode="json"),
         "false_positive_rate": recipe.findings.false_positive_rate,
@@ -201,7 +206,7 @@ def _of_classifier(skill: Sequence[Skill], healer: Healer) -> dict[str, Any]:
     return {"balanced_accuracy": mean("balanced_accuracy"), "auroc": mean("auroc"), "by_time": times}
 
 
-def _spread(cases: Sequence[Case]) -> tuple[Case, ...]:
-    """At most MOST_CASES of them, evenly."""
-    places = np.linspace(0, len(cases) - 1, min(MOST_CASES, len(cases))).round().astype(int)
-    return tuple(cases[place] for place in places)
+def _spread(cases: Sequence[Case], count: int) -> list[Case]:
+    """At most `count` of them, evenly."""
+    places = np.linspace(0, len(cases) - 1, min(count, len(cases))).round().astype(int)
+    return [cases[place] for place in places]

@@ -1,6 +1,7 @@
 """`medseg-diff phantom`: a folder of made-up brains with their table of cases, to try everything else on."""
 
 from pathlib import Path
+from typing import Any
 
 from medseg_diff.data.sources.phantom import PhantomSettings, is_phantom_folder, write_phantoms
 from medseg_diff.errors import UsageError
@@ -14,17 +15,20 @@ def phantom(
     shape: tuple[int, int, int] = (64, 64, 48),
     raters: int = 0,
     healthy: float = 0.25,
+    held_out: float = 0.2,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
     """Make `cases` phantoms of `shape` voxels in OUT and return the path of their cases.csv.
 
-    `raters` further drawings stand beside the reference; `healthy` is the share of cases without a glioma. A folder
-    of phantoms is renewed; anything else in OUT is in the way unless `overwrite`, and is never removed.
+    `raters` further drawings stand beside the reference; `healthy` is the share of cases without a glioma, `held_out` the
+    share for testing, with half as many for validation. A folder of phantoms is renewed; anything else in OUT is in the
+    way unless `overwrite`, and is never removed.
     Raises: UsageError for an OUT that is in use, ConfigError for values out of range, EnvironmentFault.
     """
     out = Path(out)
-    values = {"cases": cases, "shape": shape, "raters": raters, "healthy": healthy, "seed": seed}
+    values: dict[str, Any] = {"cases": cases, "shape": shape, "raters": raters, "seed": seed}
+    values |= {"healthy": healthy, "held_out": held_out}
     settings = parse_settings(PhantomSettings, values, source="phantom")
     if out.exists() and not out.is_dir():
         raise UsageError("is a file, not a folder", fix="name a new folder", file=out.name)

@@ -12,6 +12,7 @@ from medseg_diff.errors import UsageError
 from medseg_diff.recipes import load_recipe
 from medseg_diff.run import Run
 from medseg_diff.tasks import train_anomaly as module
+from medseg_diff.tasks.anomaly_calibration import find_source
 from medseg_diff.tasks.anomaly_study import prepare_anomaly_study, validation_places
 from medseg_diff.tasks.healer import load_healer
 from medseg_diff.tasks.train_anomaly import train_anomaly
@@ -200,6 +201,27 @@ def test_validation_slices_of_both_kinds_lie_at_the_same_heights():
     assert heights[only].tolist() == pytest.approx(np.linspace(0, 1, 10), abs=0.02)
     few = validation_places(np.array([1, 0, 0, 1, -1]), np.array([0.1, 0.9, 0.4, 0.5, 0.5]), 20)
     assert few == [2, 1, 0, 3]
+
+
+def test_floor_and_threshold_come_from_validation_brains_and_slices_without_lesion(few, phantoms, tmp_path):
+    first, second, val, _ = rows_of(few)
+    bare = {key: value for key, value in second.items() if not key.startswith("seg")}
+    healthy = bare | {"label": "healthy", "split": "val"}
+
+    def source(*rows):
+        return find_source(
+            read_manifest(write_rows(tmp_path / "cases.csv", rows), data_root=phantoms.parent), recipe_of()
+        )
+
+    found = source(first, healthy, val)
+    assert [case.name for case in found.cases] == [healthy["case"], val["case"]]
+    assert found.words == "healthy validation brains (1) and slices without lesion of validation cases (1)"
+    assert source(first, val).words == "slices without lesion of validation cases (1)"
+    assert (
+        source(first, bare | {"label": "diseased", "split": "val"}).words
+        == "slices without lesion of training cases (1)"
+    )
+    assert not source(bare | {"label": "diseased"}).cases
 
 
 def test_which_labels_are_a_disease_is_the_recipes_word(few, phantoms, tmp_path):

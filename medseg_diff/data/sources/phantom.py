@@ -24,18 +24,21 @@ from medseg_diff.files import write_json
 from medseg_diff.settings import Settings
 
 Edge = Annotated[int, Field(ge=32, le=512)]
-HELD_OUT: dict[Split, float] = {"test": 0.2, "val": 0.1}
 TABLE, MARKER = "cases.csv", "phantom.json"
 WORKERS = 2  # more would only wait for one another, and each holds a whole case
 
 
 class PhantomSettings(Settings):
-    """A set of phantoms. `shape` in voxels; the voxel size follows, because a head always fills the field of view."""
+    """A set of phantoms. `shape` in voxels; the voxel size follows, because a head always fills the field of view.
+
+    `held_out` of the cases are for testing, half as many for validation.
+    """
 
     cases: int = Field(ge=1, le=100_000)
     shape: tuple[Edge, Edge, Edge] = (64, 64, 48)
     raters: int = Field(default=0, ge=0, le=99)
     healthy: float = Field(default=0.25, ge=0, le=1)
+    held_out: float = Field(default=0.2, gt=0, lt=0.5)
     seed: int = Field(default=0, ge=0)
     noise: float = Field(default=0.045, ge=0, le=1)
 
@@ -106,7 +109,8 @@ def write_phantoms(settings: PhantomSettings, out: Path, *, progress: Callable[[
             rows.append(row)
             if progress:
                 progress(len(rows), settings.cases)
-    splits = draw_splits({row["patient"]: row["label"] for row in rows}, HELD_OUT, seed=settings.seed)
+    shares: dict[Split, float] = {"test": settings.held_out, "val": settings.held_out / 2}
+    splits = draw_splits({row["patient"]: row["label"] for row in rows}, shares, seed=settings.seed)
     for row in rows:
         row["split"] = splits[row["patient"]] if splits else ""
     write_manifest(out / TABLE, rows)
