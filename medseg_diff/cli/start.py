@@ -13,7 +13,7 @@ from medseg_diff.errors import Problems, plain
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
-    cases: Annotated[int, typer.Option(min=10, help="Phantoms to make.")] = 60,
+    cases: Annotated[int, typer.Option(min=10, help="Phantoms to make.")] = 100,
     seed: int = 0,
     device: Device = "auto",
     as_json: AsJson = False,

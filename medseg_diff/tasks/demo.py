@@ -16,7 +16,7 @@ from medseg_diff.tasks.train_anomaly import train_anomaly
 from medseg_diff.tasks.train_seg import train_seg
 from medseg_diff.training.estimate import in_words
 
-CASES = 120
+CASES = 100
 MOST_TESTS = 12  # each is segmented and mapped, which takes longer than learning from it
 RATERS = 3
 
