@@ -37,7 +37,8 @@ CONVENTIONS = {
     "calls": "of the denoiser for one slice, both ways; passes add the classifier's",
     "seconds_per_slice": "mean over the test cases, reading and writing left out; the recipe's as in the curve",
     "curve": "other depths and steps, on the first test phantoms with a lesion, calibrated on two phantoms; down to the "
-    "recipe's `deepest` all with one trained system, beyond it with another, which learned every time down to the paper's depth in as many steps",
+    "recipe's `deepest` all with one trained system, beyond it with another, which learned every time down to the paper's "
+    "depth in as many steps",
 }
 
 
