@@ -122,7 +122,9 @@ class HalfAndHalf(Dataset[dict[str, Tensor]]):
 
 
 def near(heights: np.ndarray, height: float) -> np.ndarray:
-    """Which of `heights` [N] lie at about `height`; the nearest FEWEST_ALIKE where these are fewer."""
-    order = np.argsort(abs(heights - height), kind="stable")
-    alike = int((abs(heights - height) <= ALIKE).sum())
-    return order[: max(alike, FEWEST_ALIKE)]
+    """Which of `heights` [N] lie at about `height`, the nearest first; the FEWEST_ALIKE nearest where these are fewer."""
+    distances = abs(heights - height)
+    alike = np.flatnonzero(distances <= ALIKE)
+    if len(alike) < FEWEST_ALIKE:
+        return np.argsort(distances, kind="stable")[:FEWEST_ALIKE]
+    return alike[np.argsort(distances[alike], kind="stable")]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from medseg_diff.data.loaders import Key
 from medseg_diff.run import Run
+from medseg_diff.training.checkpoint import steps_done
 from medseg_diff.training.fit import FitSettings, Progress
 from medseg_diff.training.objective import Objective
 
@@ -55,3 +56,7 @@ class Bench:
     recipe_sha256: str
     data_digest: str
     again: str
+
+    def left(self, phase: str, settings: FitSettings) -> FitSettings:
+        """The settings of a phase with the steps alone that it still has to go, by its checkpoint: for an estimate."""
+        return settings.but(steps=max(settings.steps - steps_done(self.run.checkpoints(phase)), 1))

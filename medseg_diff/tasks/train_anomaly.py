@@ -71,7 +71,10 @@ def train_anomaly(
             diseased,
             len(study.validation.label),
         )
-        log.info("%s", estimate(recipe, bench.fabric, bench.precision))
+        settings = {"denoiser": recipe.training, "classifier": recipe.classifier_training}
+        training, classifier_training = (bench.left(name, each) for name, each in settings.items())
+        left = recipe.model_copy(update={"training": training, "classifier_training": classifier_training})
+        log.info("%s", estimate(left, bench.fabric, bench.precision))
         yield _denoiser_phase(recipe, study, bench)
         yield _classifier_phase(recipe, study, bench)
         if bench.fabric.global_rank == 0:

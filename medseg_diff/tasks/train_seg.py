@@ -55,7 +55,8 @@ def train_seg(
             study.cases,
             len(study.validation),
         )
-        log.info("%s", estimate(recipe, bench.fabric, bench.precision))
+        left = recipe.model_copy(update={"training": bench.left("segmentation", recipe.training)})
+        log.info("%s", estimate(left, bench.fabric, bench.precision))
         denoiser = seeded(recipe.training.seed, recipe.build_denoiser)
 
         def filmed(progress: Progress, path: Path) -> None:

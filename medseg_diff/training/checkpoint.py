@@ -166,5 +166,14 @@ class Checkpoints:
         return "/".join([*self.folder.parts[-3:], name])  # RUN/checkpoints/PHASE/…
 
 
+def steps_done(folder: Path) -> int:
+    """How far the checkpoint in a phase's folder is, for an estimate: nothing is checked, and no checkpoint is 0 steps."""
+    try:
+        step = json.loads((folder / POINTER).read_bytes())["mark"]["step"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
+    return step if isinstance(step, int) else 0
+
+
 def _digest(said: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

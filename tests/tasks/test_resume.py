@@ -191,6 +191,13 @@ def copied(broken_off, tmp_path):
     return tmp_path / "runs/broken-off"
 
 
+def test_only_what_is_left_is_estimated(place, copied, monkeypatch):
+    asked = []
+    monkeypatch.setattr(train_seg, "estimate", lambda recipe, *_: asked.append(recipe.training.steps) or "about a moment")
+    train(place, copied, resume="must")
+    assert asked == [4]
+
+
 def test_auto_without_out_finds_the_newest_of_the_same_recipe_and_data(place, uninterrupted, copied, caplog):
     caplog.set_level("INFO")
     for name, fact in (("of-other-data", "data_digest"), ("of-another-recipe", "recipe_sha256")):

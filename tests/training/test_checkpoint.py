@@ -32,9 +32,16 @@ def test_what_was_saved_comes_back_and_the_older_one_goes(checkpoints):
         checkpoints.save(Mark(step=step, best=0.1 * step, share=0.5, metrics_bytes=7), state(step))
     found = checkpoints.load()
     assert found.mark == Mark(step=10, best=0.1 * 10, share=0.5, metrics_bytes=7) == checkpoints.mark()
-    assert found.circumstances == HERE
+    assert found.circumstances == HERE and checkpoint.steps_done(checkpoints.folder) == 10
     assert all(torch.equal(value, found.state[name]) for name, value in state(10).items())
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["latest.json", "step_00000010.safetensors"]
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"mark": {"step": "many"}}'])
+def test_an_estimate_takes_a_checkpoint_that_cannot_be_read_for_none(tmp_path, content):
+    if content is not None:
+        (tmp_path / checkpoint.POINTER).write_text(content)
+    assert checkpoint.steps_done(tmp_path) == 0
 
 
 def in_a_child(work):
