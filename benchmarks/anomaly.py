@@ -51,7 +51,9 @@ class Size:
     config: str = "quick/phantom"
     overrides: tuple[str, ...] = (
         "training.steps=900",
+        "training.validate_every=225",
         "classifier_training.steps=1000",
+        "classifier_training.validate_every=125",
         "healing.steps=10",
     )
     deeper: tuple[str, ...] = ("deepest=500",)

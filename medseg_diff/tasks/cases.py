@@ -145,11 +145,12 @@ class Results:
         """The cases to do, each with the stamp that its case.json has now, and a word on how many are complete."""
         failures, wanted = Failures(self.out), []
         for case in cases:
+            stamp = _stamp(self.folder(case))  # before the look: another process may complete the case right after it
             if not self.overwrite and self.identity.is_complete(self.folder(case)):
                 failures.forget(self.called(case.name))
                 self._unclaim(case)
             else:
-                wanted.append((case, _stamp(self.folder(case))))
+                wanted.append((case, stamp))
         if len(wanted) < len(cases):
             log.info("%d cases are complete already", len(cases) - len(wanted))
         return wanted

@@ -17,7 +17,7 @@ from medseg_diff.tasks.train_seg import train_seg
 from medseg_diff.training.estimate import in_words
 
 CASES = 100
-MOST_TESTS = 12  # each is segmented and mapped, which takes longer than learning from it
+MOST_TESTS = 10  # each is segmented and mapped, which takes longer than learning from it
 RATERS = 3
 
 

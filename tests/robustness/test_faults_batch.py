@@ -165,6 +165,22 @@ def test_no_case_is_worked_on_twice(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
+def test_a_case_that_is_completed_while_one_looks_is_not_done_again(tmp_path, monkeypatch):
+    """Another process writes case.json right after this one has looked for it."""
+    looked = Identity.is_complete
+
+    def look(identity, folder):
+        found = looked(identity, folder)
+        if not found:
+            files.write_json(folder / "case.json", {"seed": 0})
+        return found
+
+    monkeypatch.setattr(Identity, "is_complete", look)
+    done = []
+    Results(tmp_path, Identity({"seed": 0})).work_through("", [Case("a", patient="a")], lambda *_: done.append(1))
+    assert done == []
+
+
 def test_a_claimed_case_is_left_to_its_process_and_said(shaken, two_cases, tmp_path, stub, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
     with caplog.at_level(logging.INFO, "medseg_diff"), claimed(tmp_path / f".claim_{BAD}") as ours:

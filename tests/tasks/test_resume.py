@@ -193,7 +193,9 @@ def copied(broken_off, tmp_path):
 
 def test_only_what_is_left_is_estimated(place, copied, monkeypatch):
     asked = []
-    monkeypatch.setattr(train_seg, "estimate", lambda recipe, *_: asked.append(recipe.training.steps) or "about a moment")
+    monkeypatch.setattr(
+        train_seg, "estimate", lambda recipe, *_: asked.append(recipe.training.steps) or "about a moment"
+    )
     train(place, copied, resume="must")
     assert asked == [4]
 

@@ -18,6 +18,7 @@ from medseg_diff.tasks.healer import load_healer
 from medseg_diff.tasks.train_anomaly import train_anomaly
 
 TINY = (
+    "fewest_voxels=1",
     "view.size=[32,32]",
     "network.width=8",
     "network.multipliers=[1,2]",
