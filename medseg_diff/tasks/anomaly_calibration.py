@@ -20,6 +20,7 @@ from medseg_diff.files import write_json
 from medseg_diff.methods.baselines import bright_channels, brightness, unlike_its_blur
 from medseg_diff.run import Run
 from medseg_diff.tasks.anomaly_findings import LEVELLED, Floor, above_floor, cleaned, depth_of
+from medseg_diff.tasks.anomaly_study import spread
 from medseg_diff.tasks.console import bar, log
 from medseg_diff.tasks.healed_volume import HealedVolume, heal_volume
 from medseg_diff.tasks.healer import CALIBRATION, CALLED_HEALTHY, Healer, load_healer
@@ -75,8 +76,8 @@ def find_source(manifest: Manifest, recipe: AnomalyRecipe) -> Source:
         labelled = [case for case in cases if is_labelled(case)]
         healthy = [case for case in labelled if is_healthy(case, recipe)]
         marked = [case for case in labelled if case not in healthy]
-        whole = _spread(healthy, MOST_CASES - min(len(marked), MOST_CASES // 2))
-        partly = _spread(marked, MOST_CASES - len(whole))
+        whole = spread(healthy, MOST_CASES - min(len(marked), MOST_CASES // 2))
+        partly = spread(marked, MOST_CASES - len(whole))
         said = [f"healthy {name} brains ({len(whole)})"] if whole else []
         said += [f"slices without lesion of {name} cases ({len(partly)})"] if partly else []
         if labelled:
@@ -204,9 +205,3 @@ def _of_classifier(skill: Sequence[Skill], healer: Healer) -> dict[str, Any]:
 
     times = [{name: round(value, 4) for name, value in each._asdict().items()} for each in skill]
     return {"balanced_accuracy": mean("balanced_accuracy"), "auroc": mean("auroc"), "by_time": times}
-
-
-def _spread(cases: Sequence[Case], count: int) -> list[Case]:
-    """At most `count` of them, evenly."""
-    places = np.linspace(0, len(cases) - 1, min(count, len(cases))).round().astype(int)
-    return [cases[place] for place in places]

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from medseg_diff.tasks.study import HELD_OUT_SLICES
 
 if TYPE_CHECKING:
     import torch
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -110,21 +112,21 @@ def validation_places(classes: np.ndarray, heights: np.ndarray, count: int) -> l
     The diseased ones are spread evenly, the healthy ones chosen at their heights: knowing heights alone is no skill.
     """
     healthy, diseased = (np.flatnonzero(classes == label).tolist() for label in (0, 1))
-    ill = _spread(diseased, count // 2)
+    ill = spread(diseased, count // 2)
     return _beside(healthy, ill, heights, count // 2) + ill
 
 
 def _beside(healthy: Sequence[int], diseased: Sequence[int], heights: np.ndarray, count: int) -> list[int]:
     """At most `count` healthy slices, each the nearest in height to one of the diseased, which take turns."""
     if not diseased:
-        return _spread(healthy, count)
+        return spread(healthy, count)
     left, found = list(healthy), []
     for beside in itertools.islice(itertools.cycle(diseased), min(count, len(left))):
         found.append(left.pop(int(np.argmin(abs(heights[left] - heights[beside])))))
     return found
 
 
-def _spread(places: Sequence[int], count: int) -> list[int]:
+def spread(items: Sequence[Item], count: int) -> list[Item]:
     """At most `count` of them, evenly."""
-    chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
-    return [int(places[number]) for number in chosen]
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
