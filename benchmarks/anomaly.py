@@ -17,16 +17,16 @@ from typing import Any
 
 from benchmarks.reporting import machine, number, table, with_interval
 from medseg_diff import anomaly, evaluate, phantom, train_anomaly
-from medseg_diff.anomaly_recipe import AnomalyRecipe
-from medseg_diff.data.manifest import read_manifest, write_manifest
+from medseg_diff.console import configure, log
+from medseg_diff.data.tables.manifest import read_manifest, write_manifest
+from medseg_diff.device import find_device
 from medseg_diff.files import write_json, write_text
-from medseg_diff.recipes import load_recipe
+from medseg_diff.recipes.anomaly import AnomalyRecipe
+from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.run import Run
 from medseg_diff.settings import apply_overrides, parse_settings, read_yaml, write_yaml
-from medseg_diff.tasks.anomaly_calibration import calibrate
-from medseg_diff.tasks.console import configure, log
-from medseg_diff.tasks.device import find_device
-from medseg_diff.tasks.study import with_splits
+from medseg_diff.tasks.train.normative import calibrate
+from medseg_diff.tasks.train.study import with_splits
 from medseg_diff.training.classification import Skill
 
 SHOWN = ("auroc", "average_precision", "dice_best", "dice_preset", "false_positives_ml", "lesion_sensitivity")

@@ -13,11 +13,11 @@ from typing import Any
 from benchmarks.brats_leave_one_out import Fold, folds_of, how_to_read
 from benchmarks.reporting import machine, number, table
 from medseg_diff import anomaly, evaluate, train_anomaly
-from medseg_diff.data.manifest import read_manifest
+from medseg_diff.console import configure, log
+from medseg_diff.data.tables.manifest import read_manifest
+from medseg_diff.device import find_device
 from medseg_diff.files import write_json
 from medseg_diff.reporting.anomaly import anomaly_montage
-from medseg_diff.tasks.console import configure, log
-from medseg_diff.tasks.device import find_device
 
 KEYS = ("auroc", "average_precision", "dice_best", "dice_preset")
 OURS = "healing"

@@ -15,14 +15,15 @@ from typing import Any
 from benchmarks.reporting import machine, number, table
 from benchmarks.supervised import monai_unet, pace_of, parameters, segment_baseline, train_baseline
 from medseg_diff import evaluate, segment, train_seg
-from medseg_diff.data.manifest import Manifest, read_manifest, write_manifest
+from medseg_diff.console import configure, log
+from medseg_diff.data.tables.manifest import Manifest, read_manifest, write_manifest
+from medseg_diff.device import find_device, find_precision, make_fabric
 from medseg_diff.errors import UsageError
 from medseg_diff.files import write_json
-from medseg_diff.recipes import SegmentationRecipe, load_recipe
+from medseg_diff.recipes.lookup import load_recipe
+from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.run import new_name
-from medseg_diff.tasks.console import configure, log
-from medseg_diff.tasks.device import find_device, find_precision, make_fabric
-from medseg_diff.tasks.study import prepare_study, with_splits
+from medseg_diff.tasks.train.study import prepare_study, with_splits
 
 FEW_PATIENTS = 20
 SHOWN = ("dice", "hd95_mm", "ece", "auroc_error")

@@ -23,14 +23,15 @@ import numpy as np
 from benchmarks.reporting import machine, number, table, with_interval
 from benchmarks.supervised import parameters, slices_of
 from medseg_diff import evaluate, phantom, segment, train_seg
-from medseg_diff.data.manifest import Case, read_manifest
+from medseg_diff.console import configure, log
 from medseg_diff.data.reading import read_labels, read_map
+from medseg_diff.data.tables.manifest import Case, read_manifest
+from medseg_diff.device import find_device, find_precision, make_fabric
 from medseg_diff.files import write_json, write_text
-from medseg_diff.recipes import SegmentationRecipe, load_recipe
+from medseg_diff.recipes.lookup import load_recipe
+from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.settings import write_yaml
-from medseg_diff.tasks.console import configure, log
-from medseg_diff.tasks.device import find_device, find_precision, make_fabric
-from medseg_diff.tasks.study import prepare_study, with_splits
+from medseg_diff.tasks.train.study import prepare_study, with_splits
 from medseg_diff.training.denoising import MaskDenoising
 from medseg_diff.training.fit import fit
 

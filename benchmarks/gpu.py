@@ -22,17 +22,18 @@ from benchmarks.reporting import machine, number, table
 from benchmarks.supervised import parameters, slices_of
 from benchmarks.timing import wait_for
 from benchmarks.volumes import as_in_cache, first_cases, phantoms_of
-from medseg_diff.data.loaders import SliceDataset
+from medseg_diff.console import configure, log
+from medseg_diff.data.datasets.slices import SliceDataset
 from medseg_diff.data.reading import CaseImages
 from medseg_diff.data.transforms import Prepared, prepare_case
 from medseg_diff.data.views import AxialSlices
+from medseg_diff.device import autocast, find_device, find_precision, make_fabric
 from medseg_diff.diffusion import Condition
 from medseg_diff.files import write_json
 from medseg_diff.methods.sampled_segmentation import Plan, sample_masks
-from medseg_diff.recipes import SegmentationRecipe, for_masks, load_recipe
+from medseg_diff.recipes.lookup import load_recipe
+from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
 from medseg_diff.seeds import seed_of
-from medseg_diff.tasks.console import configure, log
-from medseg_diff.tasks.device import autocast, find_device, find_precision, make_fabric
 from medseg_diff.training.denoising import MaskDenoising
 from medseg_diff.training.fit import fit
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medseg_diff.device import autocast
 from medseg_diff.diffusion import Denoiser
 from medseg_diff.methods.sampled_segmentation import Place, sample_masks
-from medseg_diff.recipes import SegmentationRecipe, for_masks
+from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
 from medseg_diff.seeds import seed_of
-from medseg_diff.tasks.device import autocast
 from medseg_diff.training.fit import channels_last
 
 STEPS, TOGETHER = 3, 32

@@ -17,15 +17,16 @@ from typing import Any
 from benchmarks.reporting import machine, number, table, with_interval
 from benchmarks.supervised import pace_of, parameters, same_unet, segment_baseline, train_baseline
 from medseg_diff import evaluate, phantom, segment, train_seg
-from medseg_diff.data.manifest import read_manifest
+from medseg_diff.console import configure, log
+from medseg_diff.data.tables.manifest import read_manifest
+from medseg_diff.device import find_device, find_precision, make_fabric
 from medseg_diff.files import write_json, write_text
 from medseg_diff.networks.unet import UNetSettings
-from medseg_diff.recipes import SegmentationRecipe, load_recipe
+from medseg_diff.recipes.lookup import load_recipe
+from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.run import Run
 from medseg_diff.settings import write_yaml
-from medseg_diff.tasks.console import configure, log
-from medseg_diff.tasks.device import find_device, find_precision, make_fabric
-from medseg_diff.tasks.study import prepare_study, with_splits
+from medseg_diff.tasks.train.study import prepare_study, with_splits
 
 RATERS = 3
 TIMED_CASES = 2

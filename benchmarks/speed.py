@@ -20,17 +20,18 @@ from torch.nn import functional
 from benchmarks.reporting import machine, table
 from benchmarks.supervised import parameters
 from benchmarks.timing import in_turn
-from medseg_diff.data.loaders import Batch
+from medseg_diff.console import configure, log
+from medseg_diff.data.datasets.batch import Batch
+from medseg_diff.device import autocast, find_device
 from medseg_diff.diffusion import Condition, Denoiser
 from medseg_diff.errors import ConfigError
 from medseg_diff.files import write_json
 from medseg_diff.methods.sampled_segmentation import sample_masks
 from medseg_diff.networks.norm import GroupNorm
 from medseg_diff.networks.unet import UNet, UNetSettings
-from medseg_diff.recipes import SegmentationRecipe, for_masks, load_recipe
+from medseg_diff.recipes.lookup import load_recipe
+from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
 from medseg_diff.seeds import seed_of
-from medseg_diff.tasks.console import configure, log
-from medseg_diff.tasks.device import autocast, find_device
 from medseg_diff.training.denoising import MaskDenoising
 from medseg_diff.training.fit import channels_last
 

@@ -19,18 +19,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_diff.data import geometry
-from medseg_diff.data.loaders import Batch, PieceDataset, SeededDraws, batches
-from medseg_diff.data.manifest import Case
+from medseg_diff.data.datasets.batch import Batch, SeededDraws, batches
+from medseg_diff.data.datasets.slices import PieceDataset
+from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.reading import read_case
+from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import Prepared, prepare_case, restore
-from medseg_diff.data.writing import write_volume
+from medseg_diff.device import autocast
 from medseg_diff.diffusion import Condition
 from medseg_diff.files import write_json
-from medseg_diff.recipes import SegmentationRecipe
+from medseg_diff.methods.components import find_mask
+from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.seeds import seed_of
-from medseg_diff.tasks.device import autocast
-from medseg_diff.tasks.findings import find_mask
-from medseg_diff.tasks.study import Study
+from medseg_diff.tasks.train.study import Study
 from medseg_diff.training.denoising import MaskDenoising
 from medseg_diff.training.fit import channels_last, fit
 from medseg_diff.training.objective import Objective, Turn

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medseg_diff.data.cache import PreparedCase
-from medseg_diff.data.manifest import read_manifest
+from medseg_diff.data.datasets.cache import PreparedCase
 from medseg_diff.data.reading import CaseImages, read_case
-from medseg_diff.data.sources.phantom import PhantomSettings, make_case
+from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.data.transforms import Prepared
 from medseg_diff.data.views import AxialSlices
 from medseg_diff.errors import UsageError
+from medseg_diff.phantoms.make import PhantomSettings, make_case
 
 CASES = 2
 

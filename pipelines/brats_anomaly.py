@@ -13,7 +13,7 @@ from medseg_diff import anomaly, evaluate, prepare, train_anomaly, validate
 from medseg_diff.errors import raise_all
 from medseg_diff.reporting.anomaly import anomaly_montage
 from medseg_diff.run import new_name
-from medseg_diff.tasks.cases import hold_out_last
+from medseg_diff.tasks.prepare import hold_out_last
 
 
 def study(

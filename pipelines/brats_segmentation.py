@@ -13,7 +13,7 @@ from medseg_diff import evaluate, prepare, segment, train_seg, validate
 from medseg_diff.errors import raise_all
 from medseg_diff.reporting.figures import montage_of_predictions
 from medseg_diff.run import new_name
-from medseg_diff.tasks.cases import hold_out_last
+from medseg_diff.tasks.prepare import hold_out_last
 
 
 def study(

@@ -48,7 +48,7 @@ def phantoms(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def trained(phantoms, tmp_path_factory) -> Trained:
     """Twenty steps of a tiny network on the phantoms, in fp32 on the CPU. Read only: copy it to change it."""
-    from medseg_diff.tasks.train_seg import train_seg
+    from medseg_diff.tasks.train.segmentation import train_seg
 
     runs = tmp_path_factory.mktemp("runs")
     run = train_seg(
@@ -64,7 +64,7 @@ def steep(trained, tmp_path_factory) -> Trained:
 
     import torch
 
-    from medseg_diff.recipes import SegmentationRecipe
+    from medseg_diff.recipes.segmentation import SegmentationRecipe
     from medseg_diff.run import Run
     from medseg_diff.settings import parse_settings, read_yaml
     from medseg_diff.training.weights import save_weights
@@ -128,11 +128,11 @@ def untrained_healer(phantoms, tmp_path_factory) -> Trained:
     """An anomaly system with random weights, calibrated on the phantoms as if its classifier could see. Read only."""
     import torch
 
-    from medseg_diff.anomaly_recipe import AnomalyRecipe
-    from medseg_diff.data.manifest import read_manifest
+    from medseg_diff.data.tables.manifest import read_manifest
+    from medseg_diff.recipes.anomaly import AnomalyRecipe
     from medseg_diff.run import create_run
     from medseg_diff.settings import parse_settings, write_yaml
-    from medseg_diff.tasks.anomaly_calibration import calibrate
+    from medseg_diff.tasks.train.normative import calibrate
     from medseg_diff.training.classification import Skill
     from medseg_diff.training.weights import save_weights
 

@@ -54,7 +54,7 @@ def _everywhere(
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
-    from medseg_diff.tasks import console
+    from medseg_diff import console
 
     console.configure(verbosity=-1 if quiet else verbose, progress=progress)
     if debug:

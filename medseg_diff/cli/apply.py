@@ -59,7 +59,7 @@ def segment(
     runs: RunsOfModels = Path("runs"),
 ) -> None:
     """Segment scans: mask, probability and uncertainty on the scan's own grid."""
-    from medseg_diff.tasks.segment import segment as run
+    from medseg_diff.tasks.apply.segment import segment as run
 
     folders = run(
         volume or (),
@@ -124,7 +124,7 @@ def anomaly(
     runs: RunsOfModels = Path("runs"),
 ) -> None:
     """Map anomalies: score, mask, lesions and the healed brain on the scan's own grid."""
-    from medseg_diff.tasks.anomaly import anomaly as run
+    from medseg_diff.tasks.apply.anomaly import anomaly as run
 
     folders = run(
         volume or (),

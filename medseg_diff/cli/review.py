@@ -29,7 +29,8 @@ def evaluate(
         metrics = run(predictions, data, out=out, **common)
         show_metrics(metrics, as_json)
         return
-    from medseg_diff.tasks.compare import evaluate_both, lines_of
+    from medseg_diff.evaluation.comparison import lines_of
+    from medseg_diff.tasks.evaluate import evaluate_both
 
     metrics, compared = evaluate_both(predictions, compare, data, out=out, **common)
     show_metrics(metrics | {"comparison": compared} if as_json else metrics, as_json)

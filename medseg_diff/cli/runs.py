@@ -153,7 +153,7 @@ def _show_paired(paired: Mapping[str, Any]) -> None:
             "\ncase by case: no common evaluation; evaluate both, or name two evaluated folders: --predictions A B"
         )
         return
-    from medseg_diff.tasks.compare import lines_of
+    from medseg_diff.evaluation.comparison import lines_of
 
     for name, compared in paired.items():
         typer.echo(f"\ncase by case, {name}:\n" + "\n".join(lines_of(compared)))

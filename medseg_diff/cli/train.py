@@ -17,7 +17,7 @@ def train_seg(
     mlflow: Mirrored = True,
 ) -> None:
     """Train a segmentation model."""
-    from medseg_diff.tasks.train_seg import train_seg as run
+    from medseg_diff.tasks.train.segmentation import train_seg as run
 
     run(
         data,
@@ -44,7 +44,7 @@ def train_anomaly(
     mlflow: Mirrored = True,
 ) -> None:
     """Train an anomaly model: a denoiser and a noisy classifier, from healthy and diseased slices."""
-    from medseg_diff.tasks.train_anomaly import train_anomaly as run
+    from medseg_diff.tasks.train.anomaly import train_anomaly as run
 
     run(
         data,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from medseg_diff.data.manifest import Case
+from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import Prepared
 
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from medseg_diff.data.brain import find_brain, find_head
 from medseg_diff.data.geometry import Volume, axes_of, difference, reoriented, same_grid
-from medseg_diff.data.manifest import Case
 from medseg_diff.data.reading import read_labels, read_map, read_volume
+from medseg_diff.data.tables.manifest import Case
 from medseg_diff.errors import ImageError, UsageError
 from medseg_diff.files import read_json
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg_diff.data import foreign, geometry, nifti
+from medseg_diff.data import geometry
+from medseg_diff.data.formats import dicom_mgh, nifti
+from medseg_diff.data.formats.stored import Stored
+from medseg_diff.data.formats.stream import check_regular, first_bytes
 from medseg_diff.data.geometry import Volume
-from medseg_diff.data.manifest import Case
-from medseg_diff.data.stored import Stored
-from medseg_diff.data.stream import check_regular, first_bytes
+from medseg_diff.data.tables.manifest import Case
 from medseg_diff.errors import ImageError, ManifestError, MedsegError, raise_all
 
 __all__ = [
@@ -255,12 +256,12 @@ def _read(path: Path) -> Stored:
 
 def _door(path: Path) -> Stored:
     if path.is_dir():
-        return foreign.read_dicom_series(path)
+        return dicom_mgh.read_dicom_series(path)
     check_regular(path)
     head = first_bytes(path)
     if nifti.is_nifti(head):
         return nifti.read_nifti(path)
-    if (read := foreign.reader_for(head, path.name)) is not None:
+    if (read := dicom_mgh.reader_for(head, path.name)) is not None:
         return read(path)
     if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
         if len(head) < 348:
@@ -268,7 +269,7 @@ def _door(path: Path) -> Stored:
         raise ImageError("is an Analyze image, which has no orientation", fix="convert it to NIfTI")
     if path.name.lower().endswith(".img"):
         raise ImageError("is the voxels of a pair", fix="give its .hdr")
-    raise foreign.what_else(head)
+    raise dicom_mgh.what_else(head)
 
 
 def _single(stored: Stored) -> Stored:

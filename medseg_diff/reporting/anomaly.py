@@ -14,8 +14,8 @@ import numpy as np
 from medseg_diff.data.anomalies import AnomalyCase, read_anomaly_case
 from medseg_diff.data.brain import find_brain_or_head
 from medseg_diff.data.geometry import Volume, reoriented, spacing_of
-from medseg_diff.data.manifest import Case, read_manifest
 from medseg_diff.data.reading import read_case
+from medseg_diff.data.tables.manifest import Case, read_manifest
 from medseg_diff.errors import UsageError
 from medseg_diff.reporting.figures import CHANNEL_TITLES, LONGEST_TITLE, PREDICTION, REFERENCE, WARM
 from medseg_diff.reporting.panels import (

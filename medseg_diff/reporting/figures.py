@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from medseg_diff.data.manifest import read_manifest
 from medseg_diff.data.predictions import is_segmented
+from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.errors import UsageError
 from medseg_diff.reporting.panels import (
     FAINT,

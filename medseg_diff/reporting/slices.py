@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from medseg_diff.data.geometry import Volume, reoriented, spacing_of
-from medseg_diff.data.manifest import Case
 from medseg_diff.data.predictions import brain_of, read_channel, read_references, read_segmented_case
+from medseg_diff.data.tables.manifest import Case
 from medseg_diff.reporting.panels import MontageRow, Plane, shown_channels
 
 DISPLAY_AXES = "LPS"  # columns run to the patient's left, rows to the back: radiological display, anterior up

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medseg_diff.console import log
 from medseg_diff.files import read_json
 from medseg_diff.run import Run, all_runs
-from medseg_diff.tasks.console import log
 from medseg_diff.tracking import attach_evaluation
 
 

@@ -4,16 +4,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from medseg_diff.console import log
 from medseg_diff.errors import UsageError
 from medseg_diff.reporting.anomaly import anomaly_montage
 from medseg_diff.reporting.figures import montage_of_predictions
-from medseg_diff.tasks.anomaly import anomaly
-from medseg_diff.tasks.console import log
+from medseg_diff.tasks.apply.anomaly import anomaly
+from medseg_diff.tasks.apply.segment import segment
 from medseg_diff.tasks.evaluate import evaluate
 from medseg_diff.tasks.phantom import phantom
-from medseg_diff.tasks.segment import segment
-from medseg_diff.tasks.train_anomaly import train_anomaly
-from medseg_diff.tasks.train_seg import train_seg
+from medseg_diff.tasks.train.anomaly import train_anomaly
+from medseg_diff.tasks.train.segmentation import train_seg
 from medseg_diff.training.estimate import in_words
 
 CASES = 100

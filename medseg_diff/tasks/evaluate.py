@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from medseg_diff import files
+from medseg_diff.console import log
 from medseg_diff.data.anomalies import holds_anomalies
-from medseg_diff.data.manifest import SPLITS, Case, Manifest, read_manifest
 from medseg_diff.data.predictions import is_segmented, read_segmented_case
-from medseg_diff.data.sources.phantom import is_phantom_folder
+from medseg_diff.data.tables.manifest import SPLITS, Case, Manifest, read_manifest
 from medseg_diff.errors import ManifestError, UsageError
-from medseg_diff.tasks.attach import attach_to_run
-from medseg_diff.tasks.console import log
-from medseg_diff.tasks.measures import (
+from medseg_diff.evaluation.comparison import compare_predictions
+from medseg_diff.evaluation.segmentation import (
     CONVENTIONS,
     MEASURES,
     SLICE_COLUMNS,
@@ -21,6 +20,8 @@ from medseg_diff.tasks.measures import (
     measure_case,
     summaries,
 )
+from medseg_diff.phantoms.make import is_phantom_folder
+from medseg_diff.tasks.attach import attach_to_run
 
 SCHEMA = 1
 NAMES_SHOWN = 10
@@ -49,7 +50,7 @@ def evaluate(
     """
     manifest = read_manifest(data, data_root=data_root)
     if holds_anomalies(predictions):
-        from medseg_diff.tasks.evaluate_anomaly import evaluate_anomaly
+        from medseg_diff.evaluation.anomaly import evaluate_anomaly
 
         summary = evaluate_anomaly(manifest, predictions, name=name_of(manifest, manifest.cases), out=out, split=split)
         attach_to_run(summary, out or predictions, predictions, runs=runs, mlflow=mlflow)
@@ -160,3 +161,31 @@ def _write_per_slice(path: Path, measured: Sequence[MeasuredCase]) -> None:
 
 def _rounded(value: float | None) -> str | None:
     return None if value is None else f"{value:.6g}"
+
+
+COMPARED = "compared"  # folder of the second evaluation, where results go elsewhere
+
+
+def evaluate_both(
+    first: Path,
+    second: Path,
+    data: Path,
+    *,
+    out: Path | None = None,
+    split: str | None = None,
+    data_root: Path | None = None,
+    figure: bool = True,
+    runs: Path = Path("runs"),
+    mlflow: bool = True,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Evaluate two folders of predictions on the same table; returns the first one's metrics and the comparison.
+
+    What `evaluate` writes goes into each folder, or to `out` and `out`/compared; comparison.json beside the first.
+    Raises: as `evaluate` and `compare_predictions`.
+    """
+    common: dict[str, Any] = {"split": split, "data_root": data_root, "figure": figure, "runs": runs, "mlflow": mlflow}
+    other = out / COMPARED if out else None
+    evaluate(second, data, out=other, **common)
+    metrics = evaluate(first, data, out=out, **common)  # last: a run that made both keeps this one
+    names = (first.name, second.name)
+    return metrics, compare_predictions(out or first, other or second, out=out or first, names=names)

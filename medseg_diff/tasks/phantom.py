@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from medseg_diff.data.sources.phantom import PhantomSettings, is_phantom_folder, write_phantoms
 from medseg_diff.errors import UsageError
+from medseg_diff.phantoms.make import PhantomSettings, is_phantom_folder, write_phantoms
 from medseg_diff.settings import parse_settings
 
 

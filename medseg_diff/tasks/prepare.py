@@ -5,9 +5,15 @@ from collections import Counter
 from pathlib import Path
 
 from medseg_diff import files
-from medseg_diff.data.manifest import Split, draw_splits, read_manifest, write_manifest
-from medseg_diff.data.sources import SOURCES
-from medseg_diff.errors import ManifestError, MedsegError, Problems, UsageError
+from medseg_diff.console import log
+from medseg_diff.data.tables.manifest import Split, draw_splits, read_manifest, write_manifest
+from medseg_diff.data.tables.sources import SOURCES
+from medseg_diff.errors import (
+    ManifestError,
+    MedsegError,
+    Problems,
+    UsageError,
+)
 
 HELD_OUT: dict[Split, float] = {"test": 0.2, "val": 0.1}
 
@@ -74,3 +80,26 @@ def _say(out: Path, counts: Counter[str], root: Path | None) -> None:
         logger.info("too few patients to hold any out; training holds out a tenth of the slices instead")
     if root is not None:
         logger.info("the images lie elsewhere: pass --data-root %s with this table", root)
+
+
+def hold_out_last(table: Path, *, data_root: Path | None) -> None:
+    """Fewer than four patients get no split from `prepare`: here the last of them tests and the others train.
+
+    Raises: UsageError for a single patient.
+    """
+    manifest = read_manifest(table, data_root=data_root)
+    if manifest.of("test"):
+        return
+    patients = list(dict.fromkeys(case.patient for case in manifest.cases))
+    if len(patients) < 2:
+        raise UsageError("one patient cannot both train and test", fix="add patients")
+    rows = manifest.rows()
+    for case, row in zip(manifest.cases, rows, strict=True):
+        row["split"] = "test" if case.patient == patients[-1] else "train"
+    write_manifest(table, rows)
+    log.warning(
+        "only %d patients: training on all but %s, testing on that one. Its score shows that the pipeline works, "
+        "not how good it would be",
+        len(patients),
+        patients[-1],
+    )

@@ -174,7 +174,7 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    from medseg_diff.tracking.store import flat
+    from medseg_diff.settings import flat
 
     return flat(settings)
 
@@ -207,7 +207,7 @@ def _paired(one: Run, two: Run, predictions: tuple[Path, Path] | None) -> dict[s
         places = {name: (mine[name], theirs[name]) for name in common}
     if not places:
         return {}
-    from medseg_diff.tasks.compare import compare_predictions  # brings libraries that take seconds to load
+    from medseg_diff.evaluation.comparison import compare_predictions  # brings libraries that take seconds to load
 
     return {name: compare_predictions(*pair, names=(one.name, two.name)) for name, pair in places.items()}
 

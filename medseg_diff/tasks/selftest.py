@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from medseg_diff.tasks.console import bar
+from medseg_diff.console import bar
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from medseg_diff.console import log
 from medseg_diff.errors import EnvironmentFault, UsageError
-from medseg_diff.tasks.console import log
 from medseg_diff.tracking.store import LOCAL, QUIET, address
 
 START_SECONDS, END_SECONDS, BREATH_SECONDS = 120.0, 10.0, 0.2

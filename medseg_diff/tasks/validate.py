@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from medseg_diff.data.manifest import Case, scan_manifest
 from medseg_diff.data.reading import CaseImages, read_case
+from medseg_diff.data.tables.manifest import Case, scan_manifest
 from medseg_diff.errors import ExitCode, ManifestError, MedsegError, Problems
 
 LARGEST_USUAL_LABEL = 4  # of BraTS, in both of its conventions

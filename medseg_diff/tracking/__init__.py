@@ -2,7 +2,7 @@
 
 from medseg_diff.tracking.evaluations import attach_evaluation, record_evaluation
 from medseg_diff.tracking.mirror import Mirror
-from medseg_diff.tracking.store import Entry, address, flat
+from medseg_diff.tracking.store import Entry, address
 from medseg_diff.tracking.sync import complete, strip_path
 
-__all__ = ["Entry", "Mirror", "address", "attach_evaluation", "complete", "flat", "record_evaluation", "strip_path"]
+__all__ = ["Entry", "Mirror", "address", "attach_evaluation", "complete", "record_evaluation", "strip_path"]

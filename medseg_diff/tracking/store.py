@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from medseg_diff.errors import EnvironmentFault
 from medseg_diff.files import read_json, write_json
+from medseg_diff.settings import flat
 
 KEY, PICTURES, TICKET = "medseg_diff.key", "images", "mlflow.json"
 LONGEST_PARAMETER = 500
@@ -213,15 +214,6 @@ def open_entry(
         labels["mlflow.parentRunId"] = _parent(client, number, ticket.parent)
     made = client.create_run(number, start_time=started_ms, run_name=name, tags=labels)
     return Entry(client, made.info.run_id, known=False)
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    out: dict[str, Any] = {}
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        out |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return out
 
 
 def _experiment(client: Any, store: Path, name: str) -> str:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg_diff.data.labelled import slice_labels
-from medseg_diff.data.loaders import Batch
+from medseg_diff.data.datasets.batch import Batch
+from medseg_diff.data.datasets.labelled import slice_labels
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.diffusion.denoiser import Network
 from medseg_diff.diffusion.losses import noised

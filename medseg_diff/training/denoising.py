@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from medseg_diff.data.labelled import UNKNOWN, slice_labels
-from medseg_diff.data.loaders import Batch
+from medseg_diff.data.datasets.batch import Batch
+from medseg_diff.data.datasets.labelled import UNKNOWN, slice_labels
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.diffusion.denoiser import Denoiser
 from medseg_diff.diffusion.losses import denoising_loss, hybrid

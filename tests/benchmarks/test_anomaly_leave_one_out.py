@@ -13,7 +13,9 @@ SMALL = (
 
 
 def test_every_patient_is_left_out_once_beside_its_rivals(tmp_path, monkeypatch):
-    monkeypatch.setattr("medseg_diff.tasks.healer.BETTER_THAN_CHANCE", 0.0)  # after one step a classifier may guess
+    monkeypatch.setattr(
+        "medseg_diff.tasks.apply.healer.BETTER_THAN_CHANCE", 0.0
+    )  # after one step a classifier may guess
     scans = phantom(tmp_path / "scans", cases=2, shape=(32, 32, 32), healthy=0)
     found = measure(scans, tmp_path / "out", config="quick/phantom", overrides=SMALL, device="cpu")
     assert [fold["patient"] for fold in found["folds"]] == ["phantom_0000", "phantom_0001"]

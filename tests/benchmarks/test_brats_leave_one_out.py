@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.brats_leave_one_out import folds_of, how_to_read, measure, show
 from medseg_diff import phantom
-from medseg_diff.data.manifest import read_manifest
+from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.errors import UsageError
 from medseg_diff.files import write_json
 

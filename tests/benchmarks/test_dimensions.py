@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks.dimensions import Size, flicker_of, measure, recipes_of, show, unlikeness
-from medseg_diff.data.manifest import Case
-from medseg_diff.data.writing import write_volume
+from medseg_diff.data.formats.writing import write_volume
+from medseg_diff.data.tables.manifest import Case
 
 TINY = Size(
     cases=5,

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.quality import Size, at_the_size_of, measure, show, verdict
 from medseg_diff.files import write_json
-from medseg_diff.recipes import load_recipe
+from medseg_diff.recipes.lookup import load_recipe
 
 TINY = Size(
     cases=5,

@@ -7,7 +7,7 @@ from benchmarks.speed import Setting, measure, show, with_torch_norms
 from benchmarks.timing import in_turn
 from medseg_diff.diffusion import Condition
 from medseg_diff.errors import ConfigError
-from medseg_diff.recipes import load_recipe
+from medseg_diff.recipes.lookup import load_recipe
 
 
 @pytest.fixture(scope="module")

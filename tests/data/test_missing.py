@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medseg_diff.data.manifest import Case
 from medseg_diff.data.missing import filled, missing_channels, present_channels
 from medseg_diff.data.reading import CaseImages
+from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import Preparation, prepare_case
 
 FOUR = ("t1", "t1ce", "t2", "flair")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.geometry import axes_of, reoriented, same_grid
-from medseg_diff.data.manifest import Case, read_manifest
 from medseg_diff.data.reading import count_volumes, read_case, read_labels, read_volume, read_volumes
-from medseg_diff.data.writing import write_volume
+from medseg_diff.data.tables.manifest import Case, read_manifest
 from medseg_diff.errors import ExitCode, ImageError, ManifestError, MedsegError, Problems
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from medseg_diff.data.brain import background_of, find_brain, find_head
 from medseg_diff.data.geometry import Volume, axes_of, reoriented
-from medseg_diff.data.manifest import Case, read_manifest
 from medseg_diff.data.reading import CaseImages, read_case, read_labels
+from medseg_diff.data.tables.manifest import Case, read_manifest
 from medseg_diff.data.transforms import Preparation, prepare_case, restore
 from medseg_diff.errors import ConfigError, ImageError
 from medseg_diff.settings import parse_settings

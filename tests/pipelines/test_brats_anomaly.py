@@ -19,7 +19,9 @@ SMALL = (
 
 
 def test_of_three_patients_the_last_is_mapped(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("medseg_diff.tasks.healer.BETTER_THAN_CHANCE", 0.0)  # after two steps a classifier may guess
+    monkeypatch.setattr(
+        "medseg_diff.tasks.apply.healer.BETTER_THAN_CHANCE", 0.0
+    )  # after two steps a classifier may guess
     scans = phantom(tmp_path / "scans", cases=3, shape=(32, 32, 32), healthy=0).parent
     out = tmp_path / "study"
     found = study(scans, out, config="quick/phantom", overrides=SMALL, device="cpu", mlflow=False)

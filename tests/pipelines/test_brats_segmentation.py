@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medseg_diff import phantom
-from medseg_diff.data.manifest import read_manifest
+from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.errors import UsageError
 from pipelines.brats_segmentation import hold_out_last, study
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from medseg_diff.data.manifest import read_manifest
-from medseg_diff.data.writing import write_volume
+from medseg_diff.data.formats.writing import write_volume
+from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.errors import UsageError
 from medseg_diff.reporting.figures import montage_of_predictions, segmentation_montage, training_curves
 from medseg_diff.reporting.panels import MontageRow

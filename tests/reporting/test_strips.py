@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from medseg_diff.diffusion.exact import GaussianDenoiser
-from medseg_diff.recipes import load_recipe
+from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.reporting.strips import Line, Picture, displayed, strip
-from medseg_diff.tasks.film import film_segmentation, shown_channel, worth_showing
+from medseg_diff.tasks.train.trajectories import film_segmentation, shown_channel, worth_showing
 
 
 def pixels(path):

@@ -93,7 +93,7 @@ def table(tmp_path):
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory) -> Path:
     """The folder of a finished segmentation run: a tiny network with random weights. Read only: copy it to change it."""
-    from medseg_diff.recipes import load_recipe
+    from medseg_diff.recipes.lookup import load_recipe
     from medseg_diff.run import create_run
     from medseg_diff.settings import write_yaml
     from medseg_diff.training.weights import save_weights
@@ -112,7 +112,7 @@ def make_shaken(tmp_path_factory):
     """make_shaken(*words) is the folder of a finished segmentation run whose weights are all large and random."""
     import torch
 
-    from medseg_diff.recipes import load_recipe
+    from medseg_diff.recipes.lookup import load_recipe
     from medseg_diff.run import create_run
     from medseg_diff.settings import write_yaml
     from medseg_diff.training.weights import save_weights
@@ -142,8 +142,8 @@ def shaken(make_shaken) -> Path:
 @pytest.fixture(scope="session")
 def two_cases(tmp_path_factory) -> Path:
     """The table of phantom_0000 and phantom_0001, ten slices each, in a folder of their own. Read only."""
+    from medseg_diff.data.formats.writing import write_volume
     from medseg_diff.data.reading import read_map
-    from medseg_diff.data.writing import write_volume
     from medseg_diff.tasks.phantom import phantom
 
     table = phantom(tmp_path_factory.mktemp("two"), cases=2, shape=(32, 32, 32), raters=0, healthy=0.0, seed=3)

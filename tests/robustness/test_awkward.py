@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from medseg_diff.data.geometry import Volume, axes_of, reoriented, same_grid
-from medseg_diff.data.manifest import Case
 from medseg_diff.data.reading import count_volumes, read_case, read_volume, read_volumes
+from medseg_diff.data.tables.manifest import Case
 from medseg_diff.errors import ImageError
 
 AWKWARD = Path(__file__).parents[2] / ".." / "shared" / "data" / "awkward"

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medseg_diff.run import Run
-from medseg_diff.tasks.segmenter import load_segmenter
+from medseg_diff.tasks.apply.segmenter import load_segmenter
 
 
 @pytest.fixture

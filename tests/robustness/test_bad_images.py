@@ -277,7 +277,7 @@ def test_what_looks_odd_but_is_sound_goes_through(call, table, tmp_path, name):
 
 
 def test_metaimage_and_nrrd_are_read_as_simpleitk_reads_them(tmp_path):
-    from medseg_diff.data.foreign import _from_itk
+    from medseg_diff.data.formats.dicom_mgh import _from_itk
     from medseg_diff.data.reading import read_volume
 
     rng = np.random.default_rng(0)

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 
 from medseg_diff import files
-from medseg_diff.data.manifest import Case
+from medseg_diff.data.tables.manifest import Case
 from medseg_diff.errors import EnvironmentFault, ImageError, ManifestError, MedsegError, Problems
 from medseg_diff.locking import claimed
-from medseg_diff.tasks import cases as cases_module
-from medseg_diff.tasks import segment as verb
-from medseg_diff.tasks.cases import Identity, Results
-from medseg_diff.tasks.failures import Failures, in_words
-from medseg_diff.tasks.segment import segment
+from medseg_diff.tasks.apply import folder as cases_module
+from medseg_diff.tasks.apply import segment as verb
+from medseg_diff.tasks.apply.failures import Failures, in_words
+from medseg_diff.tasks.apply.folder import Identity, Results
+from medseg_diff.tasks.apply.segment import segment
 
 BAD, GOOD = "phantom_0000", "phantom_0001"
 

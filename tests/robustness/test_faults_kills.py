@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from medseg_diff import files
+from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.reading import read_map
-from medseg_diff.data.writing import write_volume
-from medseg_diff.tasks.segment import segment
+from medseg_diff.tasks.apply.segment import segment
 from medseg_diff.training.checkpoint import Checkpoints, Circumstances, Identity, Mark
 
 MAPS = {f"{name}.nii.gz" for name in ("mask", "probability", "spread", "ambiguity", "uncertainty")}

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from medseg_diff.data.reading import read_map
+from medseg_diff.device import halved_to_fit
 from medseg_diff.diffusion import Denoiser
 from medseg_diff.errors import EnvironmentFault, OutOfMemory, is_out_of_memory
-from medseg_diff.tasks import anomaly_sweep
-from medseg_diff.tasks.anomaly import anomaly
-from medseg_diff.tasks.device import halved_to_fit
-from medseg_diff.tasks.segment import segment
+from medseg_diff.tasks.apply import sweep
+from medseg_diff.tasks.apply.anomaly import anomaly
+from medseg_diff.tasks.apply.segment import segment
 
 ON_A_CPU = (
     "[enforce fail at alloc_cpu.cpp:115] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
@@ -121,7 +121,7 @@ def test_segment_gives_up_at_one_with_a_code_and_a_remedy(shaken, two_cases, tmp
 
 
 def test_a_case_too_large_for_the_memory_is_one_that_others_go_on_past(shaken, two_cases, tmp_path, monkeypatch):
-    from medseg_diff.tasks import segment as verb
+    from medseg_diff.tasks.apply import segment as verb
 
     whole = verb.prepare_case
 
@@ -155,7 +155,7 @@ def test_anomaly_takes_half_as_much(untrained_healer, tmp_path, small_memory, fa
 
 def test_so_does_its_sweep(untrained_healer, tmp_path, small_memory, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
-    monkeypatch.setattr(anomaly_sweep, "grid_of", lambda healer: [healer.healing])
+    monkeypatch.setattr(sweep, "grid_of", lambda healer: [healer.healing])
     case = str(untrained_healer.table.parent / "phantom_0000")
     options = {"model": untrained_healer.folder, "device": "cpu", "sweep": True}
     (plain,) = anomaly([case], out=tmp_path / "plain", **options)

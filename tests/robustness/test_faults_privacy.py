@@ -12,13 +12,13 @@ import stat
 import nibabel
 import pytest
 
-from medseg_diff.data.manifest import Case
+from medseg_diff.data.tables.manifest import Case
 from medseg_diff.errors import ImageError, UsageError
-from medseg_diff.tasks.anomaly import anomaly
-from medseg_diff.tasks.cases import Identity, Results
+from medseg_diff.tasks.apply.anomaly import anomaly
+from medseg_diff.tasks.apply.folder import Identity, Results
+from medseg_diff.tasks.apply.segment import segment
 from medseg_diff.tasks.evaluate import evaluate
-from medseg_diff.tasks.segment import segment
-from medseg_diff.tasks.train_seg import train_seg
+from medseg_diff.tasks.train.segmentation import train_seg
 
 SECRET = "Zx9secret"  # begins everything that may not be found again
 SHORT = (

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from medseg_diff.data.geometry import is_usable
-from medseg_diff.data.manifest import CASE_NAME, scan_manifest
 from medseg_diff.data.reading import count_volumes, read_labels, read_map, read_volume, read_volumes
+from medseg_diff.data.tables.manifest import CASE_NAME, scan_manifest
 from medseg_diff.errors import MedsegError
 from medseg_diff.settings import apply_overrides, parse_settings, read_yaml
 
@@ -159,7 +159,7 @@ MARKS += [
 
 
 def check_recipe(content: bytes, path: Path) -> None:
-    from medseg_diff.recipes import SegmentationRecipe
+    from medseg_diff.recipes.segmentation import SegmentationRecipe
 
     path.write_bytes(content)
     data = read_yaml(path)
@@ -183,7 +183,7 @@ def check_weights(content: bytes, path: Path) -> None:
 
 
 def recipes() -> list[bytes]:
-    from medseg_diff.recipes import configs_folder
+    from medseg_diff.recipes.lookup import configs_folder
 
     return [path.read_bytes() for path in sorted((configs_folder() / "segment").rglob("*.yaml"))]
 

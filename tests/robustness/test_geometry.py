@@ -6,12 +6,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.geometry import corner_distance
-from medseg_diff.data.manifest import Case
 from medseg_diff.data.reading import read_case, read_labels, read_volume
+from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import Preparation, prepare_case, restore
 from medseg_diff.data.views import AxialSlices, Patches
-from medseg_diff.data.writing import write_volume
 
 SCANNED_MM = 1e-3  # float32 in a header, a thousand millimetres from the origin
 

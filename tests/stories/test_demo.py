@@ -46,7 +46,9 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("story") / "demo"
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setattr("medseg_diff.tasks.healer.BETTER_THAN_CHANCE", 0.0)  # after ten steps a classifier may guess
+        patch.setattr(
+            "medseg_diff.tasks.apply.healer.BETTER_THAN_CHANCE", 0.0
+        )  # after ten steps a classifier may guess
         metrics = medseg_diff.demo(out, cases=12, device="cpu", overrides=MINIATURE, anomaly_overrides=TINY_MAPS)
     return out, metrics
 

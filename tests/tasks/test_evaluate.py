@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg_diff.data.writing import write_volume
+from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.errors import ImageError, ManifestError, UsageError
+from medseg_diff.evaluation.segmentation import MEASURES
 from medseg_diff.metrics.overlap import dice
 from medseg_diff.tasks.evaluate import evaluate
-from medseg_diff.tasks.measures import MEASURES
 
 LPS = np.diag([-2.0, -2.0, 3.0, 1.0])
 KEYS = {"dice", "iou", "hd95_mm", "surface_dice_1mm", "volume_error_ml", "ged2", "ece", "brier", "aurc", "auroc_error"}
@@ -318,7 +318,7 @@ def test_the_figure_is_drawn_unless_it_is_not_wanted(study):
 
 
 def test_two_folders_are_measured_and_compared(study, tmp_path):
-    from medseg_diff.tasks.compare import evaluate_both
+    from medseg_diff.tasks.evaluate import evaluate_both
 
     for number, name in enumerate("abc"):
         study.add(name).predict(name, ball((12, 11, 8), 4))

@@ -6,10 +6,10 @@ import subprocess
 import pytest
 import torch
 
-from medseg_diff import __version__
+from medseg_diff import __version__, device
 from medseg_diff.errors import EnvironmentFault, UsageError
-from medseg_diff.recipes import recipe_names
-from medseg_diff.tasks import device, info
+from medseg_diff.recipes.lookup import recipe_names
+from medseg_diff.tasks import info
 
 
 def test_recipes_versions_and_processors():

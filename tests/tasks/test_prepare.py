@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from medseg_diff.data.manifest import read_manifest
-from medseg_diff.data.sources import SOURCES
-from medseg_diff.data.sources.brats import patient_of
+from medseg_diff.data.tables.manifest import read_manifest
+from medseg_diff.data.tables.sources import SOURCES
+from medseg_diff.data.tables.sources.brats import patient_of
 from medseg_diff.errors import EnvironmentFault, ImageError, ManifestError, MedsegError, UsageError
 from medseg_diff.tasks.prepare import prepare
 

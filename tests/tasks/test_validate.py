@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg_diff.data.writing import write_volume
+from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.errors import ExitCode, ManifestError
 from medseg_diff.tasks.validate import validate
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from medseg_diff.data.loaders import Batch
+from medseg_diff.data.datasets.batch import Batch
 from medseg_diff.diffusion import NoiseSchedule
 from medseg_diff.networks.noisy_classifier import NoisyClassifierSettings
 from medseg_diff.training.classification import NoisyClassification, skill_by_time

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from medseg_diff.data.loaders import Batch
+from medseg_diff.data.datasets.batch import Batch
 from medseg_diff.diffusion import Denoiser, NoiseSchedule
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.training.denoising import ImageDenoising, MaskDenoising

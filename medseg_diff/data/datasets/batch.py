@@ -1,0 +1,98 @@
+"""Batches for training: which items, in which order, by seed alone, and how they are gathered."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from medseg_diff.seeds import seed_of
+
+LONGEST_WAIT_SECONDS = 600.0  # for a batch; a worker that takes longer hangs
+
+
+LOST_WORKER = re.compile(r"DataLoader worker \(pid|DataLoader timed out")  # as torch says it
+
+
+@dataclass(frozen=True)
+class Batch:
+    """image [B, C, *S] in [-1, 1]; mask [B, R, *S], -1 outside and 1 inside each region."""
+
+    image: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(self.image.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which image, and in which pass over the data: all that its random choices depend on, besides the seed."""
+
+    epoch: int
+    index: int
+
+
+class Items(Protocol):
+    """What batches are made of: item `Key(epoch, index)` is a pure function of the key."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Key) -> Mapping[str, Any]: ...
+
+
+class SeededDraws(Sampler[list[Key]]):
+    """Batches of keys for steps `start` … `steps` - 1: shuffled anew each epoch, from (seed, epoch) alone.
+
+    `rank` of `ranks` gets its share of every global batch, so the union over ranks is the same for any number of them.
+    """
+
+    def __init__(
+        self, length: int, batch: int, steps: int, *, seed: int, start: int = 0, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.length, self.batch, self.steps, self.start = length, batch, steps, start
+        self.seed, self.rank, self.ranks = seed, rank, ranks
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        whole = self.batch * self.ranks
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(self.start, self.steps):
+            keys = []
+            for position in range(step * whole + self.rank * self.batch, step * whole + (self.rank + 1) * self.batch):
+                if position // self.length != epoch:
+                    epoch = position // self.length
+                    order = np.random.default_rng(seed_of(self.seed, "order", epoch)).permutation(self.length)
+                keys.append(Key(epoch, int(order[position % self.length])))
+            yield keys
+
+
+def batches(dataset: Items, draws: SeededDraws, *, workers: int) -> Iterator[Batch]:
+    """Batches in the order of `draws`, made by at most `workers` processes (0: in this one), one core left free.
+
+    How many there are changes no byte. Raises: RuntimeError that LOST_WORKER knows, where one of them dies or hangs.
+    """
+    from monai.data import DataLoader
+
+    workers = min(workers, (os.cpu_count() or 1) - 1)
+    yield from DataLoader(
+        dataset,
+        batch_sampler=draws,
+        num_workers=workers,
+        collate_fn=_collate,
+        timeout=LONGEST_WAIT_SECONDS if workers else 0,
+    )
+
+
+def _collate(items: list[dict[str, Tensor]]) -> Batch:
+    return Batch(torch.stack([item["image"] for item in items]), torch.stack([item["mask"] for item in items]))

@@ -1,0 +1,183 @@
+"""The side door: MGZ, MetaImage, NRRD and DICOM series → stored voxels and affine; the checks behind it are NIfTI's."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg_diff.data.formats.metaimage_nrrd import read_metaimage, read_nrrd
+from medseg_diff.data.formats.stored import Stored, check_count
+from medseg_diff.data.formats.stream import AGAIN, LARGEST_FILE, check_regular, first_bytes, packing_of, read_content
+from medseg_diff.errors import ImageError
+
+MGH_HEADER, GOOD_RAS = 284, slice(28, 30)  # bytes; where it says whether its orientation counts
+UNEVEN_SLICES = 0.01  # spread of the gaps between slices against their mean
+MISSING_SLICE = 1.5  # largest gap against the smallest
+MOST_SLICES = 5000
+
+# What else people have where an image should be, by its first bytes.
+KNOWN = {
+    b"PK\x03\x04": "is a .zip archive",
+    b"7z\xbc\xaf": "is a .7z archive",
+    b"BZh": "is packed with bzip2",
+    b"\xfd7zXZ": "is packed with xz",
+    b"\x28\xb5\x2f\xfd": "is packed with zstd",
+    b"\x1f\x8b": "is a .gz inside a .gz",
+    b"\x89PNG": "is a PNG picture",
+    b"\xff\xd8\xff": "is a JPEG picture",
+    b"%PDF": "is a PDF",
+    b"\x93NUMPY": "is a numpy array, which has no orientation",
+    b"\x89HDF": "is an HDF5 or MINC file",
+    b"CDF\x01": "is a MINC file",
+    b"\x80\x04": "is a Python pickle, which is never opened",
+    b"version https://git-lfs": "is the placeholder of a file kept in Git LFS",
+    b"/annex/objects": "is the placeholder of a file kept in git-annex",
+    b"<!DOCTYPE": "is a web page, such as a server's error",
+    b"<html": "is a web page, such as a server's error",
+}  # fmt: skip
+
+
+def reader_for(head: bytes, name: str) -> Callable[[Path], Stored] | None:
+    """Who reads a file that begins with `head` (decompressed) and is not NIfTI."""
+    if head[:4] == b"\0\0\0\x01" and name.lower().endswith((".mgz", ".mgh", ".mgh.gz")):
+        return read_mgh
+    if head.startswith(b"NRRD000"):
+        return read_nrrd
+    if head.startswith((b"ObjectType", b"NDims")):
+        return read_metaimage
+    if head[128:132] == b"DICM":
+        return _single_dicom
+    return None
+
+
+def what_else(head: bytes) -> ImageError:
+    """What is said of a file that is no image."""
+    found = next((words for start, words in KNOWN.items() if head.lstrip()[: len(start)] == start), "")
+    if head[257:262] == b"ustar":
+        found = "is a .tar archive"
+    if found:
+        return ImageError(found, fix="unpack or convert it to NIfTI, or copy it again")
+    return ImageError("is no image known here", fix="give NIfTI, MGZ, MHA, NRRD or a DICOM folder")
+
+
+def read_mgh(path: Path) -> Stored:
+    """FreeSurfer's MGH or MGZ. Raises: ImageError without its place, OSError."""
+    from nibabel.freesurfer.mghformat import MGHHeader
+
+    head = first_bytes(path, MGH_HEADER)
+    if len(head) < MGH_HEADER:
+        raise ImageError("is cut off within its header", fix=AGAIN)
+    try:
+        header = MGHHeader(head, check=False)
+        shape = tuple(int(n) for n in header.get_data_shape())
+        dtype = np.dtype(header.get_data_dtype())
+        affine = np.asarray(header.get_affine(), dtype=np.float64)
+    except Exception as error:  # nibabel has several ways to say that a header is absurd
+        raise ImageError(f"is not a readable MGH image ({error})", fix=AGAIN) from None
+    if min(shape) < 1:
+        raise ImageError(f"states impossible dimensions {list(shape)}", fix=AGAIN)
+    check_count(shape)
+    count = int(np.prod(shape, dtype=object))
+    content = read_content(path, MGH_HEADER + count * dtype.itemsize, packing=packing_of(path), tail=True)
+    voxels = np.frombuffer(content, dtype, count=count, offset=MGH_HEADER).reshape(shape, order="F")
+    guess = () if head[GOOD_RAS] == b"\0\1" else ("states no orientation; FreeSurfer's own is taken as a guess",)
+    return Stored(voxels, affine, guess)
+
+
+def read_dicom_series(folder: Path) -> Stored:
+    """The one series of a DICOM folder. Raises: ImageError where there are several, or none, or slices are missing."""
+    import SimpleITK
+
+    files, others = _dicom_files(folder)
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # its own lines on stderr name paths and patients
+    reader = SimpleITK.ImageSeriesReader()
+    series = reader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        found = f"holds {len(series)} DICOM series" if series else "holds no image and no DICOM series"
+        raise ImageError(found, fix="give one folder for each series, as in t1=FOLDER")
+    names = reader.GetGDCMSeriesFileNames(str(folder), series[0])
+    unread = sorted(files - {Path(name).name for name in names})
+    if unread:
+        found = f"{len(unread)} of its {len(files)} DICOM files cannot be read, such as {unread[0]}"
+        raise ImageError(found, fix="copy them again, or remove them if they are no slices")
+    warnings = [f"{len(others)} files that are no DICOM are left out, such as {sorted(others)[0]}"] if others else []
+    try:
+        warnings += _check_slices(names)
+        reader.SetFileNames(names)
+        voxels, affine = _from_itk(reader.Execute())
+    except RuntimeError:
+        raise ImageError("its DICOM series cannot be read", fix="check that no slice is missing or damaged") from None
+    return Stored(voxels, affine, tuple(warnings))
+
+
+def _dicom_files(folder: Path) -> tuple[set[str], set[str]]:
+    """The names of the DICOM files and of the others in a folder, none of them opened before it is known to be a file.
+
+    Raises: ImageError, OSError.
+    """
+    files: set[str] = set()
+    others: set[str] = set()
+    size = 0
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name == "DICOMDIR" or path.is_dir():
+            continue
+        try:
+            size += check_regular(path)
+            with path.open("rb") as file:
+                (files if file.read(132)[128:] == b"DICM" else others).add(path.name)
+        except ImageError as error:
+            raise ImageError(f"{path.name} {error.found}", fix="remove it from the folder") from None
+        if len(files) > MOST_SLICES or size > LARGEST_FILE:
+            raise ImageError("holds more than one series can", fix="give the folder of one series")
+    return files, others
+
+
+def _check_slices(names: tuple[str, ...]) -> list[str]:
+    """Say where the gaps between slices differ.
+
+    Raises: ImageError where sizes differ or a slice is missing or double; RuntimeError as SimpleITK does.
+    """
+    import SimpleITK
+
+    places, sizes, reader = [], set(), SimpleITK.ImageFileReader()
+    for name in names:
+        reader.SetFileName(name)
+        reader.ReadImageInformation()
+        places.append(reader.GetOrigin())
+        sizes.add(tuple(reader.GetSize()))
+    if len(sizes) > 1:
+        raise ImageError("its slices differ in size", fix="give the folder of one series")
+    (size,) = sizes
+    check_count((*(int(n) for n in size), len(names)))
+    if len(names) > 1 and len(size) > 2 and size[2] > 1:
+        raise ImageError("holds several files of several slices each", fix="give one file in a folder of its own")
+    gaps = np.linalg.norm(np.diff(np.array(places), axis=0), axis=1)
+    if len({tuple(np.round(place, 3)) for place in places}) < len(places):
+        raise ImageError("two of its slices lie at the same place", fix="give the folder of one series, once")
+    if not len(gaps) or np.ptp(gaps) <= UNEVEN_SLICES * gaps.mean():
+        return []
+    if gaps.max() > MISSING_SLICE * gaps.min():
+        raise ImageError(f"its slices lie {gaps.min():.3g} to {gaps.max():.3g} mm apart", fix="find the missing slices")
+    return [f"its slices lie {gaps.min():.4g} to {gaps.max():.4g} mm apart and are taken as even"]
+
+
+def _single_dicom(path: Path) -> Stored:
+    raise ImageError("is one DICOM slice", fix="give the folder of the series")
+
+
+def _from_itk(image: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels [X, Y, Z(, N)] and the affine in RAS of an image that SimpleITK keeps as [(N,) Z, Y, X] in LPS."""
+    import SimpleITK
+
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        raise ImageError("has several numbers a voxel", fix="split it into one file a channel")
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise ImageError("its voxels are complex, not plain numbers", fix="convert it to one number a voxel")
+    voxels = SimpleITK.GetArrayFromImage(image).T
+    axes = image.GetDimension()
+    lps = np.eye(4)
+    direction = np.array(image.GetDirection()).reshape(axes, axes)[:3, :3] * np.array(image.GetSpacing())[:3]
+    lps[: len(direction), : len(direction)] = direction
+    lps[: len(direction), 3] = image.GetOrigin()[:3]
+    return voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps

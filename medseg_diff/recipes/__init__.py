@@ -1,0 +1,1 @@
+"""The floor plan: every system as a composition of rooms, read from YAML."""

@@ -1,0 +1,59 @@
+"""A recipe by its name or path: where they lie, which there are, read with `key=value` laid over."""
+
+import importlib.resources
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from medseg_diff.errors import ConfigError
+from medseg_diff.recipes.anomaly import AnomalyRecipe
+from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.settings import Settings, apply_overrides, parse_settings, read_yaml
+
+Task = Literal["segment", "anomaly", "synthesise"]
+
+
+RECIPES: dict[str, type[Settings]] = {"segment": SegmentationRecipe, "anomaly": AnomalyRecipe}
+
+
+@overload
+def load_recipe(name: str, *, task: Literal["segment"], overrides: Sequence[str] = ()) -> SegmentationRecipe: ...
+
+
+@overload
+def load_recipe(name: str, *, task: Literal["anomaly"], overrides: Sequence[str] = ()) -> AnomalyRecipe: ...
+
+
+def load_recipe(name: str, *, task: Task, overrides: Sequence[str] = ()) -> Any:
+    """A recipe by name (`quick/mask_logits`, of the task's folder) or path, with `key=value` laid over it.
+
+    Raises: ConfigError, or Problems of them, naming the setting and what would be right.
+    """
+    path = find_recipe(name, task=task)
+    return parse_settings(RECIPES[task], apply_overrides(read_yaml(path), overrides), source=path.name)
+
+
+def find_recipe(name: str, *, task: Task) -> Path:
+    """The file of a recipe. Raises: ConfigError with the names that there are."""
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError("no such recipe file", fix="check the path of --config", file=path.name)
+        return path
+    known = recipe_names(task)
+    if name not in known:
+        raise ConfigError(f"no recipe `{name}` for {task}", fix=f"use one of {', '.join(known)}, or a path to a .yaml")
+    return configs_folder() / task / f"{name}.yaml"
+
+
+def recipe_names(task: Task) -> list[str]:
+    """Names that `--config` knows for a task."""
+    folder = configs_folder() / task
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def configs_folder() -> Path:
+    """Where the recipes lie: inside the installed package, or beside it in a checkout."""
+    package = Path(str(importlib.resources.files("medseg_diff")))
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"

@@ -1,0 +1,60 @@
+"""Which cases have the channels that a model reads, and which models would fit a case that has not."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from medseg_diff.data.missing import missing_channels
+from medseg_diff.data.tables.manifest import Case
+from medseg_diff.errors import ManifestError, MedsegError, raise_all
+from medseg_diff.recipes.lookup import load_recipe, recipe_names
+from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.run import finished_runs
+from medseg_diff.settings import parse_settings, read_yaml
+
+SHOWN = 5
+
+
+def refuse_missing(
+    cases: Sequence[Case], channels: Sequence[str], *, fill_missing: bool, runs: Path | None = None
+) -> None:
+    """Raises: ManifestError for every case that lacks one of `channels`, or with `fill_missing` all of them; it names the
+    models below `runs` that fit the case."""
+    problems: list[MedsegError] = []
+    advice: dict[tuple[str, ...], str] = {}  # the same for all cases of the same channels
+    for case in cases:
+        missing = missing_channels(case, channels)
+        if len(missing) > (len(channels) - 1 if fill_missing else 0):
+            found = f"has no {', '.join(missing)}; the model reads {', '.join(channels)}"
+            if case.channels not in advice:
+                advice[case.channels] = models_that_fit(case.channels, runs)
+            fix = f"add the column or drop the row; {advice[case.channels]}"
+            problems.append(ManifestError(found, fix=fix, case=case.name))
+    raise_all(problems)
+
+
+def models_that_fit(present: Sequence[str], runs: Path | None) -> str:
+    """In words: finished runs below `runs` and shipped recipes for a case with these channels, and how to train one."""
+    trained = list(_runs_that_fit(present, runs)) if runs else []
+    recipes = [name for name in recipe_names("segment") if _fits(load_recipe(name, task="segment"), present)]
+    parts = [f"models that fit: {', '.join(trained[:SHOWN])}"] if trained else ["no model here fits"]
+    parts += [f"recipes that fit: {', '.join(recipes[:SHOWN])}"] if recipes else []
+    if present:
+        parts.append(f"train-seg takes channels=[{','.join(present)}]")
+    return "; ".join(parts)
+
+
+def _runs_that_fit(present: Sequence[str], runs: Path) -> Iterator[str]:
+    for run in finished_runs(runs):
+        if run.facts.get("task") != "segment":
+            continue
+        try:
+            recipe = parse_settings(SegmentationRecipe, read_yaml(run.recipe_file), source=run.name)
+        except MedsegError:  # a run of another version does not fit
+            continue
+        if _fits(recipe, present):
+            yield f"{run.name} ({', '.join(recipe.channels)})"
+
+
+def _fits(recipe: SegmentationRecipe, present: Sequence[str]) -> bool:
+    there = [channel in present for channel in recipe.channels]
+    return any(there) if recipe.bears_missing_channels else all(there)

@@ -1,0 +1,62 @@
+"""One thing to train within a run, and the bench that it is trained on."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from medseg_diff.data.datasets.batch import Key
+from medseg_diff.run import Run
+from medseg_diff.training.checkpoint import steps_done
+from medseg_diff.training.fit import FitSettings, Progress
+from medseg_diff.training.objective import Objective
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Examples(Protocol):
+    """What is learned from: item `Key(epoch, index)` is a pure function of the key."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Key) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One thing to train within a run.
+
+    `name` names its checkpoint; `prefix` goes before its numbers' names in metrics.csv and MLflow. `validate` measures
+    every `settings.validate_every` steps and at the end; `better` is which of its numbers (higher is better) chooses the
+    best weights; without it the last ones are the best. `keeps` is the model of the objective whose average is kept,
+    `weights` how the files below weights/ are called: {"best": "denoiser"} keeps the best alone, as
+    denoiser.safetensors. `film` draws, after each validation, what the networks do on their way, into the PNG it is given.
+    """
+
+    name: str
+    objective: Objective
+    examples: Examples
+    settings: FitSettings
+    validate: Callable[[Progress], dict[str, float]] | None = None
+    film: Callable[[Progress, Path], None] | None = None
+    better: str | None = None
+    prefix: str = ""
+    keeps: str = "denoiser"
+    weights: Mapping[str, str] = field(default_factory=lambda: {"best": "best", "last": "last"})
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where the work is done: the run's folder, the devices, fp32 or bf16; and the command that goes on with it."""
+
+    run: Run
+    fabric: "Fabric"
+    precision: str
+    recipe_sha256: str
+    data_digest: str
+    again: str
+
+    def left(self, phase: str, settings: FitSettings) -> FitSettings:
+        """The settings of a phase with the steps alone that it still has to go, by its checkpoint: for an estimate."""
+        return settings.but(steps=max(settings.steps - steps_done(self.run.checkpoints(phase)), 1))

@@ -1,0 +1,155 @@
+"""Which folder a training goes into: a new one, the one that was named, or that of an unfinished run to go on with."""
+
+import hashlib
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from medseg_diff.console import log
+from medseg_diff.errors import CheckpointError, ConfigError, EnvironmentFault, MedsegError
+from medseg_diff.files import clean, sha256_of
+from medseg_diff.locking import locked
+from medseg_diff.run import Run, create_run, new_name
+from medseg_diff.settings import Settings, flat, read_yaml, write_yaml
+from medseg_diff.training.checkpoint import POINTER
+
+Resume = Literal["auto", "must"]
+SHOWN_DIFFERENCES = 3
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run has to be of, to be gone on with. `recipe` is the name of its resolved `settings`."""
+
+    task: str
+    recipe: str
+    settings: Settings
+    data_digest: str
+
+    @cached_property
+    def text(self) -> str:
+        """recipe.yaml as it is written."""
+        return write_yaml(self.settings)
+
+    @cached_property
+    def recipe_sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@contextmanager
+def opened(wanted: Wanted, *, out: Path | None, runs: Path, resume: Resume | None) -> Iterator[Run]:
+    """The run to train in, held by this process while inside: new, or with a checkpoint to go on from, or finished.
+
+    Raises: UsageError where the folder holds something and is not to be gone on with; CheckpointError where it is to be
+    and cannot; EnvironmentFault where another process holds it.
+    """
+    with ExitStack() as stack:
+        folder = out
+        if out is not None:
+            stack.enter_context(locked(out))
+        elif resume:
+            folder = _newest(wanted, runs, stack)
+        if resume and folder is not None and (folder / "run.json").exists():
+            run = Run(folder)
+            _check(run, wanted)
+            if run.facts["finished"] or _begun(run):
+                clean(folder)
+                if not run.facts["finished"]:
+                    log.info("going on with %s", folder)
+                yield run
+                return
+        if resume == "must":
+            raise _nothing(out, runs)
+        if folder is None:
+            folder = runs / new_name(wanted.recipe)
+            stack.enter_context(locked(folder))
+        if resume:
+            log.info("nothing to go on with: %s is a new run", folder)
+        again = bool(resume) and _abandoned(folder)
+        run = _new(folder, wanted, overwrite=again)
+        try:
+            yield run
+        except MedsegError:
+            # What was refused before anything was learned leaves nothing, unless there was something before.
+            if not again and not _begun(run) and not any(run.folder.glob("weights/*.safetensors")):
+                shutil.rmtree(run.folder, ignore_errors=True)
+            raise
+
+
+def _nothing(out: Path | None, runs: Path) -> CheckpointError:
+    found = "holds no checkpoint to go on from" if out else "holds no unfinished run of this recipe and these cases"
+    return CheckpointError(found, fix="name the run's folder with --out, or use --resume auto", file=(out or runs).name)
+
+
+def _new(folder: Path, wanted: Wanted, *, overwrite: bool) -> Run:
+    digests = {"recipe_sha256": wanted.recipe_sha256, "data_digest": wanted.data_digest}
+    return create_run(
+        folder,
+        task=wanted.task,
+        recipe=wanted.recipe,
+        settings=wanted.text,
+        overwrite=overwrite,
+        facts=digests | {"started": time.time()},
+    )
+
+
+def _newest(wanted: Wanted, runs: Path, stack: ExitStack) -> Path | None:
+    """The newest unfinished run with a checkpoint, of the same recipe and data, that no other process holds."""
+    candidates: list[tuple[float, Path]] = []
+    for path in runs.glob("*/run.json"):
+        run = Run(path.parent)
+        try:
+            facts = run.facts
+        except CheckpointError:
+            continue  # another program's run.json
+        same = all(facts.get(name) == getattr(wanted, name) for name in ("task", "recipe_sha256", "data_digest"))
+        if same and not facts.get("finished") and _begun(run):
+            candidates.append((facts.get("started", 0.0), run.folder))
+    for _, folder in sorted(candidates, reverse=True):
+        try:
+            stack.enter_context(locked(folder))
+        except EnvironmentFault as error:
+            log.info("not going on with %s", error.line)
+            continue
+        return folder
+    return None
+
+
+def _begun(run: Run) -> bool:
+    return any(run.folder.glob(f"checkpoints/*/{POINTER}"))
+
+
+def _abandoned(folder: Path) -> bool:
+    """Whether a run was killed in the moment of its making: there is nothing in it to lose."""
+    return (folder / "run.json").exists() and not any((folder / "weights").glob("*.safetensors"))
+
+
+def _check(run: Run, wanted: Wanted) -> None:
+    """Raises: CheckpointError that says in what the run differs from what is wanted."""
+    facts, found = run.facts, ""
+    if facts.get("task") != wanted.task:
+        found = f"is a run for `{facts.get('task')}`, not `{wanted.task}`"
+    elif not run.recipe_file.is_file() or sha256_of(run.recipe_file) != wanted.recipe_sha256:
+        found = f"was begun with another recipe ({_differences(run, wanted)})"
+    elif facts.get("data_digest") != wanted.data_digest:
+        found = "was begun with another table of cases"
+    if found:
+        raise CheckpointError(found, fix="go on with what it was begun with, or choose another --out", file=run.name)
+
+
+def _differences(run: Run, wanted: Wanted) -> str:
+    """`training.steps was 200 and is 100; …`."""
+    try:
+        then = flat(read_yaml(run.recipe_file))
+    except ConfigError as error:
+        return error.found
+    now = flat(wanted.settings.model_dump(mode="json"))
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    said = [f"{name} was {then.get(name)} and is {now.get(name)}" for name in names[:SHOWN_DIFFERENCES]]
+    more = len(names) - len(said)
+    return "; ".join([*said, *([f"and {more} more"] if more else [])]) or "its recipe.yaml was edited"

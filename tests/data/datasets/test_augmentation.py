@@ -1,0 +1,204 @@
+"""A changed brain is still a brain: one background, whole labels that moved with it, and the seed decides all."""
+
+import pytest
+import torch
+
+from medseg_diff.data.datasets.augmentation import Augmentation
+
+BACKGROUND = -1.0
+NOTHING = dict.fromkeys(["rotation_degrees", "scaling", "translation", "contrast", "brightness", "gamma", "noise"], 0.0)
+STILL = Augmentation(**NOTHING, flips=())
+
+
+def head(size=(40, 36)):
+    """image [2, X, Y] whose first channel is bright exactly where label 2 is; labels [1, X, Y]; brain [1, X, Y]."""
+    x, y = torch.meshgrid(*(torch.arange(n) for n in size), indexing="ij")
+    brain = (x - 19) ** 2 + (y - 17) ** 2 < 14**2
+    lesion = (x - 24).abs().le(4) & (y - 20).abs().le(3)
+    first = torch.where(lesion, 0.8, -0.4)
+    second = 0.02 * x - 0.3
+    image = torch.where(brain, torch.stack([first, second]), BACKGROUND)
+    return {"image": image, "labels": (2.0 * lesion)[None], "brain": brain[None]}
+
+
+def change(augmentation, seed, parts=None):
+    return augmentation(**(parts or head()), seed=seed, background=BACKGROUND)
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
+    full = Augmentation()
+    first = [change(full, seed) for seed in range(6)]
+    again = [change(Augmentation(), seed) for seed in reversed(range(6))][::-1]
+    assert all(same(one, other) for one, other in zip(first, again, strict=True))
+    assert not any(same(first[0], other) for other in first[1:])
+    assert same(change(full, 2**63 - 5), change(full, 2**63 - 5))  # seeds of seed_of have 63 bits
+
+
+def test_the_input_is_not_changed_in_place():
+    before, parts = head(), head()
+    for seed in range(4):
+        change(Augmentation(probability=1.0), seed, parts)
+    assert same(before, parts)
+
+
+def test_outside_the_moved_brain_stands_the_background_exactly():
+    for seed in range(12):
+        changed = change(Augmentation(probability=1.0), seed)
+        outside = ~changed["brain"].expand_as(changed["image"])
+        assert changed["brain"].dtype == torch.bool and 0.4 < changed["brain"].sum() / head()["brain"].sum() < 1.7
+        assert (changed["image"][outside] == BACKGROUND).all()
+        assert changed["image"].isfinite().all() and changed["image"].shape == head()["image"].shape
+
+
+def test_labels_stay_whole_and_move_with_the_image():
+    moving = Augmentation(**NOTHING | {"rotation_degrees": 15, "scaling": 0.15, "translation": 4.0}, probability=1.0)
+    for seed in range(12):
+        changed = change(moving, seed)
+        assert set(changed["labels"].unique().tolist()) == {0.0, 2.0}
+        assert not torch.equal(changed["labels"], head()["labels"])
+        bright, lesion = changed["image"][0] > 0.2, changed["labels"][0] == 2
+        overlap = 2 * (bright & lesion).sum() / (bright.sum() + lesion.sum())
+        assert overlap > 0.9  # the image is interpolated linearly, the labels to the nearest
+
+
+def test_a_flip_is_a_mirror_of_everything():
+    mirror = Augmentation(**NOTHING, flips=(0,), probability=1.0)
+    assert same(change(mirror, 3), {name: part.flip(1) for name, part in head().items()})
+
+
+@pytest.mark.parametrize("kind", ["contrast", "brightness", "gamma", "noise"])
+def test_each_change_of_intensity_leaves_the_geometry_alone(kind):
+    only = Augmentation(**NOTHING | {kind: 0.3}, flips=(), probability=1.0)
+    changed = change(only, 1)
+    assert torch.equal(changed["brain"], head()["brain"]) and torch.equal(changed["labels"], head()["labels"])
+    assert not torch.equal(changed["image"], head()["image"])
+
+
+def test_switched_off_it_is_the_identity():
+    assert same(change(STILL, 5), head())
+    assert same(change(Augmentation(probability=0.0), 5), head())
+
+
+def test_it_leaves_monai_and_the_global_generators_as_they_were():
+    from monai.data import get_track_meta
+
+    before = torch.random.get_rng_state()
+    change(Augmentation(probability=1.0), 0)
+    assert get_track_meta() and torch.equal(torch.random.get_rng_state(), before)
+    assert type(change(Augmentation(), 0)["labels"]) is torch.Tensor
+
+
+def ball(size=(22, 20, 18)):
+    """A volume whose first channel is bright exactly where label 2 is."""
+    x, y, z = torch.meshgrid(*(torch.arange(n) for n in size), indexing="ij")
+    brain = (x - 10) ** 2 + (y - 9) ** 2 + (z - 8) ** 2 < 8**2
+    lesion = (x - 13).abs().le(2) & (y - 11).abs().le(2) & (z - 7).abs().le(3)
+    image = torch.where(brain, torch.stack([torch.where(lesion, 0.8, -0.4), 0.02 * x - 0.3]), BACKGROUND)
+    return {"image": image, "labels": (2.0 * lesion)[None], "brain": brain[None]}
+
+
+def test_a_slice_is_shifted_and_scaled_along_both_axes():
+    shifted = Augmentation(**NOTHING | {"translation": 4.0}, flips=(), probability=1.0)
+    scaled = Augmentation(**NOTHING | {"scaling": 0.3}, flips=(), probability=1.0)
+    middles, sides = (
+        torch.stack([measure(change(moving, seed)["brain"][0].nonzero().float()) for seed in range(8)])
+        for moving, measure in ((shifted, lambda place: place.mean(0)), (scaled, lambda place: place.std(0)))
+    )
+    assert (middles.std(0) > 0.5).all() and (sides.std(0) > 0.3).all()
+
+
+def test_a_volume_turns_about_all_its_axes_with_its_labels():
+    moving = Augmentation(**NOTHING | {"rotation_degrees": 20, "translation": 2.0}, flips=(), probability=1.0)
+    spread = []
+    for seed in range(6):
+        changed = change(moving, seed, ball())
+        bright, lesion = changed["image"][0] > 0.2, changed["labels"][0] == 2
+        assert 2 * (bright & lesion).sum() / (bright.sum() + lesion.sum()) > 0.8
+        assert (changed["image"][:, ~changed["brain"][0]] == BACKGROUND).all()
+        spread.append(lesion.nonzero().float().mean(0))
+    assert (torch.stack(spread).std(0) > 0.2).all()  # along every axis
+    grown = Augmentation(**NOTHING | {"scaling": 0.3}, flips=(), probability=1.0)
+    sides = torch.stack([change(grown, seed, ball())["brain"][0].nonzero().float().std(0) for seed in range(6)])
+    assert (sides.std(0) > 0.1).all()
+    assert same(change(moving, 3, ball()), change(moving, 3, ball()))
+
+
+def test_a_volume_may_be_mirrored_along_its_third_axis():
+    mirror = Augmentation(**NOTHING, flips=(2,), probability=1.0)
+    assert same(change(mirror, 3, ball()), {name: part.flip(3) for name, part in ball().items()})
+    assert same(change(STILL, 3, ball()), ball())
+
+
+def among_neighbours(count=3):
+    """The slice as each of its own neighbours: image [2 N, X, Y], those of a channel beside each other; brain [N, X, Y]."""
+    parts = head()
+    image = parts["image"].repeat_interleave(count, dim=0)
+    return {"image": image, "labels": parts["labels"], "brain": parts["brain"].repeat(count, 1, 1)}
+
+
+@pytest.mark.parametrize("kind", ["rotation_degrees", "scaling", "contrast", "brightness", "gamma"])
+def test_neighbours_change_as_one_and_channels_apart(kind):
+    only = Augmentation(**NOTHING | {kind: 0.4 if kind != "rotation_degrees" else 15}, flips=(0,), probability=1.0)
+    changed = change(only, 1, among_neighbours())
+    image = changed["image"].unflatten(0, (2, 3))
+    assert torch.equal(image[:, 0], image[:, 1]) and torch.equal(image[:, 0], image[:, 2])
+    assert same({"image": image[:, 0]}, {"image": change(only, 1)["image"]})  # as the slice alone
+    assert changed["brain"].shape == (3, 40, 36)
+
+
+def test_noise_is_each_neighbours_own():
+    only = Augmentation(**NOTHING | {"noise": 0.2}, flips=(), probability=1.0)
+    image = change(only, 1, among_neighbours())["image"].unflatten(0, (2, 3))
+    assert not torch.equal(image[:, 0], image[:, 1])
+
+
+def test_every_neighbour_has_the_background_outside_its_own_brain():
+    parts = among_neighbours()
+    parts["brain"][2, :20] = False
+    changed = change(Augmentation(probability=1.0), 2, parts)
+    image = changed["image"].unflatten(0, (2, 3))
+    assert not torch.equal(changed["brain"][0], changed["brain"][2])
+    for place in range(3):
+        assert (image[:, place, ~changed["brain"][place]] == BACKGROUND).all()
+
+
+def test_channel_dropout_takes_whole_channels_at_its_rate_and_never_all():
+    parts = head()
+    parts["image"] = torch.cat([parts["image"], parts["image"]])
+    dropping = Augmentation(**NOTHING, flips=(), channel_dropout=0.4)
+    gone = []
+    for seed in range(150):
+        changed = change(dropping, seed, parts)
+        lost = (changed["image"] == BACKGROUND).flatten(1).all(1)
+        assert torch.equal(changed["image"][~lost], parts["image"][~lost]) and not lost.all()
+        gone.append(lost)
+    rates = torch.stack(gone).float().mean(0)
+    assert (rates - 0.4).abs().max() < 0.13
+    assert same(change(dropping, 5, parts), change(dropping, 5, parts))
+    often = Augmentation(**NOTHING, flips=(), channel_dropout=0.99)
+    kept = [(change(often, seed, parts)["image"] != BACKGROUND).flatten(1).any(1) for seed in range(60)]
+    assert {int(one.sum()) for one in kept} >= {1} and (torch.stack(kept).sum(0) > 3).all()
+
+
+def test_channel_dropout_leaves_the_other_changes_as_they_are():
+    full, dropping = Augmentation(), Augmentation(channel_dropout=0.5)
+    for seed in range(8):
+        with_all, changed = change(full, seed), change(dropping, seed)
+        lost = (changed["image"] == BACKGROUND).flatten(1).all(1)
+        assert torch.equal(changed["image"][~lost], with_all["image"][~lost])
+        assert torch.equal(changed["labels"], with_all["labels"])
+
+
+def test_a_channel_is_dropped_with_its_neighbours():
+    dropping = Augmentation(**NOTHING, flips=(), channel_dropout=0.5)
+    seen = set()
+    for seed in range(30):
+        image = change(dropping, seed, among_neighbours())["image"].unflatten(0, (2, 3))
+        lost = (image == BACKGROUND).flatten(2).all(2)
+        assert torch.equal(lost[:, 0], lost[:, 1]) and torch.equal(lost[:, 0], lost[:, 2])
+        seen.add(tuple(lost[:, 0].tolist()))
+    assert seen == {(False, False), (True, False), (False, True)}

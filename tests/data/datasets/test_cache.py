@@ -1,0 +1,95 @@
+"""The cache of prepared cases is used until a file, channel or setting changes."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from medseg_diff.data.datasets import cache
+from medseg_diff.data.datasets.cache import prepare_training_case
+from medseg_diff.data.formats.writing import write_volume
+from medseg_diff.data.reading import read_volume
+from medseg_diff.data.tables.manifest import Case
+from medseg_diff.data.transforms import Preparation
+from medseg_diff.errors import ImageError, ManifestError
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A case of two channels with its reference, on disk."""
+    rng = np.random.default_rng(0)
+    inside = np.zeros((14, 12, 8), bool)
+    inside[3:-3, 3:-3, 2:-1] = True
+    for channel in ("t1", "flair"):
+        values = np.where(inside, 50 + 20 * rng.random(inside.shape), 0)
+        write_volume(tmp_path / f"{channel}.nii.gz", values.astype(np.float32), np.eye(4))
+    seg = np.zeros(inside.shape, np.uint8)
+    seg[5:8, 5:7, 4] = 4
+    write_volume(tmp_path / "seg.nii.gz", seg, np.eye(4))
+    images = {channel: tmp_path / f"{channel}.nii.gz" for channel in ("t1", "flair")}
+    return Case("a", "a", images=images, seg=tmp_path / "seg.nii.gz")
+
+
+def prepared(case, tmp_path, channels=("t1", "flair"), preparation=None):
+    return prepare_training_case(case, channels, preparation or Preparation(), tmp_path / "cache")
+
+
+def test_the_prepared_case_is_a_stack_of_slices(case, tmp_path):
+    found = prepared(case, tmp_path)
+    assert found.image.shape[1] == 2 and found.image.dtype == np.float16 and isinstance(found.image, np.memmap)
+    assert found.labels.shape[1] == found.brain.shape[1] == 1
+    assert found.image.shape[0] == found.labels.shape[0] == found.brain.shape[0] == 8  # 5 of brain and the margin
+    assert (found.labels == 4).sum() == 6
+    np.testing.assert_array_equal(found.image[:, 0][found.brain[:, 0] == 0], -1)
+
+
+def test_the_cache_is_used_until_something_changes(case, tmp_path, monkeypatch):
+    reads = []
+    read = cache.read_case
+    monkeypatch.setattr(cache, "read_case", lambda *args, **options: reads.append(1) or read(*args, **options))
+    first = prepared(case, tmp_path)
+    again = prepared(case, tmp_path)
+    assert len(reads) == 1 and np.array_equal(first.image, again.image)
+    prepared(case, tmp_path, channels=("flair", "t1"))
+    prepared(case, tmp_path, preparation=Preparation(intensity="robust", background=-5.0))
+    assert len(reads) == 3
+    stamp = case.images["t1"].stat()
+    os.utime(case.images["t1"], ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    prepared(case, tmp_path)
+    assert len(reads) == 4
+    for half in (tmp_path / "cache").rglob("labels.npy"):
+        half.unlink()
+    assert np.array_equal(prepared(case, tmp_path).image, prepared(case, tmp_path).image)
+    assert len(reads) == 5  # made whole again, once
+    assert not list((tmp_path / "cache").rglob(".*"))  # nothing half-written is left
+
+
+def test_a_case_without_a_reference_cannot_be_learned_from(case, tmp_path):
+    with pytest.raises(ImageError, match=r"\[a\] the case has no reference. Fix: fill the column seg"):
+        prepared(replace(case, seg=None), tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 60, 300])
+def test_a_damaged_cache_is_made_again(case, tmp_path, keep):
+    whole = np.array(prepared(case, tmp_path).image)
+    (file,) = (tmp_path / "cache").rglob("image.npy")
+    file.write_bytes(file.read_bytes()[:keep])
+    assert np.array_equal(prepared(case, tmp_path).image, whole)
+
+
+def test_large_labels_keep_their_value(case, tmp_path):
+    seg = np.zeros(read_volume(case.images["t1"]).voxels.shape, np.int16)
+    seg[5:8, 5:7, 4] = 257  # one byte would make it 1
+    write_volume(case.seg, seg, np.eye(4))
+    assert (prepared(case, tmp_path).labels == 257).sum() == 6
+
+
+def test_a_case_may_lack_a_channel_where_that_is_allowed(case, tmp_path):
+    lacking = replace(case, images={"t1": case.images["t1"]})
+    with pytest.raises(ManifestError, match="has no flair"):
+        prepared(lacking, tmp_path)
+    found = prepare_training_case(lacking, ("flair", "t1"), Preparation(), tmp_path / "cache", fill_missing=True)
+    whole = prepared(case, tmp_path, channels=("flair", "t1"))
+    assert (found.image[:, 0] == -1).all() and np.array_equal(found.image[:, 1], whole.image[:, 1])
+    assert np.array_equal(found.labels, whole.labels)

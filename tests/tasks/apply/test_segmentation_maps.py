@@ -1,0 +1,210 @@
+"""What `segment` writes of several regions: the hierarchy in every file, masks where they do not nest, and fusion."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from medseg_diff.data.reading import read_map
+from medseg_diff.errors import CheckpointError, UsageError
+from medseg_diff.files import write_json
+from medseg_diff.metrics.tuning import tempered
+from medseg_diff.recipes.lookup import load_recipe
+from medseg_diff.run import create_run
+from medseg_diff.settings import write_yaml
+from medseg_diff.tasks.apply.segment import segment
+from medseg_diff.tasks.evaluate import evaluate
+from medseg_diff.tasks.train.calibration import Calibration, RegionCalibration
+from medseg_diff.training.weights import save_weights
+
+NESTED = {"whole_tumour": [1, 2, 3, 4], "tumour_core": [1, 3, 4], "enhancing": [3, 4]}
+APART = {"enhancing": [4], "whole": [1, 2, 4], "oedema": [2]}
+TINY = (
+    "view.size=[32,32]",
+    "network.width=16",
+    "network.multipliers=[1,2]",
+    "network.attention=[]",
+    "preparation.spacing_mm=[4.0,4.0,null]",  # another grid than the scan's, so that maps are resampled
+    "training.precision=fp32",
+    "sampling.members=3",
+    "sampling.steps=2",
+    "sampling.network_batch=8",
+)
+
+
+def read(path):
+    return read_map(path).voxels
+
+
+def untrained(folder, regions, *, nested=True, calibration=None):
+    """A finished run of a network with large random weights."""
+    recipe = load_recipe("quick/phantom", task="segment", overrides=TINY).but(regions=regions, nested=nested)
+    run = create_run(folder, task="segment", recipe="tiny", settings=write_yaml(recipe))
+    network, generator = recipe.build_denoiser().network, torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.15 * torch.randn(parameter.shape, generator=generator)
+    save_weights(network, run.weights("best"))
+    if calibration:
+        write_json(run.calibration_file, calibration.model_dump(mode="json"))
+    run.seal()
+    run.note(finished=True)
+    return run
+
+
+def calibrated(regions, thresholds, temperatures, *, separate=True):
+    rest = dict.fromkeys(set(RegionCalibration.model_fields) - {"threshold", "temperature"}, 0.1)
+    found = {
+        region: RegionCalibration(threshold=threshold, temperature=temperature, **rest)
+        for region, threshold, temperature in zip(regions, thresholds, temperatures, strict=True)
+    }
+    return Calibration(slices=9, patients=6, separate=separate, members=3, steps=2, regions=found)
+
+
+@pytest.fixture(scope="module")
+def work(phantoms, tmp_path_factory):
+    """Runs over one phantom: `of(name, run, ...)` segments it once into a folder of that name."""
+
+    class Work:
+        folder, table = tmp_path_factory.mktemp("regions"), phantoms
+        case = "phantom_0002"
+        chosen = calibrated(NESTED, (0.5, 0.4, 0.3), (2.0, 1.0, 0.4))  # each would break the hierarchy by itself
+        nested = untrained(folder / "nested", NESTED, calibration=chosen)
+        apart = untrained(folder / "apart", APART, nested=False)
+
+        def of(self, run, name, **options):
+            volume = [str(self.table.parent / self.case)]
+            (folder,) = segment(volume, out=self.folder / name, model=run.folder, device="cpu", **options)
+            return folder
+
+    return Work()
+
+
+@pytest.fixture(scope="module")
+def written(work):
+    return {
+        fusion: work.of(work.nested, fusion, fusion=fusion, calibrated=True, save_members=True)
+        for fusion in ("mean", "vote", "staple")
+    }
+
+
+def nest(folder, kind, regions=tuple(NESTED)):
+    maps = [read(folder / f"{kind}_{region}.nii.gz") for region in regions]
+    return all((inner <= outer).all() for outer, inner in pairwise(maps))
+
+
+@pytest.mark.parametrize("fusion", ["mean", "vote", "staple"])
+def test_the_hierarchy_holds_in_every_file(written, fusion):
+    folder = written[fusion]
+    kinds = ["probability", "calibrated", *(f"members/{number:02d}" for number in range(3))]
+    checked = {f"{kind}_{region}.nii.gz" for kind in kinds for region in NESTED}
+    for kind in kinds:
+        assert nest(folder, kind), kind
+    assert read(folder / "probability_enhancing.nii.gz").max() > 0.3  # there is something that could break it
+    unordered = {f"{kind}_{region}.nii.gz" for kind in ("spread", "ambiguity", "uncertainty") for region in NESTED}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.nii.gz")}
+    assert found == checked | unordered | {"mask.nii.gz"}
+    depth, report = read(folder / "mask.nii.gz"), json.loads((folder / "case.json").read_text())
+    volumes = [report["volume_ml"][region]["mask"] for region in NESTED]
+    assert volumes == sorted(volumes, reverse=True) and volumes[0] > 0
+    voxel_ml = volumes[0] / np.count_nonzero(depth >= 1)
+    assert volumes == pytest.approx([np.count_nonzero(depth > place) * voxel_ml for place in range(3)], abs=2e-3)
+    for bound in ("mean", "low", "high"):
+        of_members = [report["volume_ml"][region][bound] for region in NESTED]
+        assert of_members == sorted(of_members, reverse=True)
+
+
+def test_members_are_nested_before_their_mean_is_taken(written):
+    folder = written["mean"]
+    for region in NESTED:
+        members = np.stack([read(folder / "members" / f"{number:02d}_{region}.nii.gz") for number in range(3)])
+        np.testing.assert_allclose(members.mean(0), read(folder / f"probability_{region}.nii.gz"), atol=2e-6)
+
+
+def test_fusion_changes_the_mask_alone_and_is_told(written):
+    reports = {fusion: json.loads((folder / "case.json").read_text()) for fusion, folder in written.items()}
+    assert {fusion: report["fusion"] for fusion, report in reports.items()} == {name: name for name in written}
+    assert reports["mean"]["thresholds"] == {"whole_tumour": 0.5, "tumour_core": 0.4, "enhancing": 0.3}
+    assert set(reports["vote"]["thresholds"].values()) == set(reports["staple"]["thresholds"].values()) == {0.5}
+    maps = {fusion: (folder / "probability_enhancing.nii.gz").read_bytes() for fusion, folder in written.items()}
+    assert len(set(maps.values())) == 1
+    masks = {fusion: (folder / "mask.nii.gz").read_bytes() for fusion, folder in written.items()}
+    assert len(set(masks.values())) == 3
+
+
+def test_a_vote_marks_what_most_members_mark(work, phantoms, tmp_path):
+    run = untrained(tmp_path / "run", {"whole": [1, 2, 4]})
+    (folder,) = segment(
+        [str(phantoms.parent / work.case)],
+        out=tmp_path,
+        model=run.folder,
+        fusion="vote",
+        save_members=True,
+        device="cpu",
+    )
+    members = np.stack([read(path) for path in sorted((folder / "members").iterdir())])
+    sure = ((members > 0.55).sum(0) >= 2) | ((members < 0.45).sum(0) >= 2)  # resampling blurs the edges of a vote
+    most, mask = (members > 0.5).sum(0) >= 2, read(folder / "mask.nii.gz") > 0
+    assert mask.any() and (mask & ~most & sure).sum() < 0.1 * mask.sum()
+
+
+def test_temperatures_are_those_of_the_run_and_zero_stays_zero(written):
+    folder = written["mean"]
+    mean, out = (read(folder / f"{kind}_whole_tumour.nii.gz") for kind in ("probability", "calibrated"))
+    np.testing.assert_allclose(out, tempered(mean, 2.0), atol=1e-6)
+    assert (out[mean == 0] == 0).all() and (mean == 0).any()
+    report = json.loads((folder / "case.json").read_text())
+    assert report["temperatures"] == {"whole_tumour": 2.0, "tumour_core": 1.0, "enhancing": 0.4}
+
+
+def test_without_being_told_nothing_is_calibrated_and_no_old_map_stays(work, written, tmp_path):
+    import shutil
+
+    shutil.copytree(written["mean"], work.folder / "again" / work.case)
+    folder = work.of(work.nested, "again", overwrite=True)
+    assert not list(folder.glob("calibrated*")) and not list(folder.glob("members/*"))
+    assert json.loads((folder / "case.json").read_text())["temperatures"] == {}
+    assert (folder / "probability_enhancing.nii.gz").read_bytes() == (
+        written["mean"] / "probability_enhancing.nii.gz"
+    ).read_bytes()
+    with pytest.raises(UsageError, match="was made with fusion mean, not vote"):
+        work.of(work.nested, "again", fusion="vote")
+
+
+def test_a_threshold_from_training_patients_is_not_used_by_itself(work, phantoms, tmp_path):
+    leaky = calibrated({"whole": [1]}, [0.3], [1.5], separate=False)
+    run = untrained(tmp_path / "run", {"whole": [1, 2, 4]}, calibration=leaky)
+    (folder,) = segment(
+        [str(phantoms.parent / work.case)], out=tmp_path, model=run.folder, members=1, steps=1, device="cpu"
+    )
+    assert json.loads((folder / "case.json").read_text())["thresholds"] == {"whole": 0.5}
+
+
+def test_regions_that_do_not_nest_have_a_mask_each_and_are_evaluated(work):
+    folder = work.of(work.apart, "apart_out", save_members=True)
+    assert not (folder / "mask.nii.gz").exists()
+    for kind in ("mask", "probability", *(f"members/{number:02d}" for number in range(3))):
+        whole, enhancing, oedema = (read(folder / f"{kind}_{name}.nii.gz") for name in ("whole", "enhancing", "oedema"))
+        assert (enhancing <= whole).all() and (oedema <= whole).all()  # what holds them still bounds them
+    assert set(np.unique(whole)) != {0, 1} and set(np.unique(read(folder / "mask_whole.nii.gz"))) == {0, 1}
+    rows = work.table.read_text().splitlines()
+    alone = work.table.with_name("alone.csv")
+    alone.write_text("\n".join([rows[0], *(row for row in rows if row.startswith(work.case))]) + "\n")
+    metrics = evaluate(folder.parent, alone, out=work.folder / "scores", figure=False)["metrics"]
+    assert all(metrics[f"{region}_{name}"]["cases"] == 1 for region in APART for name in ("dice", "ged2", "ece"))
+
+
+def test_what_the_run_cannot_do_is_refused(work):
+    with pytest.raises(UsageError, match=r"there is no fusion `median`.*mean, vote, staple"):
+        work.of(work.nested, "none", fusion="median")
+    with pytest.raises(UsageError, match=r"has no calibration for enhancing, whole, oedema.*calibration_slices"):
+        work.of(work.apart, "none", calibrated=True)
+
+
+def test_a_changed_calibration_is_refused(work, tmp_path):
+    run = untrained(tmp_path / "run", NESTED, calibration=work.chosen)
+    run.calibration_file.write_text(run.calibration_file.read_text().replace("0.4", "0.2"))
+    with pytest.raises(CheckpointError, match=r"calibration.json"):
+        work.of(run, "none")

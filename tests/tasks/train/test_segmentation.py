@@ -1,0 +1,200 @@
+"""Training on phantoms: what a run folder holds, that the seed decides its bytes, and what is refused at the door."""
+
+import csv
+import json
+
+import pytest
+
+from medseg_diff.data.tables.manifest import read_manifest
+from medseg_diff.errors import CheckpointError, ConfigError, Diverged, ManifestError, MedsegError, UsageError
+from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.run import Run
+from medseg_diff.settings import parse_settings, read_yaml
+from medseg_diff.tasks.apply.segmenter import load_segmenter
+from medseg_diff.tasks.train.segmentation import train_seg
+from medseg_diff.tasks.train.study import prepare_study, with_splits
+
+
+def rows_of(table):
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def train(trained, out, *overrides, data=None):
+    """As the shared run was trained, for three steps; its cache is used."""
+    settings = read_yaml(trained.folder / "recipe.yaml")
+    overrides = ("training.steps=3", "training.validate_every=3", *overrides)
+    (out.parent / "tiny.yaml").write_text((trained.folder / "recipe.yaml").read_text())
+    assert settings["task"] == "segment"
+    return train_seg(
+        data or trained.table,
+        config=str(out.parent / "tiny.yaml"),
+        out=out,
+        overrides=overrides,
+        data_root=trained.table.parent,
+        device="cpu",
+        runs=trained.runs,
+        mlflow=False,
+    )
+
+
+def test_what_a_run_folder_holds(trained):
+    names = {path.relative_to(trained.folder).as_posix() for path in trained.folder.rglob("*") if path.is_file()}
+    assert names - {"calibration.json"} == {
+        "recipe.yaml",
+        "environment.json",
+        "run.json",
+        "metrics.csv",
+        "SHA256SUMS",
+        "weights/best.safetensors",
+        "weights/last.safetensors",
+        "figures/training.png",
+        "checkpoints/segmentation/latest.json",
+        "checkpoints/segmentation/step_00000020.safetensors",
+    }
+    facts = Run(trained.folder).facts
+    assert facts["finished"] and facts["task"] == "segment" and facts["recipe"] == "quick-phantom"
+    assert facts["data"] == "cases.csv" and facts["best_step"] in (10, 20) and facts["precision"] == "fp32"
+    text = "".join((trained.folder / name).read_text() for name in ("run.json", "environment.json", "recipe.yaml"))
+    assert str(trained.runs) not in text and str(trained.table.parent) not in text
+
+
+def test_the_recipe_is_stored_resolved(trained):
+    recipe = parse_settings(SegmentationRecipe, read_yaml(trained.folder / "recipe.yaml"), source="recipe.yaml")
+    assert (recipe.training.steps, recipe.network.width, recipe.view.size) == (20, 16, (32, 32))
+    assert recipe.training.weight_decay == 0.01  # a default, spelled out
+
+
+def test_metrics_hold_the_losses_and_the_validation(trained):
+    with (trained.folder / "metrics.csv").open() as file:
+        rows = [(int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)]
+    assert [(step, name) for step, name, _ in rows] == [
+        (step, name) for step in (10, 20) for name in ("loss", "loss_simple", "val_dice")
+    ]
+    losses = [value for _, name, value in rows if name == "loss"]
+    assert losses[1] < losses[0] < 0.8
+    assert all(0 <= value <= 1 for _, name, value in rows if name == "val_dice")
+    best = max(value for _, name, value in rows if name == "val_dice")
+    assert Run(trained.folder).facts["best_val_dice"] == pytest.approx(best, rel=1e-4)
+
+
+def test_validation_may_fall_on_any_step(trained, tmp_path):
+    run = train(trained, tmp_path / "run", "training.steps=5", "training.validate_every=2")
+    steps = {row["step"] for row in rows_of(run.metrics_file) if row["name"] == "val_dice"}
+    assert steps == {"2", "4", "5"}
+    assert {row["step"] for row in rows_of(run.metrics_file) if row["name"] == "loss"} == steps
+
+
+def test_the_weights_load_as_the_model(trained):
+    found = load_segmenter(Run(trained.folder), seed=0, device="cpu", precision=None)
+    assert found.plan.members == 3 and not found.denoiser.network.training
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_last_byte(trained, tmp_path):
+    runs = [train(trained, tmp_path / name) for name in ("one", "two")]
+    other = train(trained, tmp_path / "other", "training.seed=1")
+    contents = [run.weights("last").read_bytes() for run in runs]
+    assert contents[0] == contents[1]
+    assert other.weights("last").read_bytes() != contents[0]
+    assert runs[0].metrics_file.read_bytes() == runs[1].metrics_file.read_bytes()
+
+
+def test_accumulation_and_learned_variance_train(trained, tmp_path):
+    words = (
+        "training.accumulate=2",
+        "denoiser={target: noise, learned_variance: true}",
+        "sampling.solver={kind: ddpm, variance: learned}",
+        "regions={whole: [1, 2, 4], core: [1, 4]}",
+    )
+    run = train(trained, tmp_path / "run", *words)
+    metrics = run.metrics_file.read_text()
+    assert "loss_vlb" in metrics and "val_dice_whole" in metrics and "val_dice_core" in metrics
+
+
+def test_a_training_that_diverges_is_an_error_and_no_model(trained, tmp_path):
+    with pytest.raises(Diverged, match="not finite at step 2") as caught:
+        train(trained, tmp_path / "run", "training.learning_rate=1e14")
+    assert caught.value.exit_code == 6
+    assert not Run(tmp_path / "run").facts["finished"]
+    with pytest.raises(CheckpointError):
+        load_segmenter(Run(tmp_path / "run"), seed=0, device="cpu", precision=None)
+
+
+def test_an_existing_run_is_not_overwritten(trained):
+    before = (trained.folder / "run.json").read_bytes()
+    with pytest.raises(UsageError, match="tiny already exists"):
+        train_seg(trained.table, config="quick/phantom", out=trained.folder, runs=trained.runs, mlflow=False)
+    assert (trained.folder / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"), [(["training.stepps=3"], "did you mean `steps`"), (["network.width=x"], "`network.width`")]
+)
+def test_a_wrong_setting_leaves_no_folder(phantoms, tmp_path, overrides, said):
+    with pytest.raises(ConfigError, match=said):
+        train_seg(phantoms, config="quick/phantom", out=tmp_path / "run", overrides=overrides, runs=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_channel_is_told_for_every_case_before_anything_is_read(phantoms, tmp_path):
+    rows = [{key: value for key, value in row.items() if key != "flair"} for row in rows_of(phantoms)]
+    table = write_rows(tmp_path / "cases.csv", rows)
+    with pytest.raises(MedsegError) as caught:
+        train_seg(table, config="quick/phantom", out=tmp_path / "run", data_root=phantoms.parent, runs=tmp_path)
+    assert len(caught.value.lines) == 10 and caught.value.exit_code == 2
+    assert "has no flair; the recipe reads t1, t1ce, t2, flair" in caught.value.lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def manifest_of(phantoms, tmp_path, splits):
+    """The first cases of the phantoms with these splits."""
+    rows = [row | {"split": split} for row, split in zip(rows_of(phantoms), splits, strict=False)]
+    return read_manifest(write_rows(tmp_path / "some.csv", rows), data_root=phantoms.parent)
+
+
+def test_splits_that_are_given_are_kept(phantoms, tmp_path):
+    manifest, by_slices = with_splits(manifest_of(phantoms, tmp_path, ["train", "val", "test"]))
+    assert [case.split for case in manifest.cases] == ["train", "val", "test"] and not by_slices
+    assert with_splits(manifest_of(phantoms, tmp_path, ["train", "train"]))[1]
+    with pytest.raises(ManifestError, match="no case has split `train`"):
+        with_splits(manifest_of(phantoms, tmp_path, ["val", "test"]))
+
+
+def test_without_splits_patients_are_held_out_where_there_are_enough(phantoms, tmp_path):
+    manifest, by_slices = with_splits(manifest_of(phantoms, tmp_path, [""] * 5))
+    assert not by_slices and len(manifest.of("val")) == 1 and len(manifest.of("train")) == 4
+    few, by_slices = with_splits(manifest_of(phantoms, tmp_path, [""] * 3))
+    assert by_slices and len(few.cases) == 3
+
+
+def test_with_few_patients_a_tenth_of_the_slices_is_held_out(trained, tmp_path):
+    recipe = parse_settings(SegmentationRecipe, read_yaml(trained.folder / "recipe.yaml"), source="recipe.yaml")
+    recipe = recipe.but(validation={"slices": 1000})
+    manifest, by_slices = with_splits(manifest_of(trained.table, tmp_path, [""] * 2))
+    cache = trained.runs / "cache"
+    study = prepare_study(manifest, recipe, cache=cache, by_slices=by_slices)
+    total = len(study.training) + len(study.validation)
+    assert study.cases == 2 and 0 < len(study.validation) <= total / 10 + 1
+    assert study.validation.image.shape[1:] == (4, 32, 32) and study.validation.mask.shape[1:] == (1, 32, 32)
+    whole = prepare_study(manifest_of(trained.table, tmp_path, ["train", "val"]), recipe, cache=cache, by_slices=False)
+    assert len(whole.training) + len(whole.validation) == total
+
+
+def test_test_cases_are_never_learned_from(trained, tmp_path):
+    recipe = parse_settings(SegmentationRecipe, read_yaml(trained.folder / "recipe.yaml"), source="recipe.yaml")
+    manifest = manifest_of(trained.table, tmp_path, ["train", "test", "val"])
+    study = prepare_study(manifest, recipe, cache=trained.runs / "cache", by_slices=False)
+    assert [case.name for case in study.training.cases] == ["phantom_0000"]
+
+
+def test_a_run_says_the_digest_of_its_data(trained):
+    facts = json.loads((trained.folder / "run.json").read_text())
+    assert facts["data_digest"] == read_manifest(trained.table).digest()
