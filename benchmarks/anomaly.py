@@ -1,14 +1,16 @@
-"""What is healing worth? Methods and free baselines on held-out phantoms, and AUROC against the denoiser's calls.
+"""What is an anomaly map worth? Engines and free baselines on held-out phantoms, and AUROC against the denoiser's NFE.
 
     python -m benchmarks.anomaly [--quick | --paper] [--cases N] [--out DIR]
 
-One system is trained; every row heals with it, thresholds and floors measured anew for each. Rows that go deeper than it
-has learned heal with a second one, trained as long. Phantoms are easier than patients: the numbers compare methods, they
+One system is trained; every row maps with it, thresholds and normative means measured anew for each. Rows that go deeper
+than it has learned map with a second one, and engines that learn from other slices with one of their own, each trained as
+many steps as the first one's networks together. Phantoms are easier than patients: the numbers compare methods, they
 promise nothing about a hospital.
 """
 
 import argparse
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,11 +32,16 @@ from medseg_diff.tasks.train.study import with_splits
 from medseg_diff.training.classification import Skill
 
 SHOWN = ("auroc", "average_precision", "dice_best", "dice_preset", "false_positives_ml", "lesion_sensitivity")
-COSTS = {"saliency": 1, "flair": 0, "flair_t2": 0, "blur": 0}  # passes per slice; scale 0 costs what healing does
+COSTS = {
+    "saliency": 1,
+    "flair": 0,
+    "flair_t2": 0,
+    "blur": 0,
+}  # passes per slice; scale 0 costs what guided decoding does
 CONVENTIONS = {
     "all rows": "test phantoms, as `medseg-diff evaluate` defines the measures: same smoothing, same brain, each map above "
-    "its own floor and cut at its own threshold, both from healthy validation phantoms",
-    "calls": "of the denoiser for one slice, both ways; passes add the classifier's",
+    "its own normative mean and cut at its own threshold, both from healthy validation phantoms",
+    "nfe": "evaluations of the denoiser for one slice, both ways; passes add the classifier's",
     "seconds_per_slice": "mean over the test cases, reading and writing left out; the recipe's as in the curve",
     "curve": "other depths and steps, on the first test phantoms with a lesion, calibrated on two phantoms; down to the "
     "recipe's `deepest` all with one trained system, beyond it with another, which learned every time down to the paper's "
@@ -54,7 +61,7 @@ class Size:
         "training.validate_every=225",
         "classifier_training.steps=1000",
         "classifier_training.validate_every=125",
-        "healing.steps=10",
+        "engine.steps=10",
     )
     deeper: tuple[str, ...] = ("deepest=500",)
     curve: tuple[tuple[int, int], ...] = (  # depth, steps each way
@@ -62,7 +69,11 @@ class Size:
         *((500, steps) for steps in (10, 50)),
     )
     curve_cases: int = 2
-    other: tuple[str, ...] = ("healing.engine=classifier_free healing.scale=3.0", "healing.told_healthy=false")
+    other: tuple[str, ...] = (
+        "engine={kind: classifier_free, depth: 300, steps: 10, scale: 3.0, network_batch: 16}",
+        "engine.condition_on_healthy=false",
+    )
+    families: tuple[tuple[str, tuple[str, ...]], ...] = ()  # recipes whose networks learn otherwise
 
 
 QUICK = Size(
@@ -79,7 +90,7 @@ QUICK = Size(
         "classifier.width=8",
         "classifier.groups=4",
         "validation.slices=8",
-        "healing.steps=2",
+        "engine.steps=2",
     ),
     curve=((250, 2), (500, 2)),
 )
@@ -97,7 +108,7 @@ class Bench:
     device: str
 
     def system(self, trained: Run, name: str, overrides: Sequence[str]) -> Run:
-        """The trained system with another way of healing, calibrated for it."""
+        """The trained system with other settings of its engine, calibrated for them."""
         folder = self.out / "runs" / name
         if folder.exists():  # of an earlier call
             shutil.rmtree(folder)
@@ -130,7 +141,7 @@ class Bench:
 
 
 def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "auto") -> dict[str, Any]:
-    """Make phantoms in `out`, train, score every way of healing and every baseline. Returns what goes into anomaly.json."""
+    """Make phantoms in `out`, train, score every engine and every baseline. Returns what goes into anomaly.json."""
     held_out = min(0.2, MOST_TESTS / size.cases)
     data = phantom(out / "phantoms", cases=size.cases, shape=size.shape, held_out=held_out, seed=seed)
     bench, model = Bench(out, data, device), _fresh(out / "runs" / "trained")
@@ -143,11 +154,16 @@ def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "aut
     curve = [{"name": "the recipe", **few.score(few.system(trained, "recipe", ()), baselines=False)}]
     own["seconds_per_slice"] = curve[0]["seconds_per_slice"]  # without the baselines' own work
     rows = [{"name": "the recipe", **own}]
-    for overrides in size.other:
-        name = overrides.replace("healing.", "")
+    for override in size.other:
+        name = override.replace("engine.", "").replace("engine=", "")
         log.info("%s", name)
-        run = bench.system(trained, name.replace(" ", "_").replace("=", "_"), overrides.split())
+        run = bench.system(trained, re.sub(r"\W+", "_", name).strip("_"), [override])
         rows.append({"name": name, **bench.score(run, baselines=False)})
+    for config, overrides in size.families:
+        log.info("%s", config)
+        place = _fresh(out / "runs" / config.replace("/", "_"))
+        run = train_anomaly(data, config=config, out=place, overrides=overrides, **common)
+        rows.append({"name": config, **bench.score(run, baselines=False)})
     rows += [_baseline_row(name, found, own) for name, found in own["baselines"].items()]
     deep: Run | None = None
     for depth, steps in size.curve:
@@ -157,7 +173,7 @@ def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "aut
             again = (*size.overrides, *size.deeper)
             deep = train_anomaly(data, config=size.config, out=_fresh(out / "runs" / "deep"), overrides=again, **common)
         system = trained if shallow or deep is None else deep
-        run = few.system(system, f"L{depth}_{steps}", (f"healing.depth={depth}", f"healing.steps={steps}"))
+        run = few.system(system, f"L{depth}_{steps}", (f"engine.depth={depth}", f"engine.steps={steps}"))
         curve.append({"name": f"L = {depth}, {steps} steps", **few.score(run, baselines=False)})
     return {
         "schema": 1,
@@ -182,7 +198,7 @@ def _fresh(folder: Path) -> Path:
 
 def _with_few_cases(data: Path, count: int) -> Path:
     """A table beside `data` with `count` of its test cases, all diseased, and a healthy and a diseased one to calibrate on:
-    a thousand calls a slice take hours."""
+    a thousand evaluations a slice take hours."""
     manifest = read_manifest(data)
     test, val = (
         [[case.name for case in manifest.of(split) if case.label == label] for label in ("diseased", "healthy")]
@@ -198,26 +214,26 @@ def _with_few_cases(data: Path, count: int) -> Path:
 def _baseline_row(name: str, found: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """A free map, as the row of a method; its own gain is left out."""
     passes = COSTS.get(name, own["passes_per_slice"])
-    calls = own["calls"] if name == "scale_0" else 0
+    nfe = own["nfe"] if name == "scale_0" else 0
     metrics = {key: value for key, value in found.items() if not key.endswith("gain")}
-    return {"name": name, "calls": calls, "passes_per_slice": passes, "seconds_per_slice": None, "metrics": metrics}
+    return {"name": name, "nfe": nfe, "passes_per_slice": passes, "seconds_per_slice": None, "metrics": metrics}
 
 
 def _cost(folder: Path) -> dict[str, Any]:
     """Calls and passes of the networks for one slice, and its seconds."""
     facts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/case.json"))]
-    passes = facts[0]["passes_per_slice"]
-    seconds = sum(each["seconds"]["heal"] for each in facts) / sum(each["slices"] for each in facts)
+    evaluations = facts[0]["network_evaluations"]
+    seconds = sum(each["seconds"]["map"] for each in facts) / sum(each["slices"] for each in facts)
     return {
-        "calls": passes["denoiser"],
-        "passes_per_slice": sum(passes.values()),
+        "nfe": evaluations["denoiser"],
+        "passes_per_slice": sum(evaluations.values()),
         "seconds_per_slice": round(seconds, 4),
     }
 
 
 def show(result: dict[str, Any]) -> str:
     """Both tables."""
-    columns = ["", "AUROC", "AP", "best Dice", "Dice", "FP ml", "lesions", "calls", "passes", "s/slice"]
+    columns = ["", "AUROC", "AP", "best Dice", "Dice", "FP ml", "lesions", "NFE", "passes", "s/slice"]
     parts = [table(columns, [_cells(row) for row in result[part]]) for part in ("methods", "curve")]
     skill = result["classifier"]
     first = (
@@ -235,7 +251,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         *(number(metrics[name]["value"]) for name in SHOWN[1:4]),
         number(metrics["false_positives_ml"]["value"], 1),
         number(metrics["lesion_sensitivity"]["value"], 2),
-        str(row["calls"]),
+        str(row["nfe"]),
         str(row["passes_per_slice"]),
         number(row["seconds_per_slice"], 3),
     ]
@@ -246,7 +262,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.anomaly", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/anomaly"))
     parser.add_argument("--quick", action="store_true", help="few phantoms and steps: to see it run, not to compare")
-    parser.add_argument("--paper", action="store_true", help="also the paper's thousand calls a slice: hours on a CPU")
+    parser.add_argument(
+        "--paper", action="store_true", help="also the paper's thousand evaluations a slice: hours on a CPU"
+    )
     parser.add_argument("--cases", type=int, help="phantoms in all; one in five, but no more than 12, for testing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")

@@ -1,4 +1,4 @@
-"""Leave one patient out: train the anomaly maps on the others, map it wholly; beside it smoothed FLAIR and the other rivals.
+"""Leave one patient out: train the anomaly maps on the others, map it wholly; beside it smoothed FLAIR and other baselines.
 
 python -m benchmarks.anomaly_leave_one_out --data PATH/cases.csv [--config quick/guided] [--out DIR] [key=value …]
 """
@@ -17,10 +17,10 @@ from medseg_diff.console import configure, log
 from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.device import find_device
 from medseg_diff.files import write_json
-from medseg_diff.reporting.anomaly import anomaly_montage
+from medseg_diff.reporting.montage import draw_montage
 
 KEYS = ("auroc", "average_precision", "dice_best", "dice_preset")
-OURS = "healing"
+OURS = "anomaly"
 
 
 def measure(
@@ -50,7 +50,7 @@ def measure(
 
 
 def _run_fold(fold: Fold, config: str, overrides: Sequence[str], *, runs: Path, device: str) -> dict[str, Any]:
-    """One patient: its numbers for every map, and how far the classifier and the guards can be believed."""
+    """One patient: its numbers for every map, and how far the classifier and the map can be believed."""
     model, folder = fold.folder / "run", fold.folder / "maps"
     if model.exists():  # of an earlier call
         shutil.rmtree(model)
@@ -58,14 +58,15 @@ def _run_fold(fold: Fold, config: str, overrides: Sequence[str], *, runs: Path, 
     run = train_anomaly(fold.table, config=config, out=model, overrides=overrides, runs=runs, mlflow=False, **where)
     anomaly(data=fold.table, split="test", model=model, out=folder, baselines=True, overwrite=True, **where)
     found = evaluate(folder, fold.table, split="test", data_root=fold.root)
-    anomaly_montage(folder, fold.table, fold.folder / "montage.png", data_root=fold.root)
+    draw_montage(folder, fold.table, fold.folder / "montage.png", data_root=fold.root)
     facts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/case.json"))]
+    known = json.loads((model / "calibration.json").read_text(encoding="utf-8"))
     maps = {OURS: found["metrics"], **found["baselines"]}
     return {
         "patient": fold.patient,
         "maps": {name: {key: numbers[key]["value"] for key in KEYS} for name, numbers in maps.items()},
-        "classifier": facts[0]["guards"]["classifier"],
-        "guards": [each["guards"] for each in facts],
+        "classifier": {name: value for name, value in known["classifier"].items() if name != "by_time"},
+        "quality_checks": [each["quality_checks"] for each in facts],
         "warnings": [warning for each in facts for warning in each["warnings"]],
         "wall_seconds": round(run.facts["ended"] - run.facts["started"], 1),
     }

@@ -34,7 +34,7 @@ from medseg_diff.methods.sampled_segmentation import Plan, sample_masks
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
 from medseg_diff.seeds import seed_of
-from medseg_diff.training.denoising import MaskDenoising
+from medseg_diff.training.denoising import Denoising, mask_and_image
 from medseg_diff.training.fit import fit
 
 RECIPES = {"the paper's": "wolleb", "default": "mask_logits"}
@@ -156,7 +156,7 @@ def _training(
     speeds = {}
     _reset_peak(device)
     for name, source in sources.items():
-        objective = MaskDenoising(recipe.build_denoiser(), seed=seed)
+        objective = Denoising(recipe.build_denoiser(), mask_and_image, seed=seed)
         started = time.perf_counter()
         for progress in fit(objective, source, settings, fabric):
             if progress.step in (amount.warm_up_steps, steps):

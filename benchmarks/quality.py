@@ -37,7 +37,7 @@ CONVENTIONS = {
     "wall_seconds": "the training as it ran; for `train-seg` with its validation and figures",
     "seconds_per_case": f"reading to writing without members, mean of {TIMED_CASES} test cases",
     "supervised": "same U-Net without noise and time, BCE, same slices, augmentation and optimiser; last averaged weights",
-    "nested masks": "the supervised probability cut at evenly spread thresholds, as many as the ensemble has members",
+    "nested masks": "the supervised probability cut at evenly spaced thresholds, as many as the ensemble has members",
 }
 
 

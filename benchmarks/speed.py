@@ -32,7 +32,7 @@ from medseg_diff.networks.unet import UNet, UNetSettings
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
 from medseg_diff.seeds import seed_of
-from medseg_diff.training.denoising import MaskDenoising
+from medseg_diff.training.denoising import Denoising, mask_and_image
 from medseg_diff.training.fit import channels_last
 
 MONAI_WIDTHS = range(32, 257, 32)  # its norms want multiples of their groups
@@ -180,7 +180,7 @@ def _forward(setting: Setting, network: nn.Module, precision: str) -> None:
 def _training_step(setting: Setting, network: nn.Module, precision: str) -> Callable[[], None]:
     """Forward, backward and AdamW on one network of its own."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    objective = MaskDenoising(setting.with_network(network), seed=0)
+    objective = Denoising(setting.with_network(network), mask_and_image, seed=0)
 
     def step() -> None:
         network.train()

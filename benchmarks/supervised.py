@@ -21,8 +21,8 @@ from torch.nn import functional
 from medseg_diff.data import geometry
 from medseg_diff.data.datasets.batch import Batch, SeededDraws, batches
 from medseg_diff.data.datasets.slices import PieceDataset
-from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.reading import read_case
+from medseg_diff.data.results import SCHEMA
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import Prepared, prepare_case, restore
 from medseg_diff.device import autocast
@@ -32,7 +32,7 @@ from medseg_diff.methods.components import find_mask
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.train.study import Study
-from medseg_diff.training.denoising import MaskDenoising
+from medseg_diff.training.denoising import Denoising, mask_and_image
 from medseg_diff.training.fit import channels_last, fit
 from medseg_diff.training.objective import Objective, Turn
 
@@ -122,6 +122,7 @@ class SupervisedMasks:
         self.network = model
 
     def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
+        assert batch.mask is not None
         yield Turn("network", self.loss(self.network(batch.image).float(), (batch.mask + 1) / 2), {})
 
 
@@ -173,7 +174,7 @@ def pace_of(
 ) -> Pace:
     """Time the recipe's training step beside the baseline's, on networks that are thrown away."""
     objectives: dict[str, Objective] = {
-        "recipe": MaskDenoising(recipe.build_denoiser(), seed=0),
+        "recipe": Denoising(recipe.build_denoiser(), mask_and_image, seed=0),
         "baseline": SupervisedMasks(build(recipe)),
     }
     taken = seconds_per_step(recipe, study, objectives, fabric)
@@ -222,7 +223,7 @@ def segment_baseline(
 ) -> None:
     """Write OUT/<case>/{mask, probability, uncertainty, members/NN}.nii.gz and case.json for `evaluate`.
 
-    The members are `level_sets` nested masks, at evenly spread thresholds; one is the mask itself, before components are
+    The members are `level_sets` nested masks, at evenly spaced thresholds; one is the mask itself, before components are
     removed (members of a diffusion ensemble are counted so as well).
     """
     for case in cases:
@@ -235,6 +236,8 @@ def segment_baseline(
         seconds = {"read": read_seconds, "sample": sample_seconds, "all": time.perf_counter() - started}
         facts: dict[str, Any] = {
             "case": case.name,
+            "task": "segment",
+            "schema": SCHEMA,
             "model": trained.name,
             "regions": {region: list(labels) for region, labels in recipe.regions.items()},
             "members": level_sets,
@@ -263,19 +266,19 @@ def _write_maps(
     probability: np.ndarray, prepared: Prepared, recipe: SegmentationRecipe, folder: Path, level_sets: int
 ) -> None:
     """Maps on the case's own grid, with the recipe's own rules for the mask. `probability` [R, X, Y, Z]."""
-    affine, voxel_ml = prepared.native_affine, geometry.voxel_ml(prepared.native_affine)
+    voxel_ml = geometry.voxel_ml(prepared.native_affine)
     labels, outer = np.zeros(prepared.native_shape, np.uint8), np.ones(prepared.native_shape, bool)
     for region, values in zip(recipe.regions, probability, strict=True):
         suffix = f"_{region}" if len(recipe.regions) > 1 else ""
         mask, _ = find_mask(values, recipe.findings, voxel_ml)
         outer = outer & mask
         labels += outer
-        write_volume(folder / f"probability{suffix}.nii.gz", values, affine)
-        write_volume(folder / f"uncertainty{suffix}.nii.gz", values * (1 - values), affine)
+        prepared.write(folder / f"probability{suffix}.nii.gz", values)
+        prepared.write(folder / f"uncertainty{suffix}.nii.gz", values * (1 - values))
         for member in range(level_sets):
             inside = values > (member + 0.5) / level_sets
-            write_volume(folder / "members" / f"{member:02d}{suffix}.nii.gz", inside.astype(np.uint8), affine)
-    write_volume(folder / "mask.nii.gz", labels, affine)
+            prepared.write(folder / "members" / f"{member:02d}{suffix}.nii.gz", inside.astype(np.uint8))
+    prepared.write(folder / "mask.nii.gz", labels)
 
 
 def _monai_unet(recipe: SegmentationRecipe, width: int) -> nn.Module:

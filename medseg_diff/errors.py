@@ -3,12 +3,12 @@
 import re
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, Self
 
 SHOWN_PROBLEMS = 20
 LONGEST_LINE, LONGEST_NAME = 1000, 120
 NO_MEMORY = re.compile(  # as torch says it, where it raises a RuntimeError
-    r"(not enough|can't allocate|out of) memory|STATUS_ALLOC_FAILED|DefaultCPUAllocator", re.IGNORECASE
+    r"(not enough|can't allocate|out of) memory|STATUS_ALLOC_FAILED|DefaultCPUAllocator|MemoryError", re.IGNORECASE
 )
 
 
@@ -23,6 +23,21 @@ class ExitCode(IntEnum):
     ENVIRONMENT = 5
     DIVERGED = 6
     PREEMPTED = 75
+
+
+class Verbs(NamedTuple):
+    """What makes a run of a task, and what uses it: remedies name them."""
+
+    train: str
+    apply: str
+
+
+VERBS = {"segment": Verbs("train-seg", "segment"), "anomaly": Verbs("train-anomaly", "anomaly")}
+
+
+def verbs_of(task: str | None) -> Verbs:
+    """Of one task; of an unknown one, those of all."""
+    return VERBS.get(task or "") or Verbs(*("|".join(each) for each in zip(*VERBS.values(), strict=True)))
 
 
 class MedsegError(Exception):
@@ -54,15 +69,24 @@ class MedsegError(Exception):
         """What to print, one fault a line."""
         return [self.line]
 
+    def without_trace(self) -> Self:
+        """The error without what it holds on to, the voxels of its case among it, for whoever keeps it."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
+
 
 def plain(text: str, longest: int = LONGEST_LINE) -> str:
     """One line that does nothing to a terminal: white space folded, what cannot be printed spelled out, the rest cut.
 
     Escape sequences and marks that turn the direction of writing come from names of files and cells of tables.
     """
-    words = " ".join(text[: 4 * longest].split())
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
+    shown = printable(" ".join(text[: 4 * longest].split()))
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def printable(text: str) -> str:
+    """The text with whatever cannot be printed spelled out."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class UsageError(MedsegError):
@@ -106,10 +130,17 @@ class OutOfMemory(EnvironmentFault):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the host or of a device, whoever says so."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error)))
+    """Whether memory ran out, of the host or of a device, whoever says so, also as the cause of what a library raises."""
+    looked_at: list[BaseException] = []
+    here: BaseException | None = error
+    while here is not None and here not in looked_at and not isinstance(here, MedsegError):
+        if isinstance(here, MemoryError) or type(here).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(here, RuntimeError) and NO_MEMORY.search(str(here)):
+            return True
+        looked_at.append(here)
+        here = here.__cause__ or (None if here.__suppress_context__ else here.__context__)
+    return False
 
 
 class Diverged(MedsegError):
@@ -139,6 +170,11 @@ class Problems(MedsegError):
         shown = [problem.line for problem in self.problems[:SHOWN_PROBLEMS]]
         hidden = len(self.problems) - len(shown)
         return [*shown, f"and {hidden} more problems."] if hidden else shown
+
+    def without_trace(self) -> Self:
+        for problem in self.problems:
+            problem.without_trace()
+        return super().without_trace()
 
 
 def raise_all(problems: Sequence[MedsegError]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from medseg_diff.errors import EnvironmentFault
 
 LARGEST_JSON = 64 * 2**20  # bytes
-TEMPORARY = re.compile(r"\.(\d+)\..+")  # as whole_file names them: the number of the process that writes
+TEMPORARY = re.compile(r"\.(\d+)\.(.+)")  # as whole_file names them: the number of the process that writes
 OF_SAFETENSORS = re.compile(r"\.tmp[0-9A-Za-z]{6}")  # that library writes beside the path it is given, and then renames
 
 
@@ -69,6 +69,15 @@ def read_json(path: Path) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none that can be read."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write a CSV with a header; None is an empty cell."""
     buffer = io.StringIO()
@@ -93,12 +102,15 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def clean(folder: Path, pattern: str = "**/.*") -> None:
-    """Remove temporary files that a killed process left below a folder, while this one writes nothing there."""
-    for path in folder.glob(pattern):
+def clean(folder: Path, name: str | None = None) -> None:
+    """Remove temporary files that a killed process left below a folder, while this one writes nothing there; with `name`
+    only those that were to become that file or folder in it."""
+    for path in list(folder.glob("**/.*" if name is None else f".*.{name}")):
         named = TEMPORARY.fullmatch(path.name)
-        left = (named and not _lives(int(named[1]))) or OF_SAFETENSORS.fullmatch(path.name)
-        if left and path.is_file():
+        dead = named and name in (None, named[2]) and not _lives(int(named[1]))
+        if dead and name and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif (dead or OF_SAFETENSORS.fullmatch(path.name)) and path.is_file():
             path.unlink(missing_ok=True)
 
 

@@ -1,15 +1,15 @@
 """A run is a folder that explains itself: recipe, environment, metrics, weights with checksums, and whether it ended."""
 
-import csv
 import os
 import platform
+import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from medseg_diff import __version__
 from medseg_diff.errors import CheckpointError, EnvironmentFault, UsageError
@@ -18,8 +18,29 @@ from medseg_diff.locking import LOCK
 
 FORMAT = 1
 REPORTED = ("torch", "monai", "lightning-fabric", "nibabel", "numpy", "safetensors", "pydantic")
-NO_RUNS, DEEPEST = ("cache", "mlflow"), 3  # folders below runs/ that are something else; how far runs may be nested
-METRIC_COLUMNS = ("step", "name", "value")
+TRAJECTORIES = "trajectories"
+
+
+class TrajectoryPicture(NamedTuple):
+    """A denoising trajectory: its file, `trajectories/SERIES` and the step that it was drawn at."""
+
+    path: Path
+    series: str
+    step: int
+
+
+SUMS, SUMS_LINE = "SHA256SUMS", re.compile(r"([0-9a-f]{64})  (?!/)(\S+)")
+LAST_MOMENT = 4e10  # seconds since 1970; beyond it no calendar need go
+METRIC_HEADER = "step,name,value\n"
+METRIC_LINE = re.compile(r"(\d{1,12}),([\w./: -]+),(-?\d+\.?\d*(?:e[-+]\d{1,2})?)\r?\n")
+
+
+class Point(NamedTuple):
+    """One number of one step."""
+
+    step: int
+    name: str
+    value: float
 
 
 @dataclass(frozen=True)
@@ -48,6 +69,19 @@ class Run:
     def figures(self) -> Path:
         return self.folder / "figures"
 
+    def trajectory(self, series: str, step: int) -> TrajectoryPicture:
+        """The denoising trajectory of a step."""
+        return TrajectoryPicture(
+            self.figures / TRAJECTORIES / f"{series}-{step:07d}.png", f"{TRAJECTORIES}/{series}", step
+        )
+
+    @property
+    def trajectories(self) -> list[TrajectoryPicture]:
+        """Every denoising trajectory that there is."""
+        drawn = sorted((self.figures / TRAJECTORIES).glob("*-*.png"))
+        parts = [path.stem.rpartition("-") for path in drawn]
+        return [self.trajectory(series, int(step)) for series, _, step in parts]
+
     def checkpoints(self, phase: str) -> Path:
         return self.folder / "checkpoints" / phase
 
@@ -61,7 +95,7 @@ class Run:
             facts = read_json(self.folder / "run.json")
         except (OSError, ValueError):
             raise CheckpointError(
-                "is not a run folder", fix="name a folder that train-seg wrote", file=self.name
+                "is not a run folder", fix="name one of those that `medseg-diff runs list` shows", file=self.name
             ) from None
         found = facts.get("format") if isinstance(facts, dict) else None
         if found != FORMAT:
@@ -76,6 +110,11 @@ class Run:
                 f"has a run.json without `{odd[0]}`", fix="copy the whole run folder again", file=self.name
             )
         return dict(facts)
+
+    def moment(self, name: str) -> float | None:
+        """A time that run.json tells, `started` or `ended`, in seconds since 1970; None where it tells none."""
+        told = self.facts.get(name)
+        return float(told) if isinstance(told, int | float) and 0 < told < LAST_MOMENT else None
 
     @property
     def state(self) -> Literal["finished", "running", "stopped"]:
@@ -97,16 +136,24 @@ class Run:
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Append numbers to metrics.csv, a line each."""
+        lines = [f"{step},{name},{value:.6g}\n" for name, value in numbers.items()]
         try:
             with self.metrics_file.open("a", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if file.tell() == 0:
-                    writer.writerow(METRIC_COLUMNS)
-                writer.writerows([step, name, f"{value:.6g}"] for name, value in numbers.items())
+                file.writelines(lines if file.tell() else [METRIC_HEADER, *lines])
         except OSError as error:
             raise EnvironmentFault(
                 f"cannot be written ({error.strerror})", fix="free disk space", file="metrics.csv"
             ) from error
+
+    def numbers(self, *, last_bytes: int | None = None) -> Iterator[Point]:
+        """What metrics.csv holds (of its last bytes), without lines that are damaged or that a crash cut short."""
+        if not self.metrics_file.is_file():
+            return
+        with self.metrics_file.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - last_bytes) if last_bytes else 0)
+            for line in file:
+                if found := METRIC_LINE.fullmatch(line.decode("utf-8", "replace")):
+                    yield Point(int(found[1]), found[2], float(found[3]))
 
     def metrics_size(self) -> int:
         """Bytes of metrics.csv, all of them on the disk."""
@@ -129,33 +176,39 @@ class Run:
 
     def seal(self) -> None:
         """Write SHA256SUMS over recipe, weights and calibration, in the format of sha256sum."""
-        measured = [path for path in (self.calibration_file,) if path.is_file()]
-        paths = [self.recipe_file, *sorted((self.folder / "weights").glob("*.safetensors")), *measured]
+        paths = [self.recipe_file, *sorted((self.folder / "weights").glob("*.safetensors")), *self._measured()]
         lines = [f"{sha256_of(path)}  {path.relative_to(self.folder).as_posix()}" for path in paths]
-        write_text(self.folder / "SHA256SUMS", "\n".join(lines) + "\n")
+        write_text(self.folder / SUMS, "\n".join(lines) + "\n")
 
-    def verify(self, path: Path) -> str:
-        """The file's SHA-256, after comparing it with SHA256SUMS.
+    def verified(self, *needed: Path) -> dict[Path, str]:
+        """The SHA-256 of every file that SHA256SUMS lists; those `needed`, and a calibration, have to be among them.
 
-        Raises: CheckpointError where it is missing or its bytes have changed.
+        Raises: CheckpointError where a file is missing or differs, or where SHA256SUMS does or is not the run's own.
         """
-        name = path.relative_to(self.folder).as_posix()
-        if not path.is_file():
-            raise CheckpointError(
-                "is missing", fix="train again, or copy the whole run folder", file=f"{self.name}/{name}"
-            )
-        digest = sha256_of(path)
+        listed, found = self._listed(), {}
+        for path in dict.fromkeys([*listed, *needed, *self._measured()]):
+            found[path] = sha256_of(path) if path.is_file() else ""
+            if found[path] != listed.get(path):
+                said = "differs from its checksum" if found[path] else "is missing"
+                name = f"{self.name}/{path.relative_to(self.folder).as_posix()}"
+                raise CheckpointError(said, fix="copy the run folder again, or train again", file=name)
+        return found
+
+    def _measured(self) -> list[Path]:
+        return [path for path in (self.calibration_file,) if path.is_file()]
+
+    def _listed(self) -> dict[Path, str]:
+        """What SHA256SUMS says; no name leads out of the folder. Raises: CheckpointError."""
         try:
-            lines = (self.folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+            lines = (self.folder / SUMS).read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
             raise CheckpointError(
-                "has no SHA256SUMS", fix="copy the whole run folder; an unfinished run has none", file=self.name
+                f"has no {SUMS}", fix="copy the whole run folder; an unfinished run has none", file=self.name
             ) from None
-        if f"{digest}  {name}" not in lines:
-            raise CheckpointError(
-                "differs from its checksum", fix="copy the run folder again", file=f"{self.name}/{name}"
-            )
-        return digest
+        entries = [SUMS_LINE.fullmatch(line) for line in lines]
+        if not all(entry and ".." not in Path(entry[2]).parts for entry in entries):
+            raise CheckpointError(f"has a {SUMS} that is not its own", fix="copy the run folder again", file=self.name)
+        return {self.folder / entry[2]: entry[1] for entry in entries if entry}
 
 
 def create_run(
@@ -185,73 +238,6 @@ def create_run(
     return run
 
 
-def find_run(model: Path | None, *, task: str, runs: Path) -> Run:
-    """The run to use: the one that was named (`locate`), else the newest finished one of this task below `runs`.
-
-    Raises: CheckpointError where that is no run of this task; UsageError where none was named and none is there.
-    """
-    if model is not None:
-        run = locate(model, runs)
-        if run.facts.get("task") != task:
-            raise CheckpointError(
-                f"is a run for `{run.facts.get('task')}`, not `{task}`", fix="name another --model", file=run.name
-            )
-        return run
-    found = [run for run in finished_runs(runs) if run.facts.get("task") == task]
-    if not found:
-        raise UsageError(
-            f"no finished run for `{task}` below {runs.name}/",
-            fix="train one (medseg-diff train-seg --data cases.csv) or name it with --model",
-        )
-    return max(found, key=lambda run: run.facts.get("ended", 0))
-
-
-def locate(named: Path, runs: Path) -> Run:
-    """A run by its folder, by its name below `runs` (a path where runs are nested), or by the beginning of one name only.
-
-    Raises: CheckpointError where there is none, UsageError where the beginning fits several.
-    """
-    if (named / "run.json").is_file():
-        return Run(named)
-    known = {run.folder.relative_to(runs).as_posix(): run for run in all_runs(runs)}
-    if named.as_posix() in known:
-        return known[named.as_posix()]
-    fitting = [name for name, run in known.items() if named.as_posix() in (run.name, name[: len(named.as_posix())])]
-    if len(fitting) > 1:
-        raise UsageError(
-            f"`{named.as_posix()}` may be {', '.join(fitting[:5])}{' …' if len(fitting) > 5 else ''}",
-            fix="write more of it",
-        )
-    return known[fitting[0]] if fitting else Run(named)
-
-
-def all_runs(runs: Path) -> Iterator[Run]:
-    """Every run below a folder, also those of studies in folders of their own; names in order."""
-    folders = [(runs, 0)]
-    while folders:
-        folder, depth = folders.pop()
-        inside = sorted(path for path in folder.glob("*/") if not path.name.startswith(".") and not path.is_symlink())
-        for path in reversed(inside):
-            if depth < DEEPEST and path.name not in NO_RUNS and not (path / "run.json").is_file():
-                folders.append((path, depth + 1))
-        for path in inside:
-            run = Run(path)
-            with suppress(CheckpointError):  # another program's run.json
-                if (path / "run.json").is_file() and run.facts:
-                    yield run
-
-
-def finished_runs(runs: Path) -> Iterable[Run]:
-    """Every finished run below a folder."""
-    for path in sorted(runs.glob("*/run.json")):
-        run = Run(path.parent)
-        try:
-            if run.facts.get("finished"):
-                yield run
-        except CheckpointError:
-            continue  # another program's run.json
-
-
 def new_name(recipe: str) -> str:
     """A name for a run folder: when and what."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe}"
@@ -261,10 +247,9 @@ def environment() -> dict[str, Any]:
     """Versions and machine, without any name of host, user or path."""
     versions = {}
     for package in REPORTED:
-        try:
+        versions[package] = "absent"
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "absent"
     return {
         "medseg_diff": __version__,
         "python": platform.python_version(),

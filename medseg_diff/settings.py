@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,12 +20,17 @@ OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 
 
 ChannelName = Annotated[str, Field(pattern=r"^\w[\w.-]{0,40}$")]  # it becomes a part of files' names
+Label = Annotated[int, Field(ge=0, le=2**15 - 1)]  # of a voxel: masks are int16
 
 
 class Settings(BaseModel):
-    """Base of everything that stands in a recipe: unknown keys and wrong types are refused, values never change."""
+    """Base of everything that stands in a recipe: unknown keys and wrong types are refused, values never change.
+
+    `renamed` says what keys of older recipes are called now, both under dotted names: {"image_scale": "space.scale"}.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", protected_namespaces=())
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     def but(self, **changes: Any) -> Self:
         """The same settings with some values changed (and validated again)."""
@@ -180,12 +185,17 @@ def _config_error(kind: type[BaseModel], data: dict[str, Any], fault: dict[str, 
     path = [part for part in fault["loc"] if not _is_union_tag(part, data, fault["loc"])]
     dotted = ".".join(str(part) for part in path) or "the file"
     if fault["type"] == "extra_forbidden":
-        siblings = _known_names(kind, path[:-1])
+        if name := _name_now(kind, path):
+            return ConfigError(f"setting `{dotted}` is called `{name}` now", fix=f"write `{name}`", file=source)
+        siblings = sorted({name for each in _kinds_at(kind, path[:-1]) for name in each.model_fields})
         near = [name for name in difflib.get_close_matches(str(path[-1]), siblings, n=1) if name != path[-1]]
         fix = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(siblings) or 'nothing'}"
         return ConfigError(f"unknown setting `{dotted}`", fix=fix, file=source)
     if fault["type"] == "missing":
         return ConfigError(f"setting `{dotted}` is missing", fix=f"add `{path[-1] if path else dotted}`", file=source)
+    if fault["type"] == "union_tag_not_found":
+        kinds = ", ".join(str(each.model_fields["kind"].default) for each in _kinds_at(kind, path))
+        return ConfigError(f"setting `{dotted}.kind` is missing", fix=f"add `kind`, one of {kinds}", file=source)
     message = fault["msg"].removeprefix("Value error, ")
     value = fault.get("input")
     shown = "" if isinstance(value, dict | list) else f" (found {value!r})"
@@ -206,13 +216,23 @@ def _is_union_tag(part: Any, data: Any, location: Sequence[Any]) -> bool:
     return False
 
 
-def _known_names(kind: Any, path: Sequence[Any]) -> list[str]:
-    """Field names of the settings at `path` below `kind` (of every member, where a union stands there)."""
+def _name_now(kind: type[BaseModel], path: Sequence[Any]) -> str | None:
+    """What the setting that stood at `path` is called now, if one of the settings above it knows."""
+    for depth in range(len(path)):
+        above, name = ".".join(map(str, path[:depth])), ".".join(map(str, path[depth:]))
+        for each in _kinds_at(kind, path[:depth]):
+            if now := getattr(each, "renamed", {}).get(name):
+                return f"{above}.{now}" if above else now
+    return None
+
+
+def _kinds_at(kind: type[BaseModel], path: Sequence[Any]) -> list[type[BaseModel]]:
+    """The settings at `path` below `kind`: every member, where a union stands there."""
     kinds = [kind]
     for part in path:
-        kinds = [field.annotation for k in kinds for name, field in k.model_fields.items() if name == part]
-        kinds = [member for annotation in kinds for member in _models_in(annotation)]
-    return sorted({name for k in kinds for name in k.model_fields})
+        annotations = [field.annotation for k in kinds for name, field in k.model_fields.items() if name == part]
+        kinds = [member for annotation in annotations for member in _models_in(annotation)]
+    return kinds
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

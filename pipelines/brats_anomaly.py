@@ -11,7 +11,7 @@ from typing import Any
 
 from medseg_diff import anomaly, evaluate, prepare, train_anomaly, validate
 from medseg_diff.errors import raise_all
-from medseg_diff.reporting.anomaly import anomaly_montage
+from medseg_diff.reporting.montage import draw_montage
 from medseg_diff.run import new_name
 from medseg_diff.tasks.prepare import hold_out_last
 
@@ -45,7 +45,7 @@ def study(
     maps = out / "anomaly"
     anomaly(data=table, split="test", model=model, out=maps, baselines=True, device=device, **where)
     metrics = evaluate(maps, table, split="test", runs=model.parent, mlflow=mlflow, **where)
-    anomaly_montage(maps, table, out / "montage.png", **where)
+    draw_montage(maps, table, out / "montage.png", **where)
     return metrics
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from medseg_diff import evaluate, prepare, segment, train_seg, validate
 from medseg_diff.errors import raise_all
-from medseg_diff.reporting.figures import montage_of_predictions
+from medseg_diff.reporting.montage import draw_montage
 from medseg_diff.run import new_name
 from medseg_diff.tasks.prepare import hold_out_last
 
@@ -44,7 +44,7 @@ def study(
     )
     segment(data=table, split="test", model=model, out=out / "segment", device=device, **where)
     metrics = evaluate(out / "segment", table, split="test", runs=model.parent, mlflow=mlflow, **where)
-    montage_of_predictions(out / "segment", table, out / "montage.png", **where)
+    draw_montage(out / "segment", table, out / "montage.png", **where)
     return metrics
 
 

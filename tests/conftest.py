@@ -22,7 +22,7 @@ TINY = (
     "training.validate_every=10",
     "validation.slices=4",
     "validation.members=1",
-    "validation.film=0",
+    "validation.trajectories=0",
     "sampling.members=3",
     "sampling.network_batch=8",
 )
@@ -108,6 +108,49 @@ def two_threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session")
+def dice_of():
+    """f(results, table): what every table must say of a folder of masks, the mean Dice of its cases with a lesion."""
+    import numpy as np
+
+    from medseg_diff.data.reading import read_labels
+    from medseg_diff.data.tables.manifest import read_manifest
+
+    def mean_dice(results, table, data_root=None):
+        found = []
+        for case in read_manifest(table, data_root=data_root).cases:
+            if (results / case.name / "mask.nii.gz").is_file():
+                mask, lesion = (
+                    read_labels(path).voxels > 0 for path in (results / case.name / "mask.nii.gz", case.seg)
+                )
+                found += [2 * (mask & lesion).sum() / (mask.sum() + lesion.sum())] if lesion.any() else []
+        return pytest.approx(np.mean(found), abs=1e-4)
+
+    return mean_dice
+
+
+@pytest.fixture(scope="session")
+def auroc_of():
+    """f(results, table, name): what every table must say of a folder of maps `name`, the mean AUROC over brain voxels."""
+    import numpy as np
+    from sklearn.metrics import roc_auc_score
+
+    from medseg_diff.data.brain import find_brain
+    from medseg_diff.data.reading import read_case, read_map
+    from medseg_diff.data.tables.manifest import read_manifest
+
+    def mean_auroc(results, table, name="anomaly", data_root=None):
+        found = []
+        for case in read_manifest(table, data_root=data_root).cases:
+            if (results / case.name / f"{name}.nii.gz").is_file():
+                images, score = read_case(case, tuple(case.channels)), read_map(results / case.name / f"{name}.nii.gz")
+                brain, lesion = find_brain(images.image), images.reference > 0
+                found += [roc_auc_score(lesion[brain], score.voxels[brain])] if lesion.any() else []
+        return pytest.approx(np.mean(found), abs=1e-6)
+
+    return mean_auroc
+
+
 ANOMALY = {
     "task": "anomaly",
     "paper": "none: random weights",
@@ -118,13 +161,13 @@ ANOMALY = {
     "network": {"width": 8, "multipliers": [1, 1], "blocks": 1, "attention": [], "groups": 4},
     "classifier": {"width": 8, "multipliers": [1, 1], "blocks": 1, "attention": [], "groups": 4, "pooling": "max_mean"},
     "training": {"precision": "fp32"},
-    "healing": {"depth": 20, "steps": 2, "scale": 5.0, "network_batch": 8},
+    "engine": {"kind": "inversion", "depth": 20, "steps": 2, "scale": 5.0, "network_batch": 8},
     "findings": {"smoothing_mm": 4.0, "rim_mm": 4.0, "median": 3, "false_positive_rate": 0.02, "smallest_ml": 0.5},
 }
 
 
 @pytest.fixture(scope="session")
-def untrained_healer(phantoms, tmp_path_factory) -> Trained:
+def untrained_anomaly(phantoms, tmp_path_factory) -> Trained:
     """An anomaly system with random weights, calibrated on the phantoms as if its classifier could see. Read only."""
     import torch
 
@@ -134,13 +177,15 @@ def untrained_healer(phantoms, tmp_path_factory) -> Trained:
     from medseg_diff.settings import parse_settings, write_yaml
     from medseg_diff.tasks.train.normative import calibrate
     from medseg_diff.training.classification import Skill
+    from medseg_diff.training.job import seeded
     from medseg_diff.training.weights import save_weights
 
-    runs = tmp_path_factory.mktemp("healers")
+    runs = tmp_path_factory.mktemp("untrained")
     recipe = parse_settings(AnomalyRecipe, ANOMALY, source="tiny")
-    run = create_run(runs / "healer", task="anomaly", recipe="tiny", settings=write_yaml(recipe))
+    run = create_run(runs / "anomaly", task="anomaly", recipe="tiny", settings=write_yaml(recipe))
     generator = torch.Generator().manual_seed(0)
-    for name, network in (("denoiser", recipe.build_denoiser().network), ("classifier", recipe.build_classifier())):
+    networks = {"denoiser": seeded(0, recipe.build_denoiser).network, "classifier": seeded(0, recipe.build_classifier)}
+    for name, network in networks.items():
         shake(network, generator, 0.05)
         save_weights(network, run.weights(name))
     skill = [Skill(10, 0.9, 0.95, 0.3), Skill(90, 0.6, 0.7, 0.6)]

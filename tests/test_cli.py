@@ -228,6 +228,13 @@ def test_channels_may_be_named_one_by_one(call, trained, tmp_path):
     assert (tmp_path / "phantom_0001" / "mask.nii.gz").is_file()
     code, _, err = call("segment", *volumes[:-2], *words, "-q")
     assert code == 2 and one_line(err) and "no file is given for t1" in err
+    for number, name in enumerate(("t2", "flair", "t1", "t1ce")):
+        (tmp_path / f"p_{number:04}.nii.gz").symlink_to(patient / f"{name}.nii.gz")
+    named = ["--volume", tmp_path / "p_0002.nii.gz", "--channels", "T2, flair,t1,T1-Gd"]
+    code, _, err = call("segment", *named, *words)
+    assert code == 0 and "took t1=p_0002.nii.gz, t1ce=p_0003.nii.gz, t2=p_0000.nii.gz, flair=p_0001.nii.gz" in err
+    code, _, err = call("segment", *named[:-1], "", *words, "-q")
+    assert code == 2 and one_line(err) and "--channels has an empty name" in err
 
 
 def test_phantom_and_evaluate(call, trained, tmp_path):
@@ -259,3 +266,12 @@ def test_a_reader_that_leaves_early_is_no_error():
         f"{sys.executable} -m medseg_diff info --json | head -c 1", shell=True, capture_output=True, text=True
     )
     assert done.stdout == "{" and done.stderr == ""
+
+
+def test_an_option_that_became_a_setting_is_told_so(call):
+    code, _, err = call("anomaly", "--volume", "a", "--out", "b", "--depth", "100")
+    assert (
+        code == 2
+        and one_line(err)
+        and err == ("error: --depth is a setting of the engine now. Fix: write engine.depth=….\n")
+    )

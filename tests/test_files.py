@@ -83,6 +83,16 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == kept
 
 
+def test_with_a_name_only_what_was_to_become_that_is_removed(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name in ("a", "b.a"):
+        (tmp_path / f".{ended.pid}.{name}" / "new").mkdir(parents=True)
+    (tmp_path / f".{os.getppid()}.a").mkdir()
+    clean(tmp_path, "a")
+    assert names(tmp_path) == sorted([f".{ended.pid}.b.a", f".{os.getppid()}.a"])
+
+
 def test_the_room_on_a_disk_is_asked_for(tmp_path):
     check_room(tmp_path, 1)
     with pytest.raises(EnvironmentFault, match=r"GB are free where this run needs about 1000000000.00") as caught:

@@ -133,7 +133,7 @@ def test_every_verb_is_a_function_of_the_package():
     for name in medseg_diff.__all__:
         assert getattr(medseg_diff, name) is not None
     verbs = set(medseg_diff.__all__) - {"__version__"}
-    assert verbs == set(medseg_diff._VERBS)
+    assert verbs == set(medseg_diff.VERBS)
     cli = importlib.import_module("medseg_diff.cli")
     registered = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
     assert {name.replace("-", "_") for name in registered} == verbs

@@ -2,12 +2,11 @@
 
 import json
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from medseg_diff.errors import CheckpointError, UsageError
-from medseg_diff.run import Run, all_runs, create_run, environment, find_run, finished_runs, locate
+from medseg_diff.run import Point, Run, create_run, environment
 from medseg_diff.seeds import seed_of
 
 
@@ -44,6 +43,35 @@ def test_metrics_are_appended_line_by_line(run):
     assert run.metrics_file.read_text() == "step,name,value\n10,loss,0.123457\n10,val_dice,1\n20,loss,1e-09\n"
 
 
+DAMAGED = {
+    "a flipped bit": b"20,l\xefss,0.25\n",
+    "no letter": "20,l\ufffdss,0.25\n".encode(),
+    "a number": b"20,loss,0.x5\n",
+    "not finite": b"20,loss,nan\n",
+    "a quote": b'20,"loss,0.25\n',
+    "a step": b"2 0,loss,0.25\n",
+    "a step beyond any": b"2" * 30 + b",loss,0.25\n",
+    "two lines in one": b"20,loss,0.25M20,val_dice,0.5\n",
+    "nothing": b"\n\0\n",
+}
+
+
+@pytest.mark.parametrize("line", DAMAGED.values(), ids=DAMAGED)
+def test_numbers_are_read_past_damaged_lines(run, line):
+    assert list(run.numbers()) == []
+    run.log(10, {"loss": -0.123456789, "val_dice": 1.0})
+    with run.metrics_file.open("ab") as file:
+        file.write(line)
+    run.log(30, {"loss": 1e-9})
+    with run.metrics_file.open("ab") as file:
+        file.write(b"40,loss,0.2")  # and what should follow was not written
+    first = [Point(10, "loss", -0.123457), Point(10, "val_dice", 1.0)]
+    assert list(run.numbers()) == [*first, Point(30, "loss", 1e-9)]
+    assert list(run.numbers(last_bytes=27 + len(line))) == [Point(30, "loss", 1e-9)]
+    run.metrics_file.write_bytes(b"stEp" + run.metrics_file.read_bytes()[4:])
+    assert len(list(run.numbers())) == 3
+
+
 def test_metrics_are_cut_to_what_a_checkpoint_knew(run):
     assert run.metrics_size() == 0
     run.cut_metrics(0)
@@ -60,30 +88,56 @@ def test_metrics_are_cut_to_what_a_checkpoint_knew(run):
 def test_checksums_are_those_of_sha256sum(run):
     done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=run.folder, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count("OK") == 3
-    assert len(run.verify(run.weights("best"))) == 64
+    found = run.verified()
+    assert {path.name: len(digest) for path, digest in found.items()} == dict.fromkeys(
+        ("recipe.yaml", "best.safetensors", "last.safetensors"), 64
+    )
 
 
-@pytest.mark.parametrize("which", ["recipe.yaml", "weights/best.safetensors"])
+@pytest.mark.parametrize("which", ["recipe.yaml", "weights/best.safetensors", "calibration.json"])
 def test_a_changed_byte_is_found(run, which):
     path = run.folder / which
+    run.calibration_file.write_text("{}")
+    run.seal()
     path.write_bytes(path.read_bytes()[:-1] + b"X")
     with pytest.raises(CheckpointError, match=f"one/{which}: differs from its checksum. Fix: copy the run"):
-        run.verify(path)
+        run.verified()
 
 
 def test_swapped_weights_are_found(run):
     run.weights("last").replace(run.weights("best"))
     with pytest.raises(CheckpointError, match="differs from its checksum"):
-        run.verify(run.weights("best"))
+        run.verified()
 
 
-def test_missing_parts_are_named(run):
+@pytest.mark.parametrize("which", ["recipe.yaml", "weights/last.safetensors", "calibration.json"])
+def test_what_is_listed_may_not_be_missing(run, which):
+    run.calibration_file.write_text("{}")
+    run.seal()
+    (run.folder / which).unlink()
+    with pytest.raises(CheckpointError, match=f"one/{which}: is missing"):
+        run.verified()
+
+
+def test_what_is_needed_or_measured_has_to_be_listed(run):
+    run.calibration_file.write_text("{}")
+    with pytest.raises(CheckpointError, match=r"one/calibration.json: differs from its checksum"):
+        run.verified()
+    (run.folder / "SHA256SUMS").write_text("")
+    run.calibration_file.unlink()
+    assert run.verified() == {}
+    with pytest.raises(CheckpointError, match=r"one/recipe.yaml: differs from its checksum"):
+        run.verified(run.recipe_file)
     (run.folder / "SHA256SUMS").unlink()
-    with pytest.raises(CheckpointError, match="has no SHA256SUMS"):
-        run.verify(run.weights("best"))
-    run.weights("best").unlink()
-    with pytest.raises(CheckpointError, match=r"one/weights/best.safetensors: is missing"):
-        run.verify(run.weights("best"))
+    with pytest.raises(CheckpointError, match=r"has no SHA256SUMS. Fix: copy the whole run folder; an unfinished"):
+        run.verified()
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hosts", "weights/../../x", ""])
+def test_checksums_of_files_elsewhere_are_not_its_own(run, name):
+    (run.folder / "SHA256SUMS").write_text(f"{'0' * 64}  {name}\n")
+    with pytest.raises(CheckpointError, match="SHA256SUMS that is not its own"):
+        run.verified()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}', "not json"])
@@ -92,56 +146,6 @@ def test_what_is_no_run_is_refused(run, content):
     with pytest.raises(CheckpointError) as caught:
         _ = run.facts
     assert "one: " in caught.value.line and caught.value.exit_code == 4
-
-
-def test_the_newest_finished_run_of_the_right_kind_is_found(run, tmp_path):
-    runs = tmp_path / "runs"
-    for name, task, ended in (("older", "segment", 5.0), ("newer", "segment", 20.0), ("other", "anomaly", 30.0)):
-        create_run(runs / name, task=task, recipe="r", settings="").note(finished=True, ended=ended)
-    create_run(runs / "unfinished", task="segment", recipe="r", settings="")
-    (runs / "stranger").mkdir()
-    (runs / "stranger" / "run.json").write_text("[]")
-    assert find_run(None, task="segment", runs=runs).name == "newer"
-    assert find_run(run.folder, task="segment", runs=runs) == run
-    assert {found.name for found in finished_runs(runs)} == {"one", "older", "newer", "other"}
-    with pytest.raises(CheckpointError, match="other: is a run for `anomaly`, not `segment`"):
-        find_run(runs / "other", task="segment", runs=runs)
-
-
-def test_a_run_is_found_by_folder_name_or_the_beginning_of_one(run, tmp_path, monkeypatch):
-    runs = tmp_path / "runs"
-    for name in ("20260101-quick", "20260102-quick", "study/runs/segment", "study/runs/other", "cache/one"):
-        create_run(runs / name, task="segment", recipe="r", settings="")
-    (runs / "study" / "results" / "case").mkdir(parents=True)
-    for named, folder in (
-        (runs / "one", "one"),
-        (Path("one"), "one"),
-        (Path("20260101"), "20260101-quick"),
-        (Path("study/runs/segment"), "study/runs/segment"),
-        (Path("segment"), "study/runs/segment"),
-        (Path("study/runs/o"), "study/runs/other"),
-    ):
-        assert locate(named, runs).folder == runs / folder
-    assert [found.folder.relative_to(runs).as_posix() for found in all_runs(runs)] == [
-        "20260101-quick",
-        "20260102-quick",
-        "one",
-        "study/runs/other",
-        "study/runs/segment",
-    ]
-    with pytest.raises(UsageError, match=r"`2026` may be 20260101-quick, 20260102-quick. Fix: write more of it"):
-        locate(Path("2026"), runs)
-    with pytest.raises(CheckpointError, match="nothing: is not a run folder"):
-        find_run(Path("nothing"), task="segment", runs=runs)
-    monkeypatch.chdir(tmp_path)
-    assert find_run(Path("one"), task="segment", runs=Path("runs")).folder == Path("runs/one")
-
-
-def test_without_any_run_the_command_that_makes_one_is_named(tmp_path):
-    with pytest.raises(UsageError, match=r"no finished run for `segment` below runs/. Fix: train one \(medseg-diff"):
-        find_run(None, task="segment", runs=tmp_path / "runs")
-    with pytest.raises(CheckpointError, match="gone: is not a run folder"):
-        find_run(tmp_path / "gone", task="segment", runs=tmp_path)
 
 
 def test_the_environment_names_no_host_user_or_path():
@@ -159,3 +163,12 @@ def test_seeds_differ_for_every_owner_and_have_63_bits():
     seeds = {seed_of(seed, *owner) for seed in range(20) for owner in owners}
     assert len(seeds) == 20 * len(owners) and all(0 <= seed < 2**63 for seed in seeds)
     assert seed_of(0, "BraTS_0012", 77, 3) == seed_of(0, "BraTS_0012", 77, 3)
+
+
+def test_trajectories_are_found_again(tmp_path):
+    run = Run(tmp_path)
+    drawn = [run.trajectory("segmentation", 20), run.trajectory("segmentation", 100), run.trajectory("two-words", 5)]
+    for picture in drawn:
+        picture.path.parent.mkdir(parents=True, exist_ok=True)
+        picture.path.touch()
+    assert run.trajectories == drawn and drawn[0].series == "trajectories/segmentation"

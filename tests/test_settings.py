@@ -1,6 +1,6 @@
 """Settings are strict: a wrong word or type is refused in one line that names the nearest right one."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 from pydantic import Field
@@ -10,6 +10,8 @@ from medseg_diff.settings import Settings, apply_overrides, parse_settings, read
 
 
 class Inner(Settings):
+    renamed: ClassVar = {"rate": "learning_rate"}
+
     kind: Literal["inner"] = "inner"
     learning_rate: float = Field(default=1e-4, gt=0)
     steps: int = Field(default=10, ge=1)
@@ -21,6 +23,8 @@ class Other(Settings):
 
 
 class Outer(Settings):
+    renamed: ClassVar = {"dimensions": "size", "training.colour": "flag"}
+
     name: str
     size: tuple[int, int] = (4, 4)
     training: Inner = Inner()
@@ -50,6 +54,19 @@ def test_unknown_names_are_refused_with_the_nearest_known_one():
     assert line == "recipe.yaml: unknown setting `training.learning_rat`. Fix: did you mean `learning_rate`?"
     assert "unknown setting `part.widht`. Fix: did you mean `width`?" in refused(part={"kind": "other", "widht": 3})
     assert "Fix: known here: flag, name, part, size, training." in refused(zzz=1)
+
+
+@pytest.mark.parametrize(
+    ("old", "dotted", "now"),
+    [
+        ({"dimensions": [3, 5]}, "dimensions", "size"),
+        ({"training": {"colour": True}}, "training.colour", "flag"),
+        ({"training": {"rate": 1.0}}, "training.rate", "training.learning_rate"),
+        ({"part": {"kind": "inner", "rate": 1.0}}, "part.rate", "part.learning_rate"),
+    ],
+)
+def test_a_setting_of_older_recipes_is_refused_with_its_present_name(old, dotted, now):
+    assert refused(**old) == f"recipe.yaml: setting `{dotted}` is called `{now}` now. Fix: write `{now}`."
 
 
 @pytest.mark.parametrize(

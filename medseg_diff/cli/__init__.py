@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from medseg_diff import __version__
+from medseg_diff import VERBS, __version__
 from medseg_diff.cli import about, apply, ending, review, runs, start, train
+from medseg_diff.cli.options import on_command_line
 from medseg_diff.errors import MedsegError
 
 app = typer.Typer(
@@ -20,21 +21,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (
-    start.demo,
-    start.phantom,
-    start.prepare,
-    start.validate,
-    train.train_seg,
-    train.train_anomaly,
-    apply.segment,
-    apply.anomaly,
-    review.evaluate,
-    review.ui,
-    about.selftest,
-    about.info,
-):
-    app.command(verb.__name__.replace("_", "-"))(verb)
+ROOMS = (start, train, apply, review, about)  # where the words of each verb are
+for verb in VERBS:
+    function = next(getattr(room, verb) for room in ROOMS if hasattr(room, verb))
+    app.command(verb.replace("_", "-"))(on_command_line(function))
 app.add_typer(runs.app)
 
 

@@ -9,6 +9,8 @@ import typer
 
 from medseg_diff.errors import EnvironmentFault, ExitCode, MedsegError, Preempted, UsageError, is_out_of_memory, plain
 
+SETTINGS_NOW = {f"--{name}": f"engine.{name}=…" for name in ("depth", "steps", "scale")}  # once options of `anomaly`
+
 
 def report(error: MedsegError) -> int:
     """Print the error's lines to stderr; returns its exit code."""
@@ -43,4 +45,6 @@ def _of_word(error: Any) -> int:
         error.show()
         return int(ExitCode.USAGE)
     program = context.command_path if context else "medseg-diff"
+    if program.endswith(" anomaly") and (now := SETTINGS_NOW.get(getattr(error, "option_name", ""))):
+        return report(UsageError(f"{error.option_name} is a setting of the engine now", fix=f"write {now}"))
     return report(UsageError(error.format_message(), fix=f"see {program} --help"))

@@ -1,43 +1,66 @@
-"""Options that several verbs share, each said once."""
+"""Groups of options as words on the command line, and the few options that stand alone."""
 
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, Field, fields
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
+
+from medseg_diff.tasks.options import gathered, written_out
 
 Data = Annotated[Path, typer.Option(help="Table of cases (CSV).")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder that paths in the table are relative to [the table's].")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
-Resume = Annotated[
-    Literal["auto", "must"] | None,
-    typer.Option(
-        help="Go on with the unfinished run in --out [the newest of this recipe and data]; auto: or begin one."
-    ),
-]
-Overwrite = Annotated[bool, typer.Option(help="Redo what is there.")]
-KeepGoing = Annotated[bool, typer.Option(help="Go on past a bad case; OUT/failures.csv lists it.")]
-Pseudonymise = Annotated[
-    bool, typer.Option("--pseudonymise", help="Results carry pseudonyms in place of the cases' names.")
-]
-PseudonymKey = Annotated[
-    Path | None, typer.Option(help="File of the secret that makes the pseudonyms [RUNS/pseudonym.key].")
-]
-
-# of training
-Words = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="key=value laid over the recipe.")]
-Config = Annotated[str, typer.Option(help="Recipe by name (see `info`) or path.")]
-RunFolder = Annotated[Path | None, typer.Option(help="Run folder [runs/TIME-RECIPE].")]
-Runs = Annotated[Path, typer.Option(help="Folder of runs, cache and MLflow store.")]
-Mirrored = Annotated[bool, typer.Option(help="Mirror the run in MLflow.")]
-
-# of applying a model
-Results = Annotated[Path, typer.Option(help="Where results go, a folder for each case.")]
-Volume = Annotated[list[str] | None, typer.Option(help="Case folder, file of a case, or channel=file (repeat).")]
-Table = Annotated[Path | None, typer.Option(help="Table of cases (CSV).")]
 Split = Annotated[str | None, typer.Option(help="Only train, val or test.")]
-Model = Annotated[Path | None, typer.Option(help="Run folder [the newest below --runs].")]
-Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16 [the recipe's].")]
-ResampleTo = Annotated[str | None, typer.Option(help="Bring the other channels onto this one's grid.")]
-Shard = Annotated[str, typer.Option(help="K/N: every N-th case, starting with the K-th.")]
-RunsOfModels = Annotated[Path, typer.Option(help="Where to look for the newest run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Redo what is there.")]
+Runs = Annotated[Path, typer.Option(help="Folder of runs, cache and MLflow store.")]
+
+
+def on_command_line(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with each of its groups of options as options of the command; what is not given keeps its default."""
+
+    @functools.wraps(function)
+    def command(**words: Any) -> None:
+        function(**gathered(function, {name: value for name, value in words.items() if value not in (None, [])}))
+
+    signature = written_out(function, _options)
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
+    return command
+
+
+def _options(kind: Any) -> Iterator[Parameter]:
+    """Every field of a group that has a name on the command line."""
+    for each in fields(kind):
+        if each.metadata.get("names") != ():
+            required = each.default is MISSING
+            default = Parameter.empty if required else each.default if isinstance(each.default, bool) else None
+            yield Parameter(each.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=_annotation(each))
+
+
+def _annotation(each: "Field[Any]") -> Any:
+    """The type that typer reads, with its line of help."""
+    facts = each.metadata
+    if "words" in facts:
+        return Annotated[list[str] | None, typer.Argument(metavar=facts["words"], help=facts["help"])]
+    names = facts.get("names") or ((f"--{each.name.replace('_', '-')}",) if each.default is False else ())
+    if "parse" in facts:
+        return Annotated[Any, typer.Option(*names, help=facts["help"], parser=_parser(facts["parse"]), metavar="TEXT")]
+    kind: Any = list[str] | None if each.name == "volumes" else each.type
+    if not isinstance(each.default, bool) and each.default not in (MISSING, None, ()):
+        kind = kind | None
+    return Annotated[kind, typer.Option(*names, help=facts["help"], min=facts.get("min"))]
+
+
+def _parser(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parsed(word: str) -> Any:
+        try:
+            return parse(word)
+        except ValueError:
+            raise typer.BadParameter(f"write it as {(parse.__doc__ or '').rstrip('.')}") from None
+
+    return parsed

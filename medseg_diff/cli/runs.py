@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from medseg_diff.cli.options import AsJson
+from medseg_diff.errors import plain, printable, verbs_of
 
 app = typer.Typer(
     name="runs",
@@ -33,7 +34,7 @@ def list_runs(runs: Runs = Path("runs"), task: Task = None, as_json: AsJson = Fa
     if as_json:
         _show(found)
     elif not found:
-        typer.echo(f"no runs below {runs}\nnext: medseg-diff train-seg --data cases.csv")
+        typer.echo(f"no runs below {runs}\nnext: medseg-diff {verbs_of(task).train} --data cases.csv")
     else:
         _table([COLUMNS, *(_row(each) for each in found)])
 
@@ -54,7 +55,7 @@ def best(
     if as_json:
         _show(found)
         return
-    typer.echo(f"{found['name']}: {found['metric']} {found['value']:.4g}, best of {found['compared']}")
+    _say(f"{found['name']}: {found['metric']} {found['value']:.4g}, best of {found['compared']}")
 
 
 @app.command()
@@ -75,7 +76,7 @@ def compare(
         _show(found)
         return
     same = {True: "the same", False: "other weights", None: "no sealed weights"}[found["same_weights"]]
-    typer.echo(f"{found['first']} → {found['second']} ({same})")
+    _say(f"{found['first']} → {found['second']} ({same})")
     for title, key in (("settings", "settings"), ("data and device", "facts"), ("environment", "environment")):
         typer.echo(f"\n{title}: " + ("" if found[key] else "the same"))
         _table([("", name, _word(a), "→", _word(b)) for name, (a, b) in found[key].items()])
@@ -98,7 +99,7 @@ def sync(
         _show(done)
         return
     for each in done:
-        typer.echo(f"{each['name']}: {each['numbers']} numbers and {each['pictures']} pictures were new")
+        _say(f"{each['name']}: {each['numbers']} numbers and {each['pictures']} pictures were new")
 
 
 @app.command()
@@ -112,11 +113,11 @@ def register(
     """Put a run into MLflow's registry as the next version of a model."""
     from medseg_diff.tasks.runs import register_run as run
 
-    uri = run(named, name, runs=runs, alias=alias)
+    uri, verb = run(named, name, runs=runs, alias=alias)
     if as_json:
         _show({"model": uri})
         return
-    typer.echo(f"{uri}\nnext: medseg-diff segment --model {uri} --volume PATIENT_FOLDER --out results")
+    typer.echo(f"{uri}\nnext: medseg-diff {verb} --model {uri} --volume PATIENT_FOLDER --out results")
 
 
 def _row(each: Mapping[str, Any]) -> tuple[str, ...]:
@@ -134,6 +135,7 @@ def _duration(seconds: float) -> str:
 
 
 def _table(rows: list[tuple[str, ...]]) -> None:
+    rows = [tuple(map(plain, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -156,8 +158,13 @@ def _show_paired(paired: Mapping[str, Any]) -> None:
     from medseg_diff.evaluation.comparison import lines_of
 
     for name, compared in paired.items():
-        typer.echo(f"\ncase by case, {name}:\n" + "\n".join(lines_of(compared)))
+        _say("", f"case by case, {name}:", *lines_of(compared))
+
+
+def _say(*lines: str) -> None:
+    """Names of runs and what they say of themselves come from files."""
+    typer.echo("\n".join(map(printable, lines)))
 
 
 def _show(answer: Any) -> None:
-    typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(answer, indent=2))  # what is no ASCII is spelled out

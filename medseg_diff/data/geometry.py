@@ -23,11 +23,12 @@ Shape = tuple[int, int, int]
 @dataclass(frozen=True)
 class Volume:
     """Voxels [X, Y, Z] (float32, or int16 for labels), the affine [4, 4] that takes their indices to RAS
-    millimetres, and what was doubtful about the file."""
+    millimetres, what was doubtful about the file, and NIfTI's code for the space that these millimetres are in."""
 
     voxels: np.ndarray
     affine: np.ndarray
     warnings: tuple[str, ...] = ()
+    code: int = 1
 
     @property
     def shape(self) -> Shape:
@@ -35,8 +36,8 @@ class Volume:
         return x, y, z
 
 
-def nifti_affine(header: Any, shape: Sequence[int]) -> tuple[np.ndarray, list[str]]:
-    """The affine [4, 4] in mm of a nibabel NIfTI header, and every contradiction found on the way.
+def nifti_affine(header: Any, shape: Sequence[int]) -> tuple[np.ndarray, int, list[str]]:
+    """The affine [4, 4] in mm of a nibabel NIfTI header, the code of its space, and every contradiction on the way.
 
     The sform is preferred to the qform; neither is the bare spacing, as other readers take it.
     Raises: ValueError, with the reason, where no affine can be trusted.
@@ -50,7 +51,7 @@ def nifti_affine(header: Any, shape: Sequence[int]) -> tuple[np.ndarray, list[st
         apart = corner_distance(sform, qform, shape)
         if apart > CONTRADICTION_MM:
             warnings.append(f"sform and qform differ by {apart:.3g} mm; the sform is used")
-    affine = sform if sform is not None else qform
+    affine, code = (sform, int(header["sform_code"])) if sform is not None else (qform, int(header["qform_code"]))
     if affine is None:
         if int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0:
             raise ValueError("neither sform nor qform is a usable affine")
@@ -62,10 +63,10 @@ def nifti_affine(header: Any, shape: Sequence[int]) -> tuple[np.ndarray, list[st
     affine[:3] *= factor
     axes = min(int(header["dim"][0]), 3)  # the header of a 2D image has no third spacing
     spacing = [*(header["pixdim"][1 : axes + 1] * factor), *spacing_of(affine)[axes:]]
-    return affine, warnings + doubts(affine, spacing=spacing)
+    return affine, code if code in CODES[1:] else 1, warnings + warnings_of(affine, spacing=spacing)
 
 
-def doubts(affine: np.ndarray, *, spacing: Sequence[float] | np.ndarray) -> list[str]:
+def warnings_of(affine: np.ndarray, *, spacing: Sequence[float] | np.ndarray) -> list[str]:
     """What makes a usable affine suspicious."""
     found = []
     implied = spacing_of(affine)
@@ -153,6 +154,11 @@ def axes_of(affine: np.ndarray) -> str:
     return "".join(aff2axcodes(affine))
 
 
+def axial_axis(affine: np.ndarray) -> int:
+    """The array axis that runs from foot to head: axial slices lie across it."""
+    return next(axis for axis, towards in enumerate(axes_of(affine)) if towards in "SI")
+
+
 def resampled(volume: Volume, onto: Volume, *, nearest: bool) -> Volume:
     """`volume` on the grid of `onto`: linear, or nearest for labels; outside its field of view its smallest value.
 
@@ -170,7 +176,7 @@ def resampled(volume: Volume, onto: Volume, *, nearest: bool) -> Volume:
         order=0 if nearest else 1,
         cval=outside,
     )
-    return Volume(voxels, onto.affine, volume.warnings)
+    return Volume(voxels, onto.affine, volume.warnings, onto.code)
 
 
 def difference(volume: Volume, reference: Volume) -> str:
@@ -202,6 +208,9 @@ def _qform(header: Any, warnings: list[str]) -> np.ndarray | None:
         return None
     from nibabel.spatialimages import HeaderDataError
 
+    if header["pixdim"][0] == 0:  # nifti1.h: then qfac is 1
+        header = header.copy()
+        header["pixdim"][0] = 1
     try:
         affine = np.asarray(header.get_qform(), dtype=np.float64)
     except (ValueError, ArithmeticError, HeaderDataError):  # a quaternion longer than one, a spacing below zero

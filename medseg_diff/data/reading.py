@@ -1,6 +1,7 @@
 """One strict reader: a file → checked voxels and geometry, or an error that says what to do."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from medseg_diff.data import geometry
 from medseg_diff.data.formats import dicom_mgh, nifti
-from medseg_diff.data.formats.stored import Stored
+from medseg_diff.data.formats.stored import Stored, unlike_a_scan
 from medseg_diff.data.formats.stream import check_regular, first_bytes
 from medseg_diff.data.geometry import Volume
 from medseg_diff.data.tables.manifest import Case
@@ -26,16 +27,13 @@ __all__ = [
     "read_volumes",
 ]
 
-ALMOST_NONE, NARROW = 1e-3, 1e-5  # share of voxels that make a scan; span below which a scale would divide by nothing
-FEW_VALUES, MANY_VOXELS = 8, 1000  # so few different numbers in so many voxels are labels, not a scan
-
 
 @dataclass(frozen=True)
 class CaseImages:
     """What was read of one case, all of it on the grid of its first channel (or of `resample_to`).
 
     `image` float32 [C, X, Y, Z] in the order of `channels`, `reference` int16 [X, Y, Z], `raters` int16 [R, X, Y, Z];
-    `affine` [4, 4] takes voxel indices to RAS millimetres.
+    `affine` [4, 4] takes voxel indices to RAS millimetres of the space that NIfTI gives this `code`.
     """
 
     name: str
@@ -45,6 +43,7 @@ class CaseImages:
     reference: np.ndarray | None
     raters: np.ndarray | None
     warnings: tuple[str, ...]
+    code: int = 1
 
     @property
     def voxel_ml(self) -> float:
@@ -65,7 +64,7 @@ def read_map(path: Path, *, case: str | None = None, channel: str | None = None)
     """Read one map that a program wrote: finite and three-dimensional; it may be constant. Raises: ImageError."""
     with _Place(path, case, channel):
         stored = _single(_read(path))
-        return Volume(stored.image(constant=True), stored.affine, stored.warnings)
+        return Volume(stored.image(constant=True), stored.affine, stored.warnings, stored.code)
 
 
 def read_labels(path: Path, *, case: str | None = None, channel: str | None = "seg") -> Volume:
@@ -75,16 +74,23 @@ def read_labels(path: Path, *, case: str | None = None, channel: str | None = "s
     """
     with _Place(path, case, channel):
         stored = _single(_read(path))
-        return Volume(stored.labels(), stored.affine, stored.warnings)
+        return Volume(stored.labels(), stored.affine, stored.warnings, stored.code)
 
 
-def read_volumes(path: Path, *, case: str | None = None) -> tuple[Volume, ...]:
-    """Read one 4D image as its volumes, in the order of the last axis. Raises: ImageError."""
+def read_volumes(path: Path, places: Sequence[int] | None = None, *, case: str | None = None) -> tuple[Volume, ...]:
+    """Read the volumes of one 4D image that stand at `places` of its last axis (default: all). Raises: ImageError."""
     with _Place(path, case, None):
         stack = _read(path)
-        if stack.voxels.ndim != 4:
-            raise ImageError(f"is no 4D image but {_shape(stack.voxels)}", fix="name its channel, as in t1=FILE")
-        return tuple(_image(replace(stack, voxels=stack.voxels[..., n])) for n in range(stack.voxels.shape[3]))
+        if len(stack.shape) != 4:
+            raise ImageError(f"is no 4D image but {_shape(stack)}", fix="name its channel, as in t1=FILE")
+        places, read, faults = places or range(stack.shape[3]), dict[int, Volume](), list[MedsegError]()
+        for number, volume in enumerate(stack.volumes()):
+            try:
+                read |= {number: _image(volume)} if number in places else {}
+            except ImageError as error:  # told at the end of the file, if that is not damaged
+                faults.append(error)
+        raise_all(faults[:1])
+        return tuple(read[number] for number in places)
 
 
 def count_volumes(path: Path) -> int:
@@ -109,33 +115,47 @@ def read_case(
     Raises: ManifestError where a channel is not there, ImageError, or Problems of all faults of the case.
     """
     channels = tuple(channels or case.channels)
-    images = _read_channels(case, channels)
-    masks = _read_masks(case) if reference else {}
-    raise_all([found for found in (images | masks).values() if isinstance(found, MedsegError)])
-    volumes = {name: found for name, found in (images | masks).items() if isinstance(found, Volume)}
+    volumes = _sound(_read_channels(case, channels) | (_read_masks(case) if reference else {}))
     grid_of = resample_to or channels[0]
-    if grid_of not in images:
+    if grid_of not in channels:
         raise ManifestError(f"there is no channel {grid_of} to resample to", fix=f"use one of {', '.join(channels)}")
-    warnings = [f"{name}: {text}" for name, volume in volumes.items() for text in volume.warnings]
-    grid, problems = volumes[grid_of], []
-    for name, volume in volumes.items():
-        try:
-            volumes[name] = _onto(grid, volume, name, case.name, grid_of, warnings, resample=resample_to is not None)
-        except MedsegError as error:
-            problems.append(error)
-        problems += _unlikely_mask(case, name, volume)
-    raise_all(problems)
+    warnings = _onto_one_grid(volumes, grid_of, case, resample=resample_to is not None)
     warnings += _doubtful(case, volumes)
     raters = [volume.voxels for name, volume in volumes.items() if name.startswith("seg_")]
     return CaseImages(
         name=case.name,
         channels=channels,
-        image=np.stack([volumes[channel].voxels for channel in channels]),
-        affine=grid.affine,
+        affine=volumes[grid_of].affine,
+        code=volumes[grid_of].code,
+        image=_taken(volumes, channels),
         reference=volumes["seg"].voxels if "seg" in volumes else None,
         raters=np.stack(raters) if raters else None,
         warnings=tuple(warnings),
     )
+
+
+def _onto_one_grid(volumes: dict[str, Volume], grid_of: str, case: Case, *, resample: bool) -> list[str]:
+    """Bring all of them there, in their places; returns what is to be said. Raises: the errors of all that cannot be."""
+    warnings = [f"{name}: {text}" for name, volume in volumes.items() for text in volume.warnings]
+    grid, problems = volumes[grid_of], list[MedsegError]()
+    for name, volume in volumes.items():
+        try:
+            volumes[name] = _onto(grid, volume, name, case.name, grid_of, warnings, resample=resample)
+        except MedsegError as error:
+            problems.append(error)
+        problems += _unlikely_mask(case, name, volume)
+    raise_all(problems)
+    return warnings
+
+
+def _taken(volumes: dict[str, Volume], channels: Sequence[str]) -> np.ndarray:
+    """Channels as [C, X, Y, Z]; each leaves `volumes` as it is taken, so that no case is in memory twice."""
+    if len(channels) == 1:
+        return volumes.pop(channels[0]).voxels[None]
+    image = np.empty((len(channels), *volumes[channels[0]].shape), dtype=np.float32)
+    for number, channel in enumerate(channels):
+        image[number] = volumes.pop(channel).voxels
+    return image
 
 
 def _read_channels(case: Case, channels: Sequence[str]) -> dict[str, Volume | MedsegError]:
@@ -148,13 +168,11 @@ def _read_channels(case: Case, channels: Sequence[str]) -> dict[str, Volume | Me
             )
     if case.stack is None:
         return {c: _attempt(read_volume, case.images[c], case=case.name, channel=c) for c in channels}
-    volumes = read_volumes(case.stack, case=case.name)
-    if len(volumes) != len(case.stack_channels):
-        found = f"holds {len(volumes)} volumes for {len(case.stack_channels)} channels"
-        fix = f"give {', '.join(case.stack_channels)} in this order"
+    if (count := count_volumes(case.stack)) != len(names := case.stack_channels):
+        found, fix = f"holds {count} volumes for {len(names)} channels", f"give {', '.join(names)} in this order"
         raise ImageError(found, fix=fix, case=case.name, file=case.stack.name)
-    stacked = dict(zip(case.stack_channels, volumes, strict=True))
-    return {channel: stacked[channel] for channel in channels}
+    places = [names.index(channel) for channel in channels]
+    return dict(zip(channels, read_volumes(case.stack, places, case=case.name), strict=True))
 
 
 def _read_masks(case: Case) -> dict[str, Volume | MedsegError]:
@@ -162,11 +180,17 @@ def _read_masks(case: Case) -> dict[str, Volume | MedsegError]:
     return {name: _attempt(read_labels, path, case=case.name, channel=name) for name, path in paths.items()}
 
 
+def _sound(found: dict[str, Volume | MedsegError]) -> dict[str, Volume]:
+    """What was read, if all could be. Raises: the errors that are there instead."""
+    raise_all([error for error in found.values() if isinstance(error, MedsegError)])
+    return {name: volume for name, volume in found.items() if isinstance(volume, Volume)}
+
+
 def _attempt(read: Callable[..., Volume], path: Path, *, case: str, channel: str) -> Volume | MedsegError:
     try:
         return read(path, case=case, channel=channel)
     except MedsegError as error:
-        return error
+        return error.without_trace()
 
 
 def _onto(
@@ -238,44 +262,26 @@ def _doubtful(case: Case, volumes: dict[str, Volume]) -> list[str]:
 def _read(path: Path) -> Stored:
     """Any file as stored voxels of three axes, or four where it holds several volumes; the doors differ, what follows
     does not."""
-    stored = _door(path)
+    stored = dicom_mgh.read_stored(path)
+    shape, warnings = stored.shape, stored.warnings
     if not geometry.is_usable(stored.affine):
         raise ImageError("has no usable orientation", fix="convert it to NIfTI with the tool that made it")
-    if why := geometry.why_impossible(stored.affine, stored.voxels.shape):
+    if why := geometry.why_impossible(stored.affine, shape):
         raise ImageError(f"is no head: {why}", fix="correct the unit or the affine in its header")
-    voxels, warnings = stored.voxels, stored.warnings
-    away = geometry.distance_from_origin(stored.affine, voxels.shape)
+    away = geometry.distance_from_origin(stored.affine, shape)
     if away > geometry.FARTHEST_MM[0]:
         warnings = (*warnings, f"lies {away:.0f} mm from the scanner's origin")
-    if voxels.ndim == 2:
-        voxels, warnings = voxels[..., None], (*warnings, "a 2D image, read as a volume of one slice")
-    if voxels.ndim > 3 and voxels.shape[3:] == (1,) * (voxels.ndim - 3):
-        voxels, warnings = voxels.reshape(voxels.shape[:3], order="F"), (*warnings, "4D, but of one volume")
-    return replace(stored, voxels=voxels, warnings=warnings)
-
-
-def _door(path: Path) -> Stored:
-    if path.is_dir():
-        return dicom_mgh.read_dicom_series(path)
-    check_regular(path)
-    head = first_bytes(path)
-    if nifti.is_nifti(head):
-        return nifti.read_nifti(path)
-    if (read := dicom_mgh.reader_for(head, path.name)) is not None:
-        return read(path)
-    if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
-        if len(head) < 348:
-            raise ImageError("is cut off within its header", fix="copy it again from its source")
-        raise ImageError("is an Analyze image, which has no orientation", fix="convert it to NIfTI")
-    if path.name.lower().endswith(".img"):
-        raise ImageError("is the voxels of a pair", fix="give its .hdr")
-    raise dicom_mgh.what_else(head)
+    if len(shape) == 2:
+        shape, warnings = (*shape, 1), (*warnings, "a 2D image, read as a volume of one slice")
+    if len(shape) > 3 and math.prod(shape[3:]) == 1:
+        shape, warnings = shape[:3], (*warnings, "4D, but of one volume")
+    return replace(stored, shape=shape, warnings=warnings)
 
 
 def _single(stored: Stored) -> Stored:
-    if stored.voxels.ndim != 3:
+    if len(stored.shape) != 3:
         raise ImageError(
-            f"holds several volumes ({_shape(stored.voxels)})",
+            f"holds several volumes ({_shape(stored)})",
             fix="split it, one file a volume; as channels, give the 4D file itself as --volume",
         )
     return stored
@@ -283,19 +289,9 @@ def _single(stored: Stored) -> Stored:
 
 def _image(stored: Stored) -> Volume:
     """Voxels one can compute with, and a word where they do not look like a scan's."""
-    voxels, warnings = stored.image(), stored.warnings
-    unlike = int(np.count_nonzero(voxels != voxels.flat[0]))
-    if voxels.size >= MANY_VOXELS and unlike < ALMOST_NONE * voxels.size:
-        warnings = (*warnings, f"is almost constant: {unlike:,} of {voxels.size:,} voxels differ from the first")
-    if (span := float(np.ptp(voxels))) < NARROW:
-        warnings = (*warnings, f"its voxels span only {span:.2g}: scale them up, or contrast is lost")
-    sample = voxels.ravel()[:: max(1, voxels.size // 10_000)]
-    if voxels.size >= MANY_VOXELS and len(np.unique(sample)) <= FEW_VALUES:
-        count = len(np.unique(voxels))
-        if count <= FEW_VALUES:
-            warnings = (*warnings, f"holds only {count} different values, as a mask does")
-    return Volume(voxels, stored.affine, warnings)
+    voxels = stored.image()
+    return Volume(voxels, stored.affine, (*stored.warnings, *unlike_a_scan(voxels)), stored.code)
 
 
-def _shape(voxels: np.ndarray) -> str:
-    return "×".join(str(n) for n in voxels.shape)
+def _shape(stored: Stored) -> str:
+    return "×".join(map(str, stored.shape))

@@ -4,9 +4,10 @@ Built of MONAI's dictionary transforms, fed with arrays and affines of our own r
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,8 +17,10 @@ from torch import Tensor
 
 from medseg_diff.data import brain as brains
 from medseg_diff.data import geometry
+from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.geometry import Volume
 from medseg_diff.data.reading import CaseImages
+from medseg_diff.data.tables.case import Case
 from medseg_diff.errors import ImageError
 from medseg_diff.settings import Settings
 
@@ -28,7 +31,7 @@ ROBUST_RANGE = (-5.0, 10.0)  # robust deviations; the fluid in T2, the brightest
 AXIS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 MODES = {"image": "bilinear", "brain": "nearest", "reference": "nearest", "raters": "nearest"}
 
-Spacing = Annotated[float, Field(gt=0, le=20)] | None
+Spacing = Annotated[float, Field(ge=0.1, le=20)] | None
 
 
 def _is_orientation(axes: str) -> str:
@@ -43,7 +46,7 @@ class Preparation(Settings):
     orientation: Annotated[str, AfterValidator(_is_orientation)] = "RAS"
     # Along each axis after reorientation; null keeps what the scan has.
     spacing_mm: tuple[Spacing, Spacing, Spacing] = (None, None, None)
-    margin_mm: float = Field(default=5.0, ge=0)
+    margin_mm: float = Field(default=5.0, ge=0, le=1000)
     # foreground: what differs from a constant background; head: Otsu's threshold; auto: the first that works.
     brain: Literal["auto", "foreground", "head"] = "auto"
     # robust: the brain's median becomes 0 and a robust deviation 1, clipped at -5 and 10; a large or bright lesion hardly
@@ -73,6 +76,7 @@ class Prepared:
     raters: Tensor | None
     affine: np.ndarray
     native_affine: np.ndarray
+    native_code: int
     native_shape: geometry.Shape
     box: tuple[slice, ...]  # of the brain and its margin, after reorientation and before resampling
     preparation: Preparation
@@ -83,6 +87,10 @@ class Prepared:
     def voxel_ml(self) -> float:
         """Volume of one voxel of this grid in millilitres."""
         return geometry.voxel_ml(self.affine)
+
+    def write(self, path: Path, voxels: np.ndarray) -> None:
+        """Write voxels [X, Y, Z] of the case's own grid, placed as the case is. Raises: EnvironmentFault."""
+        write_volume(path, voxels, self.native_affine, code=self.native_code)
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -111,6 +119,7 @@ def prepare_case(images: CaseImages, preparation: Preparation) -> Prepared:
         raters=labels.get("raters"),
         affine=after["image"].affine.numpy().astype(np.float64),
         native_affine=images.affine,
+        native_code=images.code,
         native_shape=Volume(found, images.affine).shape,
         box=box,
         preparation=preparation,
@@ -235,7 +244,7 @@ def _scaled(images: CaseImages, brain: np.ndarray, preparation: Preparation) -> 
 
 def _scaled_together(images: CaseImages, brain: np.ndarray, preparation: Preparation) -> list[tuple[Any, ...]]:
     """Where voxels share one scale: the whole volume, or each axial slice; without the slices that hold no brain."""
-    axial = next(axis for axis, letter in enumerate(geometry.axes_of(images.affine)) if letter in "SI")
+    axial = geometry.axial_axis(images.affine)
     slices = range(brain.shape[axial]) if preparation.per_slice else [slice(None)]
     places = [(slice(None),) * axial + (number,) for number in slices]
     return [at for at in places if brain[at].any()]
@@ -264,3 +273,24 @@ def _scale_of(values: np.ndarray, intensity: str) -> _Scale:
     middle = float(np.median(values))
     deviation = 1.4826 * float(np.median(np.abs(values - middle)))  # 1.4826: a standard deviation, for normal values
     return _Scale(middle, max(deviation, 1e-6), *ROBUST_RANGE)
+
+
+def present_channels(case: Case, channels: Sequence[str]) -> tuple[str, ...]:
+    """Those of `channels` that the case has, in their order."""
+    return tuple(channel for channel in channels if channel in case.channels)
+
+
+def missing_channels(case: Case, channels: Sequence[str]) -> tuple[str, ...]:
+    """Those of `channels` that the case lacks."""
+    return tuple(channel for channel in channels if channel not in case.channels)
+
+
+def filled(prepared: Prepared, channels: Sequence[str]) -> Prepared:
+    """The case with all of `channels`, the background in each that it lacks, as channel dropout shows it in training."""
+    if prepared.channels == tuple(channels):
+        return prepared
+    image = prepared.image.new_full((len(channels), *prepared.image.shape[1:]), prepared.preparation.background)
+    for number, channel in enumerate(channels):
+        if channel in prepared.channels:
+            image[number] = prepared.image[prepared.channels.index(channel)]
+    return replace(prepared, channels=tuple(channels), image=image)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from medseg_diff.settings import Settings
 
-PatchEdge = Annotated[int, Field(ge=1)]
+Edge = Annotated[int, Field(ge=1, le=1024)]
+Count = Annotated[int, Field(ge=0, le=1024)]
 
 
 class AxialSlices(Settings):
@@ -24,10 +25,10 @@ class AxialSlices(Settings):
     dims: ClassVar[int] = 2
     piece: ClassVar[str] = "slices"
     kind: Literal["axial_slices"] = "axial_slices"
-    size: tuple[int, int] = (224, 224)
+    size: tuple[Edge, Edge] = (224, 224)
     context: int = Field(default=0, ge=0, le=8)
     smallest_brain: float = Field(default=0.05, ge=0, lt=1)
-    drop: tuple[int, int] = (0, 0)
+    drop: tuple[Count, Count] = (0, 0)
 
     def shown(self, channels: int) -> int:
         """Channels of the condition image for a case of `channels`."""
@@ -78,8 +79,8 @@ class Patches(Settings):
     dims: ClassVar[int] = 3
     piece: ClassVar[str] = "patches"
     kind: Literal["patches"] = "patches"
-    size: tuple[PatchEdge, PatchEdge, PatchEdge] = (96, 96, 96)
-    per_case: int = Field(default=8, ge=1)
+    size: tuple[Edge, Edge, Edge] = (96, 96, 96)
+    per_case: int = Field(default=8, ge=1, le=10_000)
     lesion_share: float = Field(default=0.5, ge=0, le=1)
     margin: int = Field(default=0, ge=0, le=64)
     overlap: float = Field(default=0.25, ge=0, lt=1)

@@ -2,7 +2,7 @@
 
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.diffusion.denoiser import Clipped, Denoiser, Prediction
-from medseg_diff.diffusion.guidance import ClassifierFree, ClassifierGuided
+from medseg_diff.diffusion.guidance import ClassifierFree, ClassifierGuided, Pinned
 from medseg_diff.diffusion.noise import SeededNoise
 from medseg_diff.diffusion.schedule import Level, NoiseSchedule
 from medseg_diff.diffusion.solvers import DDIM, DDPM, AnySolver, DPMSolverPP
@@ -20,6 +20,7 @@ __all__ = [
     "Denoiser",
     "Level",
     "NoiseSchedule",
+    "Pinned",
     "Prediction",
     "SeededNoise",
     "trajectory",

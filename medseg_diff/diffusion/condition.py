@@ -11,7 +11,7 @@ class Condition(NamedTuple):
     """What is known beforehand. Absent parts are None.
 
     image [B, C, *S], mask [B, C, *S], label [B] integers, covariates [B, K], context [B, N, D] tokens.
-    `kept` [B] booleans: where False, a network puts its own *learned* blank in the place of every part it has.
+    `keep` [B] booleans: where False, a network puts its own *learned* null embedding in the place of every part it has.
     """
 
     image: Tensor | None = None
@@ -19,25 +19,25 @@ class Condition(NamedTuple):
     label: Tensor | None = None
     covariates: Tensor | None = None
     context: Tensor | None = None
-    kept: Tensor | None = None
+    keep: Tensor | None = None
 
     @property
     def batch(self) -> int | None:
         """B, or None for an empty condition."""
         return next((len(part) for part in self._parts().values()), None)
 
-    def blank(self) -> "Condition":
+    def null(self) -> "Condition":
         """The same condition with nothing known, for classifier-free guidance."""
         parts = self._parts()
         if not parts:
             return self
         first = next(iter(parts.values()))
-        return self._replace(kept=torch.zeros(len(first), dtype=torch.bool, device=first.device))
+        return self._replace(keep=torch.zeros(len(first), dtype=torch.bool, device=first.device))
 
     def drop(self, dropped: Tensor) -> "Condition":
         """Blank the samples where `dropped` [B] is True (classifier-free training)."""
-        kept = ~dropped if self.kept is None else self.kept & ~dropped
-        return self._replace(kept=kept)
+        kept = ~dropped if self.keep is None else self.keep & ~dropped
+        return self._replace(keep=kept)
 
     def repeat(self, n: int) -> "Condition":
         """Each sample n times, one after the other (an ensemble): [B, …] → [B n, …]."""
@@ -65,8 +65,8 @@ class Condition(NamedTuple):
 
 
 def _with_kept(parts: dict[str, Tensor], batch: int | None) -> dict[str, Tensor]:
-    """`kept` spelled out, so that a full and a blank condition can stand in one batch."""
-    if not parts or "kept" in parts:
+    """`keep` spelled out, so that a full and a null condition can stand in one batch."""
+    if not parts or "keep" in parts:
         return parts
     device = next(iter(parts.values())).device
-    return parts | {"kept": torch.ones(batch or 0, dtype=torch.bool, device=device)}
+    return parts | {"keep": torch.ones(batch or 0, dtype=torch.bool, device=device)}

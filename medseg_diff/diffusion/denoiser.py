@@ -1,4 +1,4 @@
-"""What a network believes about x_t, under names: the clean image and the noise, whatever it was trained to output.
+"""What a network predicts from x_t, under names: the clean image and the noise, whatever it was trained to output.
 
 Velocity: Salimans & Ho, Progressive Distillation for Fast Sampling of Diffusion Models, 2022, arXiv 2202.00512.
 Learned variance: Nichol & Dhariwal, Improved Denoising Diffusion Probabilistic Models, 2021, arXiv 2102.09672.
@@ -46,7 +46,7 @@ class Prediction(NamedTuple):
 
 
 class AnyDenoiser(Protocol):
-    """What a walk needs: a schedule, and a belief about x_t [B, C, *S] at time t (an integer, or integers [B])."""
+    """What a walk needs: a schedule, and a prediction for x_t [B, C, *S] at time t (an integer, or integers [B])."""
 
     @property
     def schedule(self) -> NoiseSchedule: ...
@@ -91,6 +91,11 @@ class Denoiser(nn.Module):
         self.learned_variance = learned_variance
         self.time_offset = time_offset
 
+    def module(self) -> nn.Module:
+        """The network as the module with weights that it is wherever it is trained or loaded."""
+        assert isinstance(self.network, nn.Module)
+        return self.network
+
     def prepare(self, condition: Condition) -> Condition:
         """What need not run at every step (an image encoder), once per walk."""
         prepare = getattr(self.network, "prepare", None)
@@ -106,11 +111,11 @@ class Denoiser(nn.Module):
         return Output(value, (mix + 1) / 2)  # IDDPM Eq. 15: v in [0, 1] from an output around [-1, 1]
 
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
-        """Belief about x_t [B, C, *S] at time t."""
-        # No network has seen t = 0: an encoding that starts there asks it at t = 1, and x_t itself is clean.
+        """Prediction for x_t [B, C, *S] at time t."""
+        # No network has learned t = 0: an encoding that starts there asks it at t = 1, and x_t itself is clean.
         asked = max(t, 1) if isinstance(t, int) else t.clamp(min=1)
         value, mix = self.output(x_t, asked, condition)
-        clean, noise = believe(self.target, value, x_t, self.schedule.level(asked, like=x_t))
+        clean, noise = clean_and_noise(self.target, value, x_t, self.schedule.level(asked, like=x_t))
         return Prediction(where_clean(t, x_t, clean), noise, mix)
 
 
@@ -132,11 +137,11 @@ class Clipped(nn.Module):
         return prepared(self.denoiser, condition)
 
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
-        seen = self.denoiser(x_t, t, condition)
+        prediction = self.denoiser(x_t, t, condition)
         level = self.schedule.level(max(t, 1) if isinstance(t, int) else t.clamp(min=1), like=x_t)
-        clean = seen.clean.clamp(self.low, self.high)
-        noise = where_clean(t, seen.noise, noise_from(clean, x_t, level))  # at t = 0 any noise explains x_t
-        return seen._replace(clean=clean, noise=noise)
+        clean = prediction.clean.clamp(self.low, self.high)
+        noise = where_clean(t, prediction.noise, noise_from(clean, x_t, level))  # at t = 0 any noise explains x_t
+        return prediction._replace(clean=clean, noise=noise)
 
 
 def prepared(denoiser: AnyDenoiser, condition: Condition) -> Condition:
@@ -145,7 +150,7 @@ def prepared(denoiser: AnyDenoiser, condition: Condition) -> Condition:
     return prepare(condition) if prepare else condition
 
 
-def believe(target: Target, value: Tensor, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+def clean_and_noise(target: Target, value: Tensor, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
     """(clean, noise) from what a network trained on `target` said about x_t at `level`."""
     alpha, sigma = level
     if target == "noise":

@@ -52,10 +52,16 @@ class MixtureDenoiser:
     def __call__(self, x_t: Tensor, t: int | Tensor, condition: Condition | None = None) -> Prediction:
         level = self.schedule.level(t, like=x_t)
         share = self.classifier(x_t, t).softmax(dim=1)
-        beliefs = [self.component(k)(x_t, t) for k in range(len(self.centres))]
+        predictions = [self.component(k)(x_t, t) for k in range(len(self.centres))]
         shape = (-1,) + (1,) * (x_t.ndim - 1)
-        clean = sum((share[:, k].view(shape) * belief.clean for k, belief in enumerate(beliefs)), torch.zeros_like(x_t))
-        noise = sum((share[:, k].view(shape) * belief.noise for k, belief in enumerate(beliefs)), torch.zeros_like(x_t))
+        clean = sum(
+            (share[:, k].view(shape) * prediction.clean for k, prediction in enumerate(predictions)),
+            torch.zeros_like(x_t),
+        )
+        noise = sum(
+            (share[:, k].view(shape) * prediction.noise for k, prediction in enumerate(predictions)),
+            torch.zeros_like(x_t),
+        )
         return Prediction(clean, noise if _noisy(level) else torch.zeros_like(noise))
 
     def component(self, label: int) -> GaussianDenoiser:

@@ -1,4 +1,4 @@
-"""Beliefs pushed towards a label: denoisers wrapped round a denoiser.
+"""Predictions pushed towards a label, or held where something is known: denoisers wrapped round a denoiser.
 
 Classifier guidance: Dhariwal & Nichol, Diffusion Models Beat GANs on Image Synthesis, 2021, arXiv 2105.05233.
 Classifier-free guidance: Ho & Salimans, Classifier-Free Diffusion Guidance, 2022, arXiv 2207.12598.
@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.diffusion.denoiser import AnyDenoiser, Network, Prediction, clean_from, prepared
+from medseg_diff.diffusion.denoiser import (
+    AnyDenoiser,
+    Network,
+    Prediction,
+    clean_from,
+    noise_from,
+    prepared,
+    where_clean,
+)
 from medseg_diff.diffusion.schedule import NoiseSchedule
 
 
@@ -31,10 +39,10 @@ class ClassifierGuided(nn.Module):
         return prepared(self.denoiser, condition)
 
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
-        seen = self.denoiser(x_t, t, condition)
+        prediction = self.denoiser(x_t, t, condition)
         level = self.schedule.level(t, like=x_t)
-        noise = seen.noise - self.scale * level.sigma * self.gradient(x_t, t, condition)  # ADM Algorithm 2
-        return seen._replace(clean=clean_from(noise, x_t, level), noise=noise)
+        noise = prediction.noise - self.scale * level.sigma * self.gradient(x_t, t, condition)  # ADM Algorithm 2
+        return prediction._replace(clean=clean_from(noise, x_t, level), noise=noise)
 
     def gradient(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Tensor:
         """grad of log p(label | x_t) with respect to x_t, [B, C, *S]."""
@@ -48,9 +56,9 @@ class ClassifierGuided(nn.Module):
 
 
 class ClassifierFree(nn.Module):
-    """Away from what would be believed with nothing known: eps = blank + scale · (conditioned - blank).
+    """Away from the unconditional prediction: eps = null + scale · (conditioned - null).
 
-    scale = 1 is the conditioned denoiser; the convention (1 + w) · conditioned - w · blank has scale = 1 + w.
+    scale = 1 is the conditioned denoiser; the convention (1 + w) · conditioned - w · null has scale = 1 + w.
     """
 
     def __init__(self, denoiser: AnyDenoiser, scale: float) -> None:
@@ -66,8 +74,33 @@ class ClassifierFree(nn.Module):
 
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
         times = t if isinstance(t, int) else torch.cat([t, t])
-        both = self.denoiser(torch.cat([x_t, x_t]), times, condition.beside(condition.blank()))
-        known, blank = both.noise.chunk(2)
-        noise = blank + self.scale * (known - blank)
+        both = self.denoiser(torch.cat([x_t, x_t]), times, condition.beside(condition.null()))
+        known, null = both.noise.chunk(2)
+        noise = null + self.scale * (known - null)
         mix = None if both.variance_mix is None else both.variance_mix.chunk(2)[0]
         return Prediction(clean_from(noise, x_t, self.schedule.level(t, like=x_t)), noise, mix)
+
+
+class Pinned(nn.Module):
+    """What is known stays: outside `mask` the clean prediction is the `known` image, and the noise agrees with it.
+
+    known [B, C, *S] in the space of x_0; mask [B, 1, *S] booleans, the region that is denoised. Like a clip it belongs
+    outside of guidance, whose push it would otherwise undo.
+    """
+
+    def __init__(self, denoiser: AnyDenoiser, known: Tensor, mask: Tensor) -> None:
+        super().__init__()
+        self.denoiser, self.known, self.mask = denoiser, known, mask
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return self.denoiser.schedule
+
+    def prepare(self, condition: Condition) -> Condition:
+        return prepared(self.denoiser, condition)
+
+    def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
+        prediction = self.denoiser(x_t, t, condition)
+        level = self.schedule.level(max(t, 1) if isinstance(t, int) else t.clamp(min=1), like=x_t)
+        clean = torch.where(self.mask, prediction.clean, self.known)
+        return prediction._replace(clean=clean, noise=where_clean(t, prediction.noise, noise_from(clean, x_t, level)))

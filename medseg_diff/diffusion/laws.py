@@ -16,7 +16,7 @@ from torch import Tensor
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.diffusion.denoiser import Clipped
 from medseg_diff.diffusion.exact import GaussianDenoiser, MixtureDenoiser, ddim_gain, ddpm_moments
-from medseg_diff.diffusion.guidance import ClassifierFree, ClassifierGuided
+from medseg_diff.diffusion.guidance import ClassifierFree, ClassifierGuided, Pinned
 from medseg_diff.diffusion.noise import SeededNoise
 from medseg_diff.diffusion.schedule import NoiseSchedule, ScheduleKind
 from medseg_diff.diffusion.solvers import DDIM, DDPM, AnySolver
@@ -62,7 +62,8 @@ def all_laws() -> Iterator[Law]:
     yield Law("encoded, then decoded with guidance at scale 1: the component's own linear map", guided_way_error, 1e-9)
     yield Law("so decoded, either component ends within 2 deviations of the one guided to", guided_arrival, 2.0)
     yield Law("classifier-free guidance at scale 1 is the conditioned denoiser", classifier_free_error, 1e-12)
-    yield Law("a clipped belief still explains x_t", clipping_error, 1e-9)
+    yield Law("a clipped prediction still explains x_t", clipping_error, 1e-9)
+    yield Law("what is pinned comes out as it was, the rest as without it", pinning_error, 1e-9)
     yield Law("a sample's noise is the same in any batch (bits that differ)", noise_batch_error, 0.0)
     yield Law("input scale b shifts log SNR by 2 ln b", input_scale_error, 1e-9)
 
@@ -168,17 +169,17 @@ def guidance_error() -> float:
 
 def guided_way_error() -> float:
     """Largest distance between a guided walk back and the closed form of the component's flow."""
-    noisy, healed, mixture = _guided_ways()
+    noisy, healthy, mixture = _guided_ways()
     times = _LEVELS[::-1]
     gain, alpha = ddim_gain(mixture.component(0), times), mixture.schedule.level(times[0]).alpha
     exact = mixture.centres[0] + gain * (noisy - alpha * mixture.centres[0])
-    return float((healed - exact).abs().max())
+    return float((healthy - exact).abs().max())
 
 
 def guided_arrival() -> float:
     """How many deviations from the centre guided to the furthest sample ends, of those within 1 of either centre."""
-    _, healed, mixture = _guided_ways()
-    return float((healed - mixture.centres[0]).abs().max()) / mixture.deviation
+    _, healthy, mixture = _guided_ways()
+    return float((healthy - mixture.centres[0]).abs().max()) / mixture.deviation
 
 
 def _guided_ways() -> tuple[Tensor, Tensor, MixtureDenoiser]:
@@ -192,18 +193,18 @@ def _guided_ways() -> tuple[Tensor, Tensor, MixtureDenoiser]:
 
 
 def classifier_free_error() -> float:
-    """At scale 1 the blank branch must cancel."""
+    """At scale 1 the null branch must cancel."""
     schedule = NoiseSchedule(kind="cosine")
-    known, blank = (GaussianDenoiser(schedule, mean) for mean in (0.5, 0.0))
+    known, null = (GaussianDenoiser(schedule, mean) for mean in (0.5, 0.0))
 
     class Labelled:
         def __init__(self) -> None:
             self.schedule = schedule
 
         def __call__(self, x_t: Tensor, t: int | Tensor, condition: Condition):  # type: ignore[no-untyped-def]
-            assert condition.kept is not None
-            kept = condition.kept.view(-1, 1, 1)
-            pair = zip(known(x_t, t)[:2], blank(x_t, t)[:2], strict=True)
+            assert condition.keep is not None
+            kept = condition.keep.view(-1, 1, 1)
+            pair = zip(known(x_t, t)[:2], null(x_t, t)[:2], strict=True)
             return known(x_t, t)._replace(
                 **dict(zip(("clean", "noise"), (torch.where(kept, k, b) for k, b in pair), strict=True))
             )
@@ -220,11 +221,21 @@ def clipping_error() -> float:
     x = torch.linspace(-5, 5, 21, dtype=torch.float64).view(-1, 1, 1)
     worst = 0.0
     for t in (1, 300, 1000):
-        seen = Clipped(GaussianDenoiser(schedule, MEAN, 3.0))(x, t, NOTHING)
+        prediction = Clipped(GaussianDenoiser(schedule, MEAN, 3.0))(x, t, NOTHING)
         level = schedule.level(t)
-        worst = max(worst, float((level.alpha * seen.clean + level.sigma * seen.noise - x).abs().max()))
-        worst = max(worst, float(seen.clean.abs().max()) - 1)
+        worst = max(worst, float((level.alpha * prediction.clean + level.sigma * prediction.noise - x).abs().max()))
+        worst = max(worst, float(prediction.clean.abs().max()) - 1)
     return worst
+
+
+def pinning_error() -> float:
+    """Largest difference, after a walk, from the known image where it is kept and from the plain walk where it is not."""
+    denoiser = GaussianDenoiser(NoiseSchedule(kind="cosine"), MEAN, DEVIATION)
+    x = torch.linspace(-2, 2, 12, dtype=torch.float64).view(1, 1, 12)
+    known, mask = torch.cos(3 * x), torch.arange(12).view(1, 1, 12) % 3 == 0
+    times = denoiser.schedule.times(50)
+    pinned = walk(Pinned(denoiser, known, mask), DDIM(), x, times)
+    return float((pinned - torch.where(mask, walk(denoiser, DDIM(), x, times), known)).abs().max())
 
 
 def noise_batch_error() -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.diffusion.denoiser import Denoiser, Output, Prediction, believe
+from medseg_diff.diffusion.denoiser import Denoiser, Output, Prediction, clean_and_noise
 from medseg_diff.diffusion.schedule import Level, NoiseSchedule
 from medseg_diff.diffusion.solvers import mixed_log_variance, posterior
 
@@ -34,9 +34,9 @@ def denoising_loss(
     losses = {"simple": _each(simple_error(denoiser, output, clean, noise, level))}
     if output.variance_mix is not None:
         # IDDPM Sec. 3.1: the bound teaches the variance only, so the mean is held fixed inside it.
-        believed, implied = believe(denoiser.target, output.value.detach(), x_t, level)
-        seen = Prediction(believed, implied, output.variance_mix)
-        losses["vlb"] = vlb_term(denoiser.schedule, clean, x_t, t, seen)
+        predicted, implied = clean_and_noise(denoiser.target, output.value.detach(), x_t, level)
+        prediction = Prediction(predicted, implied, output.variance_mix)
+        losses["vlb"] = vlb_term(denoiser.schedule, clean, x_t, t, prediction)
     return losses
 
 
@@ -56,8 +56,8 @@ def hybrid(losses: dict[str, Tensor], length: int) -> Tensor:
     return losses["simple"] + 0.001 * length * losses["vlb"] if "vlb" in losses else losses["simple"]
 
 
-def vlb_map(schedule: NoiseSchedule, clean: Tensor, x_t: Tensor, t: Tensor, seen: Prediction) -> Tensor:
-    """L_{t-1} at every voxel, in nats, [B, C, *S]: KL of the true and the believed step t → t - 1.
+def vlb_map(schedule: NoiseSchedule, clean: Tensor, x_t: Tensor, t: Tensor, prediction: Prediction) -> Tensor:
+    """L_{t-1} at every voxel, in nats, [B, C, *S]: KL of the true and the predicted step t → t - 1.
 
     At t = 1 the negative log-likelihood of a Gaussian with the step's variance (beta~_2 stands in for beta~_1 = 0).
     """
@@ -66,18 +66,18 @@ def vlb_map(schedule: NoiseSchedule, clean: Tensor, x_t: Tensor, t: Tensor, seen
     second = posterior(*(schedule.level(u, like=x_t) for u in (t.clamp(min=2), t.clamp(min=2) - 1)))
     step = step._replace(variance=torch.where(then.sigma > 0, step.variance, second.variance))
     true_mean = step.of_clean * clean + step.of_x * x_t
-    mean = step.of_clean * seen.clean + step.of_x * x_t
+    mean = step.of_clean * prediction.clean + step.of_x * x_t
     log_true = step.variance.log()
-    log_believed = log_true if seen.variance_mix is None else mixed_log_variance(step, seen.variance_mix)
-    squared = (true_mean - mean) ** 2 * torch.exp(-log_believed)
-    divergence = 0.5 * (log_believed - log_true - 1 + torch.exp(log_true - log_believed) + squared)
-    likelihood = 0.5 * (math.log(2 * math.pi) + log_believed + squared)
+    log_variance = log_true if prediction.variance_mix is None else mixed_log_variance(step, prediction.variance_mix)
+    squared = (true_mean - mean) ** 2 * torch.exp(-log_variance)
+    divergence = 0.5 * (log_variance - log_true - 1 + torch.exp(log_true - log_variance) + squared)
+    likelihood = 0.5 * (math.log(2 * math.pi) + log_variance + squared)
     return torch.where(then.sigma > 0, divergence, likelihood)
 
 
-def vlb_term(schedule: NoiseSchedule, clean: Tensor, x_t: Tensor, t: Tensor, seen: Prediction) -> Tensor:
+def vlb_term(schedule: NoiseSchedule, clean: Tensor, x_t: Tensor, t: Tensor, prediction: Prediction) -> Tensor:
     """L_{t-1} in bits per dimension, [B] (IDDPM Eq. 5-6)."""
-    return _each(vlb_map(schedule, clean, x_t, t, seen)) / math.log(2)
+    return _each(vlb_map(schedule, clean, x_t, t, prediction)) / math.log(2)
 
 
 def _each(error: Tensor) -> Tensor:

@@ -1,35 +1,51 @@
 """Each sample owns its noise: it depends on its seed and the step, never on the batch it happens to stand in."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from medseg_diff.settings import Settings
 
 MASK_64 = 2**64 - 1
 
 
 class NoiseSource(Protocol):
-    """Standard normal numbers shaped like `like`, for step 0 (the start of a walk), 1, 2, …"""
+    """Numbers of mean 0 and deviation 1, shaped like `like`, for step 0 (the start of a walk), 1, 2, …"""
 
     def __call__(self, like: Tensor, step: int) -> Tensor: ...
+
+
+class GaussianNoise(Settings):
+    """Independent standard normal numbers: the noise of all but a few papers."""
+
+    kind: Literal["gaussian"] = "gaussian"
+
+    def draw(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """[B, C, *S] in `like`'s dtype and on its device."""
+        return torch.empty_like(like, memory_format=torch.contiguous_format).normal_(generator=generator)
+
+
+AnyNoise = GaussianNoise  # a union by `kind`, as soon as there is a second
 
 
 class SeededNoise:
     """One seed a sample: row i of every draw is a function of (seeds[i], step, shape of a sample) and the device alone."""
 
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self.seeds = tuple(seeds)
+    def __init__(self, seeds: Sequence[int], kind: AnyNoise = GaussianNoise()) -> None:
+        self.seeds, self.kind = tuple(seeds), kind
 
     def __call__(self, like: Tensor, step: int) -> Tensor:
-        """[B, C, *S] standard normal in `like`'s dtype, drawn on its device; B must be the number of seeds."""
+        """[B, C, *S] noise in `like`'s dtype, drawn on its device; B must be the number of seeds."""
         assert len(like) == len(self.seeds), f"{len(self.seeds)} seeds for a batch of {len(like)}"
         generator = torch.Generator(like.device)
-        drawn = torch.empty_like(like, memory_format=torch.contiguous_format)
-        for row, seed in zip(drawn, self.seeds, strict=True):
-            generator.manual_seed(_scramble(seed, step))
-            row.normal_(generator=generator)
-        return drawn
+        return torch.cat(
+            [
+                self.kind.draw(row, generator.manual_seed(_scramble(seed, step)))
+                for row, seed in zip(like.split(1), self.seeds, strict=True)
+            ]
+        )
 
 
 def fresh_noise(like: Tensor, step: int) -> Tensor:

@@ -8,7 +8,7 @@ Input scale: Chen, On the Importance of Noise Scheduling for Diffusion Models, 2
 
 import math
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -17,11 +17,13 @@ from torch import Tensor
 from medseg_diff.errors import UsageError
 from medseg_diff.settings import Settings
 
+Beta = Annotated[float, Field(gt=0, lt=1)]
 ScheduleKind = Literal["linear", "scaled_linear", "cosine"]
 
 BETAS = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012)}  # of 1000 steps; the papers' values
 COSINE_OFFSET = 0.008
 LARGEST_BETA = 0.999
+LONGEST = 100_000
 
 
 class Level(NamedTuple):
@@ -48,9 +50,9 @@ class NoiseSchedule(Settings):
     """
 
     kind: ScheduleKind = "linear"
-    length: int = Field(default=1000, ge=1)
+    length: int = Field(default=1000, ge=1, le=LONGEST)
     input_scale: float = Field(default=1.0, gt=0)
-    betas: tuple[float, float] | None = None
+    betas: tuple[Beta, Beta] | None = None
 
     def level(self, t: int | Tensor, like: Tensor | None = None) -> Level:
         """The level at time t, an integer 0 … length or an integer tensor [B].

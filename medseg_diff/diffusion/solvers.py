@@ -4,8 +4,8 @@ DDPM: Ho et al., Denoising Diffusion Probabilistic Models, 2020, arXiv 2006.1123
 DDIM: Song et al., Denoising Diffusion Implicit Models, 2020, arXiv 2010.02502.
 DPM-Solver++: Lu et al., DPM-Solver++: Fast Solver for Guided Sampling, 2022, arXiv 2211.01095.
 
-In all of them: `now` and `then` are the levels left and reached, `seen` the belief about x at `now`, `past` the
-previous level with its belief, and `noise` standard normal like x (None: the mean of the step).
+In all of them: `now` and `then` are the levels left and reached, `prediction` the prediction for x at `now`, `past` the
+previous level with its prediction, and `noise` standard normal like x (None: the mean of the step).
 """
 
 from typing import Annotated, ClassVar, Literal, NamedTuple
@@ -20,10 +20,10 @@ from medseg_diff.settings import Settings
 
 
 class Past(NamedTuple):
-    """Where the walk stood one step ago, and what was believed there."""
+    """Where the walk stood one step ago, and what was predicted there."""
 
     level: Level
-    seen: Prediction
+    prediction: Prediction
 
 
 class DDPM(Settings):
@@ -41,21 +41,21 @@ class DDPM(Settings):
         return True
 
     def __call__(
-        self, x: Tensor, now: Level, then: Level, seen: Prediction, past: Past | None, noise: Tensor | None
+        self, x: Tensor, now: Level, then: Level, prediction: Prediction, past: Past | None, noise: Tensor | None
     ) -> Tensor:
         if then.sigma > now.sigma:
             keep = then.alpha / now.alpha
             added = (then.sigma**2 - (keep * now.sigma) ** 2).clamp(min=0).sqrt()
             return keep * x + (0 if noise is None else added * noise)
         step = posterior(now, then)
-        mean = step.of_clean * seen.clean + step.of_x * x  # Ho 2020 Eq. 7, for a step of any width
+        mean = step.of_clean * prediction.clean + step.of_x * x  # Ho 2020 Eq. 7, for a step of any width
         if noise is None or then.is_clean:
             return mean
-        return mean + self._deviation(step, seen) * noise
+        return mean + self._deviation(step, prediction) * noise
 
-    def _deviation(self, step: "Posterior", seen: Prediction) -> Tensor:
-        if self.variance == "learned" and seen.variance_mix is not None:
-            return (0.5 * mixed_log_variance(step, seen.variance_mix)).exp()
+    def _deviation(self, step: "Posterior", prediction: Prediction) -> Tensor:
+        if self.variance == "learned" and prediction.variance_mix is not None:
+            return (0.5 * mixed_log_variance(step, prediction.variance_mix)).exp()
         return (step.beta if self.variance == "beta" else step.variance).sqrt()
 
 
@@ -74,17 +74,17 @@ class DDIM(Settings):
         return self.eta > 0
 
     def __call__(
-        self, x: Tensor, now: Level, then: Level, seen: Prediction, past: Past | None, noise: Tensor | None
+        self, x: Tensor, now: Level, then: Level, prediction: Prediction, past: Past | None, noise: Tensor | None
     ) -> Tensor:
         if self.eta == 0 or noise is None or then.sigma >= now.sigma:
-            return then.alpha * seen.clean + then.sigma * seen.noise
+            return then.alpha * prediction.clean + then.sigma * prediction.noise
         spread = self.eta * posterior(now, then).variance.sqrt()  # Song 2020 Eq. 16
         kept = (then.sigma**2 - spread**2).clamp(min=0).sqrt()
-        return then.alpha * seen.clean + kept * seen.noise + spread * noise  # Song 2020 Eq. 12
+        return then.alpha * prediction.clean + kept * prediction.noise + spread * noise  # Song 2020 Eq. 12
 
 
 class DPMSolverPP(Settings):
-    """DPM-Solver++(2M): second order from the previous belief; first order (DDIM) where there is none, and to t = 0."""
+    """DPM-Solver++(2M): second order from the previous prediction; first order (DDIM) where there is none, and to t = 0."""
 
     order: ClassVar[int | None] = 2
     kind: Literal["dpm_solver_pp"] = "dpm_solver_pp"
@@ -94,14 +94,14 @@ class DPMSolverPP(Settings):
         return False
 
     def __call__(
-        self, x: Tensor, now: Level, then: Level, seen: Prediction, past: Past | None, noise: Tensor | None
+        self, x: Tensor, now: Level, then: Level, prediction: Prediction, past: Past | None, noise: Tensor | None
     ) -> Tensor:
         if now.is_clean:
-            return then.alpha * seen.clean + then.sigma * seen.noise
-        clean = seen.clean
+            return then.alpha * prediction.clean + then.sigma * prediction.noise
+        clean = prediction.clean
         if past is not None and not then.is_clean and not past.level.is_clean:
             width, before = log_snr(then) - log_snr(now), log_snr(now) - log_snr(past.level)
-            clean = clean + width / (2 * before) * (clean - past.seen.clean)  # Lu 2022, Algorithm 2
+            clean = clean + width / (2 * before) * (clean - past.prediction.clean)  # Lu 2022, Algorithm 2
         shrink = then.sigma / now.sigma
         return shrink * x + (then.alpha - shrink * now.alpha) * clean  # = -alpha (exp(-h) - 1) D
 

@@ -16,7 +16,7 @@ NOTHING = Condition()
 
 
 class Step(NamedTuple):
-    """The time reached, the image there, and the belief that led to it."""
+    """The time reached, the image there, and the prediction that led to it."""
 
     t: int
     x: Tensor
@@ -43,11 +43,11 @@ def trajectory(
     for step, (t, s) in enumerate(itertools.pairwise(times), start=1):
         with torch.no_grad():
             now, then = schedule.level(t), schedule.level(s)
-            seen = denoiser(x, t, condition)
+            prediction = denoiser(x, t, condition)
             wanted = solver.stochastic and not then.is_clean
-            x = solver(x, now, then, seen, past, draw(x, step) if wanted else None)
-            past = Past(now, seen)
-        yield Step(s, x, seen)
+            x = solver(x, now, then, prediction, past, draw(x, step) if wanted else None)
+            past = Past(now, prediction)
+        yield Step(s, x, prediction)
 
 
 def walk(

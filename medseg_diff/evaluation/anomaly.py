@@ -1,45 +1,46 @@
-"""How good are these anomaly maps? Every measure of every case and of the baselines beside them, with intervals."""
+"""Every metric of anomaly maps and of the baselines beside them: by voxel, slice, lesion and volume, with intervals."""
 
-import logging
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from medseg_diff import files
-from medseg_diff.data.anomalies import anomaly_facts, read_anomaly_case
-from medseg_diff.data.tables.manifest import SPLITS, Case, Manifest
-from medseg_diff.errors import ManifestError, UsageError
-from medseg_diff.evaluation.anomaly_case import OURS, SLICE_COLUMNS, Floats, MeasuredCase, Pools, measure_case
+from medseg_diff.console import log
+from medseg_diff.data.geometry import axial_axis, spacing_of
+from medseg_diff.data.results import FACTS, CaseResult, read_result
+from medseg_diff.data.tables.manifest import Case
+from medseg_diff.evaluation.catalogue import ANOMALY, ANOMALY_TOGETHER
+from medseg_diff.evaluation.summary import (
+    OURS,
+    Evaluation,
+    Floats,
+    Mask,
+    Values,
+    axial_slices,
+    entry,
+    majority,
+    mean,
+    summarised,
+    table,
+)
+from medseg_diff.files import read_facts
+from medseg_diff.methods.anomaly.normative import top_mean
+from medseg_diff.methods.components import find_lesions
+from medseg_diff.metrics import overlap
 from medseg_diff.metrics.anomaly import Pool, rank
-from medseg_diff.metrics.intervals import LEVEL, Interval, mean_interval
+from medseg_diff.metrics.detection import lesion_detection
+from medseg_diff.metrics.intervals import LEVEL, Interval
 
-logger = logging.getLogger(__name__)
-
+SLICE_COLUMNS = ("slice", "z_mm", "lesion_voxels", "score", "auroc", "average_precision")
 RESAMPLES = 1000
 SPREAD, STEPS = 6.0, 241  # candidate thresholds: the stored one times 2 ** (-6 … 6)
 UNSET = 0.1  # stands for a stored threshold where there is none; the candidates reach a hundredth and a hundredfold
-
-
-class Measure(NamedTuple):
-    """How one number is summarised."""
-
-    unit: str
-    over: str
-
-
-SICK, WELL = "cases with a lesion", "cases without a lesion"
-MEASURES = {
-    "auroc": Measure("1", f"{SICK}, each over its brain voxels"),
-    "average_precision": Measure("1", f"{SICK}, each over its brain voxels"),
-    "dice_preset": Measure("1", SICK),
-    "lesion_sensitivity": Measure("1", SICK),
-    "false_positives_ml": Measure("ml", WELL),
-    "auroc_of_slices": Measure("1", "cases with and without diseased slices, each over its axial slices"),
-}
 CONVENTIONS = {
-    "voxels": "of the brain, its rim included; anomaly.nii.gz and the baselines are smoothed, cleaned and set above a floor "
+    "voxels": "of the brain, its rim included; anomaly.nii.gz and the baselines are smoothed, cleaned and set above a mean "
     "of healthy brains alike",
     "average_precision": "sum of precision times the recall gained, no interpolation; equal scores count as one",
     "dice_best": "3D Dice at the one threshold that is best for all cases together, chosen with their references: an upper "
@@ -57,164 +58,194 @@ CONVENTIONS = {
 }
 
 
-def evaluate_anomaly(
-    manifest: Manifest, predictions: Path, *, name: str, out: Path | None = None, split: str | None = None
-) -> dict[str, Any]:
-    """Compare a folder of anomaly maps with the references of a manifest; `name` is what the data are called.
+@dataclass(frozen=True)
+class MeasuredMap:
+    """One map of one case: `values` of ANOMALY's metrics, and `dice` at each of the candidate thresholds."""
 
-    Cases without `seg` count as without a lesion where they are labelled healthy. Writes `out`/metrics.json (returned as
-    well), per_case.csv and per_slice.csv. One case is in memory at a time.
-    Raises: UsageError where results are missing, ManifestError where references are, ImageError.
+    values: Values
+    dice: Floats
+
+
+@dataclass(frozen=True)
+class MeasuredCase:
+    """One case: what each map scored (`anomaly` is the method's own), and a row of SLICE_COLUMNS for each axial slice."""
+
+    case: Case
+    reference_ml: float
+    score: float
+    maps: dict[str, MeasuredMap]
+    slices: list[Values]
+
+
+def evaluate_anomaly(cases: Sequence[Case], predictions: Path) -> Evaluation:
+    """Compare the maps in `predictions`/<case> with the cases' references; one case is in memory at a time.
+
+    Cases without a reference, which must be labelled healthy, count as without a lesion. Raises: ImageError, ManifestError.
     """
-    cases = _cases(manifest, predictions, split)
-    candidates, pools = _candidates(cases, predictions), Pools()
-    measured = []
-    for case in cases:
-        measured.append(measure_case(case, read_anomaly_case(predictions / case.name, case.name), candidates, pools))
-        values = measured[-1].maps[OURS].values
-        logger.info(
-            "%s: %s", case.name, ", ".join(f"{key} {value:.3f}" for key, value in values.items() if value is not None)
-        )
-    ours = _metrics(measured, OURS, pools.of[OURS])
-    summary = {
-        "schema": 1,
-        "task": "anomaly",
-        "data": name,
-        "split": split or ", ".join(sorted({case.split for case in cases if case.split})) or None,
-        "cases": len(cases),
-        "patients": len({case.patient for case in cases}),
-        "metrics": ours | _by_slice(measured) | _by_volume(measured),
-        "baselines": {
-            rival: _metrics(measured, rival, pools.of[rival]) | _gains(measured, rival)
-            for rival in measured[0].maps
-            if rival != OURS and all(rival in each.maps for each in measured)
+    candidates, pools = _candidates(cases, predictions), dict[str, Pool]()
+    measured = [
+        measure_case(case, read_result(predictions / case.name, case.name), candidates, pools) for case in cases
+    ]
+    common = [name for name in measured[0].maps if all(name in each.maps for each in measured)]
+    metrics = {name: _metrics(measured, name, pools[name]) for name in common}
+    return Evaluation(
+        facts={
+            "metrics": metrics[OURS] | _by_slice(measured) | _by_volume(measured),
+            "baselines": {name: metrics[name] | _gains(measured, name) for name in common if name != OURS},
+            "conventions": CONVENTIONS,
         },
-        "conventions": CONVENTIONS,
-    }
-    folder = out or predictions
-    _write_tables(folder, measured)
-    files.write_json(folder / "metrics.json", summary)
-    return summary
-
-
-def _cases(manifest: Manifest, predictions: Path, split: str | None) -> list[Case]:
-    """The cases of the split, or of every split that has results. Raises: UsageError, ManifestError."""
-    if split is not None and split not in SPLITS:
-        raise UsageError(f"`{split}` is no split", fix=f"use one of {', '.join(SPLITS)}")
-    begun = {case.split for case in manifest.cases if (predictions / case.name).is_dir()}
-    if not begun:
-        found = f"no case of {manifest.file} has a folder in {predictions.name}"
-        raise UsageError(found, fix="run `medseg-diff anomaly` on this table, or check --predictions and --data")
-    cases = [case for case in manifest.cases if case.split in ({split} if split else begun)]
-    if not cases:
-        raise ManifestError(f"no case has split {split}", fix="choose another --split", file=manifest.file)
-    unfinished = [case.name for case in cases if anomaly_facts(predictions / case.name) is None]
-    if unfinished:
-        found = f"{len(unfinished)} of {len(cases)} cases have no complete anomaly map: {', '.join(unfinished[:10])}"
-        raise UsageError(found, fix="run `medseg-diff anomaly` again (it continues), or choose --split")
-    return cases
+        per_case=table(
+            ("case", "patient", "split", "map"),
+            ("reference_ml", "score", *ANOMALY),
+            (
+                (
+                    (case.name, case.patient, case.split, name),
+                    found.values | {"reference_ml": each.reference_ml, "score": each.score},
+                )
+                for case, each in zip(cases, measured, strict=True)
+                for name, found in each.maps.items()
+            ),
+        ),
+        per_slice=table(
+            ("case", "patient"),
+            SLICE_COLUMNS,
+            (
+                ((case.name, case.patient), row)
+                for case, each in zip(cases, measured, strict=True)
+                for row in each.slices
+            ),
+        ),
+    )
 
 
 def _candidates(cases: Sequence[Case], predictions: Path) -> dict[str, Floats]:
     """The thresholds of each map whose Dice is compared: the stored one (the middle one, where scans differ), and others."""
-    found: dict[str, list[float | None]] = {}
+    stored: dict[str, list[float | None]] = {}
     for case in cases:
-        facts = anomaly_facts(predictions / case.name) or {}
-        found.setdefault(OURS, []).append(facts["threshold"]["value"])
-        for name, threshold in facts.get("baseline_thresholds", {}).items():
-            found.setdefault(name, []).append(threshold)
+        facts = read_facts(predictions / case.name / FACTS)
+        thresholds = {OURS: facts["threshold"]["value"], **facts.get("baseline_thresholds", {})}
+        for name, threshold in thresholds.items():
+            stored.setdefault(name, []).append(threshold)
     steps = 2.0 ** np.linspace(-SPREAD, SPREAD, STEPS)
-    return {name: steps * np.median([value or UNSET for value in values]) for name, values in found.items()}
+    return {name: steps * np.median([value or UNSET for value in values]) for name, values in stored.items()}
+
+
+def measure_case(
+    case: Case, result: CaseResult, candidates: Mapping[str, Floats], pools: dict[str, Pool]
+) -> MeasuredCase:
+    """Everything of one case; `candidates` are the thresholds of each map whose Dice is wanted, `pools` are added to.
+
+    Raises: ImageError where a file is damaged or lies on another grid, ManifestError where a channel is not there.
+    """
+    affine, facts = result.main.affine, result.facts
+    opinions = {name: result.marked(labels, OURS) for name, labels in result.references(case).items()}
+    truth = majority(opinions) if opinions else np.zeros(result.main.shape, dtype=bool)
+    brain, spacing_mm = result.brain(case, facts["channels"]), [float(step) for step in spacing_of(affine)]
+    smallest_ml, thresholds = float(facts["findings"]["smallest_ml"]), facts.get("baseline_thresholds", {})
+    maps: dict[str, MeasuredMap] = {}
+    for name, scores in itertools.chain([(OURS, result.main.voxels)], result.baselines()):
+        mask = result.mask(OURS) if name == OURS else None
+        if thresholds.get(name) is not None:  # a baseline is cut as the method's own map was
+            cut: dict[str, float] = {"threshold": thresholds[name], "smallest_ml": smallest_ml}
+            mask = find_lesions(scores, brain, affine=affine, **cut).mask
+        inside, marked = scores[brain], truth[brain]
+        pools.setdefault(name, Pool()).add(inside, marked)
+        ranking = rank(inside, marked)
+        values: Values = {"auroc": ranking.auroc(), "average_precision": ranking.average_precision()}
+        values |= _of_mask(mask, truth, spacing_mm, smallest_ml)
+        values["auroc_of_slices"] = _auroc_of_slices(scores, truth, brain, affine)
+        maps[name] = MeasuredMap(values, ranking.dice_at(candidates[name]))
+    known = {name: value for name, value in maps[OURS].values.items() if value is not None}
+    log.info("%s: %s", case.name, ", ".join(f"{name} {value:.3f}" for name, value in known.items()))
+    reference_ml = overlap.volume_ml(truth, spacing_mm=spacing_mm)
+    slices = list(_slices(result.main.voxels, truth, brain, affine))
+    return MeasuredCase(case, reference_ml, float(facts["score"]), maps, slices)
+
+
+def _of_mask(mask: Mask | None, truth: Mask, spacing_mm: list[float], smallest_ml: float) -> Values:
+    """What the mask is worth: where there is a lesion how it is covered, else what is marked all the same."""
+    if mask is None:
+        return dict.fromkeys(("dice_preset", "lesion_sensitivity", "false_positives_ml"))
+    diseased = bool(truth.any())
+    return {
+        "dice_preset": overlap.dice(mask, truth) if diseased else None,
+        "lesion_sensitivity": lesion_detection(mask, truth, spacing_mm=spacing_mm, smallest_ml=smallest_ml).sensitivity,
+        "false_positives_ml": None if diseased else overlap.volume_ml(mask, spacing_mm=spacing_mm),
+    }
+
+
+def _auroc_of_slices(scores: npt.NDArray[np.float32], truth: Mask, brain: Mask, affine: Floats) -> float | None:
+    """Do the scores of axial slices tell those with a lesion from the others?"""
+    planes = [each for each in axial_slices(affine, scores, truth, brain) if each[3].any()]
+    if not planes:
+        return None
+    tops = np.array([top_mean(plane[inside]) for _, plane, _, inside in planes])
+    return rank(tops, np.array([lesion.any() for _, _, lesion, _ in planes])).auroc()
+
+
+def _slices(scores: npt.NDArray[np.float32], truth: Mask, brain: Mask, affine: Floats) -> Iterator[Values]:
+    """A row for each axial slice that holds brain; see SLICE_COLUMNS."""
+    axial = axial_axis(affine)
+    for z, plane, lesion, inside in axial_slices(affine, scores, truth, brain):
+        if inside.any():
+            ranking = rank(plane[inside], lesion[inside])
+            yield {
+                "slice": z,
+                "z_mm": round(float(affine[2, axial] * z + affine[2, 3]), 1),
+                "lesion_voxels": int(lesion.sum()),
+                "score": top_mean(plane[inside]),
+                "auroc": ranking.auroc(),
+                "average_precision": ranking.average_precision(),
+            }
 
 
 def _metrics(measured: Sequence[MeasuredCase], name: str, pool: Pool) -> dict[str, Any]:
-    """Every measure of one map, summarised over the cases."""
-    found = {
-        key: _entry(_interval([each.maps[name].values[key] for each in measured], measured), measure)
-        for key, measure in MEASURES.items()
-    }
-    sick = [each for each in measured if each.reference_ml > 0]
+    """Every metric of one map, summarised over the cases."""
+    found = {key: _summary(key, [each.maps[name].values[key] for each in measured], measured) for key in ANOMALY}
     ranking = pool.ranking()
     assert ranking is not None
     pooled = {"auroc_pooled": ranking.auroc(), "average_precision_pooled": ranking.average_precision()}
-    found |= {
-        key: _entry(Interval(value, None, None, len(measured)), Measure("1", "brain voxels of all cases together"))
-        for key, value in pooled.items()
-    }
-    best = int(np.mean([each.maps[name].dice for each in sick], axis=0).argmax()) if sick else 0
-    found["dice_best"] = _entry(
-        _interval([float(each.maps[name].dice[best]) for each in sick], sick), Measure("1", SICK)
-    )
+    for key, value in pooled.items():
+        found[key] = entry(ANOMALY_TOGETHER[key], Interval(value, None, None, len(measured)))
+    diseased = [each for each in measured if each.reference_ml > 0]
+    best = int(np.mean([each.maps[name].dice for each in diseased], axis=0).argmax()) if diseased else 0
+    found["dice_best"] = _summary("dice_best", [float(each.maps[name].dice[best]) for each in diseased], diseased)
     return found
 
 
-def _gains(measured: Sequence[MeasuredCase], rival: str) -> dict[str, Any]:
-    """How much better the method is than a rival, case by case."""
+def _gains(measured: Sequence[MeasuredCase], baseline: str) -> dict[str, Any]:
+    """How much better the method is than a baseline, case by case."""
     found = {}
     for key in ("auroc", "average_precision"):
-        pairs = [(each.maps[OURS].values[key], each.maps[rival].values[key]) for each in measured]
+        pairs = [(each.maps[OURS].values[key], each.maps[baseline].values[key]) for each in measured]
         gains = [None if ours is None or other is None else ours - other for ours, other in pairs]
-        found[f"{key}_gain"] = _entry(_interval(gains, measured), MEASURES[key])
+        found[f"{key}_gain"] = _summary(key, gains, measured)
     return found
 
 
 def _by_slice(measured: Sequence[MeasuredCase]) -> dict[str, Any]:
     """AUROC and average precision within slices that have a lesion."""
-    over = Measure("1", f"{SICK}, each over its axial slices with a lesion")
-    found = {}
-    for key in ("auroc", "average_precision"):
-        column = SLICE_COLUMNS.index(key)
-        known = [[row[column] for row in each.slices if row[column] is not None] for each in measured]
-        means = [float(np.mean(values)) if values else None for values in known]
-        found[f"{key}_per_slice"] = _entry(_interval(means, measured), over)
-    return found
+    return {
+        f"{key}_per_slice": _summary(
+            f"{key}_per_slice", [mean([row[key] for row in each.slices]) for each in measured], measured
+        )
+        for key in ("auroc", "average_precision")
+    }
 
 
 def _by_volume(measured: Sequence[MeasuredCase]) -> dict[str, Any]:
     """Does a volume's score tell cases with a lesion; null where all cases are of one kind."""
     scores = np.array([each.score for each in measured])
-    sick = np.array([each.reference_ml > 0 for each in measured])
-    value = rank(scores, sick).auroc()
+    diseased = np.array([each.reference_ml > 0 for each in measured])
+    value = rank(scores, diseased).auroc()
     low = high = None
     if value is not None:
         drawn = np.random.default_rng(0).integers(len(scores), size=(RESAMPLES, len(scores)))
-        values = [found for places in drawn if (found := rank(scores[places], sick[places]).auroc()) is not None]
+        values = [auroc for each in drawn if (auroc := rank(scores[each], diseased[each]).auroc()) is not None]
         low, high = (float(limit) for limit in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    entry = _entry(Interval(value, low, high, len(measured)), Measure("1", "cases with a lesion against cases without"))
-    return {"auroc_of_volumes": entry}
+    interval = Interval(value, low, high, len(measured))
+    return {"auroc_of_volumes": entry(ANOMALY_TOGETHER["auroc_of_volumes"], interval)}
 
 
-def _interval(values: Sequence[float | None], measured: Sequence[MeasuredCase]) -> Interval:
-    return mean_interval(values, patients=[each.case.patient for each in measured])
-
-
-def _entry(interval: Interval, measure: Measure) -> dict[str, Any]:
-    limits = {"value": interval.value, "low": interval.low, "high": interval.high}
-    return limits | {"unit": measure.unit, "over": measure.over, "cases": interval.cases}
-
-
-def _write_tables(folder: Path, measured: Sequence[MeasuredCase]) -> None:
-    """One row a case and map, one row a case and slice; an empty cell is an undefined value."""
-    rows = [
-        [each.case.name, each.case.patient, each.case.split, name, *_rounded([each.reference_ml, each.score, *values])]
-        for each in measured
-        for name, found in each.maps.items()
-        for values in [[found.values[key] for key in MEASURES]]
-    ]
-    files.write_table(
-        folder / "per_case.csv", ["case", "patient", "split", "map", "reference_ml", "score", *MEASURES], rows
-    )
-    slices = [[each.case.name, each.case.patient, *_rounded(row)] for each in measured for row in each.slices]
-    files.write_table(folder / "per_slice.csv", ["case", "patient", *SLICE_COLUMNS], slices)
-
-
-def _rounded(values: Sequence[float | int | None]) -> list[str | None]:
-    return [None if value is None else f"{value:.6g}" for value in values]
-
-
-def best_baseline(metrics: Mapping[str, Any], key: str = "auroc") -> tuple[str, float] | None:
-    """The strongest baseline of a metrics.json and its number."""
-    found = {
-        name: entry[key]["value"] for name, entry in metrics["baselines"].items() if entry[key]["value"] is not None
-    }
-    return max(found.items(), key=lambda item: item[1]) if found else None
+def _summary(key: str, values: Sequence[float | None], measured: Sequence[MeasuredCase]) -> dict[str, Any]:
+    return summarised((ANOMALY | ANOMALY_TOGETHER)[key], values, [each.case for each in measured])

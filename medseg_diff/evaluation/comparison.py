@@ -3,25 +3,19 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from medseg_diff import files
 from medseg_diff.errors import UsageError
-from medseg_diff.evaluation.segmentation import MEASURES
+from medseg_diff.evaluation.catalogue import METRICS, direction_of
+from medseg_diff.evaluation.summary import OURS
 from medseg_diff.metrics.intervals import mean_interval
 
 SCHEMA = 1
 SIGNIFICANT = 0.05  # above it a table does not say which is better
 IDENTITY = ("case", "patient", "split", "region", "label", "reference_ml")
-# Measures of other tasks, which are not in MEASURES; of what is in neither table it is not said which is better.
-OTHERS: dict[str, Literal["higher", "lower"]] = {
-    "auroc": "higher",
-    "average_precision": "higher",
-    "dice_best": "higher",
-    "dice_preset": "higher",
-}
 CONVENTIONS = {
     "difference": "mean over cases of second minus first; cases where either is undefined are left out",
     "interval": "95 %, percentile bootstrap of the differences, patients drawn with replacement",
@@ -90,7 +84,7 @@ def _metrics(rows: Mapping[Key, Row], others: Mapping[Key, Row], paired: Sequenc
     for region in regions:
         keys = [key for key in paired if key[1] == region]
         for name in columns:
-            lesion_only = name in MEASURES and MEASURES[name].lesion_only
+            lesion_only = name in METRICS and METRICS[name].lesion_only
             counted = [key for key in keys if not lesion_only or _number(rows[key].get("reference_ml")) != 0]
             pairs = [(_number(rows[key].get(name)), _number(others[key].get(name))) for key in counted]
             patients = [rows[key].get("patient") or key[0] for key in counted]
@@ -140,14 +134,14 @@ def wilcoxon_p(differences: Sequence[float], *, patients: Sequence[str]) -> floa
 
 
 def _better(name: str, difference: float) -> str | None:
-    better = MEASURES[name].better if name in MEASURES else OTHERS.get(name)
-    if better is None or difference == 0:
+    direction = direction_of(name)
+    if direction is None or difference == 0:
         return None
-    return "second" if (difference > 0) == (better == "higher") else "first"
+    return "second" if (difference > 0) == (direction == "higher") else "first"
 
 
 def _read(place: Path) -> dict[Key, Row]:
-    """The rows of a per_case.csv by case and region. Raises: UsageError."""
+    """The rows of a per_case.csv by case and region, without those of baselines. Raises: UsageError."""
     path = place if place.suffix == ".csv" else place / "per_case.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -158,7 +152,7 @@ def _read(place: Path) -> dict[Key, Row]:
         ) from None
     if not rows or "case" not in rows[0]:
         raise UsageError("holds no cases", fix="run `medseg-diff evaluate` again", file=f"{_name(place)}/per_case.csv")
-    return {(row["case"], row.get("region") or ""): row for row in rows}
+    return {(row["case"], row.get("region") or ""): row for row in rows if row.get("map", OURS) == OURS}
 
 
 def _name(place: Path) -> str:

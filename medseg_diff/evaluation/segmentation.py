@@ -1,25 +1,32 @@
-"""Every measure of one segmented case: overlap, lesions found, calibration, uncertainty, diversity; also slice by slice."""
+"""Every metric of segmented cases: overlap, lesions found, calibration, uncertainty, diversity; also slice by slice."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medseg_diff.data.geometry import axes_of, spacing_of
-from medseg_diff.data.predictions import SegmentedCase, read_brain, read_references
+from medseg_diff.console import log
+from medseg_diff.data.geometry import axial_axis, spacing_of
+from medseg_diff.data.results import CaseResult, read_result
 from medseg_diff.data.tables.manifest import Case
+from medseg_diff.evaluation.catalogue import SEGMENTATION
+from medseg_diff.evaluation.summary import (
+    Evaluation,
+    Floats,
+    Mask,
+    Values,
+    axial_slices,
+    listed,
+    majority,
+    mean,
+    summarised,
+    table,
+)
 from medseg_diff.metrics import calibration, diversity, overlap
 from medseg_diff.metrics.detection import HIT, Detection, lesion_detection
-from medseg_diff.metrics.intervals import mean_interval
-
-logger = logging.getLogger(__name__)
-
-Mask = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Values = dict[str, float | None]
 
 THRESHOLD = 0.5
 TOLERANCE_MM = 1.0
@@ -28,39 +35,6 @@ SMALLEST_LESION_ML = 0.05  # 50 voxels of 1 mm
 COVERAGE = np.concatenate([np.arange(5, 90, 5), np.arange(90, 101)]) / 100
 
 
-class Measure(NamedTuple):
-    """How one number is summarised: its unit, over what, whether cases without a lesion are left out, what is better."""
-
-    unit: str
-    over: str
-    lesion_only: bool = False
-    better: Literal["higher", "lower"] | None = "higher"
-
-
-LESIONS, BRAIN = "cases with a lesion", "cases, each over its brain voxels"
-MEASURES = {
-    "dice": Measure("1", LESIONS, lesion_only=True),
-    "dice_raw": Measure("1", LESIONS, lesion_only=True),
-    "dice_raters": Measure("1", LESIONS, lesion_only=True),
-    "dice_slices": Measure("1", "cases, each over its axial slices with a lesion", lesion_only=True),
-    "iou": Measure("1", LESIONS, lesion_only=True),
-    "hd95_mm": Measure("mm", "cases with a lesion in the reference and in the mask", lesion_only=True, better="lower"),
-    "surface_dice_1mm": Measure("1", LESIONS, lesion_only=True),
-    "volume_error_ml": Measure("ml", "cases", better="lower"),
-    "volume_bias_ml": Measure("ml", "cases", better=None),
-    "lesion_sensitivity": Measure("1", "cases with a lesion of 0.05 ml or more"),
-    "lesion_precision": Measure("1", "cases in which a lesion was marked"),
-    "lesion_f1": Measure("1", "cases with a lesion of 0.05 ml or more"),
-    "false_positive_lesions": Measure("lesions", "cases", better="lower"),
-    "false_positives_ml": Measure("ml", "cases", better="lower"),
-    "ged2": Measure("1", "cases, each over its axial slices with a lesion", lesion_only=True, better="lower"),
-    "ece": Measure("1", BRAIN, better="lower"),
-    "ece_calibrated": Measure("1", BRAIN, better="lower"),
-    "brier": Measure("1", BRAIN, better="lower"),
-    "brier_calibrated": Measure("1", BRAIN, better="lower"),
-    "aurc": Measure("1", BRAIN, better="lower"),
-    "auroc_error": Measure("1", BRAIN),
-}
 CONVENTIONS = {
     "dice": "3D, the mask (its threshold and fusion are in case.json; small remote components removed) against seg; "
     "seg missing: majority of the raters",
@@ -83,84 +57,124 @@ CONVENTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Curves:
-    """Of one case and region; None where nothing was written to measure. `risk` is at each of COVERAGE."""
+SLICE_COLUMNS = ("axis", "slice", "reference_ml", "mask_ml", "dice", "error_ml", "expected_error_ml", "ged2")
 
-    reliability: calibration.Reliability | None = None
-    reliability_calibrated: calibration.Reliability | None = None
-    risk: Floats | None = None
+
+@dataclass(frozen=True)
+class MeasuredRegion:
+    """One region of one case: `values` of SEGMENTATION's metrics and reference_ml, and a row for each axial slice.
+
+    A value or a curve is None (or not there) where nothing was written to measure it by; `risk` is at each of COVERAGE.
+    """
+
+    values: Values
+    slices: list[Values]
+    reliability: calibration.Reliability | None
+    reliability_calibrated: calibration.Reliability | None
+    risk: Floats | None
 
 
 @dataclass(frozen=True)
 class MeasuredCase:
-    """One case's numbers for each region; None, or no entry, where undefined or where nothing was written to measure.
-
-    `slices` has a row for each region and axial slice with brain or a mark: axis, slice, reference_ml, mask_ml, …
-    """
+    """`uncounted` are labels of the reference that lie in no region: taken for background."""
 
     case: Case
-    regions: dict[str, Values]
-    reference_ml: dict[str, float]
-    curves: dict[str, Curves]
-    slices: dict[str, list[Values]]
-    uncounted: tuple[int, ...] = ()  # labels of the reference in no region: taken for background
+    regions: dict[str, MeasuredRegion]
+    uncounted: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What is held of one region at once, [X, Y, Z] each; `raters` falls back on the reference."""
+def evaluate_segmentation(cases: Sequence[Case], predictions: Path) -> Evaluation:
+    """Compare the masks and maps in `predictions`/<case> with the cases' references; one case is in memory at a time.
 
-    region: str
-    mask: Mask
-    reference: Mask
-    raters: Sequence[Mask]
-    brain: Mask
-    uncertainty: npt.NDArray[np.float32] | None
+    Raises: UsageError where a case.json is unreadable, ImageError where a file is damaged or lies on another grid.
+    """
+    measured = [measure_case(case, read_result(predictions / case.name, case.name)) for case in cases]
+    _warn_of_labels(measured)
+    regions = list(dict.fromkeys(region for each in measured for region in each.regions))
+    found = {
+        region: [(each.case, each.regions[region]) for each in measured if region in each.regions] for region in regions
+    }
+    metrics: dict[str, Any] = {}
+    for region, of_region in found.items():
+        prefix = f"{region}_" if len(regions) > 1 else ""
+        metrics |= {f"{prefix}{name}": summary for name, summary in _summaries(of_region)}
+    every = [(each.case, name, region) for each in measured for name, region in each.regions.items()]
+    return Evaluation(
+        facts={
+            "metrics": metrics,
+            "curves": {region: _curves([part for _, part in of_region]) for region, of_region in found.items()},
+            "baselines": {},
+            "conventions": CONVENTIONS,
+        },
+        per_case=table(
+            ("case", "patient", "split", "region"),
+            ("reference_ml", *SEGMENTATION),
+            [((case.name, case.patient, case.split, name), region.values) for case, name, region in every],
+        ),
+        per_slice=table(
+            ("case", "patient", "region"),
+            SLICE_COLUMNS,
+            [((case.name, case.patient, name), row) for case, name, region in every for row in region.slices],
+        ),
+    )
 
 
-SLICE_COLUMNS = ("axis", "slice", "reference_ml", "mask_ml", "dice", "error_ml", "expected_error_ml", "ged2")
-
-
-def measure_case(case: Case, segmented: SegmentedCase) -> MeasuredCase:
-    """All measures of one case from the files in its folder. Raises: UsageError, ImageError."""
-    references, brain = read_references(case, segmented), read_brain(case, segmented)
-    spacing_mm = [float(step) for step in spacing_of(segmented.mask.affine)]
-    known = {label for labels in segmented.regions.values() for label in labels}
-    found = {int(label) for voxels in references.values() for label in np.unique(voxels[voxels > 0])}
-    measured = MeasuredCase(case, {}, {}, {}, {}, uncounted=tuple(sorted(found - known)))
-    for region, labels in segmented.regions.items():
-        opinions = {name: np.isin(voxels, labels) for name, voxels in references.items()}
-        raters = [opinion for name, opinion in opinions.items() if name != "seg"]
-        reference = opinions["seg"] if "seg" in opinions else np.mean(raters, axis=0) > THRESHOLD
-        mask = segmented.region_mask(region)
-        probability, calibrated, uncertainty = (
-            segmented.map(kind, region) for kind in ("probability", "calibrated", "uncertainty")
+def measure_case(case: Case, result: CaseResult) -> MeasuredCase:
+    """All metrics of one case from the files in its folder. Raises: UsageError, ImageError."""
+    references, brain = result.references(case), result.brain(case, case.channels[:1])
+    counted = {label for labels in result.regions.values() for label in labels or ()}
+    held = {int(label) for voxels in references.values() for label in np.unique(voxels[voxels > 0])}
+    regions = {
+        region: _measure_region(
+            result, region, {name: result.marked(voxels, region) for name, voxels in references.items()}, brain
         )
-        error = mask != reference
-        slices = list(_slices(segmented, _Seen(region, mask, reference, raters or [reference], brain, uncertainty)))
-        measured.slices[region] = slices
-        measured.regions[region] = {
-            **_overlap(mask, reference, spacing_mm),
-            **_lesions(lesion_detection(mask, reference, spacing_mm=spacing_mm, smallest_ml=SMALLEST_LESION_ML)),
-            "dice_raters": float(np.mean([overlap.dice(mask, rater) for rater in raters])) if raters else None,
-            "dice_slices": _mean([row["dice"] for row in slices if row["reference_ml"]]),
-            "ged2": _mean([row["ged2"] for row in slices]),
-            **_probability(probability, reference, brain),
-            **_calibrated(calibrated, reference, brain),
-            **_uncertainty(uncertainty, error, brain),
+        for region in result.regions
+    }
+    dice = ", ".join(f"{name} Dice {region.values['dice']:.3f}" for name, region in regions.items())
+    log.info("%s: %s", case.name, dice)
+    return MeasuredCase(case, regions, uncounted=tuple(sorted(held - counted)))
+
+
+def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask], brain: Mask) -> MeasuredRegion:
+    """`opinions` [X, Y, Z] each: `seg`, or the raters whose majority stands for it, or both."""
+    reference, raters = majority(opinions), [opinion for name, opinion in opinions.items() if name != "seg"]
+    mask, affine = result.mask(region), result.main.affine
+    spacing_mm = [float(step) for step in spacing_of(affine)]
+    probability, calibrated, uncertainty = (
+        result.map(kind, region) for kind in ("probability", "calibrated", "uncertainty")
+    )
+    error = mask != reference
+    of_slices = {
+        "expected_error_ml": _sums_ml(uncertainty, affine),
+        "ged2": _ged2_of_slices(result.members(region), raters or [reference], axial_axis(affine)),
+    }
+    slices = list(_slices(mask, reference, brain, affine, of_slices))
+    values: Values = {
+        "reference_ml": overlap.volume_ml(reference, spacing_mm=spacing_mm),
+        **_overlap(mask, reference, spacing_mm),
+        **_lesions(lesion_detection(mask, reference, spacing_mm=spacing_mm, smallest_ml=SMALLEST_LESION_ML)),
+        "dice_raters": mean([overlap.dice(mask, rater) for rater in raters]),
+        "dice_slices": mean([row["dice"] for row in slices if row["reference_ml"]]),
+        "ged2": mean([row["ged2"] for row in slices]),
+    }
+    reliability = reliability_calibrated = risk = None
+    if probability is not None:
+        inside, truth = probability[brain], reference[brain]
+        values["dice_raw"] = overlap.dice(probability > THRESHOLD, reference)
+        values |= {"ece": calibration.ece(inside, truth), "brier": calibration.brier(inside, truth)}
+        reliability = calibration.reliability(inside, truth)
+    if calibrated is not None:
+        inside, truth = calibrated[brain], reference[brain]
+        values |= {
+            "ece_calibrated": calibration.ece(inside, truth),
+            "brier_calibrated": calibration.brier(inside, truth),
         }
-        measured.curves[region] = Curves(
-            None if probability is None else calibration.reliability(probability[brain], reference[brain]),
-            None if calibrated is None else calibration.reliability(calibrated[brain], reference[brain]),
-            None
-            if uncertainty is None
-            else calibration.risk_coverage(uncertainty[brain], error[brain], coverage=COVERAGE),
-        )
-        measured.reference_ml[region] = overlap.volume_ml(reference, spacing_mm=spacing_mm)
-    dice = ", ".join(f"{name} Dice {numbers['dice']:.3f}" for name, numbers in measured.regions.items())
-    logger.info("%s: %s", case.name, dice)
-    return measured
+        reliability_calibrated = calibration.reliability(inside, truth)
+    if uncertainty is not None:
+        inside, wrong = uncertainty[brain], error[brain]
+        values |= {"aurc": calibration.aurc(inside, wrong), "auroc_error": calibration.auroc_error(inside, wrong)}
+        risk = calibration.risk_coverage(inside, wrong, coverage=COVERAGE)
+    return MeasuredRegion(values, slices, reliability, reliability_calibrated, risk)
 
 
 def _overlap(mask: Mask, reference: Mask, spacing_mm: Sequence[float]) -> Values:
@@ -185,116 +199,71 @@ def _lesions(found: Detection) -> Values:
     }
 
 
-def _probability(probability: npt.NDArray[np.float32] | None, reference: Mask, brain: Mask) -> Values:
-    if probability is None:
-        return {}
-    return {
-        "dice_raw": overlap.dice(probability > THRESHOLD, reference),
-        "ece": calibration.ece(probability[brain], reference[brain]),
-        "brier": calibration.brier(probability[brain], reference[brain]),
-    }
+def _slices(
+    mask: Mask, reference: Mask, brain: Mask, affine: Floats, known: Mapping[str, Mapping[int, float]]
+) -> Iterator[Values]:
+    """A row for each axial slice that holds brain or is marked, from the first to the last; `known` are further columns."""
+    voxel_ml = float(np.prod(spacing_of(affine))) / 1000
+    for z, marked, truth, tissue in axial_slices(affine, mask, reference, brain):
+        if tissue.any() or marked.any() or truth.any():
+            yield {
+                "axis": axial_axis(affine),
+                "slice": z,
+                "reference_ml": np.count_nonzero(truth) * voxel_ml,
+                "mask_ml": np.count_nonzero(marked) * voxel_ml,
+                "dice": overlap.dice(marked, truth) if marked.any() or truth.any() else None,
+                "error_ml": np.count_nonzero(marked != truth) * voxel_ml,
+                **{name: numbers.get(z) for name, numbers in known.items()},
+            }
 
 
-def _calibrated(calibrated: npt.NDArray[np.float32] | None, reference: Mask, brain: Mask) -> Values:
-    if calibrated is None:
-        return {}
-    return {
-        "ece_calibrated": calibration.ece(calibrated[brain], reference[brain]),
-        "brier_calibrated": calibration.brier(calibrated[brain], reference[brain]),
-    }
-
-
-def _uncertainty(uncertainty: npt.NDArray[np.float32] | None, error: Mask, brain: Mask) -> Values:
+def _sums_ml(uncertainty: npt.NDArray[np.float32] | None, affine: Floats) -> dict[int, float]:
+    """How many ml of each axial slice may be wrong: the sum of its uncertainty."""
     if uncertainty is None:
         return {}
-    return {
-        "aurc": calibration.aurc(uncertainty[brain], error[brain]),
-        "auroc_error": calibration.auroc_error(uncertainty[brain], error[brain]),
-    }
-
-
-def _slices(segmented: SegmentedCase, seen: _Seen) -> Iterator[Values]:
-    """A row for each axial slice that holds brain or is marked, from the first to the last; see SLICE_COLUMNS."""
-    affine = segmented.mask.affine
-    axial = next(axis for axis, towards in enumerate(axes_of(affine)) if towards in "SI")
     voxel_ml = float(np.prod(spacing_of(affine))) / 1000
-    ged2, uncertainty = _ged2_of_slices(segmented, seen, axial), seen.uncertainty
-    stacks = (np.moveaxis(each, axial, 0) for each in (seen.mask, seen.reference, seen.brain))
-    for z, (marked, truth, tissue) in enumerate(zip(*stacks, strict=True)):
-        if not (tissue.any() or marked.any() or truth.any()):
-            continue
-        doubt = None if uncertainty is None else np.take(uncertainty, z, axis=axial).sum(dtype=np.float64) * voxel_ml
-        yield {
-            "axis": axial,
-            "slice": z,
-            "reference_ml": np.count_nonzero(truth) * voxel_ml,
-            "mask_ml": np.count_nonzero(marked) * voxel_ml,
-            "dice": overlap.dice(marked, truth) if marked.any() or truth.any() else None,
-            "error_ml": np.count_nonzero(marked != truth) * voxel_ml,
-            "expected_error_ml": None if doubt is None else float(doubt),
-            "ged2": ged2.get(z),
-        }
+    return {z: float(plane.sum(dtype=np.float64) * voxel_ml) for z, plane in axial_slices(affine, uncertainty)}
 
 
-def _ged2_of_slices(segmented: SegmentedCase, seen: _Seen, axial: int) -> dict[int, float]:
+def _ged2_of_slices(members: Iterable[npt.NDArray[np.float32]], raters: Sequence[Mask], axial: int) -> dict[int, float]:
     """GED² of each axial slice in which a rater marked the region; nothing without members."""
-    members = [member > THRESHOLD for member in segmented.members(seen.region)]
-    if not members:
+    masks = [np.moveaxis(member > THRESHOLD, axial, 0) for member in members]
+    if not masks:
         return {}
-    return dict(
-        diversity.ged2_of_slices(
-            np.stack([np.moveaxis(member, axial, 0) for member in members]),
-            np.stack([np.moveaxis(rater, axial, 0) for rater in seen.raters]),
+    return dict(diversity.ged2_of_slices(np.stack(masks), np.stack([np.moveaxis(rater, axial, 0) for rater in raters])))
+
+
+def _warn_of_labels(measured: Sequence[MeasuredCase]) -> None:
+    """Say where a reference holds more than the model's regions: another convention of labels would go unnoticed."""
+    odd = [each for each in measured if each.uncounted]
+    if odd:
+        log.warning(
+            "%d of %d references hold the label %s, which no region of the model counts: %s",
+            len(odd),
+            len(measured),
+            listed(sorted({label for each in odd for label in each.uncounted})),
+            listed([each.case.name for each in odd]),
         )
-    )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+def _summaries(measured: Sequence[tuple[Case, MeasuredRegion]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, mean with interval) for every metric of one region; a value is null where nothing could be measured."""
+    for name, metric in SEGMENTATION.items():
+        counted = [
+            (case, part.values) for case, part in measured if part.values["reference_ml"] or not metric.lesion_only
+        ]
+        yield name, summarised(metric, [values.get(name) for _, values in counted], [case for case, _ in counted])
 
 
-def regions_of(measured: Sequence[MeasuredCase]) -> list[str]:
-    """Every region that a case has, in their order."""
-    return list(dict.fromkeys(region for each in measured for region in each.regions))
-
-
-def summaries(measured: Sequence[MeasuredCase]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key, mean with interval) for every measure of every region; a value is null where nothing could be measured."""
-    regions = regions_of(measured)
-    for region in regions:
-        of_region = [each for each in measured if region in each.regions]
-        for name, measure in MEASURES.items():
-            counted = [each for each in of_region if each.reference_ml[region] > 0 or not measure.lesion_only]
-            interval = mean_interval(
-                [each.regions[region].get(name) for each in counted], patients=[each.case.patient for each in counted]
-            )
-            key = f"{region}_{name}" if len(regions) > 1 else name
-            yield (
-                key,
-                {
-                    "value": interval.value,
-                    "low": interval.low,
-                    "high": interval.high,
-                    "unit": measure.unit,
-                    "over": measure.over,
-                    "cases": interval.cases,
-                },
-            )
-
-
-def curves_of(measured: Sequence[MeasuredCase]) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """For each region its reliability (cases pooled; also calibrated, where written) and risk–coverage (mean of cases)."""
-    found: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for region in regions_of(measured):
-        of_region = [each.curves[region] for each in measured if region in each.curves]
-        found[region] = {}
-        for name in ("reliability", "reliability_calibrated"):
-            tallies = [tallied for curves in of_region if (tallied := getattr(curves, name)) is not None]
-            if tallies:
-                found[region][name] = sum(tallies[1:], start=tallies[0]).as_dict()
-        risks = [curves.risk for curves in of_region if curves.risk is not None]
-        if risks:
-            risk = np.mean(risks, axis=0)
-            found[region]["risk_coverage"] = {"coverage": COVERAGE.tolist(), "risk": risk.round(8).tolist()}
+def _curves(measured: Sequence[MeasuredRegion]) -> dict[str, Mapping[str, Any]]:
+    """Of one region: reliability (cases pooled; also calibrated, where written) and risk–coverage (mean of cases)."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for name in ("reliability", "reliability_calibrated"):
+        tallies = [tallied for each in measured if (tallied := getattr(each, name)) is not None]
+        if tallies:
+            found[name] = sum(tallies[1:], start=tallies[0]).as_dict()
+    risks = [each.risk for each in measured if each.risk is not None]
+    if risks:
+        risk = np.mean(risks, axis=0)
+        found["risk_coverage"] = {"coverage": COVERAGE.tolist(), "risk": risk.round(8).tolist()}
     return found

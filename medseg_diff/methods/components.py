@@ -8,6 +8,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from medseg_diff.methods.fusion import Fusion
+from medseg_diff.metrics.detection import components_of
 from medseg_diff.settings import Settings
 
 
@@ -46,17 +47,9 @@ def find_mask(
     mask = probability > (threshold or findings.threshold or HALF)
     if findings.smallest_component == 0 or not mask.any():
         return mask, Removed(0, 0.0)
-    from skimage.measure import label
-
-    box = tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(mask))
-    components = label(mask[box], connectivity=3)
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
+    labels, sizes = components_of(mask)
     small = sizes < findings.smallest_component * sizes.max()
-    small[0] = False
-    removed = small[components]
-    mask[box] &= ~removed
-    return mask, Removed(int(small.sum()), float(removed.sum() * voxel_ml))
+    return np.append(False, ~small)[labels], Removed(int(small.sum()), float(sizes[small].sum() * voxel_ml))
 
 
 LESION_COLUMNS = ("component", "volume_ml", "x_mm", "y_mm", "z_mm", "mean", "peak")
@@ -84,19 +77,20 @@ def find_lesions(
     affine: npt.NDArray[np.float64],
 ) -> Lesions:
     """Components of {score > threshold} inside the brain, all [X, Y, Z], of at least `smallest_ml`, the largest first."""
-    from skimage.measure import label, regionprops
+    from scipy import ndimage
 
-    components = np.asarray(label((score > threshold) & brain, connectivity=3))
+    labels, sizes = components_of((score > threshold) & brain)
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000
-    found = regionprops(components, intensity_image=score)
-    kept = [part for part in found if part.area * voxel_ml >= smallest_ml]
+    large = sizes * voxel_ml >= smallest_ml
     measured = []
-    for part in kept:
-        place = affine[:3, :3] @ np.array(part.centroid) + affine[:3, 3]
-        values = part.image_intensity[part.image]
-        numbers = [round(part.area * voxel_ml, 3), *(round(float(mm), 1) for mm in place)]
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        if not large[number - 1]:
+            continue
+        inside = labels[box] == number
+        voxels, values = np.argwhere(inside) + [axis.start for axis in box], score[box][inside]
+        place = affine[:3, :3] @ voxels.mean(axis=0) + affine[:3, 3]
+        numbers = [float(round(sizes[number - 1] * voxel_ml, 3)), *(round(float(mm), 1) for mm in place)]
         measured.append([*numbers, round(float(values.mean(dtype=np.float64)), 4), round(float(values.max()), 4)])
     measured.sort(key=lambda row: (-row[0], *row[1:]))  # equal volumes by their place, however the voxels are stored
     rows = [[number, *row] for number, row in enumerate(measured, start=1)]
-    mask = np.isin(components, [part.label for part in kept])
-    return Lesions(mask, rows, len(found) - len(kept))
+    return Lesions(np.append(False, large)[labels], rows, int((~large).sum()))

@@ -1,4 +1,4 @@
-"""Segmentation as an ensemble of samples: n walks from noise to a mask, their mean and their spread.
+"""Segmentation as an ensemble of samples: n walks from noise to a mask, their mean and how far they differ.
 
 Wolleb et al., Diffusion Models for Implicit Image Segmentation Ensembles, 2022, arXiv 2112.03145.
 """
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from medseg_diff.diffusion import AnySolver, Condition, SeededNoise, walk
 from medseg_diff.diffusion.denoiser import AnyDenoiser
+from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
+from medseg_diff.methods.batches import padded_batches
 from medseg_diff.methods.regions import Hierarchy, kept_inside
 
 SeedOf = Callable[[int, int], int]
@@ -39,6 +41,7 @@ class Plan:
     members_at_once: int
     hierarchy: Hierarchy = ()
     shared_noise: bool = False
+    noise: AnyNoise = GaussianNoise()
 
     def work(self, slices: Sequence[int]) -> list[Place]:
         """Every (slice, member): group by group of members, within a group slice by slice."""
@@ -67,18 +70,15 @@ def sample_masks(
     beside it. The last batch is padded to `network_batch`, so that the network always sees one shape. A member's last
     clean mask is kept soft. `advance` is told how many samples each batch finished.
     """
-    work = plan.work(slices)
-    for start in range(0, len(work), plan.network_batch):
-        wanted = work[start : start + plan.network_batch]
-        padded = wanted + [wanted[-1]] * (plan.network_batch - len(wanted))
+    for places, padded in padded_batches(plan.work(slices), plan.network_batch):
         condition = Condition(image=images[[place.slice for place in padded]])
-        noise = SeededNoise([seed_of(*place) for place in padded])
+        noise = SeededNoise([seed_of(*place) for place in padded], plan.noise)
         shape = (len(padded), regions, *images.shape[2:])
         begin = noise(torch.empty(shape, dtype=images.dtype, device=images.device), 0)
         masks = walk(denoiser, plan.solver, begin, plan.times, condition, noise)
-        probability = kept_inside(((masks[: len(wanted)] + 1) / 2).clamp(0, 1), plan.hierarchy, dim=1)
-        yield from zip(wanted, probability, strict=True)
-        advance(len(wanted))
+        probability = kept_inside(((masks[: len(places)] + 1) / 2).clamp(0, 1), plan.hierarchy, dim=1)
+        yield from zip(places, probability, strict=True)
+        advance(len(places))
 
 
 class Ensemble:
@@ -137,7 +137,11 @@ class Ensemble:
 
 
 def uncertainty_maps(mean: Tensor, second_moment: Tensor) -> dict[str, Tensor]:
-    """spread = Var[p], ambiguity = E[p (1 - p)], uncertainty = m (1 - m), which is their sum. Shapes as given."""
-    spread = (second_moment - mean**2).clamp(min=0)
+    """Var[p] between the members, E[p (1 - p)] within them, and m (1 - m), which is their sum. Shapes as given."""
+    variance_between = (second_moment - mean**2).clamp(min=0)
     uncertainty = mean * (1 - mean)
-    return {"spread": spread, "ambiguity": (uncertainty - spread).clamp(min=0), "uncertainty": uncertainty}
+    return {
+        "variance_between": variance_between,
+        "variance_within": (uncertainty - variance_between).clamp(min=0),
+        "uncertainty": uncertainty,
+    }

@@ -1,4 +1,4 @@
-"""A volume in pieces: a denoiser that looks at overlapping tiles and blends what it believes of them, at every step.
+"""A volume in pieces: a denoiser that looks at overlapping tiles and blends its predictions, at every step.
 
 x_t and its noise belong to the whole volume, so no seam can grow from one step to the next.
 """
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medseg_diff.diffusion import Condition, NoiseSchedule
 from medseg_diff.diffusion.denoiser import AnyDenoiser, Prediction, noise_from, prepared, where_clean
+from medseg_diff.methods.batches import padded_batches
 
 Corner = tuple[int, ...]
 SHARPNESS = 8  # a tile's edge in standard deviations of its weights: its border counts 1/3000 of its middle
@@ -73,11 +74,11 @@ class Tiled(nn.Module):
         return len(corners_of(size, self.tile, self.overlap))
 
     def passes(self, samples: int, size: Sequence[int]) -> int:
-        """Network passes for one belief about so many images."""
+        """Network passes for one prediction of so many images."""
         return -(-samples * self.tiles(size) // self.batch)
 
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
-        """Belief about x_t [B, C, *S] at time t; an image or mask in `condition` lies on the same *S."""
+        """Prediction for x_t [B, C, *S] at time t; an image or mask in `condition` lies on the same *S."""
         parts: list[Tensor] = []
         size = x_t.shape[2:]
         weights = weights_of(self.tile).to(x_t)
@@ -85,37 +86,35 @@ class Tiled(nn.Module):
         for corner in corners_of(size, self.tile, self.overlap):
             here, inside = _meeting(corner, self.tile, size)
             total[here] += weights[inside]
-        for sample, corner, said in self._beliefs(x_t, t, condition):
+        for sample, corner, said in self._predictions(x_t, t, condition):
             if not parts:
                 parts = [x_t.new_zeros((len(x_t), len(part), *size)) for part in said]
             here, inside = _meeting(corner, self.tile, size)
             share = weights[inside] / total[here]
-            for part, told in zip(parts, said, strict=True):
-                part[sample][(slice(None), *here)] += share * told[(slice(None), *inside)]
+            for part, of_tile in zip(parts, said, strict=True):
+                part[sample][(slice(None), *here)] += share * of_tile[(slice(None), *inside)]
         clean, noise, *mix = parts
         level = self.schedule.level(max(t, 1) if isinstance(t, int) else t.clamp(min=1), like=x_t)
         noise = where_clean(t, noise, noise_from(clean, x_t, level))
         return Prediction(where_clean(t, x_t, clean), noise, mix[0] if mix else None)
 
-    def _beliefs(
+    def _predictions(
         self, x_t: Tensor, t: int | Tensor, condition: Condition
     ) -> Iterator[tuple[int, Corner, list[Tensor]]]:
         """Sample, corner and what was said of that tile, each part [C, *tile]: sample by sample, corner by corner."""
         corners = corners_of(x_t.shape[2:], self.tile, self.overlap)
         work = list(itertools.product(range(len(x_t)), corners))
-        for start in range(0, len(work), self.batch):
-            wanted = work[start : start + self.batch]
-            padded = wanted + [wanted[-1]] * (self.batch - len(wanted))
+        for tiles, padded in padded_batches(work, self.batch):
             owners = torch.tensor([sample for sample, _ in padded], device=x_t.device)
-            seen = self.denoiser(
+            prediction = self.denoiser(
                 self._stack(x_t, padded, wrapped=True),
                 t if isinstance(t, int) else t[owners],
                 prepared(self.denoiser, self._condition(condition, padded, owners)),
             )
-            said = [part for part in seen if part is not None]
-            for row, (sample, corner) in enumerate(wanted):
+            said = [part for part in prediction if part is not None]
+            for row, (sample, corner) in enumerate(tiles):
                 yield sample, corner, [part[row] for part in said]
-            self.advance(len(wanted))
+            self.advance(len(tiles))
 
     def _condition(self, condition: Condition, work: Sequence[tuple[int, Corner]], owners: Tensor) -> Condition:
         """What is known of each tile: image and mask cut, all else that of its sample."""

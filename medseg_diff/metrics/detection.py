@@ -80,13 +80,20 @@ def lesion_detection(
     )
 
 
-def _matches(mask: Mask, other: Mask, hit: float) -> tuple[npt.NDArray[np.int64], Mask]:
-    """Voxels of every component of `mask`, and whether a share `hit` of them lies in `other`; [components] each."""
+def components_of(mask: Mask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Connected components of a boolean mask [*S]: labels [*S], 0 outside and then from 1, and their voxels [components]."""
+    labels = np.zeros(mask.shape, dtype=np.int32)
     if not mask.any():
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool)
+        return labels, np.zeros(0, dtype=np.int64)
     from skimage.measure import label
 
-    components = np.asarray(label(mask, connectivity=mask.ndim))
-    sizes = np.bincount(components.ravel())[1:]
-    common = np.bincount(components[other], minlength=len(sizes) + 1)[1:]
+    box = tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(mask))
+    labels[box] = label(mask[box], connectivity=mask.ndim)
+    return labels, np.bincount(labels[box].ravel())[1:]
+
+
+def _matches(mask: Mask, other: Mask, hit: float) -> tuple[npt.NDArray[np.int64], Mask]:
+    """Voxels of every component of `mask`, and whether a share `hit` of them lies in `other`; [components] each."""
+    labels, sizes = components_of(mask)
+    common = np.bincount(labels[other], minlength=len(sizes) + 1)[1:]
     return sizes, common >= np.maximum(hit * sizes - 1e-9, 1)

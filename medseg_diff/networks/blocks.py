@@ -48,13 +48,13 @@ class Residual(nn.Module):
         if self.resize is not None:
             h, x = self.resize(h), self.resize(x)
         h = self.conv_in(h)
-        told = self.project(embedding).to(h.dtype)
-        told = told.view(*told.shape, *(1,) * (h.ndim - 2))
+        projected = self.project(embedding).to(h.dtype)
+        projected = projected.view(*projected.shape, *(1,) * (h.ndim - 2))
         if self.adaptive:
-            scale, shift = told.chunk(2, dim=1)
+            scale, shift = projected.chunk(2, dim=1)
             h = torch.addcmul(shift, self.norm_out(h), 1 + scale)  # ADM Eq. 2: y_s GroupNorm(h) + y_b
         else:
-            h = self.norm_out(h + told)
+            h = self.norm_out(h + projected)
         return self.shortcut(x) + self.conv_out(self.dropout(functional.silu(h)))
 
 
@@ -70,8 +70,8 @@ def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if not surplus:
         return functional.scaled_dot_product_attention(query, key, value)
     query = functional.pad(query, (0, 0, 0, surplus))
-    seen = functional.scaled_dot_product_attention(query, key, value)[:, :, :asked]
-    return seen.transpose(1, 2).contiguous().transpose(1, 2)  # as it lies without: products depend on that, too
+    attention = functional.scaled_dot_product_attention(query, key, value)[:, :, :asked]
+    return attention.transpose(1, 2).contiguous().transpose(1, 2)  # as it lies without: products depend on that, too
 
 
 class Attention(nn.Module):
@@ -81,17 +81,17 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = GroupNorm(channels, groups)
-        self.question = nn.Linear(channels, 3 * channels)  # query, key and value
-        self.answer = zeroed(nn.Linear(channels, channels))
+        self.qkv = nn.Linear(channels, 3 * channels)  # query, key and value
+        self.projection = zeroed(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         batch, channels, *size = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        parts = self.question(tokens).view(batch, -1, 3, self.heads, channels // self.heads)
+        parts = self.qkv(tokens).view(batch, -1, 3, self.heads, channels // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        seen = attended(query, key, value)
-        told = self.answer(seen.transpose(1, 2).reshape(batch, -1, channels))
-        return x + told.transpose(1, 2).reshape(batch, channels, *size)
+        attention = attended(query, key, value)
+        change = self.projection(attention.transpose(1, 2).reshape(batch, -1, channels))
+        return x + change.transpose(1, 2).reshape(batch, channels, *size)
 
 
 class Resample(nn.Module):

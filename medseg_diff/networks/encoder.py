@@ -1,6 +1,7 @@
 """What the U-Net and the noisy classifier have in common: the blocks of one network, made alike, and the way down."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -10,10 +11,21 @@ from medseg_diff.networks.blocks import POOLING, Attention, Chain, Resample, Res
 from medseg_diff.settings import Settings
 
 LARGEST_NETWORK = 1e9  # parameters, roughly counted: a recipe with a digit too many must not fill the memory
+Width = Annotated[int, Field(ge=1, le=2048)]
+Multiplier = Annotated[int, Field(ge=1, le=64)]
+Blocks = Annotated[int, Field(ge=1, le=32)]
+GridLevel = Annotated[int, Field(ge=0, le=9)]
+
+
+def check_size(widths: Sequence[int], blocks: Sequence[int]) -> None:
+    """Raises: ValueError where levels of these widths, with so many blocks each, make a network beyond any memory."""
+    numbers = sum(20 * count * width * width for width, count in zip(widths, blocks, strict=True))
+    if numbers > LARGEST_NETWORK:
+        raise ValueError(f"a network of about {numbers:.1e} parameters; lower its widths or blocks")
 
 
 class EncoderSettings(Settings):
-    """Size and kind of a network's levels. Level 0 is the finest grid; each level halves it.
+    """Size and kind of a network's levels. GridLevel 0 is the finest grid; each level halves it.
 
     `attention` lists the levels that attend (the middle always does where the list is not empty), with `heads` heads or,
     where `head_width` is given, as many as fit. `stem` 2 folds 2×2(×2) voxels into channels before the first level.
@@ -21,24 +33,20 @@ class EncoderSettings(Settings):
     """
 
     width: int = Field(default=128, ge=8, le=2048)
-    multipliers: tuple[int, ...] = Field(default=(1, 1, 2, 2, 4, 4), max_length=10)
+    multipliers: tuple[Multiplier, ...] = Field(default=(1, 1, 2, 2, 4, 4), min_length=1, max_length=10)
     blocks: int = Field(default=2, ge=1, le=32)
-    attention: tuple[int, ...] = (4,)
-    heads: int = Field(default=1, ge=1)
-    head_width: int | None = Field(default=None, ge=8)
+    attention: tuple[GridLevel, ...] = (4,)
+    heads: int = Field(default=1, ge=1, le=2048)
+    head_width: int | None = Field(default=None, ge=8, le=2048)
     time_embedding: Literal["adaptive", "additive"] = "additive"
     resampling: Literal["residual", "plain"] = "plain"
     stem: int = Field(default=1, ge=1, le=4)
-    groups: int = Field(default=32, ge=1)
+    groups: int = Field(default=32, ge=1, le=2048)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _fits(self) -> "EncoderSettings":
-        if not self.multipliers or not 1 <= min(self.multipliers) <= max(self.multipliers) <= 64:
-            raise ValueError("multipliers must be 1 to 64, one for each level")
-        numbers = sum(20 * self.blocks * width * width for width in self.widths)
-        if numbers > LARGEST_NETWORK:
-            raise ValueError(f"a network of about {numbers:.1e} parameters; lower width, multipliers or blocks")
+        check_size(self.widths, [self.blocks] * len(self.widths))
         beyond = [level for level in self.attention if not 0 <= level < len(self.multipliers)]
         if beyond:
             raise ValueError(f"attention at level {beyond[0]}, but the levels are 0 … {len(self.multipliers) - 1}")
@@ -125,7 +133,7 @@ def padded(x: Tensor, step: int) -> Tensor:
     return functional.pad(x, [side for n in missing for side in (0, n)], mode="replicate")
 
 
-def folded(x: Tensor, stem: int) -> Tensor:
+def pixel_unshuffle(x: Tensor, stem: int) -> Tensor:
     """Space to depth: [B, C, *S] → [B, C stem^dims, *S / stem]."""
     if stem == 1:
         return x
@@ -138,8 +146,8 @@ def folded(x: Tensor, stem: int) -> Tensor:
     return mixed.reshape(batch, channels * stem**dims, *(side // stem for side in size))
 
 
-def unfolded(x: Tensor, stem: int) -> Tensor:
-    """Depth to space, the inverse of `folded`."""
+def pixel_shuffle(x: Tensor, stem: int) -> Tensor:
+    """Depth to space, the inverse of `pixel_unshuffle`."""
     if stem == 1:
         return x
     batch, channels, *size = x.shape

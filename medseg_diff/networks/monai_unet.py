@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.errors import CheckpointError
-from medseg_diff.networks.encoder import padded
+from medseg_diff.networks.encoder import Blocks, GridLevel, Width, check_size, padded
 from medseg_diff.networks.norm import GroupNorm
 from medseg_diff.settings import Settings
 
@@ -37,21 +37,22 @@ class MonaiUNetSettings(Settings):
     """
 
     kind: Literal["monai_unet"] = "monai_unet"
-    widths: tuple[int, ...] = (32, 64, 64, 64)
-    blocks: tuple[int, ...] = (2, 2, 2, 2)
-    attention: tuple[int, ...] = (2, 3)
-    head_width: int = Field(default=8, ge=1)
-    groups: int = Field(default=32, ge=1)
+    widths: tuple[Width, ...] = Field(default=(32, 64, 64, 64), min_length=1, max_length=10)
+    blocks: tuple[Blocks, ...] = (2, 2, 2, 2)
+    attention: tuple[GridLevel, ...] = (2, 3)
+    head_width: int = Field(default=8, ge=1, le=2048)
+    groups: int = Field(default=32, ge=1, le=2048)
     epsilon: float = Field(default=1e-6, gt=0)
     resampling: Literal["residual", "plain"] = "plain"
-    context: int = Field(default=0, ge=0)
-    transformer_layers: int = Field(default=1, ge=1)
+    context: int = Field(default=0, ge=0, le=2**16)
+    transformer_layers: int = Field(default=1, ge=1, le=32)
     projection: bool = True  # behind the self-attention; weights from before MONAI 1.4 may have none
 
     @model_validator(mode="after")
     def _fits(self) -> "MonaiUNetSettings":
-        if not self.widths or min(self.widths) < 1 or len(self.blocks) != len(self.widths) or min(self.blocks) < 1:
-            raise ValueError("widths and blocks need one positive number for each level")
+        if len(self.blocks) != len(self.widths):
+            raise ValueError("widths and blocks need one number for each level")
+        check_size(self.widths, self.blocks)
         odd = [width for width in self.widths if width % self.groups]
         if odd:
             raise ValueError(f"{odd[0]} channels do not divide by {self.groups} groups")
@@ -82,7 +83,7 @@ class MonaiUNetSettings(Settings):
 class MonaiUNet(nn.Module):
     """f(x_t, t, condition): x_t [B, C, *S] with *S of any size, t [B] or [1] (one time for all) → [B, outputs, *S].
 
-    The condition image stands behind x_t; context tokens [B, N, D] are attended to. Both have learned blanks.
+    The condition image stands behind x_t; context tokens [B, N, D] are attended to. Both have learned null embeddings.
     """
 
     def __init__(
@@ -92,8 +93,8 @@ class MonaiUNet(nn.Module):
         from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 
         self.settings = settings
-        self.blank_image = nn.Parameter(torch.zeros(1, image_channels, *(1,) * dims)) if image_channels else None
-        self.blank_context = nn.Parameter(torch.zeros(1, 1, settings.context)) if settings.context else None
+        self.null_image = nn.Parameter(torch.zeros(1, image_channels, *(1,) * dims)) if image_channels else None
+        self.null_context = nn.Parameter(torch.zeros(1, 1, settings.context)) if settings.context else None
         self.network = DiffusionModelUNet(
             spatial_dims=dims,
             in_channels=channels + image_channels,
@@ -116,28 +117,29 @@ class MonaiUNet(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         size = x_t.shape[2:]
         x = padded(self._with_image(x_t, condition), self.settings.step)
-        told = self._context(len(x_t), condition, x.dtype)
-        whole: Tensor = self.network(x, t, told)  # one time for all is embedded once: rows of a product may round apart
+        context = self._context(len(x_t), condition, x.dtype)
+        # One time for all is embedded once: rows of a product may round apart.
+        whole: Tensor = self.network(x, t, context)
         return whole[(slice(None), slice(None), *(slice(n) for n in size))]
 
     def _with_image(self, x_t: Tensor, condition: Condition) -> Tensor:
-        if self.blank_image is None:
+        if self.null_image is None:
             return x_t
         assert condition.image is not None, "this network was built for a condition image"
-        return torch.cat([x_t, _or_blank(condition.image.to(x_t.dtype), condition.kept, self.blank_image)], dim=1)
+        return torch.cat([x_t, _or_null(condition.image.to(x_t.dtype), condition.keep, self.null_image)], dim=1)
 
     def _context(self, batch: int, condition: Condition, dtype: torch.dtype) -> Tensor | None:
-        if self.blank_context is None:
+        if self.null_context is None:
             return None
         if condition.context is None:
-            return self.blank_context.to(dtype).expand(batch, -1, -1)
-        return _or_blank(condition.context.to(dtype), condition.kept, self.blank_context)
+            return self.null_context.to(dtype).expand(batch, -1, -1)
+        return _or_null(condition.context.to(dtype), condition.keep, self.null_context)
 
 
 def load_monai_state(network: MonaiUNet, state: Mapping[str, Tensor] | Path) -> None:
     """Fill a network with the weights of a MONAI DiffusionModelUNet: a safetensors file, or its state dict.
 
-    Names of MONAI Generative are understood as well. The learned blanks, which MONAI has none of, stay as they are.
+    Names of MONAI Generative are understood as well. The learned null embeddings, which MONAI has none of, stay as they are.
     Raises: CheckpointError where the file is unreadable, or names, shapes or numbers do not fit; then nothing is changed.
     """
     source = state.name if isinstance(state, Path) else None
@@ -186,10 +188,10 @@ def _by(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "one number"
 
 
-def _or_blank(known: Tensor, kept: Tensor | None, blank: Tensor) -> Tensor:
+def _or_null(known: Tensor, kept: Tensor | None, null: Tensor) -> Tensor:
     if kept is None:
         return known
-    return torch.where(kept.view(-1, *(1,) * (known.ndim - 1)), known, blank.to(known.dtype))
+    return torch.where(kept.view(-1, *(1,) * (known.ndim - 1)), known, null.to(known.dtype))
 
 
 def _own_norms(network: nn.Module) -> None:

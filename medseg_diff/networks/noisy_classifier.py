@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.networks.blocks import CONVOLUTION, attended, sinusoids
-from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, folded, padded
+from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, GridLevel, padded, pixel_unshuffle
 from medseg_diff.networks.norm import GroupNorm
 
 HEALTHY, DISEASED = 0, 1  # the order of the logits
@@ -27,10 +27,10 @@ class NoisyClassifierSettings(EncoderSettings):
     """
 
     kind: Literal["noisy_classifier"] = "noisy_classifier"
-    width: int = Field(default=32, ge=8)
-    blocks: int = Field(default=4, ge=1)
-    attention: tuple[int, ...] = (3, 4, 5)
-    head_width: int | None = Field(default=64, ge=8)
+    width: int = Field(default=32, ge=8, le=2048)
+    blocks: int = Field(default=4, ge=1, le=32)
+    attention: tuple[GridLevel, ...] = (3, 4, 5)
+    head_width: int | None = Field(default=64, ge=8, le=2048)
     time_embedding: Literal["adaptive", "additive"] = "adaptive"
     resampling: Literal["residual", "plain"] = "residual"
     pooling: Literal["attention", "max_mean"] = "attention"
@@ -68,7 +68,7 @@ class NoisyClassifier(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         embedding = self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype))
-        h = self.stem(folded(padded(x_t, self.settings.step), self.settings.stem))
+        h = self.stem(pixel_unshuffle(padded(x_t, self.settings.step), self.settings.stem))
         for block in self.down:
             h = block(h, embedding)
         return self.pool(functional.silu(self.norm(self.middle(h, embedding))))
@@ -83,17 +83,17 @@ class AttentionPooling(nn.Module):
     def __init__(self, channels: int, classes: int, *, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.question = nn.Linear(channels, 3 * channels)
-        self.answer = nn.Linear(channels, classes)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.projection = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels = x.shape[:2]
         places = x.flatten(2).transpose(1, 2)
         tokens = torch.cat([places.mean(dim=1, keepdim=True), places], dim=1)
-        parts = self.question(tokens).view(batch, -1, 3, self.heads, channels // self.heads)
+        parts = self.qkv(tokens).view(batch, -1, 3, self.heads, channels // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        seen = attended(query[:, :, :1], key, value)
-        return self.answer(seen.transpose(1, 2).reshape(batch, channels))
+        attention = attended(query[:, :, :1], key, value)
+        return self.projection(attention.transpose(1, 2).reshape(batch, channels))
 
 
 class MaxMeanPooling(nn.Module):
@@ -101,8 +101,8 @@ class MaxMeanPooling(nn.Module):
 
     def __init__(self, channels: int, classes: int, *, heads: int = 1) -> None:
         super().__init__()
-        self.answer = nn.Linear(2 * channels, classes)
+        self.projection = nn.Linear(2 * channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         places = x.flatten(2)
-        return self.answer(torch.cat([places.amax(dim=2), places.mean(dim=2)], dim=1))
+        return self.projection(torch.cat([places.amax(dim=2), places.mean(dim=2)], dim=1))

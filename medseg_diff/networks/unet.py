@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.networks.blocks import CONVOLUTION, sinusoids, zeroed
-from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, folded, padded, unfolded
+from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, padded, pixel_shuffle, pixel_unshuffle
 from medseg_diff.networks.norm import GroupNorm
 
 
 class UNetSettings(EncoderSettings):
-    """Size and kind of a U-Net; `classes` labels and `covariates` numbers may be told it beside the time."""
+    """Size and kind of a U-Net; `classes` labels and `covariates` numbers may condition it beside the time."""
 
     kind: Literal["unet"] = "unet"
-    classes: int = Field(default=0, ge=0)
-    covariates: int = Field(default=0, ge=0)
+    classes: int = Field(default=0, ge=0, le=1000)
+    covariates: int = Field(default=0, ge=0, le=1000)
 
     def build(self, *, dims: int, channels: int, outputs: int, image_channels: int = 0) -> "UNet":
         """A network from [B, channels, *S] and a condition image of `image_channels` to [B, outputs, *S]."""
@@ -40,7 +40,7 @@ class UNet(nn.Module):
         embedded = 4 * width
         self.embed_time = nn.Sequential(nn.Linear(width, embedded), nn.SiLU(), nn.Linear(embedded, embedded))
         self.embed_known = KnownFacts(settings.classes, settings.covariates, embedded)
-        self.blank_image = nn.Parameter(torch.zeros(1, image_channels, *(1,) * dims)) if image_channels else None
+        self.null_image = nn.Parameter(torch.zeros(1, image_channels, *(1,) * dims)) if image_channels else None
 
         block = BlockMaker(settings, dims, embedded)
         self.stem = CONVOLUTION[dims]((channels + image_channels) * fold, width, 3, padding=1)
@@ -61,55 +61,55 @@ class UNet(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         size = x_t.shape[2:]
-        x = folded(padded(self._with_image(x_t, condition), self.settings.step), self.settings.stem)
+        x = pixel_unshuffle(padded(self._with_image(x_t, condition), self.settings.step), self.settings.stem)
         embedding = self.embed_known(self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype)), condition)
         h = self.stem(x)
-        seen = [h]
+        skips = [h]
         for block in self.down:
             h = block(h, embedding)
-            seen.append(h)
+            skips.append(h)
         h = self.middle(h, embedding)
         for block in self.up:
-            h = block(torch.cat([h, seen.pop()], dim=1), embedding)
-        whole = unfolded(self.head(h), self.settings.stem)
+            h = block(torch.cat([h, skips.pop()], dim=1), embedding)
+        whole = pixel_shuffle(self.head(h), self.settings.stem)
         return whole[(slice(None), slice(None), *(slice(n) for n in size))]
 
     def _with_image(self, x_t: Tensor, condition: Condition) -> Tensor:
-        """x_t with the condition image behind it; the learned blank where it is not known."""
-        if self.blank_image is None:
+        """x_t with the condition image behind it; the learned null image where it is not known."""
+        if self.null_image is None:
             return x_t
         assert condition.image is not None, "this network was built for a condition image"
         image = condition.image.to(x_t.dtype)
-        if condition.kept is not None:
-            kept = condition.kept.view(-1, *(1,) * (image.ndim - 1))
-            image = torch.where(kept, image, self.blank_image.to(image.dtype))
+        if condition.keep is not None:
+            kept = condition.keep.view(-1, *(1,) * (image.ndim - 1))
+            image = torch.where(kept, image, self.null_image.to(image.dtype))
         return torch.cat([x_t, image], dim=1)
 
 
 class KnownFacts(nn.Module):
-    """Label and covariates added to the time embedding; learned blanks where they are not known."""
+    """Label and covariates added to the time embedding; learned null embeddings where they are not known."""
 
     def __init__(self, classes: int, covariates: int, embedded: int) -> None:
         super().__init__()
-        self.label = nn.Embedding(classes + 1, embedded) if classes else None  # the last row is the blank
+        self.label = nn.Embedding(classes + 1, embedded) if classes else None  # the last row is the null embedding
         self.covariates = nn.Linear(covariates, embedded) if covariates else None
-        self.blank_covariates = nn.Parameter(torch.zeros(embedded)) if covariates else None
+        self.null_covariates = nn.Parameter(torch.zeros(embedded)) if covariates else None
 
     def forward(self, embedding: Tensor, condition: Condition) -> Tensor:
         """[B, D] → [B, D]."""
         if self.label is not None:
-            blank = self.label.num_embeddings - 1
+            null = self.label.num_embeddings - 1
             label = condition.label
             if label is None:
-                label = torch.full((len(embedding),), blank, device=embedding.device)
-            elif condition.kept is not None:
-                label = torch.where(condition.kept, label, blank)
+                label = torch.full((len(embedding),), null, device=embedding.device)
+            elif condition.keep is not None:
+                label = torch.where(condition.keep, label, null)
             embedding = embedding + self.label(label)
-        if self.covariates is not None and self.blank_covariates is not None:
+        if self.covariates is not None and self.null_covariates is not None:
             if condition.covariates is None:
-                return embedding + self.blank_covariates
+                return embedding + self.null_covariates
             known = self.covariates(condition.covariates.to(embedding.dtype))
-            if condition.kept is not None:
-                known = torch.where(condition.kept[:, None], known, self.blank_covariates.to(known.dtype))
+            if condition.keep is not None:
+                known = torch.where(condition.keep[:, None], known, self.null_covariates.to(known.dtype))
             embedding = embedding + known
         return embedding

@@ -6,15 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg_diff.phantoms.geometry import (
-    FloatArray,
-    Grid,
-    Points,
-    ellipsoid,
-    sampled,
-    smooth_union,
-    tube,
-)
+from medseg_diff.phantoms.geometry import FloatArray, Grid, Points, ellipsoid, sampled, smooth_union, tube
 
 # Right half, RAS mm, (x, y, z, radius): frontal horn, body, atrium; occipital horn; temporal horn.
 LATERAL_VENTRICLE = (

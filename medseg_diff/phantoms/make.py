@@ -39,7 +39,7 @@ class PhantomSettings(Settings):
     raters: int = Field(default=0, ge=0, le=99)
     healthy: float = Field(default=0.25, ge=0, le=1)
     held_out: float = Field(default=0.2, gt=0, lt=0.5)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     noise: float = Field(default=0.045, ge=0, le=1)
 
 

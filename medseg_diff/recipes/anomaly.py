@@ -1,20 +1,25 @@
-"""The anomaly systems: a denoiser, a noisy classifier, how they are trained, and how a map becomes a finding."""
+"""The anomaly systems: the networks of an engine, what they learn from, and how a score becomes a finding."""
 
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field, model_validator
+from torch import Tensor, nn
 
-from medseg_diff.data.datasets.augmentation import Augmentation
-from medseg_diff.data.transforms import Preparation
 from medseg_diff.data.views import AxialSlices
-from medseg_diff.diffusion import Denoiser, NoiseSchedule
+from medseg_diff.diffusion import Denoiser
 from medseg_diff.diffusion.denoiser import DenoiserSettings
-from medseg_diff.errors import UsageError
-from medseg_diff.methods.anomaly.inversion import HealingSettings
+from medseg_diff.diffusion.schedule import LONGEST
+from medseg_diff.errors import ConfigError, UsageError
+from medseg_diff.methods.anomaly import AnyEngine
+from medseg_diff.methods.anomaly.inversion import Inversion
 from medseg_diff.methods.anomaly.normative import AnomalyFindings
 from medseg_diff.networks.noisy_classifier import NoisyClassifier, NoisyClassifierSettings
 from medseg_diff.networks.unet import UNetSettings
-from medseg_diff.settings import ChannelName, Settings, parse_settings
+from medseg_diff.recipes.base import Recipe
+from medseg_diff.settings import Label, Settings, apply_overrides, parse_settings
+from medseg_diff.spaces import AnySpace, ImageSpace
 from medseg_diff.training.fit import FitSettings
 
 LABELS = 2  # healthy and diseased
@@ -23,107 +28,117 @@ LABELS = 2  # healthy and diseased
 class AnomalyValidation(Settings):
     """What is measured during training: on this many slices, spread over the validation cases.
 
-    `film`: of so many of them, always the same, each validation draws the way to noise and back.
+    `trajectories`: of so many of them, always the same, each validation draws how the engine decodes them.
     """
 
-    slices: int = Field(default=64, ge=2)
-    film: int = Field(default=2, ge=0, le=4)
+    renamed: ClassVar[Mapping[str, str]] = {"film": "trajectories"}
+
+    slices: int = Field(default=64, ge=2, le=100_000)
+    trajectories: int = Field(default=2, ge=0, le=4)
 
 
-class AnomalyRecipe(Settings):
+class AnomalyRecipe(Recipe):
     """An anomaly system. `diseased` are the labels of `seg` that make a slice diseased, `fewest_voxels` of them at least
     (a slice with fewer teaches the denoiser only); null: every label above 0. `same_height`: the classifier sees healthy
     slices from the heights of the diseased ones, so that it cannot tell them apart by where they lie.
 
-    The networks see x_0 = image × `image_scale` and learn the times 1 … `deepest` (null: the whole schedule): a network
-    that healing never asks beyond its depth need not be taught there.
+    The networks see x_0 of the `space` and learn the times 1 … `deepest` (null: the whole schedule): a network that the
+    engine never asks beyond its depth need not be taught there. `classifier` is built and trained for engines that need it.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "image_scale": "space.scale",
+        "healing": "engine",
+        "findings.map": "engine.map",
+        "findings.map_channels": "engine.map_channels",
+    }
+
     task: Literal["anomaly"] = "anomaly"
-    paper: str
-    channels: tuple[ChannelName, ...] = Field(min_length=1)
-    diseased: tuple[int, ...] | None = None
-    fewest_voxels: int = Field(default=1, ge=1)
+    diseased: tuple[Label, ...] | None = None
+    fewest_voxels: int = Field(default=1, ge=1, le=1_000_000)
     same_height: bool = False
-    preparation: Preparation = Preparation()
     view: AxialSlices = AxialSlices()
-    augmentation: Augmentation = Augmentation()
-    image_scale: float = Field(default=1.0, gt=0)
-    schedule: NoiseSchedule
-    deepest: int | None = Field(default=None, ge=1)
+    space: AnySpace = ImageSpace()
+    deepest: int | None = Field(default=None, ge=1, le=LONGEST)
     denoiser: DenoiserSettings = DenoiserSettings(target="noise")
     network: UNetSettings = UNetSettings()
     label_dropout: float = Field(default=0.2, gt=0, le=1)
     classifier: NoisyClassifierSettings = NoisyClassifierSettings()
-    training: FitSettings = FitSettings()
     classifier_training: FitSettings = FitSettings()
     validation: AnomalyValidation = AnomalyValidation()
-    healing: HealingSettings = HealingSettings()
+    engine: AnyEngine = Inversion()
     findings: AnomalyFindings = AnomalyFindings()
 
     @model_validator(mode="after")
     def _fits(self) -> "AnomalyRecipe":
-        if len(set(self.channels)) != len(self.channels):
-            raise ValueError(f"a channel is named twice: {', '.join(self.channels)}")
         if self.diseased is not None and (not self.diseased or min(self.diseased) < 1):
             raise ValueError("diseased needs labels, 1 or higher, or null for all of them")
-        absent = [channel for channel in self.findings.map_channels if channel not in self.channels]
+        absent = [channel for channel in self.engine.map_channels if channel not in self.channels]
         if absent:
-            raise ValueError(f"findings.map_channels names {absent[0]}; the recipe reads {', '.join(self.channels)}")
+            raise ValueError(f"engine.map_channels names {absent[0]}; the recipe reads {', '.join(self.channels)}")
         if self.view.context:
-            raise ValueError("view.context is 0: healing changes every slice that it looks at")
+            raise ValueError("view.context is 0: an engine changes every slice that it looks at")
         if self.augmentation.channel_dropout:
-            raise ValueError("augmentation.channel_dropout is 0: a channel that is not there cannot be healed")
+            raise ValueError("augmentation.channel_dropout is 0: a channel that is not there cannot be reconstructed")
         if self.denoiser.target == "logits":
             raise ValueError("denoiser.target logits is for masks; use velocity, noise or clean")
         if self.network.covariates or self.network.classes not in (0, LABELS):
             raise ValueError(f"network.classes is {LABELS} (healthy, diseased) or 0, and there are no covariates")
-        told = self.healing.engine == "classifier_free" or self.healing.told_healthy
-        if told and not self.network.classes:
-            raise ValueError(f"healing tells the denoiser `healthy`, so network.classes must be {LABELS}")
-        for name, training in (("training", self.training), ("classifier_training", self.classifier_training)):
-            if training.batch % training.accumulate:
-                raise ValueError(f"{name}.batch {training.batch} does not divide by accumulate {training.accumulate}")
+        if self.engine.needs_labels and not self.network.classes:
+            raise ValueError(f"the engine conditions the denoiser on `healthy`, so network.classes must be {LABELS}")
         if self.classifier_training.precision not in ("auto", self.training.precision):
             raise ValueError("one precision serves both networks: set training.precision")
-        if (self.deepest or 0) > self.schedule.length:
+        if self.learned > self.schedule.length:
             raise ValueError(f"deepest {self.deepest} is beyond the schedule's {self.schedule.length}")
         try:
-            self.heals()
+            depth = self.engine.deepest(self.schedule)
         except UsageError as error:
-            raise ValueError(f"healing: {error.found}") from None
+            raise ValueError(f"engine: {error.found}") from None
+        if depth > self.learned:
+            raise ValueError(f"engine: depth {depth} is deeper than the networks learn (deepest {self.deepest})")
         return self
+
+    def lesion_in(self, labels: Tensor) -> Tensor:
+        """Where integer labels [...] are those of a lesion."""
+        if self.diseased is None:
+            return labels > 0
+        return torch.isin(labels, torch.tensor(list(self.diseased), dtype=labels.dtype))
+
+    @property
+    def learned(self) -> int:
+        """The noisiest time that the networks learn."""
+        return self.deepest or self.schedule.length
 
     def build_denoiser(self) -> Denoiser:
         """The untrained denoiser, unconditional or, with network.classes, of images with a label."""
-        outputs = len(self.channels) * (2 if self.denoiser.learned_variance else 1)
-        network = self.network.build(dims=self.view.dims, channels=len(self.channels), outputs=outputs)
-        return self.denoiser.around(network, self.schedule)
+        return self._denoiser(len(self.channels))
 
     def build_classifier(self) -> NoisyClassifier:
         """The untrained classifier of noisy images: logits of healthy and diseased."""
         return self.classifier.build(dims=self.view.dims, channels=len(self.channels), classes=LABELS)
 
-    def heals(self, **changes: Any) -> HealingSettings:
-        """How to heal, with some of `healing` changed (depth, steps, scale, …; None changes nothing).
+    def parts(self) -> dict[str, Callable[[], nn.Module]]:
+        builders = {"denoiser": lambda: self.build_denoiser().module(), "classifier": self.build_classifier}
+        return {name: builders[name] for name in self.engine.networks}
 
-        Raises: UsageError where the times do not fit the schedule.
+    def with_overrides(self, overrides: Sequence[str]) -> "AnomalyRecipe":
+        """The recipe with settings of engine and findings changed; what the networks have learned stays as it is.
+
+        Raises: ConfigError for another setting, or where a value does not fit.
         """
-        changes = {name: value for name, value in changes.items() if value is not None}
-        healing = parse_settings(HealingSettings, self.healing.model_dump(mode="json") | changes, source="healing")
-        healing.levels(self.schedule)
-        if self.deepest and healing.depth > self.deepest:
-            raise UsageError(
-                f"depth {healing.depth} is deeper than the networks have learned ({self.deepest})",
-                fix="use a smaller depth, or train with a larger `deepest`",
+        for word in overrides:
+            key = word.partition("=")[0]
+            if key.split(".")[0] not in ("engine", "findings") or key == "findings.false_positive_rate":
+                raise ConfigError(
+                    f"`{key}` is fixed by the training", fix="change engine.… or findings.…, or train again"
+                )
+        if not overrides:
+            return self
+        changed = parse_settings(
+            AnomalyRecipe, apply_overrides(self.model_dump(mode="json"), overrides), source="engine"
+        )
+        if changed.engine.kind != self.engine.kind:
+            raise ConfigError(
+                "`engine.kind` is fixed by the training", fix=f"leave it {self.engine.kind}, or train again"
             )
-        return healing
-
-    def levels(self) -> list[int]:
-        """The times that healing goes up and back."""
-        return self.healing.levels(self.schedule)
-
-    @property
-    def map_channels(self) -> tuple[int, ...]:
-        """Numbers of the channels that the map sums; empty: all."""
-        return tuple(self.channels.index(channel) for channel in self.findings.map_channels)
+        return changed

@@ -8,12 +8,13 @@ from typing import Any, Literal, overload
 from medseg_diff.errors import ConfigError
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
-from medseg_diff.settings import Settings, apply_overrides, parse_settings, read_yaml
+from medseg_diff.settings import apply_overrides, parse_settings, read_yaml
 
 Task = Literal["segment", "anomaly", "synthesise"]
+AnyRecipe = SegmentationRecipe | AnomalyRecipe
 
 
-RECIPES: dict[str, type[Settings]] = {"segment": SegmentationRecipe, "anomaly": AnomalyRecipe}
+RECIPES: dict[str, type[AnyRecipe]] = {"segment": SegmentationRecipe, "anomaly": AnomalyRecipe}
 
 
 @overload

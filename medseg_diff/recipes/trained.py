@@ -1,9 +1,24 @@
-"""Which model `--model` means: a run folder, a run's name or the beginning of it, or a version in MLflow's registry."""
+"""From a run folder to its networks on a device: which run `--model` means, its recipe and weights, all verified."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from medseg_diff.run import Run, find_run
+import torch
+from torch import nn
+
+from medseg_diff import __version__
+from medseg_diff.device import find_device, find_precision
+from medseg_diff.recipes.base import Recipe
+from medseg_diff.run import Run
+from medseg_diff.runs import find_run
+from medseg_diff.settings import of_a_run, parse_settings, read_yaml
 from medseg_diff.tracking.registry import SCHEME, fetch
+from medseg_diff.training.fit import channels_last
+from medseg_diff.training.weights import load_weights
+
+Kind = TypeVar("Kind", bound=Recipe)
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def find_model(model: Path | str | None, *, task: str, runs: Path) -> Run:
@@ -16,3 +31,55 @@ def find_model(model: Path | str | None, *, task: str, runs: Path) -> Run:
     if named is not None and named.startswith(SCHEME):
         model = fetch(named, runs).folder
     return find_run(None if model is None else Path(model), task=task, runs=runs)
+
+
+@dataclass(frozen=True)
+class Trained(Generic[Kind]):
+    """A run ready for use: `networks` by the names of their weights; `facts` is what every case.json says of it."""
+
+    run: Run
+    recipe: Kind
+    networks: dict[str, nn.Module]
+    device: torch.device
+    precision: str
+    facts: dict[str, Any]
+
+
+def recipe_of(run: Run, kind: type[Kind]) -> Kind:
+    """The recipe that a run was trained by. Raises: CheckpointError where its file is not what was written."""
+    with of_a_run():
+        return parse_settings(kind, read_yaml(run.recipe_file), source=f"{run.name}/{run.recipe_file.name}")
+
+
+def open_run(run: Run, kind: type[Kind], *, device: str = "auto", precision: str | None = None) -> Trained[Kind]:
+    """Recipe and networks of a sealed run, in evaluation mode on a device.
+
+    Raises: CheckpointError where a file of the run is missing, damaged or does not fit the recipe; UsageError,
+    EnvironmentFault for the device.
+    """
+    digests = run.verified(run.recipe_file)
+    recipe, place = recipe_of(run, kind), find_device(device)
+    parts = recipe.parts()
+    run.verified(*map(run.weights, parts))
+    networks = {name: load_network(build(), run.weights(name), place) for name, build in parts.items()}
+    exact = find_precision(precision or recipe.training.precision, place)
+    first, *others = parts
+    facts = {
+        "model": run.name,
+        "sha256": digests[run.weights(first)],
+        **{f"{name}_sha256": digests[run.weights(name)] for name in others},
+        "recipe": run.facts["recipe"],
+        "recipe_sha256": digests[run.recipe_file],
+        "precision": exact,
+        "device": place.type,
+        "threads": torch.get_num_threads(),
+        "versions": {"medseg_diff": __version__, "torch": torch.__version__},
+    }
+    return Trained(run, recipe, networks, place, exact, facts)
+
+
+def load_network(network: Network, weights: Path, device: torch.device) -> Network:
+    """The network with these weights, in evaluation mode on a device. Raises: CheckpointError."""
+    load_weights(network, weights)
+    channels_last(network).to(device).eval().requires_grad_(False)
+    return network

@@ -1,7 +1,7 @@
 """Slices side by side on a dark sheet, at one scale in millimetres: what is shown of a slice, and where it lies."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Plane = npt.NDArray[Any]  # [H, W] as displayed: row 0 is anterior, column 0 the patient's right
 
 INK, PAPER, PANEL, FAINT = "#e6e6e6", "#15171a", "#000000", "#6b7075"
+REFERENCE, PREDICTION = "#f5a623", "#4fc3f7"  # orange and sky blue: every kind of eye tells them apart
+CURVES = (PREDICTION, REFERENCE, "#8fd694", "#e58fb1", "#f4e285", "#b39ddb")
 PANEL_INCHES, GAP, HEAD, FOOT, SIDE = 1.75, 0.04, 0.30, 0.62, 0.30
 MARGIN = 0.05  # around the brain, of its larger side
 DOTS_PER_INCH = 160
@@ -26,20 +28,17 @@ DOTS_PER_INCH = 160
 class MontageRow:
     """One slice of one case: planes [H, W] of one shape, `spacing_mm` down and across.
 
-    `images` maps channel to grey values, `brain` is where there is tissue. Outlines and maps that are None leave their
-    panel dark; `raters` are drawn as thin lines beside the reference.
+    `images` maps channel to grey values, `brain` is where there is tissue; `maps` are numbers to be shown in multiples of
+    `unit`, `marks` what is outlined. A panel without its plane stays dark.
     """
 
     title: str
     images: Mapping[str, Plane]
     brain: Plane
     spacing_mm: tuple[float, float] = (1.0, 1.0)
-    reference: Plane | None = None
-    raters: Sequence[Plane] = ()
-    mask: Plane | None = None
-    probability: Plane | None = None
-    spread: Plane | None = None
-    uncertainty: Plane | None = None
+    maps: Mapping[str, Plane] = field(default_factory=dict)
+    marks: Mapping[str, Sequence[Plane]] = field(default_factory=dict)
+    unit: float = 1.0
 
 
 class Sheet:

@@ -6,8 +6,7 @@ from typing import Any
 
 from medseg_diff.console import log
 from medseg_diff.errors import UsageError
-from medseg_diff.reporting.anomaly import anomaly_montage
-from medseg_diff.reporting.figures import montage_of_predictions
+from medseg_diff.reporting.montage import draw_montage
 from medseg_diff.tasks.apply.anomaly import anomaly
 from medseg_diff.tasks.apply.segment import segment
 from medseg_diff.tasks.evaluate import evaluate
@@ -58,7 +57,7 @@ def demo(
     )
     log.info("4/7 evaluating")
     metrics = {"segment": evaluate(out / "segment", data, split="test", runs=out / "runs")}
-    montage_of_predictions(out / "segment", data, out / "montage.png")
+    draw_montage(out / "segment", data, out / "montage.png")
     metrics["anomaly"] = _anomalies(out, data, device, anomaly_overrides)
     log.info("done in %s", in_words(time.perf_counter() - started))
     return metrics
@@ -73,7 +72,7 @@ def _anomalies(out: Path, data: Path, device: str, overrides: tuple[str, ...]) -
     anomaly(data=data, split="test", model=model, out=folder, overwrite=True, device=device)
     log.info("7/7 evaluating")
     metrics = evaluate(folder, data, split="test", runs=out / "runs")
-    anomaly_montage(folder, data, folder / "montage.png")
+    draw_montage(folder, data, folder / "montage.png")
     return metrics
 
 

@@ -2,18 +2,21 @@
 
 import csv
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg_diff.errors import UsageError
-from medseg_diff.files import read_json
-from medseg_diff.run import Run, all_runs, locate
+from medseg_diff.errors import UsageError, verbs_of
+from medseg_diff.evaluation.catalogue import direction_of
+from medseg_diff.files import read_facts
+from medseg_diff.run import Run
+from medseg_diff.runs import all_runs, finished_runs, locate
 from medseg_diff.settings import read_yaml
 
 TAIL_BYTES = 4096
-LOWER_IS_BETTER = re.compile(r"loss|hd95_mm|volume_error_ml|ged2|(^|_)ece|brier|aurc|false_positive|flicker")
 CHOSEN = re.compile(r"(.*)best_(?!step$)(.+)")  # how run.json names the number that chose the best weights
 FACTS = ("task", "recipe", "data", "data_digest", "device", "precision", "threads")
 
@@ -47,7 +50,7 @@ def best_run(runs: Path, *, task: str | None = None, metric: str | None = None) 
     by which runs chose their weights, which must then be the same one for all.
     Raises: UsageError where no finished run has it, or where runs chose by different numbers.
     """
-    finished = [run for run in all_runs(runs) if run.facts.get("finished") and task in (None, run.facts.get("task"))]
+    finished = [run for run in finished_runs(runs) if task in (None, run.facts.get("task"))]
     if metric is None:
         names = sorted({name for run in finished for name in [chosen_by(run.facts)[0]] if name})
         if len(names) > 1:
@@ -60,9 +63,11 @@ def best_run(runs: Path, *, task: str | None = None, metric: str | None = None) 
         known = sorted({name for run in finished for name in numbers_of(run)})
         raise UsageError(
             f"no finished run below {runs.name}/ has {metric or 'a best number'}",
-            fix=f"use one of {', '.join(known)}" if known else "train one: medseg-diff train-seg --data cases.csv",
+            fix=f"use one of {', '.join(known)}"
+            if known
+            else f"train one: medseg-diff {verbs_of(task).train} --data cases.csv",
         )
-    winner = (min if is_lower_better(metric) else max)(scored, key=lambda run: scored[run])
+    winner = (min if direction_of(metric) == "lower" else max)(scored, key=lambda run: scored[run])
     return {
         "name": winner.folder.relative_to(runs).as_posix(),
         "task": winner.facts.get("task"),
@@ -90,7 +95,7 @@ def compare_runs(
         "second": two.name,
         "settings": differing(*(_settings(run) for run in (one, two))),
         "facts": differing(*({name: run.facts[name] for name in FACTS if name in run.facts} for run in (one, two))),
-        "environment": differing(*(_flat(_json(run.folder / "environment.json")) for run in (one, two))),
+        "environment": differing(*(_flat(read_facts(run.folder / "environment.json")) for run in (one, two))),
         "same_weights": _weights(one) == _weights(two) if _weights(one) else None,
         "numbers": {name: [part.get(name) for part in numbers] for name in dict.fromkeys([*numbers[0], *numbers[1]])},
         "paired": _paired(one, two, predictions),
@@ -100,9 +105,8 @@ def compare_runs(
 def numbers_of(run: Run) -> dict[str, float]:
     """The last of every number in metrics.csv, and what evaluations of the run found (`test_dice` …)."""
     from medseg_diff.tracking.evaluations import means_of, recorded
-    from medseg_diff.tracking.sync import logged_numbers
 
-    last = {point.name: point.value for point in logged_numbers(run)}
+    last = {point.name: point.value for point in run.numbers()}
     for evaluation in recorded(run):
         last |= {name: value for name, value in means_of(evaluation).items() if value is not None}
     return last
@@ -112,14 +116,9 @@ def chosen_by(facts: Mapping[str, Any]) -> tuple[str | None, float | None]:
     """The number by which a run chose its weights, as metrics.csv names it, and its best value."""
     for key, value in facts.items():
         found = CHOSEN.fullmatch(key)
-        if found and isinstance(value, int | float):
+        if found and isinstance(value, int | float) and abs(value) <= sys.float_info.max:
             return found[1] + found[2], float(value)
     return None, None
-
-
-def is_lower_better(metric: str) -> bool:
-    """Losses, distances and calibration errors want to be small."""
-    return "auroc" not in metric and LOWER_IS_BETTER.search(metric) is not None
 
 
 def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -131,8 +130,8 @@ def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, 
 def _listed(run: Run, runs: Path) -> Listed:
     facts = run.facts
     metric, best = chosen_by(facts)
-    started = facts.get("started")
-    ended = facts.get("ended") or (run.metrics_file.stat().st_mtime if run.metrics_file.is_file() else None)
+    started = run.moment("started")
+    ended = run.moment("ended") or (run.metrics_file.stat().st_mtime if run.metrics_file.is_file() else None)
     return Listed(
         name=run.folder.relative_to(runs).as_posix(),
         task=str(facts.get("task", "")),
@@ -140,33 +139,28 @@ def _listed(run: Run, runs: Path) -> Listed:
         state=run.state,
         metric=metric,
         best=best,
-        step=_last_step(run.metrics_file),
+        step=_last_step(run),
         started=started,
         seconds=max(0.0, ended - started) if started and ended else None,
-        data=facts.get("data"),
+        data=str(facts["data"]) if "data" in facts else None,
     )
 
 
-def _last_step(path: Path) -> int | None:
-    """The step of the last whole line of metrics.csv, read from its end."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return None
-    steps = [line.split(",")[0] for line in lines if line.count(",") == 2]
-    return next((int(step) for step in reversed(steps) if step.isdigit()), None)
+def _last_step(run: Run) -> int | None:
+    """Of metrics.csv, read from its end."""
+    step = None
+    with suppress(OSError):
+        for point in run.numbers(last_bytes=TAIL_BYTES):
+            step = point.step
+    return step
 
 
 def _best_value(run: Run, metric: str) -> float | None:
     """The best of all steps: the kept weights are the best ones."""
-    from medseg_diff.tracking.sync import logged_numbers
-
-    values = [point.value for point in logged_numbers(run) if point.name == metric]
+    values = [point.value for point in run.numbers() if point.name == metric]
     if not values:
         return numbers_of(run).get(metric)
-    return min(values) if is_lower_better(metric) else max(values)
+    return min(values) if direction_of(metric) == "lower" else max(values)
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -177,14 +171,6 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     from medseg_diff.settings import flat
 
     return flat(settings)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _weights(run: Run) -> list[str]:
@@ -240,14 +226,15 @@ def sync_runs(named: Sequence[Path] = (), *, runs: Path) -> list[Synced]:
         return [Synced(run.name, *complete(run, runs)) for run in chosen]
 
 
-def register_run(named: Path, name: str, *, runs: Path, alias: str | None = None) -> str:
-    """Put a run into MLflow's registry; returns the word for --model, `models:/NAME/VERSION`.
+def register_run(named: Path, name: str, *, runs: Path, alias: str | None = None) -> tuple[str, str]:
+    """Put a run into MLflow's registry; returns the word for --model, `models:/NAME/VERSION`, and the verb that takes it.
 
     Raises: CheckpointError, UsageError, EnvironmentFault as `tracking.registry.register`.
     """
     from medseg_diff.tracking.registry import register
 
-    return register(locate(named, runs), runs, name=name, alias=alias).uri
+    run = locate(named, runs)
+    return register(run, runs, name=name, alias=alias).uri, verbs_of(run.facts["task"]).apply
 
 
 def rows_of(listed: Sequence[Listed]) -> list[dict[str, Any]]:

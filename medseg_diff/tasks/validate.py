@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from medseg_diff.data.formats.stored import values_in
 from medseg_diff.data.reading import CaseImages, read_case
 from medseg_diff.data.tables.manifest import Case, scan_manifest
 from medseg_diff.errors import ExitCode, ManifestError, MedsegError, Problems
@@ -53,10 +52,9 @@ def validate(data: Path, *, data_root: Path | None = None, channels: Sequence[st
             warnings += [f"[{case.name}] {text}" for text in (*images.warnings, *_unusual_labels(images))]
             problems += _copies(images, manifest.file, seen)
             del images  # before the next is read
-        except Problems as error:
-            problems += error.problems
         except MedsegError as error:
-            problems.append(error)
+            kept = error.without_trace()
+            problems += kept.problems if isinstance(kept, Problems) else [kept]
     problems.sort(key=lambda problem: problem.exit_code)  # stable: by line within each kind
     return Report(len(manifest.cases), tuple(problems), tuple(warnings))
 
@@ -73,9 +71,8 @@ def _unusual_labels(images: CaseImages) -> list[str]:
     """Labels beyond those of the recipes that come with the package: training refuses what its recipe does not name."""
     if images.reference is None:
         return []
-    unusual = np.flatnonzero(np.bincount(images.reference.ravel()))
-    unusual = unusual[unusual > LARGEST_USUAL_LABEL]
-    names = ", ".join(map(str, unusual[:8].tolist())) + (" …" if len(unusual) > 8 else "")
+    unusual = sorted(label for label in values_in(images.reference) if label > LARGEST_USUAL_LABEL)
+    names = ", ".join(map(str, unusual[:8])) + (" …" if len(unusual) > 8 else "")
     return [f"seg holds the labels {names}: the recipe has to name them"] if len(unusual) else []
 
 

@@ -3,6 +3,6 @@
 from medseg_diff.tracking.evaluations import attach_evaluation, record_evaluation
 from medseg_diff.tracking.mirror import Mirror
 from medseg_diff.tracking.store import Entry, address
-from medseg_diff.tracking.sync import complete, strip_path
+from medseg_diff.tracking.sync import complete
 
-__all__ = ["Entry", "Mirror", "address", "attach_evaluation", "complete", "record_evaluation", "strip_path"]
+__all__ = ["Entry", "Mirror", "address", "attach_evaluation", "complete", "record_evaluation"]

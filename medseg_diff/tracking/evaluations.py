@@ -1,19 +1,18 @@
 """What `evaluate` found about a model, kept in its run folder and shown in MLflow as numbers and a table of cases."""
 
 import csv
-import logging
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medseg_diff.console import log
 from medseg_diff.errors import MedsegError
-from medseg_diff.files import read_json, whole_file, write_json
+from medseg_diff.files import read_facts, read_json, whole_file, write_json
 from medseg_diff.run import Run
+from medseg_diff.runs import all_runs
 from medseg_diff.tracking.store import Entry, make_client, read_ticket
-
-log = logging.getLogger("medseg_diff")
 
 FOLDER = "evaluations"
 NAMES = ("case", "patient", "split", "region", "label")
@@ -49,6 +48,33 @@ def recorded(run: Run) -> list[Evaluation]:
     """The evaluations that a run folder holds."""
     found = sorted((run.folder / FOLDER).glob("*/metrics.json"))
     return [Evaluation(path.parent.name, path.parent) for path in found if (path.parent / "per_case.csv").is_file()]
+
+
+def attach_to_run(
+    summary: Mapping[str, Any], per_case: Path, predictions: Path, *, runs: Path, mlflow: bool = True
+) -> Run | None:
+    """Keep an evaluation with the run below `runs` that made `predictions`; returns that run, None where there is none.
+
+    The run is known by the name and the digest of the weights in the first case.json. Best effort: never raises.
+    """
+    stated = (read_facts(path) for path in sorted(predictions.glob("*/case.json")))
+    facts = next((each for each in stated if each), {})
+    run = next(
+        (run for run in all_runs(runs) if run.name == facts.get("model") and _holds(run, facts.get("sha256"))), None
+    )
+    if run is not None:
+        shown = attach_evaluation(run, summary, per_case, store=runs, mlflow=mlflow)
+        log.info("kept with the run %s%s", run.folder, " and shown in MLflow" if shown else "")
+    return run
+
+
+def _holds(run: Run, digest: object) -> bool:
+    """Whether a digest stands in the run's SHA256SUMS."""
+    try:
+        lines = (run.folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return False
+    return digest in {line.split("  ")[0] for line in lines}
 
 
 def attach_evaluation(

@@ -4,24 +4,13 @@ import logging
 import queue
 import threading
 import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from medseg_diff.run import Run
-from medseg_diff.tracking.store import (
-    LOCAL,
-    Entry,
-    Point,
-    Ticket,
-    address,
-    make_client,
-    open_entry,
-    ticket_of,
-    write_ticket,
-)
-from medseg_diff.tracking.sync import complete, strip_key
+from medseg_diff.run import Point, Run, TrajectoryPicture
+from medseg_diff.tracking.store import LOCAL, address, ticket_of
+from medseg_diff.tracking.sync import complete, entry_of, files_to_show
 
 log = logging.getLogger("medseg_diff")
 
@@ -32,64 +21,40 @@ REST_SECONDS = 30.0  # a store that failed is not asked again before
 
 
 class Mirror:
-    """One MLflow run. Every call returns at once; the first failure is said once and the rest is dropped."""
+    """A watcher that tells MLflow. Every call returns at once; the first failure is said once and the rest is dropped."""
 
-    def __init__(
-        self,
-        store: Path,
-        *,
-        experiment: str,
-        name: str,
-        parameters: Mapping[str, Any],
-        tags: Mapping[str, str],
-        folder: Path | None = None,
-        run_id: str | None = None,
-        parent: str | None = None,
-    ) -> None:
-        """`store` is the folder of runs; MLFLOW_TRACKING_URI, where set, wins over the database in it.
-
-        `folder`, the run's own, keeps a ticket (mlflow.json), so that a later Mirror of it, or `runs sync`, goes on with
-        the same MLflow run. `run_id` names that run directly. `parent` is the name of a study: its runs hang below one.
-        """
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._store, self._name, self._folder = store, name, folder
+    def __init__(self, store: Path, *, parent: str | None = None) -> None:
+        """`store` is the folder of runs; MLFLOW_TRACKING_URI, where set, wins over the database in it. `parent` is the
+        name of a study: its runs hang below one."""
+        self._store, self._parent = store, parent
+        self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue()
         self._broken_at: float | None = None
         self._asked: float | None = None  # since when the store owes an answer
         self._patience = LOCAL_PATIENCE_SECONDS if address(store).startswith(LOCAL) else PATIENCE_SECONDS
-        self._entry: Entry | None = None
-        ticket = ticket_of(folder, parent=parent) if folder else Ticket(uuid.uuid4().hex, parent=parent)
-        ticket = ticket._replace(run_id=run_id or ticket.run_id)
+
+    def begin(self, run: Run) -> None:
+        """The run's folder keeps a ticket (mlflow.json), so that a later Mirror of it, or `runs sync`, goes on with the
+        same run in MLflow."""
+        self._run = run
+        ticket_of(run.folder, parent=self._parent)
         self._jobs.put(_import_mlflow)
-        self._jobs.put(lambda: self._open(store, experiment, ticket, dict(parameters), dict(tags)))
+        self._jobs.put(self._open)
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
-    @property
-    def run_id(self) -> str | None:
-        """MLflow's id of the run, once the store has answered."""
-        return self._entry.run_id if self._entry else None
-
     def metrics(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Numbers of one step."""
         points, now = [Point(step, name, value) for name, value in numbers.items()], int(time.time() * 1000)
-        self._tell(lambda entry: entry.points(points, at_ms=now))
+        self._jobs.put(lambda: self._entry.points(points, at_ms=now))
 
-    def dataset(self, name: str, digest: str) -> None:
-        """Which table of cases was used."""
-        self._tell(lambda entry: entry.dataset(name, digest))
+    def trajectory(self, picture: TrajectoryPicture) -> None:
+        """One step of its series, which MLflow shows with a slider."""
+        self._jobs.put(lambda: self._entry.picture(picture.path, key=picture.series, step=picture.step))
 
-    def file(self, path: Path, folder: str | None = None) -> None:
-        """A file of the run folder, as an artifact."""
-        self._tell(lambda entry: entry.file(path, folder))
-
-    def strip(self, path: Path) -> None:
-        """A film strip, named by `strip_path`, as one step of its series, which MLflow shows with a slider."""
-        key, step = strip_key(path)
-        self._tell(lambda entry: entry.picture(path, key=key, step=step))
-
-    def close(self, *, finished: bool) -> None:
+    def end(self, run: Run, *, finished: bool, weights: Sequence[Path]) -> None:
         """Send what is left, waiting a few seconds at most for any one answer."""
-        self._tell(lambda entry: entry.end("FINISHED" if finished else "FAILED"))
+        for path in (*files_to_show(run), *weights) if finished else ():
+            self._jobs.put(partial(self._send, path))
+        self._jobs.put(lambda: self._entry.end("FINISHED" if finished else "FAILED"))
         self._jobs.put(self._make_up)
         self._jobs.put(None)
         while self._thread.is_alive():
@@ -101,14 +66,7 @@ class Mirror:
 
     @property
     def _remedy(self) -> str:
-        return f" (later: medseg-diff runs sync {self._name})" if self._folder else ""
-
-    def _tell(self, job: Callable[[Entry], object]) -> None:
-        def send() -> None:
-            assert self._entry is not None, "a mirror is opened before it is told anything"
-            job(self._entry)
-
-        self._jobs.put(send)
+        return f" (later: medseg-diff runs sync {self._run.name})"
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -124,20 +82,17 @@ class Mirror:
 
     def _make_up(self) -> None:
         """A store that failed long ago may be there again: then the folder tells it everything."""
-        if self._broken_at is None or self._folder is None or time.monotonic() - self._broken_at < REST_SECONDS:
+        if self._broken_at is None or time.monotonic() - self._broken_at < REST_SECONDS:
             return
-        complete(Run(self._folder), self._store)
+        complete(self._run, self._store)
         log.info("MLflow is there again and complete")
 
-    def _open(
-        self, store: Path, experiment: str, ticket: Ticket, parameters: dict[str, Any], tags: dict[str, str]
-    ) -> None:
-        self._entry = open_entry(
-            make_client(store), store, experiment=experiment, name=self._name, ticket=ticket, tags=tags
-        )
-        if self._folder:
-            write_ticket(self._folder, ticket._replace(run_id=self._entry.run_id))
-        self._entry.parameters(parameters)
+    def _open(self) -> None:
+        self._entry = entry_of(self._run, self._store)
+        self._send(self._run.recipe_file)
+
+    def _send(self, path: Path) -> None:
+        self._entry.file(path)
 
 
 def _import_mlflow() -> None:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from medseg_diff.errors import CheckpointError, UsageError
+from medseg_diff.errors import CheckpointError, UsageError, verbs_of
 from medseg_diff.files import sha256_of
 from medseg_diff.run import Run
 from medseg_diff.tracking.store import Entry, answering, make_client
@@ -17,7 +17,6 @@ SCHEME = "models:/"
 FOLDER = "model"  # among the run's artifacts
 SUMS_TAG = "medseg_diff.sha256sums"
 PLAIN = ("run.json", "environment.json", "SHA256SUMS")
-LISTED = re.compile(r"[0-9a-f]{64}  (\S+)")
 NAME = re.compile(r"[\w.-]{1,64}")
 
 
@@ -90,24 +89,11 @@ def fetch(uri: str, store: Path) -> Run:
 
 
 def _sealed_files(run: Run) -> list[Path]:
-    """Every file that makes the model, each verified; no name leads out of the folder."""
+    """Every file that makes the model, verified. Raises: CheckpointError."""
     if not run.facts.get("finished"):
-        raise CheckpointError("is not finished", fix="finish it: train-seg --resume auto", file=run.name)
-    try:
-        lines = (run.folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        raise CheckpointError("has no SHA256SUMS", fix="copy the whole run folder", file=run.name) from None
-    files = []
-    for line in lines:
-        found = LISTED.fullmatch(line)
-        path = PurePosixPath(found[1]) if found else None
-        if path is None or path.is_absolute() or ".." in path.parts:
-            raise CheckpointError(
-                "has a SHA256SUMS that is not its own", fix="copy the run folder again", file=run.name
-            )
-        files.append(run.folder / path)
-        run.verify(files[-1])
-    return [*files, *(run.folder / name for name in PLAIN if (run.folder / name).is_file())]
+        fix = f"finish it: {verbs_of(run.facts['task']).train} --resume auto"
+        raise CheckpointError("is not finished", fix=fix, file=run.name)
+    return [*run.verified(run.recipe_file), *(run.folder / name for name in PLAIN if (run.folder / name).is_file())]
 
 
 def _parse(uri: str) -> tuple[str, str | None, str | None]:

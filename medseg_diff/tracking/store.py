@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from medseg_diff.errors import EnvironmentFault
 from medseg_diff.files import read_json, write_json
+from medseg_diff.run import Point
 from medseg_diff.settings import flat
 
 KEY, PICTURES, TICKET = "medseg_diff.key", "images", "mlflow.json"
@@ -25,14 +26,6 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
-
-
-class Point(NamedTuple):
-    """One number of one step."""
-
-    step: int
-    name: str
-    value: float
 
 
 class Ticket(NamedTuple):

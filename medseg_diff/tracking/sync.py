@@ -1,16 +1,12 @@
 """A run folder told to MLflow as a whole: after an outage, or for a run that MLflow never heard of."""
 
-import csv
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from medseg_diff.run import Run
 from medseg_diff.settings import read_yaml
 from medseg_diff.tracking.evaluations import recorded, send_evaluation
-from medseg_diff.tracking.store import Point, make_client, open_entry, ticket_of, write_ticket
-
-STRIPS = "strips"  # below figures/: SERIES-STEP.png
+from medseg_diff.tracking.store import Entry, make_client, open_entry, ticket_of, write_ticket
 
 
 class Completed(NamedTuple):
@@ -26,47 +22,40 @@ def complete(run: Run, store: Path) -> Completed:
 
     A second call changes nothing. Raises: CheckpointError where the folder is no run; mlflow's own errors.
     """
-    facts, client, ticket = run.facts, make_client(store), ticket_of(run.folder)
+    entry = entry_of(run, store)
+    changed = run.metrics_file.stat().st_mtime if run.metrics_file.is_file() else None
+    numbers = entry.points(run.numbers(), at_ms=_milliseconds(changed))
+    pictures = [entry.picture(each.path, key=each.series, step=each.step) for each in run.trajectories]
+    for path in files_to_show(run):
+        entry.file(path)
+    for evaluation in recorded(run):
+        send_evaluation(entry, evaluation)
+    if run.state != "running":  # else its own process will say how it ended
+        entry.end("FINISHED" if run.state == "finished" else "FAILED", at_ms=_milliseconds(run.moment("ended")))
+    return Completed(entry.run_id, numbers, sum(pictures))
+
+
+def entry_of(run: Run, store: Path) -> Entry:
+    """The run in MLflow, found again or opened, with its settings and its table of cases.
+
+    Raises: CheckpointError where the folder is no run; mlflow's own errors.
+    """
+    facts, ticket = run.facts, ticket_of(run.folder)
     entry = open_entry(
-        client,
+        make_client(store),
         store,
         experiment=str(facts["task"]),
         name=run.name,
         ticket=ticket,
-        tags={name: str(facts[fact]) for name, fact in TAGS.items() if fact in facts},
-        started_ms=_milliseconds(facts.get("started")),
+        tags={name: str(facts[name]) for name in ("recipe", "data_digest") if name in facts},
+        started_ms=_milliseconds(run.moment("started")),
     )
     write_ticket(run.folder, ticket._replace(run_id=entry.run_id))
     if run.recipe_file.is_file():
         entry.parameters(read_yaml(run.recipe_file))
     if "data" in facts and "data_digest" in facts:
         entry.dataset(str(facts["data"]), str(facts["data_digest"]))
-    changed = run.metrics_file.stat().st_mtime if run.metrics_file.is_file() else None
-    numbers = entry.points(logged_numbers(run), at_ms=_milliseconds(changed))
-    strips = sorted((run.figures / STRIPS).glob("*-*.png"))
-    pictures = [entry.picture(path, key=strip_key(path)[0], step=strip_key(path)[1]) for path in strips]
-    for path in files_to_show(run):
-        entry.file(path)
-    for evaluation in recorded(run):
-        send_evaluation(entry, evaluation)
-    if run.state != "running":  # else its own process will say how it ended
-        entry.end("FINISHED" if run.state == "finished" else "FAILED", at_ms=_milliseconds(facts.get("ended")))
-    return Completed(entry.run_id, numbers, sum(pictures))
-
-
-TAGS = {"recipe": "recipe", "data_digest": "data_digest"}
-
-
-def logged_numbers(run: Run) -> Iterator[Point]:
-    """What metrics.csv holds; a line cut short by a crash is left out."""
-    if not run.metrics_file.is_file():
-        return
-    with run.metrics_file.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            try:
-                yield Point(int(row["step"]), str(row["name"]), float(row["value"]))
-            except (KeyError, TypeError, ValueError):
-                continue
+    return entry
 
 
 def files_to_show(run: Run) -> list[Path]:
@@ -75,16 +64,5 @@ def files_to_show(run: Run) -> list[Path]:
     return [path for path in [*named, *sorted(run.figures.glob("*.png"))] if path.is_file()]
 
 
-def strip_path(run: Run, series: str, step: int) -> Path:
-    """Where the strip of a step lies in the run folder."""
-    return run.figures / STRIPS / f"{series}-{step:07d}.png"
-
-
-def strip_key(path: Path) -> tuple[str, int]:
-    """What MLflow knows a strip's file by: `strips/SERIES`, which gives strips a section of their own, and the step."""
-    series, _, step = path.stem.rpartition("-")
-    return f"{STRIPS}/{series}", int(step)
-
-
-def _milliseconds(seconds: Any) -> int | None:
-    return None if seconds is None else int(float(seconds) * 1000)
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1000)

@@ -1,62 +1,41 @@
 """Learning to denoise: a random time and fresh noise for every sample, and the denoiser's loss."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from medseg_diff.data.datasets.batch import Batch
-from medseg_diff.data.datasets.labelled import UNKNOWN, slice_labels
+from medseg_diff.data.datasets.labelled import UNKNOWN
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.diffusion.denoiser import Denoiser
 from medseg_diff.diffusion.losses import denoising_loss, hybrid
+from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
 from medseg_diff.seeds import seed_of
+from medseg_diff.spaces import PLAIN, Space
 from medseg_diff.training.objective import Turn
 
-
-class MaskDenoising:
-    """x_0 is the mask, the MR channels are the condition."""
-
-    def __init__(self, denoiser: Denoiser, *, seed: int, rank: int = 0) -> None:
-        assert isinstance(denoiser.network, nn.Module)
-        self.denoiser, self.seed, self.rank = denoiser, seed, rank
-        self.models: dict[str, nn.Module] = {"denoiser": denoiser.network}
-
-    def adopt(self, name: str, model: nn.Module) -> None:
-        self.denoiser.network = model
-
-    def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
-        t, noise = self.draw(batch.mask, step)
-        losses = denoising_loss(self.denoiser, batch.mask, t, noise, Condition(image=batch.image))
-        loss = hybrid(losses, self.denoiser.schedule.length).mean()
-        yield Turn("denoiser", loss, {f"loss_{name}": value.detach().mean() for name, value in losses.items()})
-
-    def draw(self, clean: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Times [B] in 1 … T, and noise like `clean`."""
-        own = seed_of(self.seed, "denoising", self.rank, step)
-        return draw_times_and_noise(clean, own, deepest=self.denoiser.schedule.length)
+Pair = Callable[
+    [Batch, int], tuple[Tensor, Condition]
+]  # a batch and its step → x_0 [B, D, *S], what it is conditioned on
 
 
-class ImageDenoising:
-    """x_0 is the image × `image_scale`, at times 1 … `deepest`.
-
-    A network that knows labels is told healthy or diseased, but for a share `label_dropout` of the samples and those of
-    which nothing is known; they teach it its blank.
-    """
+class Denoising:
+    """A denoiser of what `pair` makes of a batch, at times 1 … `deepest` (None: the whole schedule)."""
 
     def __init__(
         self,
         denoiser: Denoiser,
+        pair: Pair,
         *,
         seed: int,
         rank: int = 0,
-        image_scale: float = 1.0,
         deepest: int | None = None,
-        label_dropout: float | None = None,
+        noise: AnyNoise = GaussianNoise(),
     ) -> None:
         assert isinstance(denoiser.network, nn.Module)
-        self.denoiser, self.seed, self.rank = denoiser, seed, rank
-        self.image_scale, self.label_dropout = image_scale, label_dropout
+        self.denoiser, self.pair, self.seed, self.rank, self.noise = denoiser, pair, seed, rank, noise
         self.deepest = deepest or denoiser.schedule.length
         self.models: dict[str, nn.Module] = {"denoiser": denoiser.network}
 
@@ -64,29 +43,56 @@ class ImageDenoising:
         self.denoiser.network = model
 
     def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
-        clean = batch.image * self.image_scale
+        clean, condition = self.pair(batch, step)
         own = seed_of(self.seed, "denoising", self.rank, step)
-        t, noise = draw_times_and_noise(clean, own, deepest=self.deepest)
-        losses = denoising_loss(self.denoiser, clean, t, noise, self.condition(batch, step))
+        t, noise = draw_times_and_noise(clean, own, deepest=self.deepest, kind=self.noise)
+        losses = denoising_loss(self.denoiser, clean, t, noise, condition)
         loss = hybrid(losses, self.denoiser.schedule.length).mean()
         yield Turn("denoiser", loss, {f"loss_{name}": value.detach().mean() for name, value in losses.items()})
 
-    def condition(self, batch: Batch, step: int) -> Condition:
-        """The labels of a batch, some of them dropped; empty for a network that knows none."""
-        if self.label_dropout is None:
+
+def mask_and_image(batch: Batch, step: int) -> tuple[Tensor, Condition]:
+    """x_0 is the mask, conditioned on the MR channels."""
+    assert batch.mask is not None
+    return batch.mask, Condition(image=batch.image)
+
+
+@dataclass(frozen=True)
+class ImageAndLabel:
+    """x_0 is the image in its space, conditioned on its label, or on nothing where `dropout` is None.
+
+    A share `dropout` of the labels, and those that are not known, are left out: they teach it the unconditional prediction.
+    """
+
+    space: Space = PLAIN
+    dropout: float | None = None
+    seed: int = 0
+    rank: int = 0
+
+    def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Condition]:
+        return self.space.encode(batch.image), self.space.condition(self._condition(batch.label, step))
+
+    def _condition(self, label: Tensor | None, step: int) -> Condition:
+        if self.dropout is None:
             return Condition()
-        labels = slice_labels(batch.mask)
+        assert label is not None
         own = seed_of(self.seed, "label dropout", self.rank, step)
-        generator = torch.Generator(labels.device).manual_seed(own)
-        dropped = torch.rand(len(labels), generator=generator, device=labels.device) < self.label_dropout
-        return Condition(label=labels.clamp(min=0)).drop(dropped | (labels == UNKNOWN))
+        generator = torch.Generator(label.device).manual_seed(own)
+        dropped = torch.rand(len(label), generator=generator, device=label.device) < self.dropout
+        return Condition(label=label.clamp(min=0)).drop(dropped | (label == UNKNOWN))
 
 
-def draw_times_and_noise(clean: Tensor, seed: int, *, deepest: int) -> tuple[Tensor, Tensor]:
+def draw_times_and_noise(
+    clean: Tensor,
+    seed: int,
+    *,
+    deepest: int,
+    kind: AnyNoise = GaussianNoise(),
+) -> tuple[Tensor, Tensor]:
     """Times [B] spread evenly over 1 … deepest (a random offset, then stratified: less variance), and noise like `clean`."""
     generator = torch.Generator(clean.device).manual_seed(seed)
     batch = len(clean)
     share = torch.rand(batch, generator=generator, device=clean.device)
     place = (torch.randperm(batch, generator=generator, device=clean.device) + share) / batch
     t = (place * deepest).long().clamp(max=deepest - 1) + 1
-    return t, torch.randn(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
+    return t, kind.draw(clean, generator)

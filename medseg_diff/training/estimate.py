@@ -1,13 +1,15 @@
 """How long a training would take on this machine, from arithmetic counted on no data and a moment's measurement."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from medseg_diff.training.fit import channels_last
+from medseg_diff.diffusion.condition import Condition
+from medseg_diff.training.fit import FitSettings, channels_last
 
 BACKWARD_AND_FORWARD = 3  # a backward pass costs about two forward passes
 PROBE_SECONDS = 0.3
@@ -44,25 +46,46 @@ def flops_per_second(device: torch.device, precision: torch.dtype, width: int) -
     return max(rates) / BESIDES_CONVOLUTION
 
 
-def pass_seconds(
-    build: Callable[[], nn.Module],
-    run: Callable[[nn.Module, int, torch.device], Tensor],
-    *,
-    batch: int,
-    width: int,
-    device: torch.device,
-    precision: torch.dtype,
-) -> float:
-    """Seconds of one pass of `batch` samples forward and back, inside `autocast`; `run(network, batch, device)` is forward.
+@dataclass(frozen=True)
+class Work:
+    """A training that is yet to come: what `build` makes learns from x_t [B, channels, *size] and, where it has
+    `image_channels`, an image; every validation samples it forward `sampled` times."""
 
-    Counted operations over a measured rate; where a pass takes moments, a few are timed instead, because small networks
-    spend their time elsewhere than in convolutions.
-    """
-    flops = forward_flops(build, lambda network: run(network, 1, torch.device("meta")))
-    counted = BACKWARD_AND_FORWARD * batch * flops / flops_per_second(device, precision, width)
-    if counted >= QUICK_PASS_SECONDS:
-        return counted
-    return timed_pass(channels_last(build()).to(device), lambda network: run(network, batch, device), device)
+    build: Callable[[], nn.Module]
+    settings: FitSettings
+    width: int
+    size: Sequence[int]
+    channels: int
+    image_channels: int = 0
+    sampled: int = 0
+
+    def seconds(self, device: torch.device, precision: str) -> float:
+        """How long it takes on a device, in fp32 or bf16, inside `autocast`."""
+        settings = self.settings
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        one = self._pass_seconds(device, dtype)
+        forward = one / settings.passes_batch / BACKWARD_AND_FORWARD
+        sampled = self.sampled * -(-settings.steps // settings.validate_every)
+        return settings.steps * settings.accumulate * one + sampled * forward
+
+    def forward(self, network: nn.Module, batch: int, device: torch.device) -> Tensor:
+        """The network's answer to a batch of zeros."""
+        x = torch.zeros(batch, self.channels, *self.size, device=device)
+        image = torch.zeros(batch, self.image_channels, *self.size, device=device) if self.image_channels else None
+        answer = network(x, torch.ones(batch, device=device), Condition(image=image))
+        assert isinstance(answer, Tensor)
+        return answer
+
+    def _pass_seconds(self, device: torch.device, dtype: torch.dtype) -> float:
+        """Seconds of one pass of a batch forward and back: counted operations over a measured rate. Where a pass takes
+        moments, a few are timed instead, because small networks spend their time elsewhere than in convolutions."""
+        batch = self.settings.passes_batch
+        flops = forward_flops(self.build, lambda network: self.forward(network, 1, torch.device("meta")))
+        counted = BACKWARD_AND_FORWARD * batch * flops / flops_per_second(device, dtype, self.width)
+        if counted >= QUICK_PASS_SECONDS:
+            return counted
+        network = channels_last(self.build()).to(device)
+        return timed_pass(network, lambda network: self.forward(network, batch, device), device)
 
 
 def timed_pass(model: nn.Module, run: Callable[[nn.Module], Tensor], device: torch.device) -> float:

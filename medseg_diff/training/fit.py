@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -23,20 +24,20 @@ class FitSettings(Settings):
     A checkpoint is written every `save_every` steps and at every validation.
     """
 
-    steps: int = Field(default=60_000, ge=1)
-    batch: int = Field(default=32, ge=1)
-    accumulate: int = Field(default=1, ge=1)
+    steps: int = Field(default=60_000, ge=1, le=10**8)
+    batch: int = Field(default=32, ge=1, le=4096)
+    accumulate: int = Field(default=1, ge=1, le=4096)
     learning_rate: float = Field(default=1e-4, gt=0)
     decay: Literal["cosine", "constant"] = "cosine"
-    warm_up_steps: int = Field(default=100, ge=0)
+    warm_up_steps: int = Field(default=100, ge=0, le=10**8)
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.999, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    validate_every: int = Field(default=1000, ge=1)
-    save_every: int = Field(default=500, ge=1)
-    workers: int = Field(default=0, ge=0)
-    seed: int = Field(default=0, ge=0)
+    validate_every: int = Field(default=1000, ge=1, le=10**8)
+    save_every: int = Field(default=500, ge=1, le=10**8)
+    workers: int = Field(default=0, ge=0, le=1024)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
     @property
     def passes_batch(self) -> int:
@@ -120,10 +121,22 @@ def _turns(objective: Objective, batch: Any, number: int, fabric: Fabric) -> Ite
 
 
 class Learners(dict[str, "Learner"]):
-    """What training moves, by the objective's names: everything that an exact continuation needs is in `state`."""
+    """What training moves, by the objective's names: everything that an exact continuation needs is in `state`.
 
-    def __init__(self, objective: Objective, settings: FitSettings, fabric: Fabric) -> None:
-        super().__init__({name: Learner(model, settings, fabric) for name, model in objective.models.items()})
+    A model in `settings_of` has its own learning rate, decay, weight decay, clipping and average; the steps are `settings`'.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        settings: FitSettings,
+        fabric: Fabric,
+        *,
+        settings_of: Mapping[str, FitSettings] = MappingProxyType({}),
+    ) -> None:
+        each = dict.fromkeys(objective.models, settings)
+        each |= {name: own.but(steps=settings.steps) for name, own in settings_of.items()}
+        super().__init__({name: Learner(model, each[name], fabric) for name, model in objective.models.items()})
         for name, learner in self.items():
             objective.adopt(name, learner.model)
 
@@ -180,7 +193,7 @@ class Learner:
 
     def update(self, step: int) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * pace(self.settings, step) * self.share
+            group["lr"] = self.settings.learning_rate * learning_rate_factor(self.settings, step) * self.share
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
         finite = self.fabric.all_reduce(self.finite * norm.isfinite(), reduce_op="min")
         assert isinstance(finite, Tensor)
@@ -221,7 +234,7 @@ class Learner:
         self.finite = torch.ones_like(self.finite)
 
 
-def pace(settings: FitSettings, step: int) -> float:
+def learning_rate_factor(settings: FitSettings, step: int) -> float:
     """Share of the learning rate at update `step`: linear warm-up, then constant or a half cosine to zero."""
     warm = min(1.0, (step + 1) / settings.warm_up_steps) if settings.warm_up_steps else 1.0
     if settings.decay == "constant":

@@ -15,11 +15,11 @@ from medseg_diff.device import find_device, find_precision, make_fabric
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
 from medseg_diff.settings import Settings
-from medseg_diff.tracking import Mirror
 from medseg_diff.training.estimate import in_words
 from medseg_diff.training.phase import Bench, Phase
 from medseg_diff.training.resume import Resume, Wanted, opened
 from medseg_diff.training.runner import Course
+from medseg_diff.training.watcher import Watcher, Watchers
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -32,8 +32,7 @@ Built = TypeVar("Built")
 @dataclass(frozen=True)
 class Job:
     """What a train verb was asked for: `recipe` is the name of its resolved `settings`, `command` the words that ask for
-    it again, but for --runs, --device, --out and --resume. In MLflow, runs of one `parent`, a study's name, hang below
-    one run."""
+    it again, but for --runs, --device, --out and --resume."""
 
     task: str
     recipe: str
@@ -41,7 +40,6 @@ class Job:
     manifest: Manifest
     precision: str = "auto"
     command: Sequence[str] = ("medseg-diff",)
-    parent: str | None = None
 
 
 def train(
@@ -51,8 +49,8 @@ def train(
     out: Path | None = None,
     runs: Path = Path("runs"),
     device: str = "auto",
-    mlflow: bool = True,
     resume: Resume | None = None,
+    watchers: Iterable[Watcher] = (),
 ) -> Run:
     """Train what `phases` gives, one after the other, into the folder `out` or a new one below `runs`.
 
@@ -77,7 +75,7 @@ def train(
         bench = Bench(run, fabric, precision, wanted.recipe_sha256, wanted.data_digest, again)
         if fabric.global_rank == 0:
             run.note(data=job.manifest.file, device=place.type, precision=precision)
-        _train(job, phases, bench, runs if mlflow and fabric.global_rank == 0 else None)
+        _train(phases, bench, Watchers(watchers if fabric.global_rank == 0 else ()))
     return run
 
 
@@ -101,56 +99,32 @@ def _shared(wanted: Wanted, fabric: "Fabric", *, out: Path | None, runs: Path, r
         yield run
 
 
-def _train(job: Job, phases: Callable[[Bench], Iterable[Phase]], bench: Bench, store: Path | None) -> None:
-    """Every phase, and the end; MLflow is told how it went."""
+def _train(phases: Callable[[Bench], Iterable[Phase]], bench: Bench, watchers: Watchers) -> None:
+    """Every phase, and the end."""
     started, run = time.time(), bench.run
     works = iter(phases(bench))
-    first = list(itertools.islice(works, 1))  # reads the data: MLflow need not hear of a table that cannot be used
-    mirror = _open_mirror(job, bench, store) if store else None
+    first = list(itertools.islice(works, 1))  # reads the data: nobody need hear of a table that cannot be used
+    watchers.tell(lambda watcher: watcher.begin(run))
     finished = False
-    trained: list[Phase] = []
+    weights: list[Path] = []
     try:
         for phase in itertools.chain(first, works):
-            Course(phase, bench, mirror).run()
-            trained.append(phase)
+            Course(phase, bench, watchers).run()
+            weights += [run.weights(files["best"]) for files in phase.weights.values() if "best" in files]
         if bench.fabric.global_rank == 0:
-            _finish(run, trained, mirror)
+            _finish(run)
         finished = True
     except KeyboardInterrupt:
         log.warning("stopped; go on from the last checkpoint with %s", bench.again)
         raise
     finally:
-        if mirror:
-            mirror.close(finished=finished)
+        watchers.tell(lambda watcher: watcher.end(run, finished=finished, weights=weights))
     log.info("trained in %s: %s", in_words(time.time() - started), run.folder)
 
 
-def _open_mirror(job: Job, bench: Bench, store: Path) -> Mirror:
-    mirror = Mirror(
-        store,
-        experiment=job.task,
-        name=bench.run.name,
-        parameters=job.settings.model_dump(mode="json"),
-        tags={"recipe": job.recipe, "data_digest": bench.data_digest},
-        folder=bench.run.folder,
-        parent=job.parent,
-    )
-    mirror.dataset(job.manifest.file, bench.data_digest)
-    mirror.file(bench.run.recipe_file)
-    return mirror
-
-
-def _finish(run: Run, trained: Sequence[Phase], mirror: Mirror | None) -> None:
-    """Curves, checksums, and the word that the run is whole."""
+def _finish(run: Run) -> None:
+    """Checksums, and the word that the run is whole."""
     import torch
 
-    from medseg_diff.reporting.figures import training_curves
-
-    curves = run.figures / "training.png"
-    training_curves(run.metrics_file, curves)
     run.seal()
     run.note(finished=True, ended=time.time(), threads=torch.get_num_threads())
-    if mirror:
-        best = [run.weights(phase.weights["best"]) for phase in trained if "best" in phase.weights]
-        for path in (curves, run.folder / "SHA256SUMS", run.folder / "environment.json", *best):
-            mirror.file(path)

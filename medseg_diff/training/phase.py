@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from medseg_diff.data.datasets.batch import Key
+from medseg_diff.data.datasets.batch import Items
 from medseg_diff.run import Run
 from medseg_diff.training.checkpoint import steps_done
 from medseg_diff.training.fit import FitSettings, Progress
@@ -15,35 +15,30 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-class Examples(Protocol):
-    """What is learned from: item `Key(epoch, index)` is a pure function of the key."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, key: Key) -> Mapping[str, Any]: ...
-
-
 @dataclass(frozen=True)
 class Phase:
     """One thing to train within a run.
 
     `name` names its checkpoint; `prefix` goes before its numbers' names in metrics.csv and MLflow. `validate` measures
     every `settings.validate_every` steps and at the end; `better` is which of its numbers (higher is better) chooses the
-    best weights; without it the last ones are the best. `keeps` is the model of the objective whose average is kept,
-    `weights` how the files below weights/ are called: {"best": "denoiser"} keeps the best alone, as
-    denoiser.safetensors. `film` draws, after each validation, what the networks do on their way, into the PNG it is given.
+    best weights; without it the last ones are the best. `weights` says of which models the average is kept, and how the
+    files below weights/ are called: {"denoiser": {"best": "denoiser"}} keeps the best of one, as denoiser.safetensors.
+    `settings_of` are those of models that learn at a rate of their own (see `Learners`).
+    `draw` writes a denoising trajectory, after each validation, into the PNG it is given.
     """
 
     name: str
     objective: Objective
-    examples: Examples
+    examples: Items
     settings: FitSettings
     validate: Callable[[Progress], dict[str, float]] | None = None
-    film: Callable[[Progress, Path], None] | None = None
+    draw: Callable[[Progress, Path], None] | None = None
     better: str | None = None
     prefix: str = ""
-    keeps: str = "denoiser"
-    weights: Mapping[str, str] = field(default_factory=lambda: {"best": "best", "last": "last"})
+    settings_of: Mapping[str, FitSettings] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[str, str]] = field(
+        default_factory=lambda: {"denoiser": {"best": "best", "last": "last"}}
+    )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from medseg_diff.errors import CheckpointError, ConfigError, EnvironmentFault, M
 from medseg_diff.files import clean, sha256_of
 from medseg_diff.locking import locked
 from medseg_diff.run import Run, create_run, new_name
+from medseg_diff.runs import all_runs
 from medseg_diff.settings import Settings, flat, read_yaml, write_yaml
 from medseg_diff.training.checkpoint import POINTER
 
@@ -101,15 +102,11 @@ def _new(folder: Path, wanted: Wanted, *, overwrite: bool) -> Run:
 def _newest(wanted: Wanted, runs: Path, stack: ExitStack) -> Path | None:
     """The newest unfinished run with a checkpoint, of the same recipe and data, that no other process holds."""
     candidates: list[tuple[float, Path]] = []
-    for path in runs.glob("*/run.json"):
-        run = Run(path.parent)
-        try:
-            facts = run.facts
-        except CheckpointError:
-            continue  # another program's run.json
+    for run in all_runs(runs):
+        facts = run.facts
         same = all(facts.get(name) == getattr(wanted, name) for name in ("task", "recipe_sha256", "data_digest"))
         if same and not facts.get("finished") and _begun(run):
-            candidates.append((facts.get("started", 0.0), run.folder))
+            candidates.append((run.moment("started") or 0.0, run.folder))
     for _, folder in sorted(candidates, reverse=True):
         try:
             stack.enter_context(locked(folder))

@@ -1,27 +1,27 @@
 """One phase of a training from its first step, or its checkpoint, to its last: measured, validated, kept, rolled back."""
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from medseg_diff.console import bar, log
 from medseg_diff.data.datasets.batch import LOST_WORKER, Key, SeededDraws, batches
 from medseg_diff.errors import Diverged, Preempted
 from medseg_diff.files import check_room, write_json
-from medseg_diff.tracking import Mirror, strip_path
-from medseg_diff.training.checkpoint import Checkpoints, Circumstances, Identity, Mark
+from medseg_diff.training.checkpoint import Checkpoint, Checkpoints, Environment, Identity, Mark
 from medseg_diff.training.fit import Learners, Progress, fit
 from medseg_diff.training.phase import Bench, Phase
 from medseg_diff.training.signals import StopSignals
+from medseg_diff.training.watcher import Watchers
 from medseg_diff.training.weights import not_finite, save_tensors, save_weights
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 LOG_EVERY = 10
 PATIENCE = 5  # updates in a row that may be left out
 ROLLBACKS = 3  # from one checkpoint, each with half of what was left of the learning rate
-COPIES = 10  # of the weights on the disk: two checkpoints of four while one takes the other's place, the best, the last
+COPIES = 14  # of the weights on the disk: three checkpoints of four while one takes another's place, the best, the last
 
 
 class Unsteady(Exception):
@@ -35,10 +35,10 @@ class Unsteady(Exception):
 class Course:
     """Where a phase is in its training, and what it is trained with."""
 
-    def __init__(self, phase: Phase, bench: Bench, mirror: Mirror | None) -> None:
+    def __init__(self, phase: Phase, bench: Bench, watchers: Watchers) -> None:
         import torch
 
-        self.phase, self.bench, self.mirror = phase, bench, mirror
+        self.phase, self.bench, self.watchers = phase, bench, watchers
         self.chief = bench.fabric.global_rank == 0
         identity = Identity(
             recipe_sha256=bench.recipe_sha256,
@@ -46,13 +46,13 @@ class Course:
             examples=len(phase.examples),
             world_size=bench.fabric.world_size,
         )
-        circumstances = Circumstances(
+        environment = Environment(
             device=bench.fabric.device.type,
             precision=bench.precision,
             threads=torch.get_num_threads(),
             torch=torch.__version__,
         )
-        self.checkpoints = Checkpoints(bench.run.checkpoints(phase.name), identity, circumstances)
+        self.checkpoints = Checkpoints(bench.run.checkpoints(phase.name), identity, environment)
         self.mark, self.rollbacks, self.workers = Mark(), 0, phase.settings.workers
 
     def run(self) -> None:
@@ -65,7 +65,8 @@ class Course:
         if there and there.step >= steps:
             log.info("%s: all %d steps are done", self.phase.name, steps)
             return
-        self.learners = Learners(self.phase.objective, self.phase.settings, self.bench.fabric)
+        phase, fabric = self.phase, self.bench.fabric
+        self.learners = Learners(phase.objective, phase.settings, fabric, settings_of=phase.settings_of)
         self._begin()
         with StopSignals() as stop:
             while self.mark.step < steps:
@@ -91,9 +92,9 @@ class Course:
             self.bench.fabric.barrier()  # nobody writes before everybody has looked
             self._save(0)
             return
-        self._restore(found.mark, found.state)
+        self._restore(found)
         log.info("%s: going on from step %d of %d", self.phase.name, self.mark.step, self.phase.settings.steps)
-        then, now = found.circumstances.model_dump(), self.checkpoints.circumstances.model_dump()
+        then, now = found.environment.model_dump(), self.checkpoints.environment.model_dump()
         changed = [f"{name} {then[name]}, now {now[name]}" for name in then if then[name] != now[name]]
         if changed:
             log.warning("the checkpoint was made with %s: the numbers will differ by rounding", "; ".join(changed))
@@ -134,8 +135,7 @@ class Course:
         if self.chief and (validating or step % LOG_EVERY == 0):
             named = {f"{self.phase.prefix}{name}": value for name, value in numbers.items()}
             self.bench.run.log(step, named)
-            if self.mirror:
-                self.mirror.metrics(step, named)
+            self.watchers.tell(lambda watcher: watcher.metrics(step, named))
         if saving:
             self._save(step)
         return numbers
@@ -146,18 +146,18 @@ class Course:
         found = phase.validate(progress) if phase.validate else {}
         score = found[phase.better] if phase.better else float(step)
         best = self.mark.best is None or score >= self.mark.best
-        for which, name in phase.weights.items():
-            if which == "last" or best:
-                save_weights(progress.averages[phase.keeps], run.weights(name))
+        for model, files in phase.weights.items():
+            for which, name in files.items():
+                if which == "last" or best:
+                    save_weights(progress.averages[model], run.weights(name))
         if best:
             self.mark = self.mark.but(best=score)
             if phase.better:
                 run.note(**{f"{phase.prefix}best_step": step, f"{phase.prefix}best_{phase.better}": score})
-        if phase.film:
-            strip = strip_path(run, phase.name, step)
-            phase.film(progress, strip)
-            if self.mirror:
-                self.mirror.strip(strip)
+        if phase.draw:
+            picture = run.trajectory(phase.name, step)
+            phase.draw(progress, picture.path)
+            self.watchers.tell(lambda watcher: watcher.trajectory(picture))
         said = {"loss": numbers["loss"]} | ({phase.better: score} if phase.better else {})
         log.info("step %d: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in said.items()))
         return found
@@ -168,14 +168,16 @@ class Course:
         share = self.mark.share / 2**self.rollbacks
         self.mark, self.rollbacks = self.mark.but(step=step, metrics_bytes=size, share=share), 0
         if self.chief:
-            self.checkpoints.save(self.mark, self.learners.state())
+            self.checkpoints.save(self.mark, self.learners.state(), final=step == self.phase.settings.steps)
         self.bench.fabric.barrier()
 
-    def _restore(self, mark: Mark, state: Mapping[str, "torch.Tensor"]) -> None:
-        self.mark = mark
-        self.learners.restore(state, share=mark.share / 2**self.rollbacks)
+    def _restore(self, found: Checkpoint) -> None:
+        if found.damage:
+            log.warning("%s; the checkpoint before it is whole, of step %d", found.damage, found.mark.step)
+        self.mark = found.mark
+        self.learners.restore(found.state, share=found.mark.share / 2**self.rollbacks)
         if self.chief:
-            self.bench.run.cut_metrics(mark.metrics_bytes)
+            self.bench.run.cut_metrics(found.mark.metrics_bytes)
 
     def _slow_down(self, odd: Unsteady) -> None:
         """Back with half the learning rate. Raises: Diverged where that was tried often enough."""
@@ -195,7 +197,7 @@ class Course:
         """To the last checkpoint."""
         found = self.checkpoints.load()
         assert found is not None, "a course begins by saving"
-        self._restore(found.mark, found.state)
+        self._restore(found)
         log.warning("%s: %s from step %d", self.phase.name, reason, self.mark.step)
 
     def _save_batch(self, step: int) -> None:
@@ -204,8 +206,8 @@ class Course:
 
         settings, folder = self.phase.settings, self.bench.run.folder / "diverged"
         draws = self._draws(step, updates=1)
-        parts = [vars(batch) for batch in batches(self.phase.examples, draws, workers=0)]
-        tensors = {name: torch.cat([part[name] for part in parts]) for name in _tensors(parts[0])}
+        passes = [batch.parts for batch in batches(self.phase.examples, draws, workers=0)]
+        tensors = {name: torch.cat([parts[name] for parts in passes]) for name in passes[0]}
         save_tensors(tensors, folder / "batch.safetensors")
         keys: list[Key] = [key for draw in draws for key in draw]
         said = {"phase": self.phase.name, "after_step": step, "seed": settings.seed}
@@ -234,9 +236,3 @@ class Course:
             return stop.asked
         asked = torch.tensor(float(stop.asked), device=fabric.device)
         return step % LOG_EVERY == 0 and bool(fabric.all_reduce(asked, reduce_op="max"))
-
-
-def _tensors(batch: Mapping[str, Any]) -> Iterator[str]:
-    import torch
-
-    return (name for name, value in batch.items() if isinstance(value, torch.Tensor))

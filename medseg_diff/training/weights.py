@@ -42,8 +42,11 @@ def save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
 
     here = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with whole_file(path) as temporary:
+        temporary.touch()
+        usual = temporary.stat().st_mode  # the library writes files that nobody else may read
         try:
             save_file(here, temporary)
+            temporary.chmod(usual)
         except SafetensorError as error:  # its own name for what the system said
             raise OSError(str(error)) from error
 

@@ -42,14 +42,14 @@ def test_one_patient_is_refused(tmp_path):
         folds_of(alone, tmp_path)
 
 
-def test_both_methods_are_measured_on_every_patient(tmp_path):
+def test_both_methods_are_measured_on_every_patient(tmp_path, dice_of):
     table = phantom(tmp_path / "scans", cases=2, shape=(32, 32, 32), healthy=0)
     result = measure(table, tmp_path / "out", overrides=TINY, device="cpu")
     write_json(tmp_path / "result.json", result)
     assert len(result["folds"]) == result["patients"] == 2
-    for fold in result["folds"]:
+    for number, fold in enumerate(result["folds"], start=1):
         for method in ("diffusion", "monai"):
-            assert 0 <= fold[method]["metrics"]["dice"] <= 1
+            assert fold[method]["metrics"]["dice"] == dice_of(tmp_path / "out" / f"fold_{number}" / method, table)
             assert fold[method]["seconds_per_case"] > 0
         pace = fold["monai"]["pace"]
         apart = abs(fold["diffusion"]["training_seconds"] - fold["monai"]["training_seconds"])

@@ -29,12 +29,14 @@ TINY = Size(
 )
 
 
-def test_every_view_is_measured_on_the_same_phantoms(tmp_path):
+def test_every_view_is_measured_on_the_same_phantoms(tmp_path, dice_of):
     result = measure(tmp_path, size=TINY, device="cpu")
     rows = result["rows"]
     assert [row["name"] for row in rows] == ["2D", "2D, shared noise", "2.5D", "2.5D, shared noise", "3D"]
     for row in rows:
-        assert 0 <= row["metrics"]["dice"]["value"] <= 1 and row["flicker"] is not None
+        folder = tmp_path / "predictions" / row["name"].replace(" ", "_")
+        assert row["metrics"]["dice"]["value"] == dice_of(folder, tmp_path / "phantoms" / "cases.csv")
+        assert row["flicker"] is not None
         assert row["training_steps"] == 2 and row["seconds_per_case"] > 0 and row["network_passes"] >= 1
     assert rows[2]["parameters"] > rows[0]["parameters"] == rows[1]["parameters"]
     assert all(name in show(result) for name in ("2.5D, shared noise", "3D", "flicker"))

@@ -26,11 +26,16 @@ TINY = Size(
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    return measure(tmp_path_factory.mktemp("quality"), size=TINY, device="cpu")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("quality")
 
 
-def test_every_method_and_setting_is_measured(result, tmp_path):
+@pytest.fixture(scope="module")
+def result(folder):
+    return measure(folder, size=TINY, device="cpu")
+
+
+def test_every_method_and_setting_is_measured(result, folder, tmp_path, dice_of):
     assert [row["name"] for row in result["methods"]] == [
         "default recipe",
         "the paper's recipe",
@@ -39,8 +44,10 @@ def test_every_method_and_setting_is_measured(result, tmp_path):
     ]
     assert [row["passes_per_slice"] for row in result["methods"]] == [6, 4, 1, 1]
     assert [(row["steps"], row["members"]) for row in result["sweep"]] == [(1, 2), (3, 2)]
-    for row in result["methods"] + result["sweep"]:
-        assert 0 <= row["metrics"]["dice"]["value"] <= 1
+    names = ("default_3x2", "paper", "supervised_1", "supervised_2", "default_1x2", "default_3x2")
+    for name, row in zip(names, result["methods"] + result["sweep"], strict=True):
+        expected = dice_of(folder / "predictions" / name, folder / "phantoms" / "cases.csv")
+        assert row["metrics"]["dice"]["value"] == expected
         assert row["metrics"]["ged2"]["value"] >= 0
         assert row["seconds_per_case"] > 0
     write_json(tmp_path / "quality.json", result)

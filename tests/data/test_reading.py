@@ -160,6 +160,36 @@ def test_contradictions_are_read_and_said(tmp_path, changes, expected):
     assert any(expected in warning for warning in volume.warnings), volume.warnings
 
 
+@pytest.mark.parametrize(
+    ("sform", "qform", "code"), [(4, 1, 4), (0, 2, 2), (3, 0, 3), (0, 0, 1), (9, 2, 1), (-1, 5, 5)]
+)
+def test_the_code_is_that_of_the_form_that_is_used(tmp_path, sform, qform, code):
+    image = nibabel.Nifti1Image(RAMP, AFFINE)
+    image.header.set_qform(AFFINE, code=1)
+    content = bytearray(image.to_bytes())
+    struct.pack_into("<h", content, SFORM_CODE, sform)
+    struct.pack_into("<h", content, QFORM_CODE, qform)
+    volume = read_volume(saved(tmp_path, content))
+    assert volume.code == code
+    assert read_case(Case("p", "p", images={"t1": tmp_path / "t1.nii"})).code == code
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_qfac_of_0_means_1(tmp_path, mirrored):
+    """nifti1.h says so; -1 mirrors the third axis."""
+    affine = AFFINE @ np.diag([1, 1, -1 if mirrored else 1, 1])
+    image = nibabel.Nifti1Image(RAMP, affine)
+    image.header.set_qform(affine, code=1)
+    image.header["sform_code"] = 0
+    content = bytearray(image.to_bytes())
+    assert struct.unpack_from("<f", content, 76) == (-1.0 if mirrored else 1.0,)
+    np.testing.assert_allclose(read_volume(saved(tmp_path, content)).affine, affine, atol=1e-6)
+    struct.pack_into("<f", content, 76, 0.0)
+    volume = read_volume(saved(tmp_path, content))
+    np.testing.assert_allclose(volume.affine, affine @ np.diag([1, 1, -1 if mirrored else 1, 1]), atol=1e-6)
+    assert volume.warnings == ()
+
+
 def test_metres_become_millimetres(tmp_path):
     image = nibabel.Nifti1Image(RAMP, np.diag([0.001, 0.001, 0.002, 1]))
     image.header.set_xyzt_units("meter")
@@ -241,6 +271,12 @@ def test_another_order_of_the_axes_is_turned_and_said(tmp_path):
     images = read_case(case_of(tmp_path, t1=(-RAMP, AFFINE), t2=(turned, affine)))
     np.testing.assert_array_equal(images.image[1], RAMP)
     assert images.warnings == (f"t2: reoriented from {axes_of(affine)} to LPS, as t1",)
+
+
+def test_a_case_has_the_code_of_the_grid_that_it_is_brought_onto(tmp_path):
+    case = case_of(tmp_path, t1=(RAMP, AFFINE), t2=(RAMP, AFFINE @ np.diag([2, 2, 2, 1])))
+    write_volume(case.images["t2"], RAMP, AFFINE @ np.diag([2, 2, 2, 1]), code=4)
+    assert read_case(case, resample_to="t2").code == 4 and read_case(case, resample_to="t1").code == 1
 
 
 def test_another_grid_is_refused_with_the_distance_and_handled_on_request(tmp_path):

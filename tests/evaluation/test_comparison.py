@@ -81,6 +81,30 @@ def test_regions_are_compared_each(tmp_path):
     assert {"whole_dice", "core_dice"} <= set(compare_predictions(first, first)["metrics"])
 
 
+def test_of_anomaly_maps_the_methods_own_are_compared_and_not_their_baselines(tmp_path):
+    columns = [
+        "case",
+        "patient",
+        "split",
+        "map",
+        "reference_ml",
+        "score",
+        "auroc",
+        "auroc_of_slices",
+        "false_positives_ml",
+    ]
+    for name, auroc in (("one", 0.7), ("two", 0.8)):
+        rows = [
+            ["c1", "p1", "test", map_, 5.0, 0.3, value, value, 9 * value]
+            for map_, value in (("anomaly", auroc), ("t1", 0.6))
+        ]
+        write_table(tmp_path / name / "per_case.csv", columns, rows)
+    metrics = compare_predictions(tmp_path / "one", tmp_path / "two")["metrics"]
+    assert metrics["auroc"]["difference"] == pytest.approx(0.1)
+    directions = {name: metrics[name]["better"] for name in ("auroc", "auroc_of_slices", "false_positives_ml", "score")}
+    assert directions == {"auroc": "second", "auroc_of_slices": "second", "false_positives_ml": "first", "score": None}
+
+
 @pytest.mark.parametrize("content", [None, "", "name,value\n"])
 def test_a_folder_without_a_table_is_refused(tmp_path, content):
     first = table(tmp_path / "a", [0.5])

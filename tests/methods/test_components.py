@@ -1,10 +1,9 @@
-"""From probability to mask, interval and the slices to review, on maps that can be counted by hand."""
+"""From a map to a mask and its components, on maps that can be counted by hand."""
 
 import numpy as np
 import pytest
 
-from medseg_diff.methods.components import Findings, find_mask
-from medseg_diff.tasks.apply.findings import slices_to_review, volume_interval
+from medseg_diff.methods.components import LESION_COLUMNS, Findings, find_lesions, find_mask
 
 VOXEL_ML = 0.001
 
@@ -54,29 +53,33 @@ def test_the_probability_is_left_as_it_was():
     assert np.array_equal(probability, blobs(LARGE, SPECK))
 
 
-def test_the_volume_interval_is_the_central_95_percent_of_members():
-    found = volume_interval(list(range(101)), 0.01)
-    assert found == {"mean": 0.5, "low": 0.025, "high": 0.975}
-    assert volume_interval([700], VOXEL_ML) == {"mean": 0.7, "low": 0.7, "high": 0.7}
+def test_lesions_are_found_measured_and_placed():
+    affine = np.diag([-2.0, 2.0, 3.0, 1.0])
+    affine[:3, 3] = [90, -60, 10]
+    score = np.zeros((20, 20, 12), dtype=np.float32)
+    score[2:6, 3:7, 4:8] = 1.0  # 64 voxels of 12 mm³
+    score[4, 4, 5] = 3.0
+    score[12:14, 12:14, 2:4] = 2.0  # 8 voxels
+    score[18, 18, 10] = 9.0  # one voxel: too small
+    score[10, 2, 2] = 9.0  # outside the brain
+    brain = np.ones(score.shape, dtype=bool)
+    brain[10, 2, 2] = False
+    found = find_lesions(score, brain, threshold=0.5, smallest_ml=0.05, affine=affine)
+    assert found.mask.sum() == 72 and found.removed == 1
+    rows = [dict(zip(LESION_COLUMNS, row, strict=True)) for row in found.rows]
+    assert [row["volume_ml"] for row in rows] == [0.768, 0.096] and found.volume_ml == 0.864
+    assert (rows[0]["x_mm"], rows[0]["y_mm"], rows[0]["z_mm"]) == (83.0, -51.0, 26.5)  # the middle, in RAS
+    assert rows[0]["peak"] == 3.0 and rows[0]["mean"] == pytest.approx(1 + 2 / 64, abs=1e-4)
+    assert not find_lesions(score, brain, threshold=10.0, smallest_ml=0, affine=affine).mask.any()
 
 
-def uncertain(expected_ml, axis):
-    """Uncertainty whose slices along `axis` sum to `expected_ml`, in voxels of 0.1 ml."""
-    out = np.zeros((4, 4, len(expected_ml)), np.float32)
-    out[1, 2] = np.asarray(expected_ml) / 0.1
-    return np.moveaxis(out, 2, axis)
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_the_worst_slices_come_first_along_the_patients_long_axis(axis):
-    affine = np.zeros((4, 4))
-    affine[2, axis], affine[0, (axis + 1) % 3], affine[1, (axis + 2) % 3], affine[3, 3] = -3, 1, 1, 1
-    found = slices_to_review(uncertain([0.0, 0.2, 0.04, 0.9, 0.2, 0.06, 0.3, 0.1], axis), affine, 0.1)
-    assert [item["slice"] for item in found] == [3, 6, 1, 4, 7]  # at most five; equals in their order
-    assert {item["axis"] for item in found} == {axis}
-    assert found[0]["expected_error_ml"] == pytest.approx(0.9)
-
-
-def test_slices_with_little_to_say_need_no_look():
-    assert slices_to_review(uncertain([0.0, 0.049, 0.02], 2), np.eye(4), 0.1) == []
-    assert [item["slice"] for item in slices_to_review(uncertain([0.0, 0.051, 0.02], 2), np.eye(4), 0.1)] == [1]
+def test_lesions_of_one_size_keep_their_order_however_the_voxels_lie():
+    score, affine = np.zeros((20, 20, 20), np.float32), np.diag([2.0, 2.0, 2.0, 1.0])
+    for number, corner in enumerate([(2, 12, 3), (12, 3, 12), (4, 4, 14)]):
+        score[tuple(slice(start, start + 3) for start in corner)] = 1 + number
+    turned = affine @ np.array([[-1, 0, 0, 19], [0, -1, 0, 19], [0, 0, -1, 19], [0, 0, 0, 1]])
+    tables = [
+        find_lesions(each, each > -1, threshold=0.5, smallest_ml=0.1, affine=space).rows
+        for each, space in ((score, affine), (score[::-1, ::-1, ::-1].copy(), turned))
+    ]
+    assert tables[0] == tables[1] and [row[0] for row in tables[0]] == [1, 2, 3]

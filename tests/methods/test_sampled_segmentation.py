@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from medseg_diff.diffusion import DDIM, DDPM, Denoiser, DPMSolverPP, NoiseSchedule
+from medseg_diff.diffusion import DDIM, DDPM, Denoiser, DPMSolverPP, NoiseSchedule, Prediction, SeededNoise
+from medseg_diff.diffusion.exact import GaussianDenoiser
 from medseg_diff.methods.sampled_segmentation import Ensemble, Place, Plan, sample_masks, uncertainty_maps
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.seeds import seed_of
@@ -147,6 +148,29 @@ def test_nothing_to_sample_is_nothing():
     assert sampled(denoiser_of(), plan_of(), ()) == {}
 
 
+def test_a_member_stays_as_soft_as_its_clean_mask():
+    """Where every mask is 0.2 in [-1, 1], every member is 0.6, and so is their mean; cut at one half it would be 1."""
+    exact = GaussianDenoiser(SCHEDULE, mean=0.2, deviation=0.0)
+    members = sampled(exact, plan_of(solver=DDIM()))
+    ensemble = Ensemble(5, 1, (20, 18), 3, "cpu")
+    for place, probability in members.items():
+        torch.testing.assert_close(probability, torch.full_like(probability, 0.6))
+        ensemble.add(place, probability)
+    torch.testing.assert_close(ensemble.mean[list(SLICES)], torch.full((4, 1, 20, 18), 0.6))
+
+
+def test_a_member_begins_with_its_own_noise_which_is_none_of_its_steps():
+    class Believing(GaussianDenoiser):
+        """Takes what it sees for the clean mask."""
+
+        def __call__(self, x_t, t, condition=None):
+            return Prediction(x_t, torch.zeros_like(x_t))
+
+    for (z, member), probability in sampled(Believing(SCHEDULE), plan_of(solver=DDIM(), steps=1)).items():
+        begun = SeededNoise([own_seed(z, member)])(torch.empty(1, 1, 20, 18), 0)[0]  # the steps are 1, 2, …
+        torch.testing.assert_close(probability, ((begun + 1) / 2).clamp(0, 1))
+
+
 def members_of(members=6, slices=4, regions=2, size=(5, 7)):
     rng = np.random.default_rng(members)
     return rng.random((members, slices, regions, *size)).astype(np.float32) ** 2
@@ -174,9 +198,9 @@ def test_the_three_maps():
     values = members_of()
     ensemble = ensemble_of(values)
     maps = uncertainty_maps(ensemble.mean, ensemble.second_moment)
-    np.testing.assert_allclose(maps["spread"], values.var(0), atol=1e-6)  # divided by n
-    np.testing.assert_allclose(maps["ambiguity"], (values * (1 - values)).mean(0), atol=1e-6)
-    np.testing.assert_allclose(maps["spread"] + maps["ambiguity"], maps["uncertainty"], atol=1e-7)
+    np.testing.assert_allclose(maps["variance_between"], values.var(0), atol=1e-6)  # divided by n
+    np.testing.assert_allclose(maps["variance_within"], (values * (1 - values)).mean(0), atol=1e-6)
+    np.testing.assert_allclose(maps["variance_between"] + maps["variance_within"], maps["uncertainty"], atol=1e-7)
     m = values.mean(0)
     np.testing.assert_allclose(maps["uncertainty"], m * (1 - m), atol=1e-6)
     assert min(float(part.min()) for part in maps.values()) >= 0
@@ -185,8 +209,8 @@ def test_the_three_maps():
 def test_members_that_agree_have_no_spread_and_hard_ones_no_ambiguity():
     soft, hard = np.full((3, 1, 1, 2, 2), 0.3, np.float32), (members_of() > 0.5).astype(np.float32)
     agreed, certain = ensemble_of(soft), ensemble_of(hard)
-    assert uncertainty_maps(agreed.mean, agreed.second_moment)["spread"].max() < 1e-6
-    assert uncertainty_maps(certain.mean, certain.second_moment)["ambiguity"].max() < 1e-6
+    assert uncertainty_maps(agreed.mean, agreed.second_moment)["variance_between"].max() < 1e-6
+    assert uncertainty_maps(certain.mean, certain.second_moment)["variance_within"].max() < 1e-6
 
 
 def test_agreement_is_the_pooled_dice_of_all_pairs():

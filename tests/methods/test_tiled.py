@@ -75,11 +75,11 @@ def test_a_pointwise_belief_is_the_same_in_tiles(dims, target, batch):
     x, condition = image_and_condition(dims)
     tiled = Tiled(whole, TILES[dims], overlap=0.5, batch=batch)
     for t in (1000, 400, torch.tensor([700, 30])):
-        seen, wanted = tiled(x, t, condition), whole(x, t, condition)
+        prediction, wanted = tiled(x, t, condition), whole(x, t, condition)
         largest = max(1.0, float(wanted.clean.abs().max()))
-        assert float((seen.clean - wanted.clean).abs().max()) < 1e-6 * largest * 4
-        assert float((seen.noise - wanted.noise).abs().max()) < 1e-5 * max(1.0, float(wanted.noise.abs().max()))
-        assert seen.variance_mix is None
+        assert float((prediction.clean - wanted.clean).abs().max()) < 1e-6 * largest * 4
+        assert float((prediction.noise - wanted.noise).abs().max()) < 1e-5 * max(1.0, float(wanted.noise.abs().max()))
+        assert prediction.variance_mix is None
     assert tiled.schedule is SCHEDULE
 
 
@@ -91,26 +91,26 @@ def test_the_blended_belief_explains_x_t():
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
-        seen = Tiled(Denoiser(network, SCHEDULE), TILES[3], batch=3)(x, 500, condition)
+        prediction = Tiled(Denoiser(network, SCHEDULE), TILES[3], batch=3)(x, 500, condition)
     alpha, sigma = SCHEDULE.level(500)
-    torch.testing.assert_close(alpha * seen.clean + sigma * seen.noise, x, atol=1e-4, rtol=0)
+    torch.testing.assert_close(alpha * prediction.clean + sigma * prediction.noise, x, atol=1e-4, rtol=0)
 
 
 def test_at_time_zero_the_image_is_clean_and_the_noise_that_of_the_network():
     whole = Denoiser(Pointwise(), SCHEDULE, target="noise")
     x, condition = image_and_condition(2)
-    seen, wanted = Tiled(whole, TILES[2])(x, 0, condition), whole(x, 0, condition)
-    assert torch.equal(seen.clean, x)
-    torch.testing.assert_close(seen.noise, wanted.noise, atol=1e-5, rtol=1e-5)
+    prediction, wanted = Tiled(whole, TILES[2])(x, 0, condition), whole(x, 0, condition)
+    assert torch.equal(prediction.clean, x)
+    torch.testing.assert_close(prediction.noise, wanted.noise, atol=1e-5, rtol=1e-5)
 
 
 def test_learned_variance_and_clipping_pass_through():
     whole = Clipped(Denoiser(Pointwise(outputs=2), SCHEDULE, target="clean", learned_variance=True))
     x, condition = image_and_condition(3)
-    seen, wanted = Tiled(whole, TILES[3], batch=5)(x, 300, condition), whole(x, 300, condition)
-    assert seen.clean.abs().max() <= 1 + 1e-6 and wanted.clean.abs().max() == 1
-    torch.testing.assert_close(seen.clean, wanted.clean, atol=1e-6, rtol=0)
-    torch.testing.assert_close(seen.variance_mix, wanted.variance_mix, atol=1e-6, rtol=0)
+    prediction, wanted = Tiled(whole, TILES[3], batch=5)(x, 300, condition), whole(x, 300, condition)
+    assert prediction.clean.abs().max() <= 1 + 1e-6 and wanted.clean.abs().max() == 1
+    torch.testing.assert_close(prediction.clean, wanted.clean, atol=1e-6, rtol=0)
+    torch.testing.assert_close(prediction.variance_mix, wanted.variance_mix, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -149,10 +149,10 @@ def test_a_short_axis_continues_with_noise_and_the_condition_with_its_edge():
 
     x, image = drawn(1, 1, 4, 3), drawn(1, 1, 4, 3, seed=2)
     Tiled(Denoiser(Watch(), SCHEDULE, target="clean"), (4, 6))(x, 10, Condition(image=image))
-    ((seen, told),) = shown
-    assert seen.shape == told.shape == (1, 1, 4, 6)
-    assert torch.equal(seen[..., 1:4], x) and torch.equal(told[..., 1:4], image)
-    assert torch.equal(seen[..., 0], x[..., 2]) and torch.equal(seen[..., 4:], x[..., :2])
+    ((prediction, told),) = shown
+    assert prediction.shape == told.shape == (1, 1, 4, 6)
+    assert torch.equal(prediction[..., 1:4], x) and torch.equal(told[..., 1:4], image)
+    assert torch.equal(prediction[..., 0], x[..., 2]) and torch.equal(prediction[..., 4:], x[..., :2])
     assert torch.equal(told[..., 0], image[..., 0]) and torch.equal(told[..., 5], image[..., 2])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from medseg_diff.metrics.calibration import aurc, auroc_error, brier, ece, reliability_curve, tally
+from medseg_diff.metrics.calibration import aurc, auroc_error, brier, ece, reliability, reliability_curve, tally
 
 
 @pytest.fixture
@@ -46,6 +46,16 @@ def test_bins_hold_equal_mass(drawn):
     assert curve.probability == pytest.approx(thirds)
     assert curve.frequency == pytest.approx(outcome[np.argsort(probability)].reshape(10, -1).mean(axis=1))
     assert len(reliability_curve(probability, outcome).probability) == 15
+
+
+def test_ece_of_four_voxels_in_two_bins_of_two():
+    probability, outcome = np.array([0.9, 0.1, 0.3, 0.2]), np.array([True, False, False, True])
+    # {0.1, 0.2}: 0.15 against 1/2; {0.3, 0.9}: 0.6 against 1/2. Bins of equal width would part them 3 to 1: 0.125.
+    assert ece(probability, outcome, bins=2) == pytest.approx((0.35 + 0.1) / 2)
+    curve, wide = reliability_curve(probability, outcome, bins=2), reliability(probability, outcome, bins=2)
+    assert curve.probability.tolist() == pytest.approx([0.15, 0.6]) and curve.frequency.tolist() == [0.5, 0.5]
+    assert wide.voxels.tolist() == [3, 1] and wide.probability.tolist() == pytest.approx([0.6, 0.9])
+    assert wide.events.tolist() == [1, 1]
 
 
 def test_brier_equals_scikit_learn(drawn):

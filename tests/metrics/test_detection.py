@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medseg_diff.metrics.detection import lesion_detection
+from medseg_diff.metrics.detection import components_of, lesion_detection
 
 SPACING = (1.0, 2.0, 5.0)  # 0.01 ml a voxel
 
@@ -16,6 +16,14 @@ def boxes(*places, shape=(20, 20, 10)):
 
 
 LARGE, SMALL, FAR = ((1, 1, 1), (5, 5, 4)), ((10, 10, 2), (2, 1, 1)), ((16, 2, 7), (3, 3, 2))  # 100, 2, 18 voxels
+
+
+def test_components_are_numbered_and_their_voxels_counted():
+    labels, sizes = components_of(boxes(LARGE, SMALL, FAR))
+    assert sorted(sizes.tolist()) == [2, 18, 100] and labels.max() == 3
+    assert [np.count_nonzero(labels == number) for number in (1, 2, 3)] == sizes.tolist()
+    assert labels[0, 0, 0] == 0 and np.array_equal(labels > 0, boxes(LARGE, SMALL, FAR))
+    assert components_of(boxes())[1].size == 0
 
 
 def test_lesions_are_counted_as_found_missed_and_invented():

@@ -161,14 +161,14 @@ def test_the_blanks_are_learned_and_stand_where_nothing_is_known():
     x, t = noise(2, 1, 8, 8), torch.tensor([4])
     full = Condition(image=noise(2, 2, 8, 8, seed=1), context=noise(2, 3, 6, seed=2))
     out = network(x, t, full.drop(torch.tensor([True, False])))
-    for blank in (network.blank_image, network.blank_context):
-        (gradient,) = torch.autograd.grad(out[0].square().sum(), blank, retain_graph=True)
+    for null in (network.null_image, network.null_context):
+        (gradient,) = torch.autograd.grad(out[0].square().sum(), null, retain_graph=True)
         assert gradient.abs().sum() > 0
     with torch.no_grad():
-        known, unknown = network(x, t, full), network(x, t, full.blank())
-        wordless = network(x, t, full._replace(context=None).blank())
+        known, unknown = network(x, t, full), network(x, t, full.null())
+        wordless = network(x, t, full._replace(context=None).null())
     torch.testing.assert_close(out[1], known[1])
-    torch.testing.assert_close(wordless, unknown)  # one blank token says what several of them say
+    torch.testing.assert_close(wordless, unknown)  # one null token says what several of them say
     assert (out[0] - known[0]).abs().max() > 1e-3
 
 
@@ -194,7 +194,7 @@ def test_every_parameter_takes_part():
     known = Condition(image=noise(2, 2, 8, 8), context=noise(2, 3, 6))
     network(noise(2, 1, 8, 8), torch.tensor([3, 9]), known).square().sum().backward()
     idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-    assert idle == ["blank_image", "blank_context"]  # all was known
+    assert idle == ["null_image", "null_context"]  # all was known
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ def test_every_parameter_takes_part():
         ({"attention": (2,)}, "attention at level 2, but the levels are 0 … 1"),
         ({"groups": 3}, "8 channels do not divide by 3 groups"),
         ({"head_width": 5}, "16 channels at level 1 do not divide by 5"),
-        ({"blocks": (1,)}, "one positive number for each level"),
-        ({"widths": ()}, "one positive number for each level"),
+        ({"blocks": (1,)}, "one number for each level"),
+        ({"widths": ()}, "at least 1 item"),
     ],
 )
 def test_settings_that_cannot_be_built_are_refused(wrong, said):

@@ -96,8 +96,8 @@ def test_a_small_bright_spot_moves_the_largest_value_more_than_the_mean():
 
     pool = MaxMeanPooling(1, 1)
     with torch.no_grad():
-        pool.answer.weight.copy_(torch.tensor([[1.0, 1.0]]))
-        pool.answer.bias.zero_()
+        pool.projection.weight.copy_(torch.tensor([[1.0, 1.0]]))
+        pool.projection.bias.zero_()
     flat, spot = torch.zeros(1, 1, 10, 10), torch.zeros(1, 1, 10, 10)
     spot[..., 4, 4] = 5.0
     with torch.no_grad():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.networks.encoder import folded, unfolded
+from medseg_diff.networks.encoder import pixel_shuffle, pixel_unshuffle
 from medseg_diff.networks.unet import UNetSettings
 
 SMALL = UNetSettings(width=8, multipliers=(1, 2), blocks=1, attention=(1,), groups=4)
@@ -62,9 +62,9 @@ def test_every_variant_takes_2d_and_3d_any_size_and_any_batch(name, dims, size, 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_folding_and_unfolding_are_inverse_and_keep_neighbours_together(dims):
     x = noise(2, 3, *(8, 6, 4)[:dims])
-    deep = folded(x, 2)
+    deep = pixel_unshuffle(x, 2)
     assert deep.shape == (2, 3 * 2**dims, *(4, 3, 2)[:dims])
-    assert torch.equal(unfolded(deep, 2), x)
+    assert torch.equal(pixel_shuffle(deep, 2), x)
     corner = x[(slice(None), slice(None), *(slice(0, 2),) * dims)].flatten(1)
     assert torch.equal(deep[(slice(None), slice(None), *(0,) * dims)], corner)
 
@@ -98,14 +98,14 @@ def test_label_and_covariates_and_their_learned_blanks():
         out = network(x, t, full)
         others = network(x, t, full._replace(label=label.roll(1)))
         older = network(x, t, full._replace(covariates=facts + 1))
-        unknown, blank = network(x, t, Condition()), network(x, t, full.blank())
+        unknown, null = network(x, t, Condition()), network(x, t, full.null())
         half = network(x, t, full.drop(torch.tensor([False, True, False])))
     assert min((others - out).abs().max(), (older - out).abs().max(), (unknown - out).abs().max()) > 1e-3
-    torch.testing.assert_close(blank, unknown)
+    torch.testing.assert_close(null, unknown)
     torch.testing.assert_close(half[[0, 2]], out[[0, 2]])
-    torch.testing.assert_close(half[1], blank[1])
-    for learned in (network.embed_known.label.weight, network.embed_known.blank_covariates):
-        (gradient,) = torch.autograd.grad(network(x, t, full.blank()).square().sum(), learned)
+    torch.testing.assert_close(half[1], null[1])
+    for learned in (network.embed_known.label.weight, network.embed_known.null_covariates):
+        (gradient,) = torch.autograd.grad(network(x, t, full.null()).square().sum(), learned)
         assert gradient.abs().sum() > 0  # learned, not constant
 
 
@@ -113,7 +113,7 @@ def test_the_blank_image_is_learned():
     network = built()
     condition = Condition(image=noise(2, 2, 8, 8, seed=1))
     out = network(noise(2, 1, 8, 8), torch.tensor([4]), condition.drop(torch.tensor([True, False])))
-    (gradient,) = torch.autograd.grad(out[0].square().sum(), network.blank_image, retain_graph=True)
+    (gradient,) = torch.autograd.grad(out[0].square().sum(), network.null_image, retain_graph=True)
     assert gradient.abs().sum() > 0
     with torch.no_grad():
         full = network(noise(2, 1, 8, 8), torch.tensor([4]), condition)
@@ -127,7 +127,7 @@ def test_every_parameter_takes_part(variant):
     out = network(noise(2, 1, 8, 8), torch.tensor([3, 9]), Condition(noise(2, 2, 8, 8), label=torch.tensor([0, 2])))
     out.square().sum().backward()
     idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-    assert idle == ["blank_image"]  # every image was known
+    assert idle == ["null_image"]  # every image was known
 
 
 def test_the_papers_networks_have_their_papers_parameters():

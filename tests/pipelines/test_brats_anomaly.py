@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = (
     "view.size=[32,32]",
     "validation.slices=4",
-    "healing.steps=1",
+    "engine.steps=1",
     *(f"{part}.{size}" for part in ("training", "classifier_training") for size in ("steps=2", "batch=2")),
     *(f"{part}.{size}" for part in ("network", "classifier") for size in ("width=8", "groups=4")),
 )
@@ -20,7 +20,7 @@ SMALL = (
 
 def test_of_three_patients_the_last_is_mapped(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(
-        "medseg_diff.tasks.apply.healer.BETTER_THAN_CHANCE", 0.0
+        "medseg_diff.recipes.calibration.BETTER_THAN_CHANCE", 0.0
     )  # after two steps a classifier may guess
     scans = phantom(tmp_path / "scans", cases=3, shape=(32, 32, 32), healthy=0).parent
     out = tmp_path / "study"

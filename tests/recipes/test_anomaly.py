@@ -1,4 +1,4 @@
-"""Every anomaly recipe that ships can be read, built and healed with, and says which paper it is; wrong ones are refused."""
+"""Every anomaly recipe that ships can be read and built, and says which paper it is; wrong ones are refused."""
 
 import re
 
@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.errors import MedsegError, UsageError
-from medseg_diff.methods.anomaly.inversion import heal
+from medseg_diff.diffusion.noise import SeededNoise
+from medseg_diff.errors import ConfigError, MedsegError
+from medseg_diff.methods.anomaly.engine import Networks
+from medseg_diff.methods.anomaly.inversion import healthy_label
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.lookup import configs_folder, load_recipe, recipe_names
 from medseg_diff.settings import parse_settings, read_yaml, write_yaml
@@ -23,7 +25,7 @@ def test_the_recipes_that_there_are():
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_valid_and_names_its_paper(name):
     recipe = load_recipe(name, task="anomaly")
-    assert recipe.task == "anomaly" and re.search(r"arXiv \d{4}\.\d{5}", recipe.paper)
+    assert recipe.task == "anomaly" and re.search(r"arXiv \d{4}\.\d{5}|CVPR Workshops \d{4}", recipe.paper)
     first = (configs_folder() / "anomaly" / f"{name}.yaml").read_text().splitlines()[0]
     assert first.startswith("# ") and first.endswith(".")  # says what it is for
 
@@ -34,12 +36,15 @@ def test_it_builds_and_runs_without_memory(name):
     image = torch.empty(2, len(recipe.channels), *recipe.view.size, device="meta")
     with torch.device("meta"):
         denoiser, classifier = recipe.build_denoiser(), recipe.build_classifier()
-        out = denoiser.network(image, torch.ones(2), recipe.healing.way_back(image))
+        out = denoiser.network(
+            image, torch.ones(2), healthy_label(image) if recipe.engine.needs_labels else Condition()
+        )
         logits = classifier(image, torch.ones(2), Condition())
     assert out.shape == (2, len(recipe.channels) * (1 + recipe.denoiser.learned_variance), *recipe.view.size)
     assert logits.shape == (2, 2)
-    levels = recipe.heals().levels(recipe.schedule)
-    assert (levels[0], levels[-1], len(levels)) == (0, recipe.healing.depth, recipe.healing.steps + 1)
+    times = recipe.engine.times(recipe.schedule)
+    assert (times[0], times[-1], len(times)) == (0, recipe.engine.depth, recipe.engine.steps + 1)
+    assert set(recipe.parts()) == set(recipe.engine.networks)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,27 +54,20 @@ def test_the_resolved_copy_is_the_recipe(name, tmp_path):
     assert parse_settings(AnomalyRecipe, read_yaml(tmp_path / "recipe.yaml"), source="recipe.yaml") == recipe
 
 
-@pytest.mark.parametrize("engine", ["classifier", "classifier_free"])
-def test_what_it_builds_heals(engine):
-    words = ["network.width=8", "network.multipliers=[1,2]", "network.attention=[1]", "healing.steps=2"]
-    words += ["classifier.width=8", "classifier.multipliers=[1,2]", f"healing.engine={engine}"]
-    recipe = load_recipe("quick/phantom", task="anomaly", overrides=words)
+@pytest.mark.parametrize("name", ["quick/phantom", "quick/classifier_free"])
+def test_what_it_builds_reconstructs(name):
+    words = ["network.width=8", "network.multipliers=[1,2]", "network.attention=[1]", "engine.steps=2"]
+    words += ["classifier.width=8", "classifier.multipliers=[1,2]"]
+    recipe = load_recipe(name, task="anomaly", overrides=words)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        denoiser, classifier = recipe.build_denoiser().eval(), recipe.build_classifier().eval()
+        networks = Networks(
+            recipe.build_denoiser().eval(), recipe.build_classifier().eval(), recipe.channels, recipe.space
+        )
     image = torch.randn(2, 4, 12, 16, generator=torch.Generator().manual_seed(0))
-    healing = recipe.heals(scale=3)
-    found = heal(
-        image,
-        denoiser=denoiser,
-        guided=healing.guided(denoiser, classifier),
-        levels=healing.levels(recipe.schedule),
-        image_scale=recipe.image_scale,
-        way_back=healing.way_back(image),
-        classifier=classifier,
-    )
-    assert found.healed.shape == image.shape and found.healed.isfinite().all()
-    assert found.believed.shape == (3, 2) and not found.healed.requires_grad
+    evidence = recipe.engine.score(image, networks, SeededNoise([0, 1], recipe.noise))
+    assert evidence.healthy.shape == image.shape and evidence.healthy.isfinite().all()
+    assert not evidence.healthy.requires_grad
 
 
 def test_the_papers_recipe_is_the_papers():
@@ -80,25 +78,29 @@ def test_the_papers_recipe_is_the_papers():
             for module in (recipe.build_denoiser().network, recipe.build_classifier())
         ]
     assert sizes[0] == pytest.approx(113.7e6, rel=0.001) and sizes[1] == 5_444_642
-    healing = recipe.healing
-    assert (healing.depth, healing.scale, recipe.schedule.length, recipe.network.classes) == (500, 100.0, 1000, 0)
-    assert recipe.heals().levels(recipe.schedule) == list(range(501))  # every step of the 1000 below L
-    assert recipe.denoiser.target == "noise" and recipe.healing.way_back(torch.zeros(1)) == Condition()
+    engine = recipe.engine
+    assert (engine.depth, engine.scale, recipe.schedule.length, recipe.network.classes) == (500, 100.0, 1000, 0)
+    assert engine.times(recipe.schedule) == list(range(501))  # every step of the 1000 below L
+    assert recipe.denoiser.target == "noise" and not engine.needs_labels
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("healing.engin=classifier", "did you mean `engine`"),
-        ("healing.depth=600", "depth 600 is deeper than the networks have learned (500)"),
-        ("healing.steps=600", "600 steps from 0 to"),
+        ("engine.scal=3", "did you mean `scale`"),
+        ("image_scale=0.5", "setting `image_scale` is called `space.scale` now. Fix: write `space.scale`"),
+        ("space.scale=0", "`space.scale`: input should be greater than 0"),
+        ("healing.depth=600", "setting `healing` is called `engine` now"),
+        ("engine.depth=600", "depth 600 is deeper than the networks learn (deepest 500)"),
+        ("engine.steps=600", "600 steps from 0 to"),
         ("deepest=1001", "deepest 1001 is beyond the schedule's 1000"),
         ("denoiser.target=logits", "denoiser.target logits is for masks"),
         ("network.classes=3", "network.classes is 2"),
         ("network.covariates=1", "no covariates"),
         ("diseased=[0]", "diseased needs labels, 1 or higher"),
         ("channels=[t1,t1]", "a channel is named twice"),
-        ("findings.map_channels=[pd]", "findings.map_channels names pd; the recipe reads t1, t1ce, t2, flair"),
+        ("findings.map=positive", "called `engine.map` now"),
+        ("engine.map_channels=[pd]", "engine.map_channels names pd; the recipe reads t1, t1ce, t2, flair"),
         ("findings.median=2", "a median needs an odd number"),
         ("findings.threshold=high", "`findings.threshold"),
         ("view.context=1", "view.context is 0"),
@@ -117,19 +119,43 @@ def test_a_wrong_setting_is_refused_in_one_line_that_says_what_is_right(override
 
 def test_classifier_free_needs_a_denoiser_that_knows_labels():
     with pytest.raises(MedsegError, match=r"so network\.classes must be 2"):
-        load_recipe("wolleb", task="anomaly", overrides=["healing.engine=classifier_free"])
+        load_recipe("wolleb", task="anomaly", overrides=["engine={kind: classifier_free}"])
 
 
-def test_healing_takes_the_changes_that_are_given():
+def test_engine_and_findings_alone_may_change_after_training():
     recipe = load_recipe("quick/phantom", task="anomaly")
-    changed = recipe.heals(depth=100, steps=4, scale=7, network_batch=None)
-    assert (changed.depth, changed.steps, changed.scale) == (100, 4, 7)
-    assert changed.network_batch == recipe.healing.network_batch
-    with pytest.raises(UsageError, match="deeper than the networks have learned"):
-        recipe.heals(depth=recipe.deepest + 1)
+    changed = recipe.with_overrides(["engine.depth=100", "engine.steps=4", "findings.rim_mm=1"])
+    assert (changed.engine.depth, changed.engine.steps, changed.findings.rim_mm) == (100, 4, 1)
+    assert changed.but(engine=recipe.engine.model_dump(), findings=recipe.findings.model_dump()) == recipe
+    assert recipe.with_overrides([]) is recipe
+    for word in ("network.width=8", "engine.kind=classifier_free", "deepest=5"):
+        with pytest.raises(MedsegError, match="fixed by the training"):
+            recipe.with_overrides([word])
+    with pytest.raises(MedsegError, match="deeper than the networks learn"):
+        recipe.with_overrides([f"engine.depth={recipe.deepest + 1}"])
 
 
-def test_map_channels_are_found_by_name():
-    recipe = load_recipe("guided", task="anomaly", overrides=["findings.map_channels=[flair, t2]"])
-    assert recipe.map_channels == (3, 2)
-    assert load_recipe("guided", task="anomaly", overrides=["findings.map_channels=[]"]).map_channels == ()
+def test_labels_of_a_lesion_are_those_that_the_recipe_counts():
+    labels = torch.tensor([0, 1, 2, 4])
+    assert load_recipe("guided", task="anomaly").lesion_in(labels).tolist() == [False, True, True, True]
+    some = load_recipe("guided", task="anomaly", overrides=["diseased=[4]"])
+    assert some.lesion_in(labels).tolist() == [False, False, False, True]
+
+
+def test_an_engine_without_its_kind_is_told_which_there_are():
+    with pytest.raises(ConfigError, match=r"setting `engine.kind` is missing.*one of inversion, classifier_free"):
+        load_recipe("guided", task="anomaly", overrides=["engine={depth: 100}"])
+
+
+def test_what_the_training_fixed_cannot_be_changed_afterwards():
+    recipe = load_recipe("guided", task="anomaly")
+    for word in ("engine.kind=classifier_free", "engine={kind: classifier_free}", "findings.false_positive_rate=0.01"):
+        with pytest.raises(ConfigError, match=r"`(engine.kind|findings.false_positive_rate)` is fixed by the training"):
+            recipe.with_overrides([word])
+    assert recipe.with_overrides(["engine.depth=100", "findings.smallest_ml=1"]).engine.depth == 100
+
+
+def test_an_inversion_takes_no_solver_that_draws_noise():
+    for solver in ("{kind: ddpm}", "{kind: ddim, eta: 0.5}"):
+        with pytest.raises(ConfigError, match=r"solver draws noise, which no encoding can take back"):
+            load_recipe("guided", task="anomaly", overrides=[f"engine.solver={solver}"])

@@ -9,7 +9,7 @@ from medseg_diff.diffusion.condition import Condition
 from medseg_diff.errors import ConfigError, MedsegError, UsageError
 from medseg_diff.methods.components import Findings
 from medseg_diff.recipes.lookup import RECIPES, configs_folder, load_recipe, recipe_names
-from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
 from medseg_diff.settings import parse_settings, read_yaml, write_yaml
 
 NAMES = recipe_names("segment")
@@ -54,6 +54,21 @@ def test_it_builds_and_runs_without_memory(name):
     plan = recipe.plan()
     assert plan.times[0] == recipe.schedule.length and plan.times[-1] == 0
     assert len(plan.times) == recipe.sampling.steps + 1 and plan.members_at_once == plan.members
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_the_network_says_the_mask_stays_in_its_range_and_explains_what_was_seen(name):
+    recipe = load_recipe(name, task="segment")
+
+    def wild(x_t, t, condition):
+        return 30 * torch.ones_like(x_t).repeat(1, 1 + recipe.denoiser.learned_variance, 1, 1)
+
+    denoiser = for_masks(recipe.denoiser.around(wild, recipe.schedule))
+    x = torch.randn(2, len(recipe.regions), 8, 8, generator=torch.Generator().manual_seed(0))
+    for t in (recipe.schedule.length, recipe.schedule.length // 2):
+        seen, (alpha, sigma) = denoiser(x, t, Condition()), recipe.schedule.level(t)
+        assert float(seen.clean.abs().max()) == pytest.approx(1)
+        torch.testing.assert_close(alpha * seen.clean + sigma * seen.noise, x, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,6 +140,47 @@ def test_a_wrong_setting_is_refused_in_one_line_that_says_what_is_right(override
     assert caught.value.exit_code == 2
 
 
+def unbounded(schema, path=""):
+    """The dotted places of a JSON schema where any whole number may stand, however large."""
+    if isinstance(schema, list):
+        return [place for part in schema for place in unbounded(part, path)]
+    if not isinstance(schema, dict):
+        return []
+    endless = schema.get("type") == "integer" and not {"maximum", "exclusiveMaximum", "const", "enum"} & set(schema)
+    return [path] * endless + [place for key, part in schema.items() for place in unbounded(part, f"{path}.{key}")]
+
+
+@pytest.mark.parametrize("task", RECIPES)
+def test_every_whole_number_of_a_recipe_has_a_bound(task):
+    """One digit too many must not fill a memory or run for ever."""
+    assert unbounded(RECIPES[task].model_json_schema()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("schedule.length=1000000000", "`schedule.length`: input should be less than or equal to 100000"),
+        ("schedule.length=1e9", "`schedule.length`: input should be a valid integer"),
+        ("schedule.betas=[-1.0,2.0]", "`schedule.betas.0`: input should be greater than 0"),
+        ("view.size=[100000,100000]", "`view.size.0`: input should be less than or equal to 1024"),
+        ("view.drop=[-1,0]", "`view.drop.0`: input should be greater than or equal to 0"),
+        ("preparation.spacing_mm=[0.001,1,1]", "`preparation.spacing_mm.0`"),
+        ("preparation.margin_mm=1e300", "number 1e+300 is beyond any setting"),
+        ("preparation.margin_mm=1e9", "less than or equal to 1000"),
+        ("training.batch=1000000", "less than or equal to 4096"),
+        ("regions.all=[100000]", "less than or equal to 32767"),
+        (
+            "network={kind: monai_unet, widths: [2048, 2048], blocks: [32, 32], head_width: 64}",
+            "a network of about 5.4e+09 parameters",
+        ),
+    ],
+)
+def test_what_would_fill_the_memory_is_refused(override, said):
+    with pytest.raises(MedsegError) as caught:
+        load_recipe("mask_logits", task="segment", overrides=[override])
+    assert said in caught.value.line and caught.value.exit_code == 2
+
+
 def test_a_plan_takes_the_changes_that_are_given():
     recipe = small(sampling={"steps": 3, "members": 4, "members_at_once": 2})
     assert recipe.plan(members=6, steps=None).members == 6
@@ -159,3 +215,9 @@ def test_learned_variance_doubles_the_outputs():
 def test_findings_keep_their_range():
     with pytest.raises(ValueError, match="threshold"):
         Findings(threshold=1.0)
+
+
+@pytest.mark.parametrize(("task", "config"), [("segment", "mask_logits"), ("anomaly", "guided")])
+def test_an_old_name_of_a_setting_is_refused_with_its_present_one(task, config):
+    with pytest.raises(ConfigError, match=r"setting `validation.film` is called `validation.trajectories` now"):
+        load_recipe(config, task=task, overrides=["validation.film=0"])

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.recipes.trained import open_run
 from medseg_diff.run import Run
-from medseg_diff.tasks.apply.segmenter import load_segmenter
 
 
 @pytest.fixture
@@ -58,6 +59,13 @@ def without(model, *names):
     path.write_text(
         json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name not in names})
     )
+
+
+def calibrated(model, then):
+    """The run sealed with a calibration, which `then` damages."""
+    (model / "calibration.json").write_text("{}")
+    Run(model).seal()
+    then(model / "calibration.json")
 
 
 def recipe(model, before, after, *, seal=True):
@@ -109,6 +117,10 @@ BAD = {
     "a pipe": (lambda m: (weights(m).unlink(), os.mkfifo(weights(m))), "best.safetensors: is missing"),
     "a link to nothing": (lambda m: (weights(m).unlink(), weights(m).symlink_to("gone")), "is missing"),
     "another run's": (lambda m: rewritten_without_seal(m), "differs from its checksum"),
+    # the calibration, without which a mask is cut elsewhere
+    "calibration gone": (lambda m: calibrated(m, lambda path: path.unlink()), "calibration.json: is missing"),
+    "calibration changed": (lambda m: calibrated(m, lambda path: path.write_text("[]")), "differs from its checksum"),
+    "calibration added": (lambda m: (m / "calibration.json").write_text("{}"), "differs from its checksum"),
     # checksums
     "no checksums": (lambda m: (m / "SHA256SUMS").unlink(), "has no SHA256SUMS"),
     "checksums empty": (lambda m: (m / "SHA256SUMS").write_text(""), "differs from its checksum"),
@@ -196,4 +208,4 @@ def test_a_bad_recipe_of_a_model_is_refused_though_it_was_sealed(refused, model,
 
 
 def test_the_run_that_these_are_made_of_is_good(model):
-    assert load_segmenter(Run(model), seed=0, device="cpu", precision=None).facts["model"] == "tiny"
+    assert open_run(Run(model), SegmentationRecipe, device="cpu").facts["model"] == "tiny"

@@ -335,7 +335,7 @@ class TestWhatIsNoFile:
             raise error
 
         (tmp_path / "t1.nii").write_bytes(SOUND)
-        monkeypatch.setattr("medseg_diff.data.reading.first_bytes", fail)  # root may read everything
+        monkeypatch.setattr("medseg_diff.data.formats.dicom_mgh.first_bytes", fail)  # root may read everything
         assert f"cannot be read ({error.strerror})" in self.line(refused, table)
 
 

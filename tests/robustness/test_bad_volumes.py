@@ -56,6 +56,16 @@ def one_file(folder):
     (folder / "stack.nii").write_bytes(nibabel.Nifti1Image(voxels, np.eye(4)).to_bytes())
 
 
+def named(damage, *words):
+    """The same beside a dataset.json."""
+
+    def change(folder):
+        damage(folder)
+        (folder / "dataset.json").write_text(json.dumps({"modality": dict(enumerate(words))}))
+
+    return change
+
+
 BAD = {
     "gone": (shutil.rmtree, 3, "no such file or folder"),
     "empty folder": (lambda f: [p.unlink() for p in f.iterdir()], 3, "t1, t1ce, t2, flair not found"),
@@ -68,7 +78,11 @@ BAD = {
     "a constant channel": (replaced("t1ce.nii", flat(1)), 3, "is constant"),
     "another grid": (replaced("t2.nii", scan(2, (12, 13, 11))), 3, "not on the grid of t1"),
     "moved": (replaced("t2.nii", scan(2, affine=np.diag([5.0, 5, 5.1, 1]))), 3, "corners up to"),
-    "4D of too few": (one_file, 3, ""),
+    "4D without names": (one_file, 3, "stack.nii: its channels are only numbered"),
+    "4D of too few": (named(one_file, "T1", "T1ce", "T2"), 3, "flair not found"),
+    "4D of others": (named(one_file, "MRI", "CT", "T2"), 3, "names MRI, CT, T2"),
+    "4D of fewer": (named(one_file, "T1", "T2"), 3, "holds 3 volumes, but dataset.json of case names T1, T2"),
+    "4D of unclear names": (named(one_file), 3, "dataset.json: its modality do not name"),
 }  # fmt: skip
 
 
@@ -76,7 +90,8 @@ BAD = {
 def test_a_bad_volume_is_refused(refused, run_folder, case, tmp_path, how):
     damage, code, said = BAD[how]
     damage(case)
-    words = ("segment", "--volume", case, "--model", run_folder, "--out", tmp_path / "out", "--device", "cpu")
+    volume = case / "stack.nii" if how.startswith("4D") else case
+    words = ("segment", "--volume", volume, "--model", run_folder, "--out", tmp_path / "out", "--device", "cpu")
     refused(code, *words, says=said)
 
 
@@ -97,7 +112,8 @@ def test_words_that_make_no_case(refused, run_folder, case, tmp_path):
 
 WORDS = {
     "members": (["--members", "1000000000"], "less than or equal to 1000"),
-    "steps": (["--steps", "1000000000"], "but the schedule has"),
+    "steps": (["--steps", "1000000000"], "less than or equal to 100000"),
+    "steps beyond its schedule": (["--steps", "50000"], "but the schedule has"),
     "batch": (["--network-batch", "1000000000"], "less than or equal to 4096"),
     "no members": (["--members", "0"], "'--members'"),
     "device": (["--device", "tpu"], "no device is called `tpu`"),
@@ -121,7 +137,7 @@ def test_a_number_or_word_beyond_sense_is_refused(refused, run_folder, case, tmp
 
 PREDICTIONS = {
     "mask cut": (lambda f: cut(f / "mask.nii.gz"), 3, "mask.nii.gz: is"),
-    "mask gone": (lambda f: (f / "mask.nii.gz").unlink(), 2, "no complete prediction"),
+    "mask gone": (lambda f: (f / "mask.nii.gz").unlink(), 2, "no complete result"),
     "mask of fractions": (replaced("mask.nii.gz", scan(0)), 3, "not whole numbers"),
     "mask elsewhere": (replaced("mask.nii.gz", nibabel.Nifti1Image(np.eye(3, dtype=np.uint8), np.eye(4))), 3, "grid"),
     "no word": (lambda f: (f / "case.json").write_text(""), 2, "case.json"),

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import time
 import weakref
 from types import SimpleNamespace
@@ -16,16 +17,29 @@ import numpy as np
 import pytest
 
 from medseg_diff import files
+from medseg_diff.data.digests import read_inputs
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.errors import EnvironmentFault, ImageError, ManifestError, MedsegError, Problems
 from medseg_diff.locking import claimed
+from medseg_diff.tasks.apply import case_folder
 from medseg_diff.tasks.apply import folder as cases_module
 from medseg_diff.tasks.apply import segment as verb
+from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.failures import Failures, in_words
-from medseg_diff.tasks.apply.folder import Identity, Results
+from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.segment import segment
 
 BAD, GOOD = "phantom_0000", "phantom_0001"
+SEED_0 = {"seed": 0, "channels": [], "inputs": {}}  # what a case without any image tells
+
+
+def results_in(out, **options):
+    return Results(out, "segment", Identity({"seed": 0}), **options)
+
+
+def done_by_another(out, name):
+    shutil.rmtree(out / name, ignore_errors=True)
+    case_folder.tell(out / name, Case(name, patient=name), name, None, SEED_0)
 
 
 @pytest.fixture
@@ -42,10 +56,10 @@ def stub(monkeypatch):
     """Cases are read and written as ever, but sampled in no time; returns the names in the order of their writing."""
     done = []
 
-    def quick(case, segmenter, folder, **_):
-        verb.read_case(case, reference=False)
+    def quick(case, system, folder, **_):
+        _, inputs = read_inputs(case, case.channels)
         done.append(case.name)
-        files.write_json(folder / "case.json", {"case": case.name, **segmenter.facts})
+        return {"channels": list(case.channels), "inputs": inputs, **system.facts}
 
     monkeypatch.setattr(verb, "segment_case", quick)
     return done
@@ -92,16 +106,16 @@ def test_keep_going_lists_the_bad_case_and_exits_3(call, shaken, spoilt, tmp_pat
     assert (out / GOOD / "case.json").stat().st_mtime_ns == good
 
 
-def test_anomaly_lists_it_too(call, untrained_healer, tmp_path):
-    source = untrained_healer.table.parent
-    rows = rows_of(untrained_healer.table)[:1]
+def test_anomaly_lists_it_too(call, untrained_anomaly, tmp_path):
+    source = untrained_anomaly.table.parent
+    rows = rows_of(untrained_anomaly.table)[:1]
     (tmp_path / "in" / rows[0]["case"]).mkdir(parents=True)
     for name in ("t2", "flair"):
         rows[0][name] = f"{rows[0]['case']}/{name}.nii.gz"
         shutil.copy(source / rows[0][name], tmp_path / "in" / rows[0][name])
     (tmp_path / "in" / rows[0]["t2"]).write_bytes(b"")
     (tmp_path / "in/cases.csv").write_text(f"case,t2,flair\n{rows[0]['case']},{rows[0]['t2']},{rows[0]['flair']}\n")
-    words = ("--data", tmp_path / "in/cases.csv", "--model", untrained_healer.folder, "--device", "cpu")
+    words = ("--data", tmp_path / "in/cases.csv", "--model", untrained_anomaly.folder, "--device", "cpu")
     code, _, told = call("anomaly", *words, "--out", tmp_path / "out", "--keep-going")
     assert code == 3 and "Traceback" not in told
     assert rows_of(tmp_path / "out/failures.csv")[0]["exit_code"] == "3"
@@ -111,7 +125,7 @@ def test_a_fault_of_the_machine_ends_the_batch(shaken, two_cases, tmp_path, stub
     def full(path, data):
         raise EnvironmentFault("cannot be written (No space left on device)")
 
-    monkeypatch.setattr(files, "write_json", full)
+    monkeypatch.setattr(case_folder, "write_json", full)
     with pytest.raises(EnvironmentFault):
         segment(data=two_cases, out=tmp_path / "out", model=shaken, device="cpu", keep_going=True)
     assert stub == [BAD] and not (tmp_path / "out").exists()
@@ -156,9 +170,9 @@ def test_no_case_is_worked_on_twice(tmp_path):
         with (tmp_path / "log").open("a") as log:
             log.write(f"{case.name}\n")
         time.sleep(0.01)
-        files.write_json(folder / "case.json", {"seed": 0})
+        return SEED_0
 
-    results = Results(tmp_path / "out", Identity({"seed": 0}))
+    results = results_in(tmp_path / "out")
     assert children(*[lambda: results.work_through("", cases, work)] * 4) == [0] * 4
     names = sorted(case.name for case in cases)
     assert sorted((tmp_path / "log").read_text().split()) == names
@@ -167,17 +181,17 @@ def test_no_case_is_worked_on_twice(tmp_path):
 
 def test_a_case_that_is_completed_while_one_looks_is_not_done_again(tmp_path, monkeypatch):
     """Another process writes case.json right after this one has looked for it."""
-    looked = Identity.is_complete
+    looked = case_folder.is_complete
 
-    def look(identity, folder):
-        found = looked(identity, folder)
+    def look(folder, *rest):
+        found = looked(folder, *rest)
         if not found:
-            files.write_json(folder / "case.json", {"seed": 0})
+            done_by_another(tmp_path, folder.name)
         return found
 
-    monkeypatch.setattr(Identity, "is_complete", look)
+    monkeypatch.setattr(cases_module, "is_complete", look)
     done = []
-    Results(tmp_path, Identity({"seed": 0})).work_through("", [Case("a", patient="a")], lambda *_: done.append(1))
+    results_in(tmp_path).work_through("", [Case("a", patient="a")], lambda *_: done.append(1))
     assert done == []
 
 
@@ -193,12 +207,12 @@ def test_a_claimed_case_is_left_to_its_process_and_said(shaken, two_cases, tmp_p
 
 def test_what_another_process_finished_meanwhile_is_not_done_again(tmp_path):
     cases = [Case(name, patient=name) for name in ("a", "b")]
-    results, done = Results(tmp_path, Identity({"seed": 0}), overwrite=True), []
+    results, done = results_in(tmp_path, overwrite=True), []
 
     def work(case, folder):
         done.append(case.name)
-        for name in ("a", "b"):  # as another shard would, while this one is at the first
-            files.write_json(tmp_path / name / "case.json", {"seed": 0})
+        done_by_another(tmp_path, "b")  # as another shard would, while this one is at the first
+        return SEED_0
 
     results.work_through("", cases, work)
     assert done == ["a"]
@@ -282,18 +296,21 @@ def test_the_worst_of_several_faults_is_the_images(tmp_path):
     def work(case, folder):
         if case.name in errors:
             raise errors[case.name]
+        return SEED_0
 
     with pytest.raises(Problems) as caught:
-        Results(tmp_path, Identity({}), keep_going=True).work_through("", cases, work)
+        results_in(tmp_path, keep_going=True).work_through("", cases, work)
     assert caught.value.exit_code == 3
     assert [row["exit_code"] for row in rows_of(tmp_path / "failures.csv")] == ["2", "3"]
 
 
 def test_a_claim_left_beside_a_complete_case_goes(tmp_path):
-    results = Results(tmp_path, Identity({"seed": 0}))
-    files.write_json(tmp_path / "a" / "case.json", {"seed": 0})
+    done_by_another(tmp_path, "a")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
     (tmp_path / ".claim_a").write_text("1")
-    results.work_through("", [Case("a", patient="a")], lambda *_: pytest.fail("it is done"))
+    (tmp_path / f".{ended.pid}.a" / "members").mkdir(parents=True)  # as far as that process came with --overwrite
+    results_in(tmp_path).work_through("", [Case("a", patient="a")], lambda *_: pytest.fail("it is done"))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -321,5 +338,5 @@ def test_a_bad_case_leaves_no_voxels_in_memory(tmp_path, error):
 
     cases = [Case(name, patient=name) for name in ("a", "b", "c")]
     with pytest.raises(MedsegError):
-        Results(tmp_path, Identity({}), keep_going=True).work_through("", cases, work)
+        results_in(tmp_path, keep_going=True).work_through("", cases, work)
     assert len(held) == 3

@@ -14,9 +14,9 @@ from medseg_diff import files
 from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.reading import read_map
 from medseg_diff.tasks.apply.segment import segment
-from medseg_diff.training.checkpoint import Checkpoints, Circumstances, Identity, Mark
+from medseg_diff.training.checkpoint import Checkpoints, Environment, Identity, Mark
 
-MAPS = {f"{name}.nii.gz" for name in ("mask", "probability", "spread", "ambiguity", "uncertainty")}
+MAPS = {f"{name}.nii.gz" for name in ("mask", "probability", "variance_between", "variance_within", "uncertainty")}
 
 
 def start(work):
@@ -68,7 +68,7 @@ def test_segment(shaken, two_cases, tmp_path, kills):
 
 def check_whole(out):
     """Every file under a final name can be read, and a complete case has them all."""
-    for path in out.glob("*/**/[!.]*"):
+    for path in out.glob("[!.]*/**/[!.]*"):
         if path.suffix == ".json":
             assert json.loads(path.read_text())["case"] == path.parent.name
             assert {file.name for file in path.parent.glob("[!.]*.gz")} == MAPS
@@ -88,7 +88,7 @@ def contents(out):
 
 def checkpoints_in(folder):
     identity = Identity(recipe_sha256="a", data_digest="b", examples=3, world_size=1)
-    return Checkpoints(folder, identity, Circumstances(device="cpu", precision="fp32", threads=1, torch="2"))
+    return Checkpoints(folder, identity, Environment(device="cpu", precision="fp32", threads=1, torch="2"))
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.soak)])
@@ -108,7 +108,7 @@ def test_saving_checkpoints(tmp_path, kills):
         assert found.mark.step > steps[-1] and (found.state["a.weight"] == found.mark.step).all()
         steps.append(found.mark.step)
     files.clean(tmp_path)
-    checkpoints.save(Mark(step=10**7), {"a.weight": torch.zeros(1)})
+    checkpoints.save(Mark(step=10**7), {"a.weight": torch.zeros(1)}, final=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest.json", "step_10000000.safetensors"]
 
 

@@ -64,6 +64,43 @@ def test_every_way_to_say_so_is_understood(error):
     assert is_out_of_memory(error)
 
 
+def in_monai(error):
+    """The error as it comes out of a chain of MONAI's transforms."""
+    from monai.transforms import Compose
+
+    def fail(_):
+        raise error
+
+    with pytest.raises(RuntimeError, match="applying transform") as caught:
+        Compose([fail])(0)
+    return caught.value
+
+
+def again(error, *, of_ours=False):
+    """Another error that was raised while this one was dealt with, and without a word of it."""
+    try:
+        try:
+            raise error
+        except Exception:
+            raise EnvironmentFault("the disk is full") if of_ours else KeyError("x")  # noqa: B904
+    except Exception as found:
+        return found
+
+
+@pytest.mark.parametrize("error", FAULTS.values(), ids=FAULTS)
+def test_it_is_understood_inside_of_other_errors(error):
+    assert is_out_of_memory(in_monai(error)) and is_out_of_memory(again(error))
+    assert not is_out_of_memory(in_monai(KeyError("x")))
+    assert not is_out_of_memory(again(error, of_ours=True))  # ours say what they are
+    assert is_out_of_memory(RuntimeError("Caught RuntimeError in DataLoader worker 0.\n … _ArrayMemoryError: …"))
+
+
+def test_an_error_that_is_its_own_cause_is_looked_at_once():
+    error = ValueError("odd")
+    error.__cause__ = error
+    assert not is_out_of_memory(error)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 cannot be multiplied"), ValueError("out of memory")])
 def test_other_errors_are_not_taken_for_it(error):
     assert not is_out_of_memory(error)
@@ -107,8 +144,8 @@ def test_segment_takes_half_as_much(request, two_cases, tmp_path, small_memory, 
     )
     (named,) = segment([case], out=tmp_path / "named", network_batch=2, **options)
     expected, maps = maps_in(plain), maps_in(found)
-    assert expected["spread.nii.gz"].max() > 0.01
-    for name in ("probability.nii.gz", "spread.nii.gz", "ambiguity.nii.gz", "uncertainty.nii.gz"):
+    assert expected["variance_between.nii.gz"].max() > 0.01
+    for name in ("probability.nii.gz", "variance_between.nii.gz", "variance_within.nii.gz", "uncertainty.nii.gz"):
         assert np.abs(maps[name] - expected[name]).max() < 1e-4
         assert (named / name).read_bytes() == (found / name).read_bytes()  # case.json tells how to have it again
 
@@ -120,14 +157,15 @@ def test_segment_gives_up_at_one_with_a_code_and_a_remedy(shaken, two_cases, tmp
     assert caught.value.exit_code == 5 and not (tmp_path / "out").exists()
 
 
-def test_a_case_too_large_for_the_memory_is_one_that_others_go_on_past(shaken, two_cases, tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["numpy", "monai"])
+def test_a_case_too_large_for_the_memory_is_one_that_others_go_on_past(shaken, two_cases, tmp_path, monkeypatch, where):
     from medseg_diff.tasks.apply import segment as verb
 
     whole = verb.prepare_case
 
     def prepare(images, preparation):
         if images.name == "phantom_0000":
-            raise FAULTS["numpy"]
+            raise FAULTS["numpy"] if where == "numpy" else in_monai(FAULTS["numpy"])
         return whole(images, preparation)
 
     monkeypatch.setattr(verb, "prepare_case", prepare)
@@ -137,14 +175,14 @@ def test_a_case_too_large_for_the_memory_is_one_that_others_go_on_past(shaken, t
 
 
 @pytest.mark.parametrize("fault", ["device", "host"])
-def test_anomaly_takes_half_as_much(untrained_healer, tmp_path, small_memory, fault):
-    case = str(untrained_healer.table.parent / "phantom_0000")
-    options = {"model": untrained_healer.folder, "device": "cpu", "threshold": 0.5}
+def test_anomaly_takes_half_as_much(untrained_anomaly, tmp_path, small_memory, fault):
+    case = str(untrained_anomaly.table.parent / "phantom_0000")
+    options = {"model": untrained_anomaly.folder, "device": "cpu", "threshold": 0.5}
     (plain,) = anomaly([case], out=tmp_path / "plain", **options)
     seen = small_memory(1, FAULTS[fault])
     (found,) = anomaly([case], out=tmp_path / "small", **options)
     assert set(seen) == {8, 4, 2, 1} and report_of(found)["network_batch"] == 1
-    assert report_of(plain)["network_batch"] == 8 and report_of(found)["healing"] == report_of(plain)["healing"]
+    assert report_of(plain)["network_batch"] == 8 and report_of(found)["engine"] == report_of(plain)["engine"]
     assert "memory ran out: 1 samples in a pass" in report_of(found)["warnings"][-1]
     expected = maps_in(plain)
     assert expected["anomaly.nii.gz"].std() > 0.01
@@ -153,11 +191,11 @@ def test_anomaly_takes_half_as_much(untrained_healer, tmp_path, small_memory, fa
     assert anomaly([case], out=tmp_path / "small", **options) == [found]  # the same settings: complete
 
 
-def test_so_does_its_sweep(untrained_healer, tmp_path, small_memory, monkeypatch, caplog):
+def test_so_does_its_sweep(untrained_anomaly, tmp_path, small_memory, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
-    monkeypatch.setattr(sweep, "grid_of", lambda healer: [healer.healing])
-    case = str(untrained_healer.table.parent / "phantom_0000")
-    options = {"model": untrained_healer.folder, "device": "cpu", "sweep": True}
+    monkeypatch.setattr(sweep, "grid_of", lambda system: [system.engine])
+    case = str(untrained_anomaly.table.parent / "phantom_0000")
+    options = {"model": untrained_anomaly.folder, "device": "cpu", "sweep": True}
     (plain,) = anomaly([case], out=tmp_path / "plain", **options)
     small_memory(3, FAULTS["device"])
     (found,) = anomaly([case], out=tmp_path / "small", **options)

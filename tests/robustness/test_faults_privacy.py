@@ -15,7 +15,8 @@ import pytest
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.errors import ImageError, UsageError
 from medseg_diff.tasks.apply.anomaly import anomaly
-from medseg_diff.tasks.apply.folder import Identity, Results
+from medseg_diff.tasks.apply.case_folder import Identity
+from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.segment import segment
 from medseg_diff.tasks.evaluate import evaluate
 from medseg_diff.tasks.train.segmentation import train_seg
@@ -25,7 +26,7 @@ SHORT = (
     "network={kind: unet, width: 8, multipliers: [1, 1], blocks: 1, attention: [], groups: 4}",
     "view.size=[16,16]",
     "training={steps: 2, batch: 2, precision: fp32, validate_every: 1, save_every: 1, warm_up_steps: 0}",
-    "validation={slices: 2, members: 1, film: 1, calibration_slices: 2}",
+    "validation={slices: 2, members: 1, trajectories: 1, calibration_slices: 2}",
     "sampling={steps: 1, members: 2}",
 )
 # The local store says where its files lie, as the README tells.
@@ -73,7 +74,7 @@ def marked(two_cases, tmp_path, monkeypatch):
     return folder / two_cases.name
 
 
-def test_nothing_of_headers_paths_user_or_host_is_found_again(marked, untrained_healer, tmp_path, monkeypatch):
+def test_nothing_of_headers_paths_user_or_host_is_found_again(marked, untrained_anomaly, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out, runs = tmp_path / "results", tmp_path / "runs"
     run = train_seg(marked, config="quick/phantom", overrides=SHORT, device="cpu", runs=runs)
@@ -82,7 +83,7 @@ def test_nothing_of_headers_paths_user_or_host_is_found_again(marked, untrained_
     anomaly(
         data=marked,
         out=out / "a",
-        model=untrained_healer.folder,
+        model=untrained_anomaly.folder,
         device="cpu",
         threshold=0.5,
         baselines=True,
@@ -127,9 +128,9 @@ def test_pseudonyms_stand_for_names_and_change_no_voxel(call, shaken, two_cases,
     assert not {path.name for path in other} & {path.name for path in found}
 
 
-def test_anomaly_takes_pseudonyms_too(untrained_healer, tmp_path):
-    options = {"model": untrained_healer.folder, "device": "cpu", "threshold": 0.5, "runs": tmp_path / "runs"}
-    case = str(untrained_healer.table.parent / "phantom_0001")
+def test_anomaly_takes_pseudonyms_too(untrained_anomaly, tmp_path):
+    options = {"model": untrained_anomaly.folder, "device": "cpu", "threshold": 0.5, "runs": tmp_path / "runs"}
+    case = str(untrained_anomaly.table.parent / "phantom_0001")
     (found,) = anomaly([case], out=tmp_path / "out", pseudonymise=True, **options)
     assert found.name.startswith("case_") and json.loads((found / "case.json").read_text())["case"] == found.name
     for path in (tmp_path / "out").rglob("*"):
@@ -169,7 +170,7 @@ def test_a_pseudonym_is_not_undone_by_the_list_of_failures(shaken, two_cases, tm
 
 @pytest.mark.parametrize("task", [segment, anomaly])
 def test_a_key_among_the_results_is_refused(request, task, shaken, two_cases, tmp_path):
-    model = shaken if task is segment else request.getfixturevalue("untrained_healer").folder
+    model = shaken if task is segment else request.getfixturevalue("untrained_anomaly").folder
     options = {"data": two_cases, "out": tmp_path / "out", "model": model, "device": "cpu"}
     options |= {} if task is segment else {"threshold": 0.5}
     with pytest.raises(UsageError, match="among the results"):
@@ -181,6 +182,6 @@ def test_a_key_among_the_results_is_refused(request, task, shaken, two_cases, tm
 
 def test_two_cases_of_one_pseudonym_are_refused(tmp_path):
     cases = [Case(name, patient=name) for name in ("a", "b")]
-    results = Results(tmp_path, Identity({}), called=lambda name: "case_0000000000")
+    results = Results(tmp_path, "segment", Identity({}), called=lambda name: "case_0000000000")
     with pytest.raises(UsageError, match="called the same"):
         results.work_through("", cases, lambda *_: pytest.fail("one would be lost"))

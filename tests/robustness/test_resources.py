@@ -84,6 +84,47 @@ def test_bombs_are_refused_within_memory(tmp_path):
     assert peak_mb < MOST_MB, peak_mb
 
 
+def sparkling(path: Path, shape, *, lit: float) -> None:
+    """A .nii.gz of doubles that packs as far as any file may: zeros, and a few voxels that are not."""
+    rng, packer = np.random.default_rng(0), zlib.compressobj(6, zlib.DEFLATED, 31)
+    with path.open("wb") as file:
+        file.write(packer.compress(header(shape, 64, 64)))
+        for _ in range(shape[2]):
+            values = (rng.random(shape[:2]) < lit) * rng.integers(1, 4, shape[:2])
+            file.write(packer.compress(values.astype("<f8").tobytes()))
+        file.write(packer.flush())
+
+
+def test_a_file_takes_the_memory_of_its_voxels_and_little_more(tmp_path):
+    shape = (384, 384, 200)
+    sparkling(tmp_path / "a.nii.gz", shape, lit=0.008)
+    raw, needed = 8 * np.prod(shape), 4 * np.prod(shape) / 2**20
+    assert 150 < raw / (tmp_path / "a.nii.gz").stat().st_size < 250  # as far as that is read at all
+    (tmp_path / "cases.csv").write_text("case,t1\n1,a.nii.gz\n")
+    code, err, peak_mb, _ = run("validate", "--data", tmp_path / "cases.csv")
+    assert code == 0, err
+    (tmp_path / "cases.csv").write_text("case,t1\n")
+    _, _, idle_mb, _ = run("validate", "--data", tmp_path / "cases.csv")
+    assert peak_mb - idle_mb < needed + 100, (peak_mb, idle_mb, needed)  # slabs, and nibabel
+
+
+def test_forty_bad_cases_take_the_memory_of_one(tmp_path):
+    """What is told of them at the end holds on to no voxels."""
+    voxels = np.random.default_rng(0).random((100, 100, 100))
+    voxels[-1, -1, -1] = np.nan
+    nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "a.nii")
+    peaks = {}
+    for count in (1, 40):
+        for number in range(count):
+            if not (tmp_path / f"{number}.nii").exists():
+                (tmp_path / f"{number}.nii").write_bytes((tmp_path / "a.nii").read_bytes())
+        rows = "".join(f"{number},{number}.nii\n" for number in range(count))
+        (tmp_path / "cases.csv").write_text("case,t1\n" + rows)
+        code, err, peaks[count], _ = run("validate", "--data", tmp_path / "cases.csv")
+        assert code == 3 and "not finite" in err
+    assert peaks[40] < peaks[1] + 20, peaks
+
+
 TABLES = {
     "blank lines": b"case,t1\n" + b"\n" * (30 * 2**20),
     "commas": b"," * (30 * 2**20),

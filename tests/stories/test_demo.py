@@ -36,7 +36,7 @@ TINY_MAPS = (
     "classifier.groups=4",
     "classifier.multipliers=[1,2]",
     "validation.slices=8",
-    "healing.steps=2",
+    "engine.steps=2",
 )
 
 
@@ -47,31 +47,32 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setattr(
-            "medseg_diff.tasks.apply.healer.BETTER_THAN_CHANCE", 0.0
+            "medseg_diff.recipes.calibration.BETTER_THAN_CHANCE", 0.0
         )  # after ten steps a classifier may guess
         metrics = medseg_diff.demo(out, cases=12, device="cpu", overrides=MINIATURE, anomaly_overrides=TINY_MAPS)
     return out, metrics
 
 
-def test_it_leaves_numbers_and_a_picture(finished):
+def test_it_leaves_numbers_and_a_picture(finished, dice_of):
     out, found = finished
     metrics = found["segment"]
     assert json.loads((out / "segment" / "metrics.json").read_text()) == metrics
     assert metrics["data"] == "phantom" and metrics["cases"] == 2 and metrics["split"] == "test"
     values = {key: metric["value"] for key, metric in metrics["metrics"].items()}
-    assert 0 <= values["dice"] <= 1 and values["ged2"] is not None and values["ece"] is not None
+    assert values["dice"] == dice_of(out / "segment", out / "phantoms" / "cases.csv")
+    assert values["ged2"] is not None and values["ece"] is not None
     assert (out / "montage.png").read_bytes().startswith(b"\x89PNG") and (out / "montage.png").stat().st_size > 20_000
     assert (out / "segment" / "per_case.csv").is_file()
     assert len(list(out.glob("segment/*/members/*.nii.gz"))) == 4
 
 
-def test_it_maps_anomalies(finished):
+def test_it_maps_anomalies(finished, auroc_of):
     out, found = finished
     metrics = found["anomaly"]
     assert json.loads((out / "anomaly" / "metrics.json").read_text()) == metrics
     assert (metrics["task"], metrics["data"], metrics["cases"]) == ("anomaly", "phantom", 2)
     assert metrics["baselines"] == {}  # they take as long again; benchmarks.anomaly has them
-    assert 0 <= metrics["metrics"]["auroc"]["value"] <= 1
+    assert metrics["metrics"]["auroc"]["value"] == auroc_of(out / "anomaly", out / "phantoms" / "cases.csv")
     assert (out / "anomaly" / "montage.png").stat().st_size > 20_000
     assert Run(out / "runs" / "anomaly").facts["finished"]
 

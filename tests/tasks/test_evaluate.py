@@ -1,90 +1,22 @@
-"""Evaluating a folder of predictions whose numbers are known by construction."""
+"""Evaluating a folder: which cases are measured, what is refused, what is written where."""
 
-import csv
 import json
-import logging
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.errors import ImageError, ManifestError, UsageError
-from medseg_diff.evaluation.segmentation import MEASURES
-from medseg_diff.metrics.overlap import dice
 from medseg_diff.tasks.evaluate import evaluate
+from tests.made import LPS, SHAPE, TUMOUR, Study, ball
 
-LPS = np.diag([-2.0, -2.0, 3.0, 1.0])
 KEYS = {"dice", "iou", "hd95_mm", "surface_dice_1mm", "volume_error_ml", "ged2", "ece", "brier", "aurc", "auroc_error"}
-SHAPE = (24, 22, 16)
-
-
-def ball(centre, radius):
-    x, y, z = np.ogrid[tuple(slice(0, size) for size in SHAPE)]
-    return (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2 <= radius**2
-
-
-BRAIN, TUMOUR = ball((12, 11, 8), 7.5), ball((12, 11, 8), 3)
-NOTHING = np.zeros(SHAPE, bool)
-
-
-class Study:
-    """A folder of images with their table, and a folder of predictions."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.predictions, self.table, self.rows = folder, folder / "out", folder / "brains.csv", []
-
-    def add(self, name, *, seg=TUMOUR, raters=(), labels=1, affine=LPS, **columns):
-        image = np.where(BRAIN, 100 + np.arange(BRAIN.size).reshape(SHAPE) % 7, -3).astype(np.float32)
-        volumes = {"flair": image}
-        if seg is not None:
-            volumes["seg"] = (seg * np.asarray(labels)).astype(np.uint8)
-        volumes |= {f"seg_{number}": rater.astype(np.uint8) for number, rater in enumerate(raters, start=1)}
-        for column, voxels in volumes.items():
-            write_volume(self.folder / name / f"{column}.nii.gz", voxels, LPS if column == "flair" else affine)
-        self.rows.append({"case": name, **columns, **{column: f"{name}/{column}.nii.gz" for column in volumes}})
-        columns = list(dict.fromkeys(column for row in self.rows for column in row))
-        with self.table.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        return self
-
-    def predict(self, name, mask=TUMOUR, *, probability=None, members=(), regions=None, affine=LPS):
-        folder = self.predictions / name
-        write_volume(folder / "mask.nii.gz", mask.astype(np.uint8), affine)
-        if probability is not None:
-            probability = probability.astype(np.float32)
-            write_volume(folder / "probability.nii.gz", probability, affine)
-            write_volume(folder / "uncertainty.nii.gz", probability * (1 - probability), affine)
-        for number, member in enumerate(members):
-            write_volume(folder / "members" / f"{number:02d}.nii.gz", member.astype(np.float32), affine)
-        (folder / "case.json").write_text(json.dumps({"regions": regions or {"whole_tumour": [1, 2, 3, 4]}}))
-        return self
-
-    def evaluate(self, **options):
-        return evaluate(self.predictions, self.table, **{"figure": False, **options})
 
 
 @pytest.fixture
 def study(tmp_path):
     return Study(tmp_path)
-
-
-def test_a_perfect_prediction_is_perfect_in_every_measure(study):
-    raters = [TUMOUR, TUMOUR]
-    for name in ("a", "b"):
-        study.add(name, raters=raters).predict(name, probability=TUMOUR, members=raters)
-    summary = study.evaluate()
-    values = {key: metric["value"] for key, metric in summary["metrics"].items()}
-    assert values.pop("auroc_error") is None  # there is no error to find
-    assert values.pop("ece_calibrated") is None and values.pop("brier_calibrated") is None  # nothing was calibrated
-    ones = {"dice", "dice_raw", "dice_raters", "dice_slices", "iou", "surface_dice_1mm"}
-    ones |= {"lesion_sensitivity", "lesion_precision", "lesion_f1"}
-    assert values == {key: pytest.approx(1.0 if key in ones else 0.0) for key in values}
-    assert all(metric["cases"] == 2 for key, metric in summary["metrics"].items() if key in values)
 
 
 def test_the_summary_has_the_promised_shape_and_is_what_was_written(study):
@@ -100,71 +32,6 @@ def test_the_summary_has_the_promised_shape_and_is_what_was_written(study):
     assert summary["conventions"]["empty"]["hd95_mm"] == {"both": 0.0, "one": None}
 
 
-def test_known_errors_give_known_numbers(study):
-    larger = ball((12, 11, 8), 4)
-    study.add("a").predict("a", larger, probability=larger * 0.8 + ~larger * 0.1)
-    values = {key: metric["value"] for key, metric in study.evaluate()["metrics"].items()}
-    extra, voxel_ml = np.count_nonzero(larger) - np.count_nonzero(TUMOUR), 2 * 2 * 3 / 1000
-    assert values["dice"] == values["dice_raw"] == pytest.approx(dice(larger, TUMOUR))
-    assert values["volume_error_ml"] == values["volume_bias_ml"] == pytest.approx(extra * voxel_ml)
-    brain = np.count_nonzero(BRAIN)
-    right, wrong = np.count_nonzero(TUMOUR), extra
-    expected = (right * 0.2**2 + wrong * 0.8**2 + (brain - right - wrong) * 0.1**2) / brain
-    assert values["brier"] == pytest.approx(expected, rel=1e-4)  # over the brain, not over the volume
-    assert values["auroc_error"] > 0.9
-    assert values["hd95_mm"] == pytest.approx(3.0)  # one slice thickness
-
-
-def test_cases_without_a_lesion_are_left_out_of_means_over_lesions_only(study):
-    study.add("sick").predict("sick").add("healthy", seg=NOTHING).predict("healthy", NOTHING)
-    study.add("alarm", seg=NOTHING).predict("alarm", TUMOUR).add("missed").predict("missed", NOTHING)
-    metrics = study.evaluate()["metrics"]
-    assert (metrics["dice"]["value"], metrics["dice"]["cases"]) == (pytest.approx(0.5), 2)
-    assert (metrics["hd95_mm"]["value"], metrics["hd95_mm"]["cases"]) == (0.0, 1)  # undefined where missed
-    assert metrics["volume_error_ml"]["cases"] == 4
-    rows = list(csv.DictReader((study.predictions / "per_case.csv").open()))
-    assert {row["case"]: row["dice"] for row in rows} == {"sick": "1", "healthy": "1", "alarm": "0", "missed": "0"}
-    assert {row["case"]: row["hd95_mm"] for row in rows}["missed"] == ""
-    assert list(rows[0]) == ["case", "patient", "split", "region", "reference_ml", *MEASURES]
-
-
-def test_diversity_is_measured_against_the_raters(study):
-    small, large = ball((12, 11, 8), 2), ball((12, 11, 8), 4)
-    study.add("a", raters=[small, large]).predict("a", members=[small, large])
-    study.add("b", raters=[small, large]).predict("b", members=[TUMOUR, TUMOUR])
-    study.evaluate()
-    of = {row["case"]: float(row["ged2"]) for row in csv.DictReader((study.predictions / "per_case.csv").open())}
-    assert of["a"] == pytest.approx(0.0, abs=1e-9)
-    assert of["b"] > 0.2
-
-
-def test_without_a_reference_the_majority_of_raters_stands_for_it(study):
-    small, large = ball((12, 11, 8), 2), ball((12, 11, 8), 4)
-    study.add("a", seg=None, raters=[small, TUMOUR, large]).predict("a", TUMOUR)
-    metrics = study.evaluate()["metrics"]
-    assert metrics["dice"]["value"] == pytest.approx(1.0)
-    expected = np.mean([dice(TUMOUR, rater) for rater in (small, TUMOUR, large)])
-    assert metrics["dice_raters"]["value"] == pytest.approx(expected)
-
-
-def test_labels_are_grouped_into_regions_and_keys_carry_the_region(study):
-    core = ball((12, 11, 8), 1.5)
-    labels = np.where(core, 4, 2)
-    regions = {"whole_tumour": [1, 2, 4], "core": [1, 4]}
-    study.add("a", labels=labels).predict("a", TUMOUR.astype(int) + core, regions=regions)
-    metrics = study.evaluate()["metrics"]
-    assert metrics["whole_tumour_dice"]["value"] == metrics["core_dice"]["value"] == pytest.approx(1.0)
-    assert "dice" not in metrics
-
-
-def test_labels_that_no_region_counts_are_told(study, caplog):
-    study.add("a", labels=np.where(ball((12, 11, 8), 1.5), 3, 2)).predict("a", regions={"whole_tumour": [1, 2, 4]})
-    study.add("b", labels=2).predict("b", regions={"whole_tumour": [1, 2, 4]})
-    with caplog.at_level(logging.WARNING):
-        study.evaluate()
-    assert "1 of 2 references hold the label 3, which no region of the model counts: a" in caplog.text
-
-
 def test_phantoms_are_called_phantoms(study):
     study.add("phantom_0000").predict("phantom_0000")
     assert study.evaluate()["data"] == "phantom"
@@ -174,7 +41,7 @@ def test_only_splits_with_predictions_are_measured_unless_one_is_named(study):
     study.add("a", split="test").predict("a").add("b", split="train")
     summary = study.evaluate()
     assert (summary["cases"], summary["split"]) == (1, "test")
-    with pytest.raises(UsageError, match="1 of 1 cases have no complete prediction: b"):
+    with pytest.raises(UsageError, match="1 of 1 cases have no complete result: b"):
         study.evaluate(split="train")
     with pytest.raises(ManifestError, match="no case has split val"):
         study.evaluate(split="val")
@@ -185,7 +52,7 @@ def test_only_splits_with_predictions_are_measured_unless_one_is_named(study):
 def test_missing_predictions_are_all_named(study):
     study.add("a").predict("a").add("b").add("c").predict("c")
     (study.predictions / "c" / "mask.nii.gz").unlink()
-    with pytest.raises(UsageError, match="2 of 3 cases have no complete prediction: b, c"):
+    with pytest.raises(UsageError, match="2 of 3 cases have no complete result: b, c"):
         study.evaluate()
 
 
@@ -214,7 +81,7 @@ def test_a_mask_on_another_grid_is_refused_and_turned_axes_are_not(study):
     moved = LPS.copy()
     moved[0, 3] = 5.0
     study.add("a").predict("a", affine=moved)
-    with pytest.raises(ImageError, match=r"a/seg.*not on the grid of the predicted mask"):
+    with pytest.raises(ImageError, match=r"a/seg.*not on the grid of the result"):
         study.evaluate()
     flipped = np.diag([2.0, -2.0, 3.0, 1.0])
     flipped[0, 3] = -2.0 * (SHAPE[0] - 1)
@@ -239,74 +106,9 @@ def test_results_may_go_elsewhere_and_are_the_same_twice(study, tmp_path):
     assert first["metrics"]["dice"]["low"] < first["metrics"]["dice"]["value"] < first["metrics"]["dice"]["high"]
 
 
-def test_scans_of_one_patient_give_no_interval(study):
-    for name in "ab":
-        study.add(name, patient="one").predict(name)
-    summary = study.evaluate()
-    assert summary["patients"] == 1
-    assert summary["metrics"]["dice"]["low"] is None
-
-
 def test_importing_loads_neither_torch_nor_monai():
     code = "import sys, medseg_diff.tasks.evaluate; assert not {'torch', 'monai', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_lesions_are_counted_as_well_as_voxels(study):
-    far, speck = ball((20, 11, 8), 2), np.zeros(SHAPE, bool)
-    speck[1, 1, 1] = True  # 0.012 ml
-    study.add("a", seg=TUMOUR | speck).predict("a", TUMOUR | far).add("b", seg=NOTHING).predict("b", far)
-    values = {key: metric["value"] for key, metric in study.evaluate()["metrics"].items()}
-    assert (values["lesion_sensitivity"], values["lesion_precision"]) == (1.0, pytest.approx((0.5 + 0.0) / 2))
-    assert values["lesion_f1"] == pytest.approx(2 / 3)
-    assert values["false_positive_lesions"] == 1.0
-    assert values["false_positives_ml"] == pytest.approx(np.count_nonzero(far) * 0.012)
-
-
-def test_each_axial_slice_has_a_row(study):
-    larger = ball((12, 11, 8), 4)
-    study.add("a").predict("a", larger, probability=larger * 0.8, members=[larger, TUMOUR])
-    summary = study.evaluate()
-    rows = list(csv.DictReader((study.predictions / "per_slice.csv").open()))
-    assert [int(row["slice"]) for row in rows] == np.flatnonzero(BRAIN.any((0, 1))).tolist()
-    assert {(row["case"], row["region"], row["axis"]) for row in rows} == {("a", "whole_tumour", "2")}
-    middle = next(row for row in rows if row["slice"] == "8")
-    assert float(middle["dice"]) == pytest.approx(dice(larger[..., 8], TUMOUR[..., 8]), rel=1e-5)
-    assert float(middle["error_ml"]) == pytest.approx((larger ^ TUMOUR)[..., 8].sum() * 0.012, rel=1e-5)
-    assert float(middle["expected_error_ml"]) == pytest.approx(larger[..., 8].sum() * 0.16 * 0.012, rel=1e-5)
-    assert sum(float(row["mask_ml"]) for row in rows) == pytest.approx(larger.sum() * 0.012, rel=1e-5)
-    assert rows[0]["dice"] == "" and rows[0]["ged2"] == ""  # nothing is marked there
-    marked = [float(row["dice"]) for row in rows if float(row["reference_ml"])]
-    assert summary["metrics"]["dice_slices"]["value"] == pytest.approx(np.mean(marked), rel=1e-5)
-    ged2 = [float(row["ged2"]) for row in rows if row["ged2"]]
-    assert summary["metrics"]["ged2"]["value"] == pytest.approx(np.mean(ged2), rel=1e-5)
-
-
-def test_curves_add_up_over_cases_and_end_at_the_error_rate(study):
-    larger = ball((12, 11, 8), 4)
-    for name, certain in (("a", 0.9), ("b", 0.7)):
-        study.add(name).predict(name, larger, probability=larger * certain)
-    curves = study.evaluate()["curves"]["whole_tumour"]
-    reliability = curves["reliability"]
-    assert sum(reliability["voxels"]) == 2 * np.count_nonzero(BRAIN)
-    assert reliability["probability"] == pytest.approx([0, 0.7, 0.9])
-    share = np.count_nonzero(TUMOUR) / np.count_nonzero(larger)
-    assert reliability["frequency"] == pytest.approx([0, share, share], abs=1e-5)
-    risk = curves["risk_coverage"]
-    assert risk["coverage"][-1] == 1.0 and risk["risk"][0] == 0
-    assert risk["risk"][-1] == pytest.approx((larger & ~TUMOUR).sum() / BRAIN.sum(), rel=1e-4)
-
-
-def test_a_calibrated_map_is_measured_beside_the_plain_one(study):
-    study.add("a").predict("a", probability=TUMOUR * 0.6)
-    write_volume(study.predictions / "a" / "calibrated.nii.gz", (TUMOUR * 0.95).astype(np.float32), LPS)
-    summary = study.evaluate()
-    values = {key: metric["value"] for key, metric in summary["metrics"].items()}
-    share = TUMOUR.sum() / BRAIN.sum()
-    assert values["ece"] == pytest.approx(0.4 * share, rel=1e-4)
-    assert values["ece_calibrated"] == pytest.approx(0.05 * share, rel=1e-4)
-    assert values["brier_calibrated"] == pytest.approx(0.05**2 * share, rel=1e-4)
-    assert summary["curves"]["whole_tumour"]["reliability_calibrated"]["probability"] == pytest.approx([0, 0.95])
 
 
 def test_the_figure_is_drawn_unless_it_is_not_wanted(study):

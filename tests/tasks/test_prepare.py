@@ -8,7 +8,7 @@ import pytest
 from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.data.tables.sources import SOURCES
 from medseg_diff.data.tables.sources.brats import patient_of
-from medseg_diff.errors import EnvironmentFault, ImageError, ManifestError, MedsegError, UsageError
+from medseg_diff.errors import EnvironmentFault, ExitCode, ImageError, ManifestError, MedsegError, UsageError
 from medseg_diff.tasks.prepare import prepare
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -86,6 +86,37 @@ def test_an_incomplete_case_is_named_and_nothing_written(tmp_path):
     with pytest.raises(ImageError, match=r"\[BraTS2021_00007\] flair not found"):
         prepare(tmp_path / "data", source="brats", out=tmp_path / "cases.csv")
     assert not (tmp_path / "cases.csv").exists()
+
+
+def test_two_files_of_one_channel_are_both_named(tmp_path):
+    fill(tmp_path / "data", 2021, "BraTS2021_00006", "BraTS2021_00007")
+    for case, ending in (("BraTS2021_00006", "_t1gd.nii.gz"), ("BraTS2021_00007", "_seg.nii")):
+        (tmp_path / "data" / case / f"{case}{ending}").write_bytes(b"x")
+    with pytest.raises(MedsegError) as caught:
+        prepare(tmp_path / "data", source="brats", out=tmp_path / "cases.csv")
+    first, second = caught.value.lines
+    assert first.startswith(
+        "[BraTS2021_00006] BraTS2021_00006_t1ce.nii.gz and BraTS2021_00006_t1gd.nii.gz both look like"
+    )
+    assert "BraTS2021_00007_seg.nii and BraTS2021_00007_seg.nii.gz both look like seg. Fix: keep one" in second
+    assert caught.value.exit_code == ExitCode.IMAGE and not (tmp_path / "cases.csv").exists()
+
+
+def test_folders_that_hold_nothing_known_are_told(tmp_path, caplog):
+    fill(tmp_path / "data", 2021, "BraTS2021_00006", inside="HGG")
+    prepare(tmp_path / "data", source="brats", out=tmp_path / "cases.csv")
+    assert "hold no image" not in caplog.text
+    for number in range(6):
+        (tmp_path / "data" / "HGG" / f"empty_{number}").mkdir()
+    (tmp_path / "data" / "HGG" / "alien" / "more").mkdir(parents=True)
+    (tmp_path / "data" / "HGG" / "alien" / "scan.nii.gz").write_bytes(b"x")
+    (tmp_path / "data" / "HGG" / "alien" / "more" / "notes.txt").write_bytes(b"x")
+    (tmp_path / "data" / "HGG" / "names.csv").write_bytes(b"x")
+    out = prepare(tmp_path / "data", source="brats", out=tmp_path / "cases.csv", overwrite=True)
+    assert len(read_manifest(out).cases) == 1
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    some = "HGG/alien, HGG/alien/more, HGG/empty_0, HGG/empty_1, HGG/empty_2 …"
+    assert said == [f"8 folders hold no image known by its name: {some}"]
 
 
 def test_what_is_refused(tmp_path):

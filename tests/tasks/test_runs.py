@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from medseg_diff.errors import CheckpointError, UsageError
-from medseg_diff.run import create_run
-from medseg_diff.tasks.runs import best_run, compare_runs, is_lower_better, list_runs, numbers_of
+from medseg_diff.run import Run, create_run
+from medseg_diff.runs import find_run
+from medseg_diff.tasks.runs import best_run, compare_runs, list_runs, numbers_of
 from medseg_diff.tracking import record_evaluation
 
 RECIPE = "task: segment\nchannels: [t1, flair]\nnetwork: {kind: unet, width: %d}\ntraining: {steps: 20, seed: 0}\n"
@@ -73,6 +74,43 @@ def test_a_run_is_running_while_the_process_that_holds_it_lives(runs):
         assert list_runs(runs)[1].state == state
 
 
+ODD = ("yesterday", float("nan"), float("inf"), 10**400, -5, 1e300, [1], {"a": 1}, None)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:12])
+def test_an_odd_time_or_number_is_unknown(runs, odd):
+    run = Run(runs / "early")
+    (run.folder / "run.json").write_text(json.dumps(run.facts | {"started": odd, "ended": odd, "best_val_dice": odd}))
+    (listed,) = (each for each in list_runs(runs) if each.name == "early")
+    assert listed.best is None or abs(listed.best) < 1e308
+    assert (listed.started, listed.seconds) == (None, None)
+    assert (
+        best_run(runs, metric="val_dice")["name"] == "late" and find_run(None, task="segment", runs=runs).name == "late"
+    )
+    code, said, error = cli("runs", "list", cwd=runs.parent)
+    assert code == 0 and "early" in said, error
+
+
+STEERING = "\x1b[2J\x9b1mred\u202e\ud800\nnew line\x07"
+
+
+def test_what_steers_a_terminal_reaches_none(runs):
+    for name in ("early", "late"):
+        run = Run(runs / name)
+        (run.folder / "run.json").write_text(
+            json.dumps(run.facts | {"recipe": STEERING, "data": STEERING + name, "task": f"segment{STEERING}"})
+        )
+        (run.folder / "environment.json").write_text(json.dumps({"python": STEERING + name}))
+    (runs / "late").rename(runs / STEERING.replace("\ud800", ""))
+    for words in (("list",), ("list", "--json"), ("best",), ("best", "--json"), ("compare", "early", "\x1b")):
+        code, said, error = cli("runs", *words, cwd=runs.parent)
+        assert code == 0, error
+        assert all(line.isprintable() for line in said.split("\n")), said
+        assert "x1b[2J" in said or "u001b[2J" in said
+    code, _, error = cli("segment", "--volume", "x", "--model", "early", "--out", "out", cwd=runs.parent)
+    assert code == 4 and error.rstrip("\n").isprintable() and "is a run for `segment" in error
+
+
 def test_damaged_and_foreign_folders_do_not_stop_the_list(runs):
     (runs / "early" / "metrics.csv").write_text("step,name,value\n10,loss,1\n20,lo")
     (runs / "stranger").mkdir()
@@ -93,14 +131,10 @@ def test_the_best_run_by_what_runs_chose_by_or_by_a_name(runs):
     run.note(best_val_dice=None, classifier_best_val_auroc=0.9)
     with pytest.raises(UsageError, match="these runs chose by classifier_val_auroc, val_dice"):
         best_run(runs)
-    with pytest.raises(UsageError, match="no finished run below empty/ has a best number"):
+    with pytest.raises(UsageError, match=r"no finished run below empty/ has a best number.*train-seg\|train-anomaly"):
         best_run(runs.parent / "empty")
-
-
-def test_which_numbers_want_to_be_small():
-    small = ["loss", "loss_simple", "test_hd95_mm", "test_ece", "test_core_brier", "test_ged2", "val_loss"]
-    large = ["val_dice", "test_auroc_error", "test_surface_dice_1mm", "precision", "specificity"]
-    assert [is_lower_better(name) for name in small + large] == [True] * len(small) + [False] * len(large)
+    with pytest.raises(UsageError, match="medseg-diff train-anomaly --data"):
+        best_run(runs.parent / "empty", task="anomaly")
 
 
 def test_a_comparison_says_what_changed_and_what_it_did(runs):
@@ -158,4 +192,6 @@ def test_what_is_no_run_is_said(runs):
     code, said, error = cli("runs", "best", cwd=runs.parent / "runs" / "early")
     assert code == 2 and said == "" and error.startswith("error: no finished run below runs/")
     code, said, _ = cli("runs", "list", cwd=runs.parent / "runs" / "early")
-    assert code == 0 and said.startswith("no runs below runs")
+    assert code == 0 and said.startswith("no runs below runs") and "train-seg|train-anomaly" in said
+    code, said, _ = cli("runs", "list", "--task", "anomaly", cwd=runs.parent / "runs" / "early")
+    assert code == 0 and "next: medseg-diff train-anomaly" in said

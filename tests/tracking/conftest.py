@@ -33,7 +33,7 @@ def client(runs):
 
 @pytest.fixture
 def make_run(runs, request):
-    """make_run("a") is a finished run folder with numbers, weights, a strip and a curve."""
+    """make_run("a") is a finished run folder with numbers, weights, a trajectory and a curve."""
     from PIL import Image
 
     def make(name, *, recipe=RECIPE, finished=True):
@@ -41,8 +41,8 @@ def make_run(runs, request):
         run.weights("best").write_bytes(b"weights of " + name.encode())
         for step in (10, 20):
             run.log(step, {"loss": 1 / step, "val_dice": step / 100})
-        (run.figures / "strips").mkdir(parents=True)
-        Image.new("RGB", (8, 8), "red").save(run.figures / "strips" / "validation-0000010.png")
+        (run.figures / "trajectories").mkdir(parents=True)
+        Image.new("RGB", (8, 8), "red").save(run.figures / "trajectories" / "validation-0000010.png")
         Image.new("RGB", (8, 8), "blue").save(run.figures / "training.png")
         run.seal()
         run.note(data="cases.csv", data_digest="0123456789abcdef", started=1000.0)

@@ -38,7 +38,7 @@ def test_a_run_that_mlflow_never_heard_of_is_told_whole_and_once(runs, client, m
     assert status == "FINISHED" and data == ["cases.csv"]
     assert histories["loss"] == [(10, 0.1), (20, 0.05)] and histories["test_dice"] == [(0, 0.8)]
     assert "test_hd95_mm" not in histories  # it was undefined
-    assert pictures == ["images/strips~validation+step+10"] * 2  # the picture and its small copy
+    assert pictures == ["images/trajectories~validation+step+10"] * 2  # the picture and its small copy
     assert {"recipe.yaml", "environment.json", "SHA256SUMS", "training.png", "cases_cases-test.json"} <= files
     info = client.get_run(first.run_id).info
     assert (info.start_time, info.end_time) == (1_000_000, 1_060_000)
@@ -50,11 +50,13 @@ def test_a_run_that_mlflow_never_heard_of_is_told_whole_and_once(runs, client, m
 
 def test_after_an_outage_only_what_is_missing_is_sent(runs, client, make_run):
     run = make_run("outage")
-    sent = Mirror(runs, experiment="segment", name=run.name, parameters={}, tags={}, folder=run.folder)
+    sent = Mirror(runs)
+    sent.begin(run)
     sent.metrics(10, {"loss": 0.1})
-    sent.close(finished=False)
+    sent.end(run, finished=False, weights=[])
+    there = read_ticket(run.folder).run_id
     done = complete(run, runs)
-    assert done.run_id == sent.run_id and done.numbers == 3
+    assert done.run_id == there and done.numbers == 3
     assert everything(client, done.run_id)[2]["loss"] == [(10, 0.1), (20, 0.05)]
 
 
@@ -125,7 +127,7 @@ def test_a_registered_model_comes_back_verified(runs, client, make_run):
         came = fetch(uri, runs)
         assert came.folder.parent == runs / "cache" / "models"
         assert came.weights("best").read_bytes() == run.weights("best").read_bytes()
-        assert came.facts["task"] == "segment" and len(came.verify(came.weights("best"))) == 64
+        assert came.facts["task"] == "segment" and len(came.verified()[came.weights("best")]) == 64
     files = {path.relative_to(came.folder).as_posix() for path in came.folder.rglob("*") if path.is_file()}
     assert files == {"recipe.yaml", "run.json", "environment.json", "SHA256SUMS", "weights/best.safetensors"}
     with pytest.raises(UsageError, match=r"the registry has no models:/tumour/9. Fix: use one of models:/tumour"):
@@ -163,6 +165,10 @@ def test_checksums_that_were_changed_along_with_the_file_are_refused(runs, clien
 def test_what_cannot_be_a_model_is_not_registered(runs, make_run, monkeypatch):
     with pytest.raises(CheckpointError, match="is not finished"):
         register(make_run("young", finished=False), runs, name="young")
+    maps = make_run("anomaly", finished=False)
+    maps.note(task="anomaly")
+    with pytest.raises(CheckpointError, match="finish it: train-anomaly --resume auto"):
+        register(maps, runs, name="young")
     run = make_run("good")
     with pytest.raises(UsageError, match="is no name for a model"):
         register(run, runs, name="a/b")

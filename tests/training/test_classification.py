@@ -7,6 +7,7 @@ from lightning_fabric import Fabric
 from medseg_diff.data.datasets.batch import Batch
 from medseg_diff.diffusion import NoiseSchedule
 from medseg_diff.networks.noisy_classifier import NoisyClassifierSettings
+from medseg_diff.spaces import ImageSpace
 from medseg_diff.training.classification import NoisyClassification, skill_by_time
 from medseg_diff.training.fit import FitSettings, fit
 
@@ -27,10 +28,8 @@ def batch_of(step, size=16):
     """Every other image holds a bright square."""
     generator = torch.Generator().manual_seed(step)
     image = 0.2 * torch.randn(size, 1, 12, 12, generator=generator) - 0.5
-    mask = torch.full((size, 1, 12, 12), -1.0)
-    mask[::2] = 1
     image[::2, :, 4:8, 4:8] += 1.5
-    return Batch(image, mask)
+    return Batch(image, label=(torch.arange(size) + 1) % 2)
 
 
 class Listening(torch.nn.Module):
@@ -47,7 +46,7 @@ class Listening(torch.nn.Module):
 
 
 def test_a_turn_shows_the_scaled_image_at_times_up_to_the_deepest():
-    what, listening = objective(image_scale=0.5, deepest=40), Listening()
+    what, listening = objective(space=ImageSpace(scale=0.5), deepest=40), Listening()
     what.adopt("classifier", listening)
     batch = batch_of(0)
     (turn,) = what.turns(batch, 0)
@@ -102,6 +101,22 @@ def test_skill_is_that_of_its_definition():
     assert skill.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, scores > 0))
     p = torch.sigmoid(torch.where(labels == 1, scores, -scores))
     assert skill.cross_entropy == pytest.approx(float(-p.log().mean()), rel=1e-5)
+
+
+def test_skill_is_that_of_the_scaled_image():
+    shown, image = [], torch.full((2, 1, 40, 40), 6.0)
+
+    def classifier(x_t, t, condition):
+        shown.append(x_t)
+        return torch.zeros(len(x_t), 2)
+
+    (skill,) = skill_by_time(
+        classifier, SCHEDULE, image, torch.tensor([0, 1]), [300], seed=0, space=ImageSpace(scale=0.5), batch=2
+    )
+    alpha, sigma = SCHEDULE.level(300)
+    noise = (shown[0] - alpha * 0.5 * image) / sigma
+    assert float(noise.mean()) == pytest.approx(0, abs=0.05) and float(noise.std()) == pytest.approx(1, abs=0.05)
+    assert (skill.balanced_accuracy, skill.auroc) == (0.5, 0.5)  # a classifier that says nothing is at chance
 
 
 def test_the_noise_of_a_slice_does_not_depend_on_the_batch():

@@ -5,9 +5,11 @@ import torch
 from lightning_fabric import Fabric
 
 from medseg_diff.data.datasets.batch import Batch
+from medseg_diff.data.datasets.labelled import UNKNOWN
 from medseg_diff.diffusion import Denoiser, NoiseSchedule
 from medseg_diff.networks.unet import UNetSettings
-from medseg_diff.training.denoising import ImageDenoising, MaskDenoising
+from medseg_diff.spaces import ImageSpace
+from medseg_diff.training.denoising import Denoising, ImageAndLabel, draw_times_and_noise, mask_and_image
 from medseg_diff.training.fit import FitSettings, fit
 
 SCHEDULE = NoiseSchedule(kind="cosine", length=1000, input_scale=0.3)
@@ -19,7 +21,7 @@ def objective(*, target="logits", learned_variance=False, seed=0, rank=0, **netw
         torch.manual_seed(0)
         built = UNET.but(**network).build(dims=2, channels=1, outputs=1 + learned_variance, image_channels=1)
     denoiser = Denoiser(built, SCHEDULE, target=target, learned_variance=learned_variance)
-    return MaskDenoising(denoiser, seed=seed, rank=rank)
+    return Denoising(denoiser, mask_and_image, seed=seed, rank=rank)
 
 
 def batch_of(step, size=16):
@@ -29,7 +31,8 @@ def batch_of(step, size=16):
     mask = torch.full((size, 1, 12, 12), -1.0)
     for row, (x, y) in zip(mask, corner.tolist(), strict=True):
         row[:, x : x + 4, y : y + 4] = 1
-    return Batch(0.5 * mask + 0.2 * torch.randn(mask.shape, generator=generator), mask)
+    image = 0.5 * mask + 0.2 * torch.randn(mask.shape, generator=generator)
+    return Batch(image, mask, label=torch.arange(size) % 2)
 
 
 def trained(steps=60, **options):
@@ -43,7 +46,9 @@ def trained(steps=60, **options):
 
 
 def test_times_cover_one_to_the_end_evenly():
-    draw = objective().draw
+    def draw(clean, step):
+        return draw_times_and_noise(clean, step, deepest=1000)
+
     for step in range(20):
         t, noise = draw(torch.zeros(50, 1, 4, 4), step)
         assert t.shape == (50,) and noise.shape == (50, 1, 4, 4)
@@ -54,14 +59,29 @@ def test_times_cover_one_to_the_end_evenly():
     assert draw(torch.zeros(50, 1, 1, 1), 0)[0].diff().sign().unique().numel() > 1  # not in the batch's order
 
 
-def test_draws_depend_on_seed_rank_and_step_alone():
-    clean = torch.zeros(4, 1, 3, 3)
-    first = objective().draw(clean, 5)
+def test_the_noise_is_standard_normal_and_new_with_every_seed():
+    clean = torch.zeros(10, 1, 100, 100)
+    (_, first), (_, second) = (draw_times_and_noise(clean, seed, deepest=1000) for seed in (1, 2))
+    assert float(first.mean()) == pytest.approx(0, abs=0.01) and float(first.std()) == pytest.approx(1, abs=0.01)
+    assert float(first.pow(4).mean()) == pytest.approx(3, abs=0.1)
+    assert float((first * second).mean()) == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["mask", "image"])
+def test_draws_depend_on_seed_rank_and_step_alone(kind):
+    def drawn(step=5, **options):
+        what = objective(**options) if kind == "mask" else image_objective(**options)
+        listening = Listening()
+        what.adopt("denoiser", listening)
+        list(what.turns(batch_of(0), step))
+        ((x_t, t, _),) = listening.shown
+        return x_t, t
+
+    first = drawn()
     torch.rand(7)  # the global generator has no say
-    again = objective().draw(clean, 5)
-    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
-    for other in (objective(seed=1).draw(clean, 5), objective(rank=1).draw(clean, 5), objective().draw(clean, 6)):
-        assert not torch.equal(first[1], other[1])
+    assert all(map(torch.equal, first, drawn()))
+    for other in (drawn(seed=1), drawn(rank=1), drawn(step=6)):
+        assert not torch.equal(first[0], other[0]) and not torch.equal(first[1], other[1])
 
 
 def test_it_learns_and_the_same_seed_gives_the_same_weights_to_the_last_byte():
@@ -92,49 +112,70 @@ def test_every_target_has_a_finite_gradient_with_learned_variance(target):
     assert any(gradient.any() for gradient in gradients)
 
 
-def image_objective(*, classes=0, **options):
+def image_objective(*, classes=0, scale=1.0, dropout=None, seed=0, rank=0, deepest=None):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         built = UNET.but(classes=classes).build(dims=2, channels=1, outputs=1)
-    return ImageDenoising(Denoiser(built, SCHEDULE, target="velocity"), seed=options.pop("seed", 0), **options)
+    pair = ImageAndLabel(ImageSpace(scale=scale), dropout, seed, rank)
+    return Denoising(Denoiser(built, SCHEDULE, target="velocity"), pair, seed=seed, rank=rank, deepest=deepest)
 
 
-def test_an_image_denoiser_learns_the_scaled_image_at_times_up_to_the_deepest():
-    what = image_objective(image_scale=0.5, deepest=60)
-    seen = []
+class Listening(torch.nn.Module):
+    """Keeps what the denoiser's network would be shown, and says nothing."""
 
-    class Listening(torch.nn.Module):
-        def forward(self, x_t, t, condition):
-            seen.append((x_t, t, condition))
-            return torch.zeros_like(x_t)
+    def __init__(self):
+        super().__init__()
+        self.shown = []
 
-    what.adopt("denoiser", Listening())
-    batch = batch_of(0)
-    (turn,) = what.turns(batch, 0)
-    ((x_t, t, condition),) = seen
+    def forward(self, x_t, t, condition):
+        self.shown.append((x_t, t, condition))
+        return torch.zeros_like(x_t)
+
+
+def test_an_image_denoiser_is_shown_the_scaled_image_at_times_up_to_the_deepest():
+    what, listening = image_objective(scale=0.5, deepest=60), Listening()
+    what.adopt("denoiser", listening)
+    list(what.turns(batch_of(0), 0))
+    ((x_t, t, condition),) = listening.shown
     assert condition.label is None and t.min() >= 1 and 50 < t.max() <= 60
-    level = SCHEDULE.level(t, like=x_t)
-    noise = (x_t - level.alpha * 0.5 * batch.image) / level.sigma
-    wanted = level.alpha * noise - level.sigma * 0.5 * batch.image
-    assert float(turn.loss) == pytest.approx(float(wanted.square().mean()), rel=1e-3)
+    noise = (x_t - SCHEDULE.level(t, like=x_t).alpha * 0.5 * batch_of(0).image) / SCHEDULE.level(t, like=x_t).sigma
+    assert float(noise.std()) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_a_network_that_knows_the_scaled_image_has_nothing_to_learn(scale):
+    """Its velocity is (alpha x_t - x_0) / sigma; an image of another scale would be off by that over sigma."""
+    what, batch = image_objective(scale=scale), batch_of(0)
+
+    class Knowing(torch.nn.Module):
+        def forward(self, x_t, t, condition):
+            alpha, sigma = SCHEDULE.level(t, like=x_t)
+            return (alpha * x_t - scale * batch.image) / sigma
+
+    what.adopt("denoiser", Knowing())
+    (turn,) = what.turns(batch, 0)
+    assert float(turn.loss) < 1e-6
 
 
 def test_labels_are_told_but_for_a_share_and_those_that_are_not_known():
-    what = image_objective(classes=2, label_dropout=0.25)
-    mask = torch.full((400, 1, 4, 4), -1.0)
-    mask[100:200] = 1
-    mask[200:300] = 0  # nothing is known
-    condition = what.condition(Batch(mask, mask), 7)
+    label = torch.tensor([0, 1, UNKNOWN, 0]).repeat_interleave(100)
+    batch = Batch(torch.zeros(400, 1, 4, 4), label=label)
+    pair = ImageAndLabel(dropout=0.25)
+    _, condition = pair(batch, 7)
     assert condition.label[:100].eq(0).all() and condition.label[100:200].eq(1).all()
-    assert not condition.kept[200:300].any()
-    assert 0.65 < torch.cat([condition.kept[:200], condition.kept[300:]]).float().mean() < 0.85
-    again = what.condition(Batch(mask, mask), 7)
-    assert torch.equal(again.kept, condition.kept)
-    assert not torch.equal(what.condition(Batch(mask, mask), 8).kept, condition.kept)
+    assert not condition.keep[200:300].any()
+    assert 0.65 < torch.cat([condition.keep[:200], condition.keep[300:]]).float().mean() < 0.85
+    assert torch.equal(pair(batch, 7)[1].keep, condition.keep)
+    for other in (
+        pair(batch, 8),
+        ImageAndLabel(dropout=0.25, seed=1)(batch, 7),
+        ImageAndLabel(dropout=0.25, rank=1)(batch, 7),
+    ):
+        assert not torch.equal(other[1].keep, condition.keep)
 
 
 def test_an_image_denoiser_learns_and_so_does_its_blank():
-    what = image_objective(classes=2, label_dropout=0.2)
+    what = image_objective(classes=2, dropout=0.2)
     blank = what.denoiser.network.embed_known.label.weight[2].detach().clone()
     settings = FitSettings(steps=30, batch=16, learning_rate=3e-3, warm_up_steps=5, ema=0.9, precision="fp32")
     fabric = Fabric(accelerator="cpu", devices=1)

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from medseg_diff.errors import CheckpointError, Diverged
-from medseg_diff.training.fit import FitSettings, Learners, Progress, fit, pace
+from medseg_diff.training.fit import FitSettings, Learners, Progress, fit, learning_rate_factor
 from medseg_diff.training.objective import Turn
 from medseg_diff.training.weights import moving_average
 
@@ -192,13 +192,13 @@ def test_buffers_are_averaged_too():
 
 def test_pace():
     cosine = SETTINGS.but(steps=100, warm_up_steps=10)
-    paces = [pace(cosine, step) for step in range(100)]
+    paces = [learning_rate_factor(cosine, step) for step in range(100)]
     assert paces[0] == pytest.approx(0.1) and max(paces) <= 1 and paces[-1] < 0.001
     assert all(a < b for a, b in itertools.pairwise(paces[:10]))
     assert all(a > b for a, b in itertools.pairwise(paces[10:]))
-    assert pace(SETTINGS.but(steps=100), 50) == pytest.approx(0.5)
+    assert learning_rate_factor(SETTINGS.but(steps=100), 50) == pytest.approx(0.5)
     constant = SETTINGS.but(decay="constant", warm_up_steps=4)
-    assert [pace(constant, step) for step in (0, 1, 3, 4, 199)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+    assert [learning_rate_factor(constant, step) for step in (0, 1, 3, 4, 199)] == [0.25, 0.5, 1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

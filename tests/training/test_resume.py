@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -16,16 +17,15 @@ import pytest
 import torch
 
 from medseg_diff import cli
-from medseg_diff.data.datasets import slices
 from medseg_diff.data.datasets.slices import SliceDataset
 from medseg_diff.errors import CheckpointError, Diverged, EnvironmentFault, Preempted, UsageError
 from medseg_diff.files import sha256_of
-from medseg_diff.reporting import figures
+from medseg_diff.reporting import curves
 from medseg_diff.run import Run
 from medseg_diff.tasks.train import anomaly, segmentation
 from medseg_diff.training import checkpoint, job, runner
 from medseg_diff.training.checkpoint import POINTER
-from medseg_diff.training.denoising import MaskDenoising
+from medseg_diff.training.denoising import Denoising
 from medseg_diff.training.weights import not_finite, read_tensors, save_tensors
 
 SMALL = {
@@ -36,7 +36,7 @@ COMMON = (
     "augmentation={flips: [0, 1]}",  # everything else at its default: every kind of change is drawn
     "network={kind: unet, width: 8, multipliers: [1, 2], blocks: 1, attention: [], heads: 1, groups: 4, dropout: 0.2}",
     "training={steps: 8, batch: 4, accumulate: 2, precision: fp32, validate_every: 4, save_every: 3, warm_up_steps: 2}",
-    "validation={slices: 2, members: 1, calibration_slices: 0, film: 0}",
+    "validation={slices: 2, members: 1, calibration_slices: 0, trajectories: 0}",
     "sampling={steps: 1, members: 1}",
 )
 SHORT = "{steps: 8, batch: 4, precision: fp32, validate_every: 4, save_every: 3, warm_up_steps: 2}"
@@ -72,8 +72,8 @@ def brisk():
     """Every step is logged, so that a cut of metrics.csv shows; what takes seconds and changes nothing is left out."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "LOG_EVERY", 1)
-        patch.setattr(segmentation, "estimate", lambda *_: "")
-        patch.setattr(figures, "training_curves", lambda *_: None)
+        patch.setattr(segmentation, "say_how_long", lambda *_, **__: None)
+        patch.setattr(curves, "training_curves", lambda *_: None)
         yield
 
 
@@ -194,7 +194,7 @@ def copied(broken_off, tmp_path):
 def test_only_what_is_left_is_estimated(place, copied, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        segmentation, "estimate", lambda recipe, *_: asked.append(recipe.training.steps) or "about a moment"
+        segmentation, "say_how_long", lambda works, *_, **__: asked.extend(work.settings.steps for work in works)
     )
     train(place, copied, resume="must")
     assert asked == [4]
@@ -210,6 +210,14 @@ def test_auto_without_out_finds_the_newest_of_the_same_recipe_and_data(place, un
     assert run.folder == copied and contents(run) == uninterrupted["2D"]
     again = train(place, copied, resume="auto")
     assert "broken-off is finished: nothing to do" in caplog.text and contents(again) == contents(run)
+
+
+def test_auto_finds_it_in_the_folder_of_a_study_too(place, uninterrupted, copied):
+    fold = copied.parent / "study/runs/fold"
+    fold.parent.mkdir(parents=True)
+    copied.rename(fold)
+    run = train(place, None, resume="must", runs=copied.parent)
+    assert run.folder == fold and contents(run) == uninterrupted["2D"]
 
 
 def test_auto_says_that_it_begins_anew(place, tmp_path, caplog, monkeypatch):
@@ -241,7 +249,7 @@ def test_without_resume_a_run_is_refused_and_resume_is_named(place, copied):
 
 
 def test_another_recipe_is_refused_and_named(place, copied):
-    with pytest.raises(CheckpointError, match=r"another recipe \(job.seed was 0 and is 7\)") as caught:
+    with pytest.raises(CheckpointError, match=r"another recipe \(training.seed was 0 and is 7\)") as caught:
         train(place, copied, "training.seed=7", resume="auto")
     assert caught.value.exit_code == 4
     (copied / "recipe.yaml").write_text((copied / "recipe.yaml").read_text() + "# a note\n")
@@ -270,25 +278,28 @@ def change(name, **values):
     return damage
 
 
+NEWEST = "step_00000004.safetensors"
+
+
 def flip(folder):
-    path = next(folder.glob("*.safetensors"))
+    path = folder / NEWEST
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.write_bytes(data)
 
 
 def poison(folder):
-    path = next(folder.glob("*.safetensors"))
+    path = folder / NEWEST
     state = read_tensors(path)
     state["denoiser.average.module.stem.weight"][0] = float("nan")
     save_tensors(state, path)
     change("sha256", sha256=sha256_of(path))(folder)
 
 
-DAMAGES = {
+ROTTEN = {
     "a flipped bit": (flip, r"step_00000004.safetensors: differs from its checksum"),
-    "a cut file": (lambda folder: os.truncate(next(folder.glob("*.safetensors")), 5000), "differs from its checksum"),
-    "no tensors": (lambda folder: next(folder.glob("*.safetensors")).unlink(), "step_00000004.safetensors: is missing"),
+    "a cut file": (lambda folder: os.truncate(folder / NEWEST, 5000), "differs from its checksum"),
+    "no tensors": (lambda folder: (folder / NEWEST).unlink(), "step_00000004.safetensors: is missing"),
     "NaN": (poison, r"holds NaN or infinity in denoiser.average.module.stem.weight"),
     "a changed step": (
         lambda folder: (folder / POINTER).write_text((folder / POINTER).read_text().replace('"step": 4', '"step": 5')),
@@ -297,6 +308,8 @@ DAMAGES = {
     "no JSON": (lambda folder: (folder / POINTER).write_text("{"), "latest.json: is not what was written"),
     "a list": (lambda folder: (folder / POINTER).write_text("[1]"), "latest.json: is not what was written"),
     "a path": (change("file", file="../../../step_1.safetensors"), "latest.json: is not what was written"),
+}
+OTHERS = {
     "another format": (change("format", format=2), "was written in format 2, this is 1"),
     "another world": (change("identity", world_size=4), "was trained with 4 processes, here are 1"),
     "other examples": (change("identity", examples=3), r"was trained with 3 examples, here are \d+"),
@@ -307,10 +320,20 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_refused(place, copied, monkeypatch, damage):
-    how, said = DAMAGES[damage]
+@pytest.mark.parametrize("damage", ROTTEN)
+def test_the_one_before_a_damaged_checkpoint_leads_to_the_same_bytes(place, uninterrupted, copied, caplog, damage):
+    how, said = ROTTEN[damage]
     how(copied / "checkpoints/segmentation")
+    assert contents(train(place, copied, resume="must")) == uninterrupted["2D"]
+    assert re.search(said, caplog.text) and "the checkpoint before it is whole, of step 3" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [*ROTTEN, *OTHERS])
+def test_a_damaged_checkpoint_is_refused(place, copied, monkeypatch, damage):
+    how, said = (ROTTEN | OTHERS)[damage]
+    how(copied / "checkpoints/segmentation")
+    if damage in ROTTEN:  # the others are no damage, which the one before would mend
+        (copied / "checkpoints/segmentation/previous.json").unlink()
     monkeypatch.setattr(runner, "fit", None)  # and nothing is trained
     with pytest.raises(CheckpointError, match=said) as caught:
         train(place, copied, resume="auto")
@@ -318,7 +341,7 @@ def test_a_damaged_checkpoint_is_refused(place, copied, monkeypatch, damage):
 
 
 def test_other_circumstances_are_said(place, copied, caplog):
-    change("circumstances", threads=64, torch="1.0")(copied / "checkpoints/segmentation")
+    change("environment", threads=64, torch="1.0")(copied / "checkpoints/segmentation")
     train(place, copied, resume="auto")
     assert "made with threads 64, now" in caplog.text and "differ by rounding" in caplog.text
 
@@ -326,12 +349,12 @@ def test_other_circumstances_are_said(place, copied, caplog):
 def inject(monkeypatch, spoils):
     """Spoil the loss of the passes for which `spoils(pass, learning rate)` is a number, which is added to it."""
 
-    class Spoilt(MaskDenoising):
+    class Spoilt(Denoising):
         def turns(self, batch, step):
             for turn in super().turns(batch, step):
                 yield turn._replace(loss=turn.loss + (spoils(step) or 0.0))
 
-    monkeypatch.setattr(segmentation, "MaskDenoising", Spoilt)
+    monkeypatch.setattr(segmentation, "Denoising", Spoilt)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -409,18 +432,6 @@ def test_a_loader_worker_that_dies_is_named_and_done_without(place, uninterrupte
     assert contents(run) == uninterrupted["2D"]
 
 
-def test_a_loader_worker_that_hangs_is_one_that_is_lost(monkeypatch):
-    class Slow(torch.utils.data.Dataset):
-        def __getitem__(self, key):
-            time.sleep(30)
-
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(slices, "LONGEST_WAIT_SECONDS", 0.2)
-    with pytest.raises(RuntimeError) as caught:
-        next(slices.batches(Slow(), slices.SeededDraws(4, 2, 2, seed=0), workers=1))
-    assert slices.LOST_WORKER.search(str(caught.value))
-
-
 def test_the_signals_mean_what_they_meant_before(place, uninterrupted, tmp_path, monkeypatch):
     """SIGUSR1 after step 5: a checkpoint there, Preempted with the words to go on, and the same bytes in the end."""
     whole = runner.fit
@@ -458,11 +469,10 @@ COMMAND = """
 import os, sys, torch
 torch.set_num_threads(int(os.environ["THREADS"]))
 from medseg_diff import cli
-from medseg_diff.data.datasets import slices
 from medseg_diff.data.datasets.slices import SliceDataset
 from medseg_diff.training import runner
 from medseg_diff.tasks.train import segmentation
-segmentation.estimate = lambda *_: ""
+segmentation.say_how_long = lambda *_, **__: None
 whole = runner.fit
 def slow(*arguments, **named):
     for progress in whole(*arguments, **named):

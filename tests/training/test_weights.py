@@ -1,5 +1,7 @@
 """Weights come back as they were written, and nothing else is accepted."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -22,6 +24,17 @@ def test_every_byte_comes_back(tmp_path):
     load_weights(other, tmp_path / "weights" / "best.safetensors")
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["best.safetensors"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_who_may_read_them_is_up_to_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        for _ in range(2):
+            save_weights(network(), tmp_path / "best.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "best.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ A slice with its neighbours is one image: all turn alike, and a channel's contra
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from medseg_diff.seeds import seed_of
 from medseg_diff.settings import Settings
+
+Axis = Annotated[int, Field(ge=0, le=2)]
 
 
 class Augmentation(Settings):
@@ -26,7 +28,7 @@ class Augmentation(Settings):
     """
 
     probability: float = Field(default=0.5, ge=0, le=1)
-    flips: tuple[int, ...] = (0,)
+    flips: tuple[Axis, ...] = (0,)
     rotation_degrees: float = Field(default=15.0, ge=0)
     scaling: float = Field(default=0.15, ge=0, lt=1)
     translation: float = Field(default=4.0, ge=0)  # voxels

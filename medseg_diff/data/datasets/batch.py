@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,16 +21,28 @@ LOST_WORKER = re.compile(r"DataLoader worker \(pid|DataLoader timed out")  # as 
 
 @dataclass(frozen=True)
 class Batch:
-    """image [B, C, *S] in [-1, 1]; mask [B, R, *S], -1 outside and 1 inside each region."""
+    """What is learned from, each part by its name; those that a data set does not have are None.
+
+    image [B, C, *S] in [-1, 1]; mask [B, R, *S], -1 outside and 1 inside each region; label [B] integers, -1 where it is
+    not known; covariates [B, K]; context [B, N, D] tokens.
+    """
 
     image: Tensor
-    mask: Tensor
+    mask: Tensor | None = None
+    label: Tensor | None = None
+    covariates: Tensor | None = None
+    context: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.image)
 
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """Those that there are."""
+        return {name: part for name, part in vars(self).items() if part is not None}
+
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.image.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
+        return Batch(**{name: part.to(device, non_blocking=True) for name, part in self.parts.items()})
 
 
 @dataclass(frozen=True)
@@ -42,11 +54,11 @@ class Key:
 
 
 class Items(Protocol):
-    """What batches are made of: item `Key(epoch, index)` is a pure function of the key."""
+    """What batches are made of: item `Key(epoch, index)`, parts of a batch by name, is a pure function of the key."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, key: Key) -> Mapping[str, Any]: ...
+    def __getitem__(self, key: Key) -> Mapping[str, Tensor]: ...
 
 
 class SeededDraws(Sampler[list[Key]]):
@@ -94,5 +106,5 @@ def batches(dataset: Items, draws: SeededDraws, *, workers: int) -> Iterator[Bat
     )
 
 
-def _collate(items: list[dict[str, Tensor]]) -> Batch:
-    return Batch(torch.stack([item["image"] for item in items]), torch.stack([item["mask"] for item in items]))
+def _collate(items: Sequence[Mapping[str, Tensor]]) -> Batch:
+    return Batch(**{name: torch.stack([item[name] for item in items]) for name in items[0]})

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,27 +12,27 @@ import numpy as np
 import torch
 
 from medseg_diff import __version__
-from medseg_diff.data.missing import filled, present_channels
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.tables.manifest import Case
-from medseg_diff.data.transforms import Preparation, prepare_case
+from medseg_diff.data.transforms import Preparation, filled, prepare_case, present_channels
 from medseg_diff.data.views import AxialSlices
 from medseg_diff.errors import ImageError
-from medseg_diff.files import whole_file
+from medseg_diff.files import read_json, whole_file, write_json
 
-CACHED = ("image", "labels", "brain")
+CACHED, FACTS = ("image", "labels", "brain"), "prepared.json"
 
 
 @dataclass(frozen=True)
 class PreparedCase:
     """A case as it lies in the cache: image float16 [Z, C, X, Y], labels int16 [Z, 1 + R, X, Y] (reference, raters),
-    brain uint8 [Z, 1, X, Y]; memory-mapped, so that only the slices in use are read."""
+    brain uint8 [Z, 1, X, Y]; memory-mapped, so that only the slices in use are read. `warnings` are the reader's."""
 
     name: str
     patient: str
     image: np.ndarray
     labels: np.ndarray
     brain: np.ndarray
+    warnings: tuple[str, ...] = ()
 
 
 def prepare_training_case(
@@ -43,7 +44,8 @@ def prepare_training_case(
     needs_reference: bool = True,
     fill_missing: bool = False,
 ) -> PreparedCase:
-    """The prepared case from `cache`, made first where it is not there; labels are 0 where no reference is needed or given.
+    """The prepared case from `cache`, made first where it is not there or has changed; labels are 0 where no reference is
+    needed or given.
 
     It is the same for every view: a patch is a range of slices. With `fill_missing` the background stands for channels
     that the case lacks.
@@ -53,21 +55,30 @@ def prepare_training_case(
     if needs_reference and not (case.seg or case.raters):
         raise ImageError("the case has no reference", fix="fill the column seg, or leave it out", case=case.name)
     folder = cache / _key(case, channels, preparation)
-    try:
-        return _from_cache(case, folder)
-    except (OSError, ValueError, EOFError):  # not there yet, or damaged: made again either way
-        _into_cache(case, channels, preparation, folder, fill_missing=fill_missing)
-    return _from_cache(case, folder)
-
-
-def _from_cache(case: Case, folder: Path) -> PreparedCase:
+    warnings = _kept(folder)
+    if warnings is None:
+        warnings = _into_cache(case, channels, preparation, folder, fill_missing=fill_missing)
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in CACHED}
-    return PreparedCase(case.name, case.patient, **arrays)
+    return PreparedCase(case.name, case.patient, **arrays, warnings=warnings)
+
+
+def _kept(folder: Path) -> tuple[str, ...] | None:
+    """The warnings of a case that is all there, with the bytes that were written, which are read once; else None."""
+    try:
+        facts = read_json(folder / FACTS)
+        same = facts["crc32"] == {name: _sum_of(folder / f"{name}.npy") for name in CACHED}
+        return tuple(facts["warnings"]) if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sum_of(file: Path) -> int:
+    return zlib.crc32(np.memmap(file, np.uint8, "r").data)  # 1.6 GB/s, twice as fast as SHA-256; nobody forges a cache
 
 
 def _into_cache(
     case: Case, channels: Sequence[str], preparation: Preparation, folder: Path, *, fill_missing: bool
-) -> None:
+) -> tuple[str, ...]:
     images = read_case(case, present_channels(case, channels) if fill_missing else channels)
     prepared = filled(prepare_case(images, preparation), channels)
     masks = [mask for mask in (prepared.reference, prepared.raters) if mask is not None]
@@ -81,13 +92,18 @@ def _into_cache(
         "labels": view.cut(torch.cat(masks)).to(torch.int16),
         "brain": view.cut(prepared.brain).to(torch.uint8),
     }
+    sums = {}
     for name in CACHED:
         with whole_file(folder / f"{name}.npy") as temporary:
             np.save(temporary, arrays[name].contiguous().numpy())
+            sums[name] = _sum_of(temporary)
+    write_json(folder / FACTS, {"warnings": prepared.warnings, "crc32": sums})
+    return prepared.warnings
 
 
 def _key(case: Case, channels: Sequence[str], preparation: Preparation) -> str:
-    """Names what the prepared arrays depend on: the files as they are now, and how they are prepared."""
+    """Names what a prepared case and its warnings depend on: the files as they are now, the label that the table gives it,
+    and how they are prepared."""
     stats = {name: [path.name, path.stat().st_size, path.stat().st_mtime_ns] for name, path in case.paths.items()}
-    parts: list[Any] = [__version__, case.name, list(channels), stats, preparation.model_dump(mode="json")]
+    parts: list[Any] = [__version__, case.name, case.label, list(channels), stats, preparation.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]

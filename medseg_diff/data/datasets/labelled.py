@@ -1,5 +1,6 @@
-"""Slices with a label, healthy or diseased, for classifiers and for denoisers that are told it."""
+"""Slices with a label, healthy or diseased, for classifiers and for denoisers that are conditioned on it."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,9 +13,11 @@ from medseg_diff.data.datasets.cache import PreparedCase
 from medseg_diff.data.datasets.slices import SliceDataset
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.errors import UsageError
+from medseg_diff.evenly import evenly_spaced
 from medseg_diff.seeds import seed_of
 
 UNKNOWN = -1
+KINDS = ("healthy", "diseased")  # by label
 ALIKE = 0.05  # of a brain's height: slices no farther apart than this lie at the same height
 FEWEST_ALIKE = 8  # so many healthy slices may stand beside each diseased one, however far away
 ANYWHERE = 0.125  # share of the healthy slices that are taken from any height
@@ -30,14 +33,8 @@ def present_labels(cases: Sequence[PreparedCase]) -> tuple[int, ...]:
     return tuple(sorted({int(label) for case in cases for label in np.unique(case.labels) if label > 0}))
 
 
-def slice_labels(mask: Tensor) -> Tensor:
-    """The labels in such masks [B, 1, *S]: 0 healthy, 1 diseased, UNKNOWN, integers [B]."""
-    sign = mask[:, 0].flatten(1)[:, 0]
-    return torch.where(sign == 0, UNKNOWN, (sign > 0).long())
-
-
 class LabelledSlices(Dataset[dict[str, Tensor]]):
-    """The items of a SliceDataset of one region, with the slice's label as their mask: 1, -1 or 0 (unknown) everywhere.
+    """The images of a SliceDataset of one region as {image [C, *S], label []}: 1 diseased, 0 healthy, or UNKNOWN.
 
     By its reference a slice is diseased where at least `fewest` voxels are, healthy where none is, and unknown between, as
     are the slices of a case that is not `labelled`. `classes` [N] holds 1, 0 and UNKNOWN, `heights` [N] the places of the
@@ -60,9 +57,7 @@ class LabelledSlices(Dataset[dict[str, Tensor]]):
         return len(self.slices)
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        item = self.slices[key]
-        sign = {0: -1.0, 1: 1.0, UNKNOWN: 0.0}[int(self.classes[key.index])]
-        return {**item, "mask": torch.full_like(item["mask"], sign)}
+        return {"image": self.slices[key]["image"], "label": torch.tensor(self.classes[key.index])}
 
 
 def _class_of(labels: np.ndarray, wanted: Sequence[int], fewest: int) -> int:
@@ -74,6 +69,29 @@ def _ends_of(case: PreparedCase) -> tuple[int, int]:
     """The lowest and the highest slice with brain."""
     filled = np.flatnonzero(case.brain.reshape(len(case.brain), -1).any(axis=1))
     return (int(filled[0]), int(filled[-1])) if len(filled) else (0, 0)
+
+
+class OneKind(Dataset[dict[str, Tensor]]):
+    """The slices with one label, as LabelledSlices gives them. Raises: UsageError where there is none."""
+
+    def __init__(self, slices: LabelledSlices, label: int) -> None:
+        self.slices, self.places = slices, _places_of(slices, label)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        return self.slices[Key(key.epoch, int(self.places[key.index]))]
+
+
+def _places_of(slices: LabelledSlices, label: int) -> np.ndarray:
+    places = np.flatnonzero(slices.classes == label)
+    if not len(places):
+        raise UsageError(
+            f"no training slice is {KINDS[label]}, so there is nothing to learn it from",
+            fix="add cases, fill the columns seg and label, or set diseased=[…] to the labels that count",
+        )
+    return places
 
 
 class HalfAndHalf(Dataset[dict[str, Tensor]]):
@@ -88,13 +106,7 @@ class HalfAndHalf(Dataset[dict[str, Tensor]]):
 
     def __init__(self, slices: LabelledSlices, *, same_height: bool = False) -> None:
         self.slices, self.same_height = slices, same_height
-        self.places = [np.flatnonzero(slices.classes == label) for label in (0, 1)]
-        for name, places in zip(("healthy", "diseased"), self.places, strict=True):
-            if not len(places):
-                raise UsageError(
-                    f"no training slice is {name}, so a classifier has nothing to learn",
-                    fix="add cases, fill the columns seg and label, or set diseased=[…] to the labels that count",
-                )
+        self.places = [_places_of(slices, label) for label in range(len(KINDS))]
 
     def __len__(self) -> int:
         return 2 * max(map(len, self.places))
@@ -120,6 +132,26 @@ class HalfAndHalf(Dataset[dict[str, Tensor]]):
         if draw.random() < ANYWHERE:
             return int(draw.choice(healthy))
         return int(draw.choice(healthy[near(self.slices.heights[healthy], self.slices.heights[diseased])]))
+
+
+def balanced(classes: np.ndarray, heights: np.ndarray, count: int) -> list[int]:
+    """Numbers of at most `count` slices, half of them healthy, half diseased, where there are as many.
+
+    The diseased ones are evenly spaced, the healthy ones chosen at their heights: knowing heights alone is no skill.
+    """
+    healthy, diseased = (np.flatnonzero(classes == label).tolist() for label in (0, 1))
+    chosen = evenly_spaced(diseased, count // 2)
+    return _at_the_heights_of(chosen, healthy, heights, count // 2) + chosen
+
+
+def _at_the_heights_of(diseased: Sequence[int], healthy: Sequence[int], heights: np.ndarray, count: int) -> list[int]:
+    """At most `count` healthy slices, each the nearest in height to one of the diseased, which take turns."""
+    if not diseased:
+        return evenly_spaced(healthy, count)
+    left, found = list(healthy), []
+    for beside in itertools.islice(itertools.cycle(diseased), min(count, len(left))):
+        found.append(left.pop(int(np.argmin(abs(heights[left] - heights[beside])))))
+    return found
 
 
 def near(heights: np.ndarray, height: float) -> np.ndarray:

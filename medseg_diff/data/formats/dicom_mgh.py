@@ -1,14 +1,16 @@
-"""The side door: MGZ, MetaImage, NRRD and DICOM series → stored voxels and affine; the checks behind it are NIfTI's."""
+"""Which reader a file needs, and those of MGZ and DICOM series: stored voxels and affine; the checks behind are NIfTI's."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medseg_diff.data.formats.metaimage_nrrd import read_metaimage, read_nrrd
-from medseg_diff.data.formats.stored import Stored, check_count
-from medseg_diff.data.formats.stream import AGAIN, LARGEST_FILE, check_regular, first_bytes, packing_of, read_content
+from medseg_diff.data.formats import nifti
+from medseg_diff.data.formats.metaimage_nrrd import is_metaimage, read_metaimage, read_nrrd
+from medseg_diff.data.formats.stored import Stored, check_count, in_file, in_memory
+from medseg_diff.data.formats.stream import AGAIN, LARGEST_FILE, check_regular, content_of, first_bytes, packing_of
 from medseg_diff.errors import ImageError
 
 MGH_HEADER, GOOD_RAS = 284, slice(28, 30)  # bytes; where it says whether its orientation counts
@@ -38,13 +40,32 @@ KNOWN = {
 }  # fmt: skip
 
 
+def read_stored(path: Path) -> Stored:
+    """Any file or DICOM folder, by what it holds. Raises: ImageError without its place, OSError."""
+    if path.is_dir():
+        return read_dicom_series(path)
+    check_regular(path)
+    head = first_bytes(path)
+    if nifti.is_nifti(head):
+        return nifti.read_nifti(path)
+    if (read := reader_for(head, path.name)) is not None:
+        return read(path)
+    if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
+        if len(head) < 348:
+            raise ImageError("is cut off within its header", fix="copy it again from its source")
+        raise ImageError("is an Analyze image, which has no orientation", fix="convert it to NIfTI")
+    if path.name.lower().endswith(".img"):
+        raise ImageError("is the voxels of a pair", fix="give its .hdr")
+    raise what_else(head)
+
+
 def reader_for(head: bytes, name: str) -> Callable[[Path], Stored] | None:
     """Who reads a file that begins with `head` (decompressed) and is not NIfTI."""
     if head[:4] == b"\0\0\0\x01" and name.lower().endswith((".mgz", ".mgh", ".mgh.gz")):
         return read_mgh
     if head.startswith(b"NRRD000"):
         return read_nrrd
-    if head.startswith((b"ObjectType", b"NDims")):
+    if is_metaimage(head):
         return read_metaimage
     if head[128:132] == b"DICM":
         return _single_dicom
@@ -78,18 +99,17 @@ def read_mgh(path: Path) -> Stored:
     if min(shape) < 1:
         raise ImageError(f"states impossible dimensions {list(shape)}", fix=AGAIN)
     check_count(shape)
-    count = int(np.prod(shape, dtype=object))
-    content = read_content(path, MGH_HEADER + count * dtype.itemsize, packing=packing_of(path), tail=True)
-    voxels = np.frombuffer(content, dtype, count=count, offset=MGH_HEADER).reshape(shape, order="F")
+    size = MGH_HEADER + math.prod(shape) * dtype.itemsize
+    content = content_of(path, size, skip=MGH_HEADER, packing=packing_of(path), tail=True)
     guess = () if head[GOOD_RAS] == b"\0\1" else ("states no orientation; FreeSurfer's own is taken as a guess",)
-    return Stored(voxels, affine, guess)
+    return Stored(in_file(content, dtype), shape, affine, guess)
 
 
 def read_dicom_series(folder: Path) -> Stored:
     """The one series of a DICOM folder. Raises: ImageError where there are several, or none, or slices are missing."""
     import SimpleITK
 
-    files, others = _dicom_files(folder)
+    files, others = dicom_files(folder)
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # its own lines on stderr name paths and patients
     reader = SimpleITK.ImageSeriesReader()
     series = reader.GetGDCMSeriesIDs(str(folder))
@@ -108,10 +128,10 @@ def read_dicom_series(folder: Path) -> Stored:
         voxels, affine = _from_itk(reader.Execute())
     except RuntimeError:
         raise ImageError("its DICOM series cannot be read", fix="check that no slice is missing or damaged") from None
-    return Stored(voxels, affine, tuple(warnings))
+    return Stored(in_memory(voxels), voxels.shape, affine, tuple(warnings))
 
 
-def _dicom_files(folder: Path) -> tuple[set[str], set[str]]:
+def dicom_files(folder: Path) -> tuple[set[str], set[str]]:
     """The names of the DICOM files and of the others in a folder, none of them opened before it is known to be a file.
 
     Raises: ImageError, OSError.

@@ -4,13 +4,14 @@ The fields are those of https://itk.org/Wiki/MetaIO/Documentation and https://te
 Read here rather than by SimpleITK, which takes a file that is cut off by a byte or followed by others without a word.
 """
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from medseg_diff.data.formats.stored import Stored, check_count
-from medseg_diff.data.formats.stream import AGAIN, Packing, first_bytes, read_content
+from medseg_diff.data.formats.stored import Stored, check_count, in_file
+from medseg_diff.data.formats.stream import AGAIN, Packing, content_of, first_bytes
 from medseg_diff.errors import ImageError
 
 LONGEST_HEADER = 2**16  # bytes
@@ -47,6 +48,17 @@ class Layout(NamedTuple):
     packing: Packing
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
+
+
+def is_metaimage(head: bytes) -> bool:
+    """Whether the first bytes of a file are a MetaImage header."""
+    return head.startswith((b"ObjectType", b"NDims"))
+
+
+def metaimage_files(path: Path) -> list[Path]:
+    """The file itself and, where its voxels lie in another, that one. Raises: ImageError without its place, OSError."""
+    data = _meta_fields(_header(path))[0]["ElementDataFile"]
+    return [path] if data.lower() == "local" else [path, _beside(path, data)]
 
 
 def read_metaimage(path: Path) -> Stored:
@@ -112,14 +124,12 @@ def read_nrrd(path: Path) -> Stored:
 
 def _stored(layout: Layout, axes: np.ndarray, origin: np.ndarray, to_ras: tuple[int, int, int]) -> Stored:
     """Voxels and affine; `axes` [N, N]: each row the step in mm along one axis of the array."""
-    count = int(np.prod(layout.shape, dtype=object))
-    size = count * layout.dtype.itemsize
-    content = read_content(layout.path, size, start=layout.start, packing=layout.packing)
-    voxels = np.frombuffer(content, layout.dtype, count=count).reshape(layout.shape, order="F")
+    size = math.prod(layout.shape) * layout.dtype.itemsize
+    content = content_of(layout.path, size, start=layout.start, packing=layout.packing)
     n = min(len(axes), 3)
     affine = np.eye(4)
     affine[:n, :n], affine[:n, 3] = axes[:n, :n].T, origin[:n]
-    return Stored(voxels, np.diag([*to_ras, 1.0]) @ affine)
+    return Stored(in_file(content, layout.dtype), layout.shape, np.diag([*to_ras, 1.0]) @ affine)
 
 
 def _header(path: Path) -> bytes:

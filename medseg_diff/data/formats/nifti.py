@@ -4,13 +4,14 @@ nibabel knows the header's fields and conventions; sizes, limits and the check s
 the libraries accept about half of all damaged files in silence.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medseg_diff.data.formats.stored import Stored, check_count
-from medseg_diff.data.formats.stream import AGAIN, first_bytes, packing_of, read_content
+from medseg_diff.data.formats.stored import Stored, check_count, in_file
+from medseg_diff.data.formats.stream import AGAIN, content_of, first_bytes, packing_of
 from medseg_diff.data.geometry import nifti_affine
 from medseg_diff.errors import ImageError
 
@@ -32,15 +33,14 @@ def read_nifti(path: Path) -> Stored:
     shape, dtype, offset = _layout(header)
     if bytes(header["magic"]).startswith(b"ni"):
         path = image_of_pair(path)
-    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    content = read_content(path, offset + size, packing=packing_of(path))
-    stored = np.frombuffer(content, dtype, count=size // dtype.itemsize, offset=offset).reshape(shape, order="F")
+    size = offset + math.prod(shape) * dtype.itemsize
+    content = content_of(path, size, skip=offset, packing=packing_of(path))
     try:
-        affine, warnings = nifti_affine(header, shape)
+        affine, code, warnings = nifti_affine(header, shape)
     except ValueError as error:
         raise ImageError(str(error), fix="set its sform with the tool that made the file") from None
     slope, intercept = _scaling(header, warnings)
-    return Stored(stored, affine, tuple(warnings), slope, intercept)
+    return Stored(in_file(content, dtype), shape, affine, tuple(warnings), slope, intercept, code)
 
 
 def parse_header(head: bytes) -> Any:

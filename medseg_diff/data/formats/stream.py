@@ -1,9 +1,9 @@
-"""The bytes of a file, decompressed where it is packed, checked to their end and never more than were asked for."""
+"""The bytes of a file in pieces, decompressed where it is packed, checked to their end and never more than promised."""
 
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -19,6 +19,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 SMALL_MEMBERS, SMALL = 64, 512  # a .gz of many parts that hold next to nothing only costs time
 
 Packing = Literal["", "gzip", "zlib"]
+Content = Callable[[int], Iterator[bytes | bytearray]]  # a number of bytes → pieces of so many, the last one shorter
 AGAIN = "copy it again from its source"
 
 
@@ -55,12 +56,13 @@ def packing_of(path: Path) -> Packing:
         return "gzip" if file.read(2) == GZIP_MAGIC else ""
 
 
-def read_content(
-    path: Path, expected: int, *, start: int = 0, packing: Packing = "", tail: bool = False
-) -> bytearray | bytes:
-    """Exactly `expected` bytes of content, from byte `start` of the file on; what is packed is read to its end, so that
-    its check sum is verified. `tail`: a format that allows a few more bytes behind them; otherwise only zeros may follow.
+def content_of(
+    path: Path, expected: int, *, start: int = 0, skip: int = 0, packing: Packing = "", tail: bool = False
+) -> Content:
+    """How to read `expected` bytes of content, from byte `start` of the file on, in pieces; the first `skip` are left out.
 
+    What is packed is read to its end, so that its check sum is verified. `tail`: a format that allows a few more bytes
+    behind them; otherwise only zeros may follow. Nothing of it counts before the last piece has come and no error.
     Raises: ImageError where there are fewer, where more follow, where a check sum is wrong, or where a small file would
     unpack to far more than it should; OSError.
     """
@@ -72,22 +74,28 @@ def read_content(
         )
     if not packing and here < expected:
         raise cut_off(here, expected)
-    content: bytearray | bytes
-    with path.open("rb") as file:
-        file.seek(start)
-        if packing:
-            content, surplus = bytearray(), b""
-            for chunk in _unpacked(file, expected, GZIP if packing == "gzip" else ZLIB):
-                room = expected - len(content)
-                content += chunk[:room]
-                surplus += chunk[room:]
-        else:
-            content, surplus = file.read(expected), file.read(SLACK + 1)
-    if len(content) < expected:
-        raise cut_off(len(content), expected)
-    if len(surplus) > SLACK or (not tail and surplus.strip(b"\0")):
-        raise ImageError("holds more bytes than its header promises", fix="save it again with the tool that made it")
-    return content
+
+    def pieces(size: int) -> Iterator[bytes | bytearray]:
+        waiting, surplus, came = bytearray(), b"", 0
+        with path.open("rb") as file:
+            file.seek(start)
+            for chunk in _unpacked(file, expected, packing) if packing else _plain(file, expected):
+                waiting += chunk[max(0, skip - came) : max(0, expected - came)]
+                surplus += chunk[max(0, expected - came) :]
+                came += len(chunk)
+                while len(waiting) >= size:
+                    yield waiting[:size]
+                    del waiting[:size]
+        if came < expected:
+            raise cut_off(came, expected)
+        if len(surplus) > SLACK or (not tail and surplus.strip(b"\0")):
+            raise ImageError(
+                "holds more bytes than its header promises", fix="save it again with the tool that made it"
+            )
+        if waiting:
+            yield waiting
+
+    return pieces
 
 
 def on_disk(path: Path) -> int:
@@ -101,10 +109,19 @@ def cut_off(here: int, expected: int) -> ImageError:
     return ImageError(f"is cut off: {here:,} bytes of the {expected:,} that its header promises", fix=AGAIN)
 
 
-def _unpacked(file: BinaryIO, expected: int, wrapping: int) -> Iterator[bytes]:
+def _plain(file: BinaryIO, expected: int) -> Iterator[bytes]:
+    """The content of a file as it stands, chunk by chunk, to its end or a little beyond `expected`."""
+    left = expected + SLACK + 1
+    while chunk := file.read(min(CHUNK, left)):
+        left -= len(chunk)
+        yield chunk
+
+
+def _unpacked(file: BinaryIO, expected: int, packing: Packing) -> Iterator[bytes]:
     """The content of a packed stream, chunk by chunk, to its end or a little beyond `expected`. Raises: ImageError."""
+    wrapping, kind = (GZIP, "a .gz") if packing == "gzip" else (ZLIB, "a packed image")
     member, count, small, waiting = zlib.decompressobj(wbits=wrapping), 0, 0, b""
-    begun, here, kind = False, 0, "a .gz" if wrapping == GZIP else "a packed image"
+    begun, here = False, 0
     try:
         while count <= expected + SLACK:
             if not waiting:

@@ -17,8 +17,10 @@ QFORM_MM = 0.01
 COMPRESSION = 1
 
 
-def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
+def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray, *, code: int = 1) -> None:
     """Write voxels [X, Y, Z] (uint8, int16 or float32) placed by `affine` [4, 4], RAS millimetres, as .nii or .nii.gz.
+
+    `code` is NIfTI's of the space: 1 the scanner's, 2 another scan's, 3 Talairach, 4 MNI 152, 5 another template's.
 
     The same voxels give the same bytes. The affine is kept as sform to float32, and as qform where that can say the same.
     Raises: EnvironmentFault where the file cannot be written.
@@ -34,8 +36,8 @@ def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
     header.set_data_shape(voxels.shape)
     header.set_zooms(spacing_of(affine))
     header.set_xyzt_units("mm")
-    header.set_sform(affine, code=1)
-    header.set_qform(affine, code=1, strip_shears=True)
+    header.set_sform(affine, code=code)
+    header.set_qform(affine, code=code, strip_shears=True)
     if corner_distance(header.get_qform(), affine, voxels.shape) > QFORM_MM:
         header["qform_code"] = 0
     header.set_slope_inter(1.0, 0.0)

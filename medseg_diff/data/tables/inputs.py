@@ -2,22 +2,17 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg_diff.data.reading import count_volumes
+from medseg_diff.data.tables.channel_names import NAME_THEM, Names, channel_called, known_channels, names_of_numbers
 from medseg_diff.data.tables.manifest import CASE_NAME, IMAGE_SUFFIXES, Case
 from medseg_diff.errors import ImageError, UsageError
 
-# How datasets call a channel at the end of a file's name: plain and BIDS, BraTS 2018 to 2021, BraTS 2023.
-ALIASES = {
-    "t1": ("t1", "t1n", "t1w"),
-    "t1ce": ("t1ce", "t1c", "t1gd"),
-    "t2": ("t2", "t2w"),
-    "flair": ("flair", "t2f"),
-    "seg": ("seg",),
-}
-NNUNET = re.compile(r"(?:(?P<case>.*)_)?(?P<number>\d{4})")
+WORD = re.compile(r"(?:^|[_-])(?!.[_ -])")  # where the last word of a name may begin; `t_1` may be a point in time
+NUMBERED = re.compile(r"(?:(?P<case>.*)_)?00(?P<number>\d\d)", re.ASCII)  # nnU-Net
+SAY_WHICH = "say which, as in channel=FILE"
 
 
 class MissingChannels(ImageError):
@@ -34,21 +29,28 @@ class MissingChannels(ImageError):
 
 @dataclass(frozen=True)
 class Found:
-    """One file that names its channel: `prefix` is what stands before it (empty in `t1.nii.gz`)."""
+    """One file that names its channel, or only numbers it: `prefix` is what stands before it (empty in `t1.nii.gz`)."""
 
     channel: str
     prefix: str
     path: Path
 
 
-def find_case(volumes: Sequence[str], channels: Sequence[str], *, fill_missing: bool = False) -> tuple[Case, str]:
+def find_case(
+    volumes: Sequence[str], channels: Sequence[str], *, order: Sequence[str] = (), fill_missing: bool = False
+) -> tuple[Case, str]:
     """The case that the words of `--volume` mean for a model of `channels`, and a sentence that says what was taken.
 
-    With `fill_missing` some channels may be missing; then the sentence says so.
-    Raises: UsageError where the words make no sense, ImageError where a file is not there, MissingChannels.
+    `order` names channels that are only numbered, where no dataset.json does. With `fill_missing` some channels may be
+    missing; then the sentence says so.
+    Raises: UsageError where the words make no sense, ImageError where a file is not there or nothing says which channel
+    it is, MissingChannels.
     """
+    if not all(word.strip() for word in order):
+        raise UsageError("--channels has an empty name", fix="write it as in --channels flair,t1,t1ce,t2")
     words = [word for word in volumes if _is_assignment(word, channels)]
     if words and len(words) == len(volumes):
+        _refuse(order)
         return _from_words(words, channels, fill_missing=fill_missing)
     if len(volumes) != 1:
         raise UsageError(
@@ -58,27 +60,35 @@ def find_case(volumes: Sequence[str], channels: Sequence[str], *, fill_missing: 
         raise UsageError("--volume is empty", fix="give the folder or a file of a case")
     path = Path(volumes[0])
     if path.is_dir():
-        return _from_folder(path, channels, fill_missing=fill_missing)
+        return _from_folder(path, channels, order, fill_missing=fill_missing)
     if not path.is_file():
         raise ImageError("no such file or folder", fix="check the path given to --volume", file=path.name)
-    return _from_file(path, channels, fill_missing=fill_missing)
+    if (count := count_volumes(path)) > 1:
+        return _from_stack(path, count, channels, order, fill_missing=fill_missing)
+    return _from_file(path, channels, order, fill_missing=fill_missing)
 
 
-def recognise(paths: Iterable[Path], channels: Sequence[str], *, numbered: bool = True) -> list[Found]:
-    """The files whose names end in one of `channels` or in `seg`, or (`numbered`) in nnU-Net's number of a channel."""
+def recognise(paths: Iterable[Path], channels: Sequence[str]) -> list[Found]:
+    """The files whose names end in a word for one of `channels`, or in `seg`; the longest word counts."""
     found = []
     for path in sorted(paths):
-        stem = stem_of(path)
-        if stem is None:
-            continue
-        for channel in (*channels, "seg"):
-            names = "|".join(re.escape(name) for name in ALIASES.get(channel, (channel.lower(),)))
-            if match := re.fullmatch(rf"(?:(?P<case>.*)[_-])?(?:{names})", stem, re.IGNORECASE):
-                found.append(Found(channel, match["case"] or "", path))
-        match = NNUNET.fullmatch(stem) if numbered else None
-        if match and int(match["number"]) < len(channels):
-            found.append(Found(channels[int(match["number"])], match["case"] or "", path))
+        stem = stem_of(path) or ""
+        for start in (mark.end() for mark in WORD.finditer(stem)):
+            if channel := channel_called(stem[start:], (*channels, "seg")):
+                found.append(Found(channel, stem[: max(start - 1, 0)], path))
+                break
     return found
+
+
+def one_each(found: Iterable[Found], *, case: str, fix: str) -> dict[str, Path]:
+    """The file of each channel. Raises: ImageError where there are two."""
+    files: dict[str, Path] = {}
+    for item in found:
+        if item.channel in files:
+            both = f"{files[item.channel].name} and {item.path.name} both look like {item.channel}"
+            raise ImageError(both, fix=fix, case=case_name(case))
+        files[item.channel] = item.path
+    return files
 
 
 def stem_of(path: Path) -> str | None:
@@ -99,18 +109,20 @@ def case_name(text: str) -> str:
 def _is_assignment(word: str, channels: Sequence[str]) -> bool:
     """A path may hold a `=` too, but not after the name of a channel."""
     key, equals, value = word.partition("=")
-    return bool(equals and value) and (_channel_called(key, channels) is not None or not Path(word).exists())
+    return bool(equals and value) and (channel_called(key, channels) is not None or not Path(word).exists())
 
 
-def _channel_called(name: str, channels: Sequence[str]) -> str | None:
-    return next((c for c in channels if name.lower() in ALIASES.get(c, (c.lower(),))), None)
+def _refuse(order: Sequence[str]) -> None:
+    if order:
+        found = "--channels names numbered files or the volumes of a 4D file, and --volume is neither"
+        raise UsageError(found, fix="leave it out, or write channel=FILE")
 
 
 def _from_words(words: Sequence[str], channels: Sequence[str], *, fill_missing: bool) -> tuple[Case, str]:
     images: dict[str, Path] = {}
     for word in words:
         key, _, value = word.partition("=")
-        channel = _channel_called(key, channels)
+        channel = channel_called(key, channels)
         if channel is None:
             raise UsageError(f"`{key}` is no channel of the model", fix=f"its channels are {', '.join(channels)}")
         if channel in images:
@@ -125,92 +137,131 @@ def _from_words(words: Sequence[str], channels: Sequence[str], *, fill_missing: 
     if len({path.resolve() for path in images.values()}) < len(images):
         raise UsageError("one file is given for two channels", fix="give each channel its own file")
     first = images[channels[0]]
-    stem = stem_of(first) or first.name
-    prefix = next((found.prefix for found in recognise([first], channels)), stem)
+    named = [*recognise([first], channels), *_numbered([first])]
+    name = named[0].prefix if named else stem_of(first) or first.name
     taken = ", ".join(f"{channel}={images[channel].name}" for channel in channels) + _lacks(missing)
-    return _case(prefix or first.parent.name, {c: images[c] for c in channels}), f"took the files named: {taken}"
+    return _case(name or first.parent.name, {c: images[c] for c in channels}), f"took the files named: {taken}"
+
+
+def _from_folder(
+    folder: Path, channels: Sequence[str], order: Sequence[str], *, fill_missing: bool
+) -> tuple[Case, str]:
+    files = [path for path in folder.iterdir() if path.is_file()]
+    images = [path for path in files if stem_of(path) is not None]
+    name = folder.resolve().name
+    if not images and files and len(channels) == 1:
+        _refuse(order)
+        sentence = f"took folder {folder.name} as one DICOM series, {channels[0]}"
+        return _case(folder.name, {channels[0]: folder.absolute()}), sentence
+    inside = [
+        Found(c, "", p) for p in sorted(folder.iterdir()) if p.is_dir() and (c := channel_called(p.name, channels))
+    ]
+    series = one_each(inside, case=name, fix=SAY_WHICH) if not images else {}
+    missing = [channel for channel in channels if channel not in series]
+    if series and (fill_missing or not missing):
+        _refuse(order)
+        named = {channel: series[channel].absolute() for channel in channels if channel in series}
+        sentence = f"took the folders of {folder.name} as DICOM series, by their names{_lacks(missing)}"
+        return _case(name, named), sentence
+    return _from_images(images, channels, order, name=name, fill_missing=fill_missing)
+
+
+def _from_stack(
+    path: Path, count: int, channels: Sequence[str], order: Sequence[str], *, fill_missing: bool
+) -> tuple[Case, str]:
+    names = names_of_numbers(path, channels, order)
+    if len(names.words) != count:
+        raise ImageError(f"holds {count} volumes, but {names.said}", fix=NAME_THEM, file=path.name)
+    name = case_name(stem_of(path) or path.name)
+    missing = [channel for channel in channels if channel not in names.channels]
+    if missing and (not fill_missing or len(missing) == len(channels)):
+        raise _missing(missing, names.channels, channels, there=names.said, fix=NAME_THEM, case=name)
+    case = Case(name, name, stack=path.absolute(), stack_channels=names.channels)
+    volumes = f"its volumes {', '.join(names.channels)} by {names.source}"
+    return case, f"took {path.name} as 4D, {volumes}{_lacks(missing)}"
+
+
+def _from_file(path: Path, channels: Sequence[str], order: Sequence[str], *, fill_missing: bool) -> tuple[Case, str]:
+    def called(path: Path) -> list[Found]:
+        return [*recognise([path], known_channels(channels)), *_numbered([path])]
+
+    mine = called(path)
+    prefix = mine[0].prefix if mine else stem_of(path) or path.name
+    name = prefix or path.absolute().parent.name
+    if len(channels) == 1:
+        found, names = _by_name_or_number([path], channels, order)
+        if found and found[0].channel != channels[0]:
+            what = f"is {found[0].channel} by {names.source}" if names else f"is named {found[0].channel}"
+            fix = f"if it really is, write {channels[0]}={path.name}"
+            raise ImageError(f"{what}, the model takes {channels[0]}", fix=fix, file=path.name)
+        sentence = f"took {path.name} as {channels[0]}" + (f" by {names.source}" if names else "")
+        return _case(name, {channels[0]: path.absolute()}), sentence
+    if not mine:
+        fix = f"give its folder, or channel=file for each of {', '.join(channels)}"
+        raise ImageError("does not say which channel it is", fix=fix, file=path.name)
+    siblings = [p for p in path.parent.iterdir() if p.is_file() and any(item.prefix == prefix for item in called(p))]
+    return _from_images(siblings, channels, order, name=name, fill_missing=fill_missing)
+
+
+def _from_images(
+    images: Sequence[Path], channels: Sequence[str], order: Sequence[str], *, name: str, fill_missing: bool
+) -> tuple[Case, str]:
+    """One file for each channel, or with `fill_missing` for some. Raises: what `_by_name_or_number` does, ImageError where a
+    channel has two files, MissingChannels.
+    """
+    found, names = _by_name_or_number(images, channels, order)
+    wanted = [item for item in found if item.channel in (*channels, "seg")]
+    files = {channel: path.absolute() for channel, path in one_each(wanted, case=name, fix=SAY_WHICH).items()}
+    missing = [channel for channel in channels if channel not in files]
+    if missing and (not fill_missing or len(missing) == len(channels)):
+        there = ", ".join(sorted(path.name for path in images)[:8]) or "no image"
+        there += f"; {names.said}" if names else ""
+        fix = f"add it, name it as in {missing[0]}=FILE"
+        raise _missing(missing, [item.channel for item in found], channels, there=there, fix=fix, case=name)
+    taken = {channel: files[channel] for channel in channels if channel in files}
+    which = ", ".join(f"{channel}={path.name}" if names else path.name for channel, path in taken.items())
+    by = f" by {names.source}" if names else ""
+    folder = next(iter(taken.values())).parent.resolve().name
+    return _case(name, taken, seg=files.get("seg")), f"took {which} from folder {folder}{by}{_lacks(missing)}"
+
+
+def _by_name_or_number(
+    images: Sequence[Path], channels: Sequence[str], order: Sequence[str]
+) -> tuple[list[Found], Names | None]:
+    """What the files are by their own names, else by their numbers; then also the names of those.
+
+    Raises: UsageError, ImageError where numbers have no names.
+    """
+    found, numbers = recognise(images, known_channels(channels)), _numbered(images)
+    if not numbers or any(item.channel != "seg" for item in found):
+        _refuse(order)
+        return found, None
+    names = names_of_numbers(numbers[0].path, channels, order)
+    for item in numbers:
+        if int(item.channel) >= len(names.channels):
+            raise ImageError(f"has number {item.channel}, but {names.said}", fix=NAME_THEM, file=item.path.name)
+    return [*found, *(replace(item, channel=names.channels[int(item.channel)]) for item in numbers)], names
+
+
+def _numbered(paths: Iterable[Path]) -> list[Found]:
+    """The files with nnU-Net's number of a channel, which stands in place of its name."""
+    matches = [(path, NUMBERED.fullmatch(stem_of(path) or "")) for path in sorted(paths)]
+    return [Found(match["number"], match["case"] or "", path) for path, match in matches if match]
+
+
+def _missing(
+    missing: Sequence[str], present: Sequence[str], channels: Sequence[str], *, there: str, fix: str, case: str
+) -> MissingChannels:
+    return MissingChannels(
+        f"{', '.join(missing)} not found (there: {there})",
+        fix=f"{fix}, or choose a model of other channels",
+        case=case_name(case),
+        present=[channel for channel in known_channels(channels) if channel in present],
+    )
 
 
 def _lacks(missing: Sequence[str]) -> str:
     return f"; lacks {', '.join(missing)}" if missing else ""
-
-
-def _from_folder(folder: Path, channels: Sequence[str], *, fill_missing: bool) -> tuple[Case, str]:
-    files = [path for path in folder.iterdir() if path.is_file()]
-    images = [path for path in files if stem_of(path) is not None]
-    if not images and files and len(channels) == 1:
-        sentence = f"took folder {folder.name} as one DICOM series, {channels[0]}"
-        return _case(folder.name, {channels[0]: folder.absolute()}), sentence
-    series = {c: p for p in folder.iterdir() if p.is_dir() and (c := _channel_called(p.name, channels))}
-    missing = [channel for channel in channels if channel not in series]
-    if not images and series and (fill_missing or not missing):
-        named = {channel: series[channel].absolute() for channel in channels if channel in series}
-        sentence = f"took the folders of {folder.name} as DICOM series, by their names{_lacks(missing)}"
-        return _case(folder.resolve().name, named), sentence
-    found = recognise(images, channels)
-    name = folder.resolve().name
-    return _complete(found, channels, folder, name=name, listed=images, fill_missing=fill_missing)
-
-
-def _from_file(path: Path, channels: Sequence[str], *, fill_missing: bool) -> tuple[Case, str]:
-    volumes = count_volumes(path)
-    stem = stem_of(path) or path.name
-    if volumes > 1:
-        if volumes != len(channels):
-            found = f"holds {volumes} volumes, the model has {len(channels)} channels ({', '.join(channels)})"
-            raise ImageError(found, fix="give a 4D file with these channels in this order", file=path.name)
-        case = Case(case_name(stem), case_name(stem), stack=path.absolute(), stack_channels=tuple(channels))
-        return case, f"took {path.name} as 4D, its volumes as {', '.join(channels)}"
-    named = recognise([path], channels)
-    if len(channels) == 1:
-        other = [item for item in recognise([path], tuple(ALIASES), numbered=False) if item.channel not in channels]
-        if other and not named:
-            fix = f"if it really is, write {channels[0]}={path.name}"
-            raise ImageError(f"is named {other[0].channel}, the model takes {channels[0]}", fix=fix, file=path.name)
-        prefix = named[0].prefix if named else stem
-        return _case(
-            prefix or path.absolute().parent.name, {channels[0]: path.absolute()}
-        ), f"took {path.name} as {channels[0]}"
-    if not named:
-        fix = f"give its folder, or channel=file for each of {', '.join(channels)}"
-        raise ImageError("does not say which channel it is", fix=fix, file=path.name)
-    siblings = [p for p in path.parent.iterdir() if p.is_file() and stem_of(p) is not None]
-    ours = [item for item in recognise(siblings, channels) if item.prefix == named[0].prefix]
-    name = named[0].prefix or path.absolute().parent.name
-    return _complete(ours, channels, path.parent, name=name, listed=siblings, fill_missing=fill_missing)
-
-
-def _complete(
-    found: Sequence[Found],
-    channels: Sequence[str],
-    folder: Path,
-    *,
-    name: str,
-    listed: Sequence[Path],
-    fill_missing: bool,
-) -> tuple[Case, str]:
-    """One file for each channel (of some, with `fill_missing`), or why not."""
-    place = {"case": case_name(name)}
-    files: dict[str, Path] = {}
-    for item in found:
-        if item.channel in files:
-            both = f"{files[item.channel].name} and {item.path.name} both look like {item.channel}"
-            raise ImageError(both, fix=f"say which, as in {item.channel}=FILE", **place)
-        files[item.channel] = item.path.absolute()
-    missing = [channel for channel in channels if channel not in files]
-    if missing and (not fill_missing or len(missing) == len(channels)):
-        there = {*files, *(item.channel for item in recognise(listed, list(ALIASES), numbered=False))}
-        seen = ", ".join(sorted(path.name for path in listed)[:8]) or "no image"
-        raise MissingChannels(
-            f"{', '.join(missing)} not found (there: {seen})",
-            fix=f"add it, name it as in {missing[0]}=FILE, or choose a model of other channels",
-            present=[c for c in dict.fromkeys([*channels, *ALIASES]) if c in there and c != "seg"],
-            **place,
-        )
-    images = {channel: files[channel] for channel in channels if channel in files}
-    taken = ", ".join(path.name for path in images.values())
-    sentence = f"took {taken} from folder {folder.resolve().name}{_lacks(missing)}"
-    return _case(name, images, seg=files.get("seg")), sentence
 
 
 def _case(name: str, images: dict[str, Path], *, seg: Path | None = None) -> Case:

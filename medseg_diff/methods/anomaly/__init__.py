@@ -1,0 +1,9 @@
+"""Anomaly engines, and the union of them that a recipe chooses from."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from medseg_diff.methods.anomaly.inversion import ClassifierFreeInversion, Inversion
+
+AnyEngine = Annotated[Inversion | ClassifierFreeInversion, Field(discriminator="kind")]

@@ -46,3 +46,14 @@ def smoothed(maps: Tensor, brain: Tensor, *, spacing_mm: Sequence[float], deviat
     weight = np.maximum(ndimage.gaussian_filter(inside, widths, mode="constant"), 1e-6)
     sums = [ndimage.gaussian_filter(one.numpy() * inside, widths, mode="constant") for one in maps.float()]
     return torch.from_numpy(np.stack(sums) / weight * inside)
+
+
+def plain_baselines(
+    image: Tensor, brain: Tensor, channels: Sequence[str], spacing_mm: Sequence[float]
+) -> dict[str, Tensor]:
+    """The raw maps [1, *S] that need no network, by name: image [C, *S] of these channels, brain [1, *S]."""
+    sums = {
+        name: brightness(image, brain, [list(channels).index(channel) for channel in bright])
+        for name, bright in bright_channels(channels).items()
+    }
+    return sums | {"blur": unlike_its_blur(image, brain, spacing_mm=spacing_mm)}

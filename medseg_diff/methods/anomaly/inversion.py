@@ -1,112 +1,152 @@
-"""The healthy brain behind a diseased one: encode with DDIM, decode guided towards healthy, and look at the difference.
+"""A pseudo-healthy reconstruction by inversion: encode with DDIM, decode guided to healthy, and look at the difference.
 
 Wolleb et al., Diffusion Models for Medical Anomaly Detection, MICCAI 2022, arXiv 2203.04306; with classifier-free guidance:
 Sanchez et al., What is Healthy? Generative Counterfactual Diffusion for Lesion Localization, 2022, arXiv 2207.12268.
 """
 
-import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from medseg_diff.diffusion import DDIM, ClassifierFree, ClassifierGuided, Condition, NoiseSchedule, trajectory, walk
+from medseg_diff.diffusion import DDIM, AnySolver, ClassifierFree, ClassifierGuided, Condition, NoiseSchedule, walk
 from medseg_diff.diffusion.denoiser import AnyDenoiser, Network
+from medseg_diff.diffusion.noise import NoiseSource
+from medseg_diff.methods.anomaly.engine import Check, Decoding, Evidence, Facts, Networks, Reconstruction
 from medseg_diff.networks.noisy_classifier import HEALTHY
-from medseg_diff.settings import Settings
 
-MapKind = Literal["absolute", "positive"]
+CALLED_HEALTHY = 0.5  # p(healthy) of a slice above which the classifier calls it so
+LARGEST_DRIFT = 2.0  # times what healthy slices scored in the calibration
+MOST_FALSE_ALARMS = 0.3  # share of healthy slices that a classifier may call diseased
 
 
-class HealingSettings(Settings):
-    """How deep the lesion is drowned in noise, in how many steps, and how hard the way back is pushed to healthy.
+class GuidedInversion(Reconstruction):
+    """DDIM both ways, or what else is deterministic: encode with the bare denoiser, decode with a guided one.
 
-    `depth` is L, on the schedule's 0 … T, and `steps` the steps of each way. `spacing` of the times: `even`, or `quadratic`
-    with short steps near the image. `told_healthy`: a denoiser that knows labels is also told `healthy` on the way back;
-    on the way up it is never told anything.
+    Nothing is clipped on either way: what leaves the range while encoding must be able to come back.
     """
 
-    engine: Literal["classifier", "classifier_free"] = "classifier"
-    depth: int = Field(default=250, ge=1)
-    steps: int = Field(default=10, ge=1)
-    scale: float = 100.0
-    spacing: Literal["even", "quadratic"] = "even"
-    told_healthy: bool = False
-    network_batch: int = Field(default=32, ge=1, le=4096)
+    swept: ClassVar[tuple[str, ...]] = ("depth", "steps", "scale")
 
-    def levels(self, schedule: NoiseSchedule) -> list[int]:
-        """The times from 0 up to `depth`; the way back is the same list reversed.
+    scale: float = Field(ge=-1e6, le=1e6)
+    solver: AnySolver = DDIM()
 
-        Raises: UsageError where so many steps do not fit below `depth`, or the schedule ends before it.
-        """
-        even = schedule.times(self.steps, start=0, stop=self.depth)
-        if self.spacing == "even":
-            return even
-        bent = [self.depth * (i / self.steps) ** 2 for i in range(self.steps + 1)]
-        levels = [0]
-        for wanted in bent[1:]:  # whole numbers, each above the one before
-            levels.append(max(levels[-1] + 1, math.floor(wanted + 0.5)))
-        return levels
+    @model_validator(mode="after")
+    def _encodes(self) -> "GuidedInversion":
+        if self.solver.stochastic:
+            raise ValueError("solver draws noise, which no encoding can take back; use ddim with eta 0")
+        return self
 
-    def guided(self, denoiser: AnyDenoiser, classifier: Network) -> AnyDenoiser:
-        """The denoiser of the way back. At scale 0 it is the plain one: the round trip."""
-        if self.engine == "classifier_free":
-            return ClassifierFree(denoiser, self.scale)
-        return ClassifierGuided(denoiser, classifier, HEALTHY, self.scale) if self.scale else denoiser
+    @abstractmethod
+    def guided(self, networks: Networks) -> AnyDenoiser:
+        """The denoiser that decodes."""
 
-    def way_back(self, like: Tensor) -> Condition:
-        """What the denoiser of the way back is told: `healthy`, or nothing."""
-        if self.engine == "classifier_free" or self.told_healthy:
-            return Condition(label=torch.full((len(like),), HEALTHY, device=like.device))
-        return Condition()
+    def label(self, image: Tensor) -> Condition:
+        """What the guided denoiser is conditioned on: `healthy`."""
+        return healthy_label(image)
+
+    def decoding(self, image: Tensor, networks: Networks, noise: NoiseSource | None = None) -> Decoding:
+        space, times = networks.space, self.times(networks.denoiser.schedule)
+        x_L = walk(networks.denoiser, self.solver, space.encode(image), times, noise=noise)
+        condition = space.condition(self.label(image))
+        return Decoding(self.guided(networks), self.solver, x_L, times[::-1], condition, noise)
+
+    def score(self, image: Tensor, networks: Networks, noise: NoiseSource, *, baselines: bool = False) -> Evidence:
+        space, decoding = networks.space, self.decoding(image, networks, noise)
+        x_0 = walk(*decoding)
+        healthy, facts, others = space.decode(x_0), {}, {}
+        if networks.classifier is not None:
+            facts = {
+                "p_healthy_before": probability(networks.classifier, space.encode(image), 0),
+                "p_healthy_noisy": probability(networks.classifier, decoding.x, decoding.times[0]),
+                "p_healthy_after": probability(networks.classifier, x_0, 0),
+            }
+        if baselines:
+            unguided = space.decode(walk(*without_guidance(decoding, networks)))
+            others["scale_0"] = self.difference(image, unguided, networks.channels)
+        if baselines and networks.classifier is not None:
+            halfway = decoding.times[::-1][len(decoding.times) // 2]
+            others["saliency"] = saliency(
+                networks.classifier, space.encode(image), schedule=networks.denoiser.schedule, t=halfway
+            )
+        return Evidence(self.difference(image, healthy, networks.channels), healthy, facts, others)
+
+    def round_trip(self, image: Tensor, networks: Networks) -> Tensor:
+        decoding = self.decoding(image, networks)
+        return networks.space.decode(walk(*without_guidance(decoding, networks)))
+
+
+class Inversion(GuidedInversion):
+    """Guided by a noisy classifier's gradient times `scale`, which 0 switches off. With `condition_on_healthy`, a denoiser
+    that knows labels is also conditioned on `healthy` while decoding; while encoding it never is.
+    """
+
+    networks: ClassVar[tuple[str, ...]] = ("denoiser", "classifier")
+
+    kind: Literal["inversion"] = "inversion"
+    scale: float = Field(default=100.0, ge=-1e6, le=1e6)
+    condition_on_healthy: bool = False
 
     @property
-    def passes(self) -> dict[str, int]:
-        """Passes of each network through one slice; a gradient of the classifier counts as one."""
-        back = 2 * self.steps if self.engine == "classifier_free" else self.steps
-        return {"denoiser": self.steps + back, "classifier": self.steps if self.engine == "classifier" else 0}
+    def needs_labels(self) -> bool:
+        return self.condition_on_healthy
+
+    @property
+    def evaluations(self) -> dict[str, int]:
+        gradients = self.steps if self.scale else 0
+        return {"denoiser": 2 * self.steps, "classifier": gradients + 3}  # p(healthy) before, at depth and after
+
+    def guided(self, networks: Networks) -> AnyDenoiser:
+        if networks.classifier is None or not self.scale:
+            return networks.denoiser
+        return ClassifierGuided(networks.denoiser, networks.classifier, HEALTHY, self.scale)
+
+    def label(self, image: Tensor) -> Condition:
+        return healthy_label(image) if self.condition_on_healthy else Condition()
+
+    def reference(self, facts: Facts) -> dict[str, float]:
+        before = facts["p_healthy_before"]
+        return {
+            "p_healthy": round(float(before.mean()), 4),
+            "called_diseased": round(float((before < CALLED_HEALTHY).float().mean()), 4),
+            "drift": round(float(facts["mean_score"].mean()), 5),
+        }
+
+    def checks(self, facts: Facts, reference: Mapping[str, float]) -> list[Check]:
+        """Did p(healthy) rise in the slices that the classifier calls diseased, and did the others stay as they are?"""
+        diseased = facts["p_healthy_before"] < CALLED_HEALTHY
+        return [_rise(facts, diseased), _drift(facts, ~diseased, reference.get("drift")), _alarms(reference)]
 
 
-class Healed(NamedTuple):
-    """image, healed [B, C, *S] in the units that went in; noisy [B, C, *S] is x_L.
+class ClassifierFreeInversion(GuidedInversion):
+    """Guided by the denoiser's own labels: away from the unconditional prediction, towards `healthy`, by `scale`."""
 
-    `before` [B] is p(healthy) of the image and `believed` [steps + 1, B] p(healthy | x_t) along the way back, the first at
-    L, the last of the healed image; both None where no classifier was given. A clean image is asked about at t = 1.
-    """
+    kind: Literal["classifier_free"] = "classifier_free"
+    scale: float = Field(default=3.0, ge=-1e6, le=1e6)
 
-    healed: Tensor
-    noisy: Tensor
-    before: Tensor | None = None
-    believed: Tensor | None = None
+    @property
+    def needs_labels(self) -> bool:
+        return True
+
+    @property
+    def evaluations(self) -> dict[str, int]:
+        return {"denoiser": 3 * self.steps}  # two while decoding: with the label, and without
+
+    def guided(self, networks: Networks) -> AnyDenoiser:
+        return ClassifierFree(networks.denoiser, self.scale)
 
 
-def heal(
-    image: Tensor,
-    *,
-    denoiser: AnyDenoiser,
-    guided: AnyDenoiser,
-    levels: Sequence[int],
-    image_scale: float = 1.0,
-    way_back: Condition | None = None,
-    classifier: Network | None = None,
-) -> Healed:
-    """Encode image [B, C, *S] along `levels` (ascending from 0) with `denoiser`, decode along the same list with `guided`.
+def without_guidance(decoding: Decoding, networks: Networks) -> Decoding:
+    """The same decoding by the bare denoiser."""
+    return decoding._replace(denoiser=networks.denoiser, condition=Condition())
 
-    The networks see x_0 = image × `image_scale`. Nothing is clipped on either way: what leaves the range on the way up must
-    be able to come back. `way_back` is what `guided` is told; `classifier`, where given, watches the way back.
-    """
-    x = image * image_scale
-    noisy = walk(denoiser, DDIM(), x, levels)
-    seen = [] if classifier is None else [probability(classifier, noisy, levels[-1])]
-    healed = noisy
-    for step in trajectory(guided, DDIM(), noisy, levels[::-1], way_back or Condition()):
-        healed = step.x
-        if classifier is not None:
-            seen.append(probability(classifier, healed, step.t))
-    before = None if classifier is None else probability(classifier, x, 0)
-    return Healed(healed / image_scale, noisy, before, torch.stack(seen) if seen else None)
+
+def healthy_label(like: Tensor) -> Condition:
+    """`healthy` for every sample of a batch."""
+    return Condition(label=torch.full((len(like),), HEALTHY, device=like.device))
 
 
 def probability(classifier: Network, x_t: Tensor, t: int, label: int = HEALTHY) -> Tensor:
@@ -116,36 +156,53 @@ def probability(classifier: Network, x_t: Tensor, t: int, label: int = HEALTHY) 
     return logits.float().softmax(dim=1)[:, label]
 
 
-def difference(image: Tensor, healed: Tensor, *, kind: MapKind = "absolute", channels: Sequence[int] = ()) -> Tensor:
-    """The anomaly map [B, 1, *S]: Σ over channels of |x - x'|, or of what is brighter in the image (`positive`).
-
-    image, healed [B, C, *S]; `channels` takes some of them only.
-    """
-    change = image - healed
-    if channels:
-        change = change[:, list(channels)]
-    return (change.abs() if kind == "absolute" else change.clamp(min=0)).sum(dim=1, keepdim=True)
-
-
 def saliency(
-    classifier: Network,
-    image: Tensor,
-    *,
-    schedule: NoiseSchedule,
-    t: int = 1,
-    noise: Tensor | None = None,
-    image_scale: float = 1.0,
+    classifier: Network, x: Tensor, *, schedule: NoiseSchedule, t: int = 1, noise: Tensor | None = None
 ) -> Tensor:
-    """The cheap rival of healing, [B, 1, *S]: Σ over channels of |grad log p(healthy | x_t)|, one backward pass.
+    """The cheap baseline of guidance, [B, 1, *S]: Σ over channels of |grad log p(healthy | x_t)|, one backward pass.
 
     It is what the guidance pulls at first: large in slices that look diseased, next to nothing in those that do not
-    (the gradient of log p(diseased) is the other way round). x_t is the image at the level of t >= 1, with `noise`
+    (the gradient of log p(diseased) is the other way round). x_t is x_0 = `x` at the level of t >= 1, with `noise`
     [B, C, *S] or, without it, its mean.
     """
     level = schedule.level(t)
     with torch.enable_grad():
-        x = (level.alpha * image_scale * image).detach()
-        x = (x if noise is None else x + level.sigma * noise).requires_grad_(True)
-        logits = classifier(x, torch.full((1,), t, device=x.device), Condition())
-        (gradient,) = torch.autograd.grad(logits.float().log_softmax(dim=1)[:, HEALTHY].sum(), x)
+        x_t = (level.alpha * x).detach()
+        x_t = (x_t if noise is None else x_t + level.sigma * noise).requires_grad_(True)
+        logits = classifier(x_t, torch.full((1,), t, device=x.device), Condition())
+        (gradient,) = torch.autograd.grad(logits.float().log_softmax(dim=1)[:, HEALTHY].sum(), x_t)
     return gradient.abs().sum(dim=1, keepdim=True)
+
+
+def _rise(facts: Facts, diseased: Tensor) -> Check:
+    """Means over the slices that are called diseased; None where there is none."""
+    names = {"before": "p_healthy_before", "at_depth": "p_healthy_noisy", "after": "p_healthy_after"}
+    if not diseased.any():
+        return Check("p_healthy", {"slices": 0} | dict.fromkeys((*names, "share_rising", "rose")))
+    values = {name: facts[fact][diseased] for name, fact in names.items()}
+    means = {name: round(float(value.mean()), 5) for name, value in values.items()}
+    share = float((values["after"] > values["before"]).float().mean())
+    rose = bool(values["after"].mean() > values["before"].mean() and share > 0.5)
+    warning = f"p(healthy) did not rise while decoding: {means['before']:.2f} before, {means['after']:.2f} after"
+    measured = {"slices": int(diseased.sum()), **means, "share_rising": round(share, 5), "rose": rose}
+    return Check("p_healthy", measured, None if rose else warning)
+
+
+def _drift(facts: Facts, healthy: Tensor, usual: float | None) -> Check:
+    """Mean score over the slices that are called healthy; None where there is none."""
+    score = float(facts["mean_score"][healthy].mean()) if healthy.any() else None
+    within = None if score is None or usual is None else score <= LARGEST_DRIFT * usual
+    measured = {"slices": int(healthy.sum()), "score": score and round(score, 5), "healthy": usual, "within": within}
+    if within is not False:
+        return Check("drift", measured)
+    warning = f"slices that look healthy changed by {score:.3f} on average, healthy brains by {usual:.3f}"
+    return Check("drift", measured, f"{warning}: the map shows more than anomalies")
+
+
+def _alarms(reference: Mapping[str, float]) -> Check:
+    alarms = reference.get("called_diseased")
+    warning = None
+    if alarms is not None and alarms > MOST_FALSE_ALARMS:
+        doubt = "it may know where lesions lie, not what they are"
+        warning = f"the classifier calls {alarms:.0%} of healthy slices diseased: {doubt}"
+    return Check("classifier", {"healthy_called_diseased": alarms}, warning)

@@ -1,7 +1,6 @@
-"""From an anomaly map to findings: cleaned inside the brain, above what a healthy brain shows, cut at a threshold."""
+"""What an anomaly map is worth: cleaned inside the brain, above the normative mean of healthy brains, cut at a threshold."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -11,23 +10,20 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from medseg_diff.methods.anomaly.baselines import smoothed
-from medseg_diff.methods.anomaly.inversion import MapKind
 from medseg_diff.settings import Settings
 
 
 class AnomalyFindings(Settings):
-    """From two brains to findings: which difference, how it is smoothed, and above what it counts.
+    """From a score to findings: how it is smoothed, and above what it counts.
 
-    `map` is Σ|x - x'| over `map_channels` (none: all), or its `positive` part. It is smoothed by a Gaussian of
-    `smoothing_mm` (standard deviation) and a median of `median` voxels a side (0: none); a rim of `rim_mm` is left out.
+    It is smoothed by a Gaussian of `smoothing_mm` (standard deviation) and a median of `median` voxels a side (0: none); a
+    rim of `rim_mm` is left out.
     threshold: `healthy_percentile` is stored with the model, at `false_positive_rate` of the voxels of healthy validation
     brains; `otsu` is each scan's own; a number is taken as it stands. Components below `smallest_ml` are dropped.
     """
 
-    map: MapKind = "absolute"
-    map_channels: tuple[str, ...] = ()
-    smoothing_mm: float = Field(default=3.0, ge=0)
-    median: int = Field(default=0, ge=0)
+    smoothing_mm: float = Field(default=3.0, ge=0, le=100)
+    median: int = Field(default=0, ge=0, le=25)
     rim_mm: float = Field(default=2.0, ge=0)
     threshold: Literal["healthy_percentile", "otsu"] | Annotated[float, Field(ge=0)] = "healthy_percentile"
     false_positive_rate: float = Field(default=0.002, gt=0, lt=1)  # 2.4 ml of a brain of 1.2 litres
@@ -40,50 +36,51 @@ class AnomalyFindings(Settings):
         return self
 
 
-DEPTHS_MM = (0.0, 2.0, 4.0, 6.0, 9.0, 13.0, 18.0)  # where the bins of a floor begin, from the brain's surface
+DEPTHS_MM = (
+    0.0,
+    2.0,
+    4.0,
+    6.0,
+    9.0,
+    13.0,
+    18.0,
+)  # where the bins of the normative mean begin, from the brain's surface
 FEWEST_VOXELS = 50  # a bin with fewer takes the mean of all
 TOP_SHARE = 0.01  # of the brain's voxels, whose mean is the score of a slice or volume
-LEVELLED = ("map", "scale_0")  # differences between a scan and what the networks made of it: see Floor.level_of
+OWN = "anomaly"  # the engine's own map among the baselines'
+RECONSTRUCTED = (OWN, "scale_0")  # differences between a scan and its reconstruction: see NormativeMean.gain_of
 
 
-@dataclass(frozen=True)
-class Floor:
+class NormativeMean(Settings):
     """What the map of a healthy brain shows, by the depth below the brain's surface: mean `score` in each bin."""
 
     depth_mm: tuple[float, ...]
     score: tuple[float, ...]
 
     @classmethod
-    def measured(cls, scores: npt.NDArray[np.float32], depth_mm: npt.NDArray[np.float32]) -> "Floor":
-        """The floor of healthy voxels [N] at depths [N]."""
+    def measured(cls, scores: npt.NDArray[np.float32], depth_mm: npt.NDArray[np.float32]) -> "NormativeMean":
+        """That of healthy voxels [N] at depths [N]."""
         bins = np.digitize(depth_mm, DEPTHS_MM) - 1
         voxels = np.bincount(bins, minlength=len(DEPTHS_MM))
         sums = np.bincount(bins, weights=scores, minlength=len(DEPTHS_MM))
         means = np.where(voxels >= FEWEST_VOXELS, sums / np.maximum(voxels, 1), scores.mean(dtype=np.float64))
-        return cls(DEPTHS_MM, tuple(round(float(mean), 6) for mean in means))
-
-    @classmethod
-    def from_facts(cls, facts: Mapping[str, Sequence[float]]) -> "Floor":
-        return cls(tuple(facts["depth_mm"]), tuple(facts["score"]))
-
-    @property
-    def facts(self) -> dict[str, list[float]]:
-        return {"depth_mm": list(self.depth_mm), "score": list(self.score)}
+        return cls(depth_mm=DEPTHS_MM, score=tuple(round(float(mean), 6) for mean in means))
 
     def at(self, depth_mm: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The floor at each depth, linear between the middles of the bins."""
+        """The mean at each depth, linear between the middles of the bins."""
         ends = [*self.depth_mm[1:], self.depth_mm[-1]]
         middles = [(low + high) / 2 for low, high in zip(self.depth_mm, ends, strict=True)]
         return np.interp(depth_mm, middles, self.score).astype(np.float32)
 
-    def level_of(self, scores: npt.NDArray[np.float32], depth_mm: npt.NDArray[np.float32]) -> float:
-        """How many times the floor the middle voxel of a scan lies, its voxels [N] at depths [N]; never below 1.
+    def gain_of(self, scores: npt.NDArray[np.float32], depth_mm: npt.NDArray[np.float32]) -> float:
+        """The intensity gain of a scan: how many times the normative mean its middle voxel lies, never below 1; its voxels
+        [N] at depths [N].
 
         A scan unlike those of the training comes back a little worse everywhere. The median does not see a lesion that
         takes less than half of the brain.
         """
         expected = self.at(depth_mm)
-        known = (expected > 0) & (scores > 0)  # the others are slices that were not healed
+        known = (expected > 0) & (scores > 0)  # the others are slices without a score
         return max(1.0, float(np.median(scores[known] / expected[known]))) if known.any() else 1.0
 
 
@@ -109,17 +106,20 @@ def cleaned(score: Tensor, brain: Tensor, findings: AnomalyFindings, *, spacing_
     return smoothed(inside, brain, spacing_mm=spacing_mm, deviation_mm=findings.smoothing_mm)
 
 
-def above_floor(
-    score: Tensor,
+def above_normal(
+    score: npt.NDArray[np.float32],
     depth_mm: npt.NDArray[np.float32],
-    findings: AnomalyFindings,
-    floor: Floor | None,
+    normal: NormativeMean | None,
     *,
-    level: float = 1.0,
-) -> Tensor:
-    """A cleaned map [1, *S] over its scan's `level`, less the floor; 0, as in a healthy brain, in the rim and outside."""
-    values = score[0].numpy() / level - (0 if floor is None else floor.at(depth_mm))
-    return torch.from_numpy(np.where(depth_mm > findings.rim_mm, values, 0).astype(np.float32))[None]
+    rim_mm: float,
+    gain: float = 1.0,
+) -> npt.NDArray[np.float32]:
+    """A cleaned map over its scan's `gain`, less the normative mean; 0, as in a healthy brain, in the rim and outside.
+
+    score and depth_mm [*S], or voxels [N] of them.
+    """
+    values = score / gain - (0 if normal is None else normal.at(depth_mm))
+    return np.where(depth_mm > rim_mm, values, 0).astype(np.float32)
 
 
 def top_mean(values: npt.NDArray[np.float32]) -> float:

@@ -1,115 +1,92 @@
-"""`anomaly`: scans in; calibrated anomaly map, mask, lesion table and the healed brain out, on each scan's own grid."""
+"""`anomaly`: scans in; anomaly map, mask, lesion table and pseudo-healthy brain out, on each scan's own grid."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from torch import Tensor, cat, from_numpy
 
 from medseg_diff.console import bar, log
-from medseg_diff.data.formats.writing import write_volume
-from medseg_diff.data.reading import CaseImages, read_case
+from medseg_diff.data.digests import read_inputs
+from medseg_diff.data.reading import CaseImages
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import Prepared, prepare_case, restore, with_change
 from medseg_diff.device import halved_to_fit, less_at_once
 from medseg_diff.errors import UsageError
-from medseg_diff.files import check_writable, write_json, write_table
+from medseg_diff.files import check_writable, write_table
+from medseg_diff.methods.anomaly.baselines import plain_baselines
 from medseg_diff.methods.anomaly.normative import (
-    LEVELLED,
+    OWN,
+    RECONSTRUCTED,
     AnomalyFindings,
-    Floor,
-    above_floor,
+    above_normal,
     cleaned,
     depth_of,
     otsu,
     top_mean,
 )
 from medseg_diff.methods.components import LESION_COLUMNS, find_lesions
+from medseg_diff.recipes.calibration import MapCalibration
 from medseg_diff.recipes.trained import find_model
-from medseg_diff.tasks.apply.anomaly_volume import HealedVolume, heal_volume
+from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume, map_volume, open_system
+from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
-from medseg_diff.tasks.apply.folder import Identity, Results
-from medseg_diff.tasks.apply.healer import Healer, load_healer
-from medseg_diff.tasks.apply.pseudonyms import names_of, without_names
-from medseg_diff.tasks.apply.quality_checks import doubts_about, doubts_about_level, guards_of
+from medseg_diff.tasks.apply.folder import Results
+from medseg_diff.tasks.apply.quality_checks import quality_checks
 from medseg_diff.tasks.apply.sweep import sweep_anomaly
-from medseg_diff.tasks.train.normative import plain_baselines
+from medseg_diff.tasks.options import Compute, MapOptions, Model, ResultFolder, Source, Threshold, with_plain_keywords
 
-Threshold = Literal["healthy", "otsu"] | float
-SAME = ("sha256", "classifier_sha256", "recipe_sha256", "calibration_sha256", "healing")
+# In every case of one folder.
+SAME = ("sha256", "classifier_sha256", "recipe_sha256", "calibration_sha256", "engine", "findings", "seed")
 BASELINES = "baselines"
 
 
-def anomaly(
-    volumes: Sequence[str] = (),
-    *,
-    data: Path | None = None,
-    out: Path,
-    model: Path | None = None,
-    split: str | None = None,
-    shard: tuple[int, int] = (1, 1),
-    threshold: Threshold | None = None,
-    depth: int | None = None,
-    steps: int | None = None,
-    scale: float | None = None,
-    network_batch: int | None = None,
-    precision: str | None = None,
-    resample_to: str | None = None,
-    baselines: bool = False,
-    sweep: bool = False,
-    overwrite: bool = False,
-    keep_going: bool = False,
-    pseudonymise: bool = False,
-    pseudonym_key: Path | None = None,
-    device: str = "auto",
-    data_root: Path | None = None,
-    runs: Path = Path("runs"),
-) -> list[Path]:
+@with_plain_keywords
+def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOptions, compute: Compute) -> list[Path]:
     """Map the anomalies of one case (`volumes`, as on the command line) or of a table's cases; returns the folders written.
 
     Cases that are complete with the same settings are skipped, and so are those that another process is working on.
-    `baselines` also writes the maps that a method must beat, treated alike, for `evaluate`. `sweep` writes no maps: it
-    tries depths, steps and scales on a few slices and returns the folder of its table. With `keep_going` a bad case is
-    listed in failures.csv and the others go on; its error is raised at the end. With `pseudonymise` results carry names
-    made with the secret in `pseudonym_key` (see `tasks.pseudonyms`).
-    Raises: UsageError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
+    `overrides` lay `engine.…=…` and `findings.…=…` over the recipe. `baselines` also writes the maps that a method must
+    beat, treated alike, for `evaluate`. `sweep` writes no maps: it tries settings of the engine on a few slices and returns
+    the folder of its table. All options are fields of the groups in `tasks.options`.
+    Raises: UsageError, ConfigError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
     """
-    if bool(volumes) == (data is not None):
-        raise UsageError("one of --volume and --data is needed", fix="name a scan, or a table of cases")
-    check_writable(out)
-    run = find_model(model, task="anomaly", runs=runs)
-    healer = load_healer(
-        run, device=device, precision=precision, depth=depth, steps=steps, scale=scale, network_batch=network_batch
-    )
-    log.info("model %s (%s): %s", run.name, run.facts["recipe"], in_words(healer))
-    for doubt in doubts_about(healer):
-        log.warning("%s", doubt)
-    cases = find_cases(volumes, data, healer.recipe.channels, split=split, data_root=data_root, shard=shard)
-    if sweep:
-        return [sweep_anomaly(cases, healer, out, resample_to=resample_to)]
-    cut = Cut.asked(healer, threshold)
-    same = {key: healer.facts[key] for key in SAME} | {"threshold_asked": cut.asked_for}
-    identity = Identity(same | ({"baselines": True} if baselines else {}))
-    called = names_of(pseudonymise, pseudonym_key, out=out, runs=runs)
-    results = Results(out, identity, overwrite=overwrite, keep_going=keep_going, called=called)
-    results.check_room(cases, maps=1 + len(healer.recipe.channels))
-    results.work_through(
-        "healing",
-        cases,
-        lambda case, folder: find_anomalies(case, healer, cut, folder, baselines=baselines, resample_to=resample_to),
-    )
-    log.info("results in %s: open anomaly.nii.gz over the scan in 3D Slicer or ITK-SNAP", out)
-    return [results.folder(case) for case in cases]
+    source.check()
+    check_writable(results.out)
+    run = find_model(model.model, task="anomaly", runs=model.runs)
+    system = open_system(run, compute=compute, overrides=maps.overrides, seed=maps.seed)
+    log.info("model %s (%s): %s", run.name, run.facts["recipe"], in_words(system))
+    cases = find_cases(source, system.recipe.channels, task="anomaly", runs=model.runs)
+    if maps.sweep:
+        return [sweep_anomaly(cases, system, results.out, resample_to=source.resample_to)]
+    cut = Cut.asked(system, maps.threshold)
+    asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
+    same = {key: system.facts.get(key) for key in SAME} | asked | {"threshold_asked": cut.asked_for}
+    identity = Identity(same | ({"baselines": True} if maps.baselines else {}))
+    folder = Results.into(results, "anomaly", identity, source=source, runs=model.runs)
+    folder.check_room(cases, maps=1 + len(system.recipe.channels))
+    warned: set[str] = set()  # a warning that is true of every case is said once
+
+    def work(case: Case, new: Path) -> dict[str, Any]:
+        facts = find_anomalies(case, system, cut, new, baselines=maps.baselines, resample_to=source.resample_to)
+        for warning in facts["warnings"]:
+            if warning not in warned:
+                log.warning("[%s] %s", case.name, warning)
+                warned.add(warning)
+        return asked | facts
+
+    folder.work_through("mapping", cases, work)
+    log.info("results in %s: open anomaly.nii.gz over the scan in 3D Slicer or ITK-SNAP", results.out)
+    return [folder.folder(case) for case in cases]
 
 
-def in_words(healer: Healer) -> str:
-    """`10 steps to L = 250 and back at scale 100`."""
-    healing = healer.healing
-    return f"{healing.steps} steps to L = {healing.depth} and back at scale {healing.scale:g} ({healing.engine})"
+def in_words(system: AnomalySystem) -> str:
+    """`inversion, 16 network evaluations a slice`."""
+    return f"{system.engine.kind}, {sum(system.engine.evaluations.values())} network evaluations a slice"
 
 
 @dataclass(frozen=True)
@@ -121,25 +98,28 @@ class Cut:
     how: str
 
     @classmethod
-    def asked(cls, healer: Healer, threshold: Threshold | None) -> "Cut":
+    def asked(cls, system: AnomalySystem, threshold: Threshold | None) -> "Cut":
         """From the command line, else from the recipe.
 
         Raises: UsageError where the stored threshold is asked for and there is none for these settings.
         """
-        chosen = healer.recipe.findings.threshold if threshold is None else threshold
+        chosen = system.recipe.findings.threshold if threshold is None else threshold
         if chosen == "otsu":
             return cls("otsu", None, "Otsu's threshold of this scan's brain")
         if not isinstance(chosen, str):
+            if not 0 <= chosen < np.inf:
+                raise UsageError(f"a threshold of {chosen} cuts nothing", fix="use healthy, otsu or a number from 0 on")
             return cls(float(chosen), float(chosen), "given")
-        facts = healer.calibration.facts if healer.calibration else {}
-        other = "use --threshold otsu, or a number"
-        if facts.get("threshold") is None:
-            raise UsageError(f"the model has no threshold from healthy brains ({facts.get('source')})", fix=other)
-        if not healer.is_calibrated:
-            found = "the stored threshold was measured with other depth, steps or scale"
-            raise UsageError(found, fix=f"{other}, or train with these settings in healing")
-        share = facts["false_positive_rate"]
-        return cls("healthy", float(facts["threshold"]), f"{share:.2%} of the voxels of {facts['source']} lie above")
+        if chosen not in ("healthy", "healthy_percentile"):
+            raise UsageError(f"there is no threshold `{chosen}`", fix="use healthy, otsu or a number from 0 on")
+        known, other = system.calibration, "use --threshold otsu, or a number"
+        if known is None or known.own is None:
+            raise UsageError(f"the model has no threshold from healthy brains ({known and known.source})", fix=other)
+        if not system.calibrated:
+            found = "the stored threshold was measured with other settings of engine or findings"
+            raise UsageError(found, fix=f"{other}, or train with these settings")
+        share = known.findings.false_positive_rate
+        return cls("healthy", known.own.threshold, f"{share:.2%} of the voxels of {known.source} lie above")
 
     def of(self, values: npt.NDArray[np.float32]) -> float:
         """The threshold for a brain whose voxels score `values` [N]."""
@@ -147,115 +127,112 @@ class Cut:
 
 
 def find_anomalies(
-    case: Case, healer: Healer, cut: Cut, folder: Path, *, baselines: bool = False, resample_to: str | None = None
-) -> None:
-    """Read, heal, compare, bring back onto the case's grid, write; case.json last, because it says that all is there.
+    case: Case,
+    system: AnomalySystem,
+    cut: Cut,
+    folder: Path,
+    *,
+    baselines: bool = False,
+    resample_to: str | None = None,
+) -> dict[str, Any]:
+    """Read, map, bring back onto the case's grid, write into `folder`; returns what case.json says of it.
 
-    In the results the case is called as `folder` is. Where memory runs out the networks are given less at once.
+    Where memory runs out the networks are given less at once.
     """
     started = time.perf_counter()
-    _forget(folder)
-    images = read_case(case, healer.recipe.channels, reference=False, resample_to=resample_to)
-    prepared = prepare_case(images, healer.recipe.preparation)
+    images, inputs = read_inputs(case, system.recipe.channels, resample_to=resample_to)
+    prepared = prepare_case(images, system.recipe.preparation)
     read_seconds = time.perf_counter() - started
-    slices = healer.recipe.view.for_sampling(prepared.brain)
+    slices = system.recipe.view.for_sampling(prepared.brain)
 
-    def heal(batch: int) -> HealedVolume:
+    def mapped(batch: int) -> AnomalyVolume:
         with bar(f"  {case.name}", len(slices)) as advance:
-            return heal_volume(prepared, healer.at_once(batch), slices=slices, rivals=baselines, advance=advance)
+            return map_volume(
+                prepared, system.but(network_batch=batch), slices=slices, baselines=baselines, advance=advance
+            )
 
-    volume, batch = halved_to_fit(heal, healer.healing.network_batch)
-    heal_seconds = time.perf_counter() - started - read_seconds
-    report = _write(volume, images, prepared, healer, cut, folder)
+    volume, batch = halved_to_fit(mapped, system.engine.network_batch)
+    map_seconds = time.perf_counter() - started - read_seconds
+    report, gain = _write(volume, images, prepared, system, cut, folder)
     if baselines:
-        report["baseline_thresholds"] = _write_baselines(volume, prepared, healer, folder / BASELINES)
-    guards, doubts = guards_of(volume, healer)
-    warnings = [*prepared.warnings, *doubts, *doubts_about_level(report["level"])]
-    if batch < healer.healing.network_batch:
-        warnings.append(less_at_once(batch, healer.healing.network_batch))
-    for warning in warnings:
-        if warning not in doubts_about(healer):  # said once, before the first case
-            log.warning("[%s] %s", case.name, warning)
-    seconds = {"read": read_seconds, "heal": heal_seconds, "all": time.perf_counter() - started}
-    facts = healer.facts | report | {"baselines": baselines, "resample_to": resample_to}
-    warnings = [without_names(warning, case, folder.name) for warning in warnings]
-    facts |= {"guards": guards, "warnings": warnings, "network_batch": batch}
-    facts |= {"slices": len(slices), "seconds": {name: round(value, 2) for name, value in seconds.items()}}
-    write_json(
-        folder / "case.json", {"case": folder.name, "task": "anomaly", "channels": list(images.channels), **facts}
-    )
-
-
-def _forget(folder: Path) -> None:
-    """Remove what says that the case is complete, and maps that this call may not write."""
-    (folder / "case.json").unlink(missing_ok=True)
-    for path in (*folder.glob(f"{BASELINES}/*.nii.gz"), *folder.glob("healed_*.nii.gz")):
-        path.unlink()
+        report["baseline_thresholds"] = _write_baselines(volume, prepared, system, folder / BASELINES)
+    checks = quality_checks(volume, system, gain)
+    warnings = [*prepared.warnings, *(check.warning for check in checks if check.warning)]
+    if batch < system.engine.network_batch:
+        warnings.append(less_at_once(batch, system.engine.network_batch))
+    seconds = {"read": read_seconds, "map": map_seconds, "all": time.perf_counter() - started}
+    facts = {"channels": list(images.channels), **system.facts, **report, "baselines": baselines}
+    facts |= {"warnings": warnings, "inputs": inputs, "network_batch": batch}
+    facts |= {"quality_checks": {check.name: check.values for check in checks}, "slices": len(slices)}
+    return facts | {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
 
 
 def _write(
-    volume: HealedVolume, images: CaseImages, prepared: Prepared, healer: Healer, cut: Cut, folder: Path
-) -> dict[str, Any]:
-    """Map, mask, lesions and healed channels on the case's own grid, and what case.json says of them."""
-    recipe, affine = healer.recipe, prepared.native_affine
-    floor = healer.calibration.floor if healer.calibration and healer.is_calibrated else None
-    score, depth_mm, level = finished("map", volume.score, prepared, recipe.findings, floor)
+    volume: AnomalyVolume, images: CaseImages, prepared: Prepared, system: AnomalySystem, cut: Cut, folder: Path
+) -> tuple[dict[str, Any], float]:
+    """Map, mask, lesions and pseudo-healthy channels on the case's own grid; what case.json says of them, and the gain."""
+    recipe, affine = system.recipe, prepared.native_affine
+    known = system.calibrated.own if system.calibrated else None
+    score, depth_mm, gain = finished(OWN, volume.score, prepared, recipe.findings, known)
     native, brain = _on_native_grid(score, prepared)
     inside = native[brain & (native != 0)]
-    threshold = cut.of(inside)
-    smallest_ml = recipe.findings.smallest_ml
+    threshold, smallest_ml = cut.of(inside), recipe.findings.smallest_ml
     lesions = find_lesions(native, brain, threshold=threshold, smallest_ml=smallest_ml, affine=affine)
-    write_volume(folder / "anomaly.nii.gz", native, affine)
-    write_volume(folder / "anomaly_mask.nii.gz", lesions.mask.astype(np.uint8), affine)
-    healed = with_change(images, prepared, volume.healed - prepared.image)
-    for name, voxels in zip(images.channels, healed, strict=True):
-        write_volume(folder / f"healed_{name}.nii.gz", voxels, affine)
+    prepared.write(folder / "anomaly.nii.gz", native)
+    prepared.write(folder / "anomaly_mask.nii.gz", lesions.mask.astype(np.uint8))
+    if volume.healthy is not None:
+        healthy = with_change(images, prepared, volume.healthy - prepared.image)
+        for name, voxels in zip(images.channels, healthy, strict=True):
+            prepared.write(folder / f"healthy_{name}.nii.gz", voxels)
     write_table(folder / "lesions.csv", LESION_COLUMNS, lesions.rows)
     of_slices = [top_mean(score[0, ..., z].numpy()[depth_mm[..., z] > 0]) for z in volume.slices]
     return {
         "diseased": None if recipe.diseased is None else list(recipe.diseased),
-        "findings": recipe.findings.model_dump(mode="json"),
         "threshold_asked": cut.asked_for,
         "threshold": {"value": round(threshold, 6) if np.isfinite(threshold) else None, "how": cut.how},
-        "floor": floor.facts if floor else None,
-        "level": round(level, 4),
+        "normative_mean": known and known.normative_mean.model_dump(mode="json"),
         "lesions": len(lesions.rows),
         "volume_ml": lesions.volume_ml,
         "removed": lesions.removed,
         "score": round(top_mean(inside), 5),
         "slice_scores": _by_slice(of_slices, volume.slices, prepared),
-    }
+    }, gain
 
 
 def finished(
-    name: str, raw: torch.Tensor, prepared: Prepared, findings: AnomalyFindings, floor: Floor | None
-) -> tuple[torch.Tensor, npt.NDArray[np.float32], float]:
-    """The raw map `name` [1, *S] as it is written, above its floor at the scan's own level; the depth [*S] of each voxel
-    below the brain's surface; and that level."""
+    name: str, raw: Tensor, prepared: Prepared, findings: AnomalyFindings, known: MapCalibration | None
+) -> tuple[Tensor, npt.NDArray[np.float32], float]:
+    """The raw map `name` [1, *S] as it is written, above its normative mean at the scan's own gain; the depth [*S] of each
+    voxel below the brain's surface; and that gain."""
     depth_mm = depth_of(prepared.brain, prepared.spacing_mm)
-    score = cleaned(raw, prepared.brain, findings, spacing_mm=prepared.spacing_mm)
-    inside, level = depth_mm > 0, 1.0
-    if floor is not None and name in LEVELLED:
-        level = floor.level_of(score[0].numpy()[inside], depth_mm[inside])
-    return above_floor(score, depth_mm, findings, floor, level=level), depth_mm, level
+    score = cleaned(raw, prepared.brain, findings, spacing_mm=prepared.spacing_mm)[0].numpy()
+    inside, gain, normal = depth_mm > 0, 1.0, known.normative_mean if known else None
+    if normal and name in RECONSTRUCTED:
+        gain = normal.gain_of(score[inside], depth_mm[inside])
+    return from_numpy(above_normal(score, depth_mm, normal, rim_mm=findings.rim_mm, gain=gain))[None], depth_mm, gain
 
 
-def _on_native_grid(score: torch.Tensor, prepared: Prepared) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+def _on_native_grid(score: Tensor, prepared: Prepared) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """The map [X, Y, Z], 0 outside the brain, and the brain, both on the case's own grid."""
-    back = restore(prepared, torch.cat([score, prepared.brain.float()]))
+    back = restore(prepared, cat([score, prepared.brain.float()]))
     brain = back[1] > 0.5
     return np.where(brain, back[0], 0).astype(np.float32), brain
 
 
-def _write_baselines(volume: HealedVolume, prepared: Prepared, healer: Healer, folder: Path) -> dict[str, float | None]:
-    """The rivals' maps, cleaned as the method's own is, above floors of their own; returns their stored thresholds."""
-    known = healer.calibration.facts["rivals"] if healer.calibration and healer.is_calibrated else {}
-    maps = {**plain_baselines(prepared), **volume.rivals}
+def _write_baselines(
+    volume: AnomalyVolume, prepared: Prepared, system: AnomalySystem, folder: Path
+) -> dict[str, float | None]:
+    """The baselines' maps, cleaned as the engine's own is, above normative means of their own; their stored thresholds."""
+    known = system.calibrated.maps if system.calibrated else {}
+    maps = {
+        **plain_baselines(prepared.image, prepared.brain, prepared.channels, prepared.spacing_mm),
+        **volume.baselines,
+    }
     for name, raw in maps.items():
-        floor = Floor.from_facts(known[name]["floor"]) if name in known else None
-        score, *_ = finished(name, raw, prepared, healer.recipe.findings, floor)
-        write_volume(folder / f"{name}.nii.gz", _on_native_grid(score, prepared)[0], prepared.native_affine)
-    return {name: known[name]["threshold"] if name in known else None for name in maps}
+        score, *_ = finished(name, raw, prepared, system.recipe.findings, known.get(name))
+        native, _ = _on_native_grid(score, prepared)
+        prepared.write(folder / f"{name}.nii.gz", native)
+    return {name: known[name].threshold if name in known else None for name in maps}
 
 
 def _by_slice(scores: Sequence[float], slices: Sequence[int], prepared: Prepared) -> dict[str, Any]:

@@ -1,118 +1,184 @@
-"""One volume healed slice by slice in batches of one size: the healed brain, the raw maps, and what the guards need."""
+"""A trained anomaly system, and what its engine says of one volume, slice by slice in batches of one size."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medseg_diff.console import log
 from medseg_diff.data.transforms import Prepared
 from medseg_diff.device import autocast
-from medseg_diff.errors import UsageError
-from medseg_diff.methods.anomaly.inversion import saliency
-from medseg_diff.tasks.apply.healer import Healer
+from medseg_diff.diffusion import SeededNoise
+from medseg_diff.errors import CheckpointError, UsageError
+from medseg_diff.evenly import evenly_spaced
+from medseg_diff.methods.anomaly import AnyEngine
+from medseg_diff.methods.anomaly.engine import Check, Evidence, Networks
+from medseg_diff.methods.batches import padded_batches
+from medseg_diff.recipes.anomaly import AnomalyRecipe
+from medseg_diff.recipes.calibration import AnomalyCalibration, read_calibration
+from medseg_diff.recipes.trained import open_run
+from medseg_diff.run import Run
+from medseg_diff.seeds import seed_of
+from medseg_diff.tasks.options import Compute
 
-if TYPE_CHECKING:
-    from medseg_diff.methods.anomaly.inversion import Healed
-
-CHECKED_SLICES = 4  # of each volume, brought back at scale 0
+CHECKED_SLICES = 4  # of each volume, brought back without any push
 Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class HealedVolume:
-    """On the network's grid, CPU: `healed` [C, *S] (the image itself where nothing was done), the raw `score` [1, *S] and
-    further raw maps, saliency and scale_0, where they were asked for.
+class AnomalySystem:
+    """A trained run ready to map; `facts` is what every case.json says of it. `calibration` is None while it is made."""
 
-    For each of `slices` [N]: p(healthy) `before`, `believed` [N, steps + 1] from L down to the healed image, and `drift`,
-    the mean raw score over its brain. `round_trip` is the relative error of some slices that came back at scale 0.
+    recipe: AnomalyRecipe
+    networks: Networks
+    calibration: AnomalyCalibration | None
+    device: torch.device
+    precision: str
+    seed: int
+    facts: dict[str, Any]
+
+    @property
+    def engine(self) -> AnyEngine:
+        return self.recipe.engine
+
+    @property
+    def calibrated(self) -> AnomalyCalibration | None:
+        """The calibration, if it was measured with the present settings."""
+        known = self.calibration
+        return known if known and known.holds_for(self.engine, self.recipe.findings) else None
+
+    def but(self, **engine: Any) -> "AnomalySystem":
+        """The same with some settings of its engine changed."""
+        return replace(self, recipe=self.recipe.model_copy(update={"engine": self.engine.but(**engine)}))
+
+    def evidence(self, image: Tensor, owners: Sequence[tuple[str, int]], *, baselines: bool = False) -> Evidence:
+        """What the engine says of image [B, C, *S], on the device and inside `autocast`; `owners` [B] own the noise."""
+        noise = SeededNoise([seed_of(self.seed, *owner) for owner in owners], self.recipe.noise)
+        return self.engine.score(image, self.networks, noise, baselines=baselines)
+
+    def round_trip(self, image: Tensor) -> Tensor | None:
+        """The image [B, C, *S] encoded and decoded without any push, where the engine can do that."""
+        return self.engine.round_trip(image, self.networks)
+
+    def checks(self, facts: Mapping[str, Tensor]) -> list[Check]:
+        """The engine's quality checks of one volume."""
+        return self.engine.checks(facts, self.calibrated.reference if self.calibrated else {})
+
+
+def open_system(
+    run: Run, *, compute: Compute, overrides: Sequence[str] = (), seed: int = 0, calibrated: bool = True
+) -> AnomalySystem:
+    """The networks of a run on a device, with settings of its engine and findings changed.
+
+    Raises: CheckpointError where the run's files are damaged or do not fit each other, where it was never calibrated
+    (unless `calibrated` is False, for the calibration itself), or where the classifier that guides it guesses; ConfigError.
+    """
+    trained = open_run(run, AnomalyRecipe, device=compute.device, precision=compute.precision)
+    changes = [f"engine.network_batch={compute.network_batch}"] if compute.network_batch else []
+    recipe = trained.recipe.with_overrides([*overrides, *changes])
+    calibration = _calibration_of(run, recipe) if calibrated else None
+    denoiser = recipe.denoiser.around(trained.networks["denoiser"], recipe.schedule)
+    networks = Networks(denoiser, trained.networks.get("classifier"), recipe.channels, recipe.space)
+    facts = trained.facts | {
+        "calibration_sha256": run.verified(run.calibration_file)[run.calibration_file] if calibration else None,
+        "engine": recipe.engine.model_dump(mode="json", exclude={"network_batch"}),
+        "findings": recipe.findings.model_dump(mode="json"),
+        "seed": seed,
+        "network_evaluations": recipe.engine.evaluations,
+    }
+    return AnomalySystem(recipe, networks, calibration, trained.device, trained.precision, seed, facts)
+
+
+def _calibration_of(run: Run, recipe: AnomalyRecipe) -> AnomalyCalibration:
+    """What is known of the run, unless that forbids its use. Raises: CheckpointError."""
+    calibration = read_calibration(run, AnomalyCalibration)
+    if calibration is None:
+        raise CheckpointError("has no calibration", fix="finish it: train-anomaly --resume auto", file=run.name)
+    skill = calibration.classifier
+    if "classifier" not in recipe.engine.networks:
+        return calibration
+    if skill.is_chance is None:
+        log.warning(
+            "the classifier of %s was validated on one kind of slice: whether it guesses is not known", run.name
+        )
+    elif skill.is_chance:
+        raise CheckpointError(
+            f"its classifier tells healthy from diseased validation slices no better than by chance (balanced accuracy "
+            f"{skill.balanced_accuracy:.2f}, AUROC {skill.auroc:.2f}), so its guidance leads nowhere",
+            fix="train it longer, on more patients, or with more augmentation (classifier_training, augmentation)",
+            file=run.name,
+        )
+    return calibration
+
+
+@dataclass(frozen=True)
+class AnomalyVolume:
+    """What an engine says of one volume, on the network's grid, CPU: the raw `score` [1, *S], `healthy` [C, *S] (the image
+    itself where nothing was done; None of an engine that makes none), and further raw maps where asked for.
+
+    `facts` [N] are of its `slices`, `mean_score` (over the brain of each) among them. `round_trip` is the relative error
+    of some slices that came back without any push.
     """
 
     slices: list[int]
-    healed: Tensor
     score: Tensor
-    rivals: dict[str, Tensor]
-    before: np.ndarray
-    believed: np.ndarray
-    drift: np.ndarray
+    healthy: Tensor | None
+    baselines: dict[str, Tensor]
+    facts: dict[str, Tensor]
     round_trip: float | None
 
 
-def heal_volume(
+def map_volume(
     prepared: Prepared,
-    healer: Healer,
+    system: AnomalySystem,
     *,
     slices: Sequence[int] | None = None,
-    rivals: bool = False,
+    baselines: bool = False,
     advance: Advance = lambda slices: None,
-) -> HealedVolume:
-    """Heal the slices that hold brain (or those of `slices`); `rivals` adds the saliency and the map at scale 0.
+) -> AnomalyVolume:
+    """Map the slices that hold brain (or those of `slices`); `baselines` adds the maps that the networks give for free.
 
     Each batch has `network_batch` slices, the last one padded, so that the networks always see one shape; one batch at a
     time is on the device. Raises: UsageError where the numbers run away, as they do under too large a scale.
     """
-    view = healer.recipe.view
-    wanted = view.for_sampling(prepared.brain) if slices is None else list(slices)
+    view = system.recipe.view
+    chosen = view.for_sampling(prepared.brain) if slices is None else list(slices)
     image, brain = view.cut(prepared.image), view.cut(prepared.brain)
-    healed, score = image.clone(), torch.zeros(len(image), 1, *image.shape[2:])
-    maps = {name: torch.zeros_like(score) for name in (("saliency", "scale_0") if rivals else ())}
-    checked = set(np.linspace(0, len(wanted) - 1, min(CHECKED_SLICES, len(wanted))).round().astype(int).tolist())
-    before, believed, kept = [], [], []
+    maps: dict[str, Tensor] = {}
+    facts: dict[str, list[Tensor]] = {}
     frame = Frame.around(image.shape[2:], view.size, prepared.preparation.background)
-    with autocast(healer.device, healer.precision):
-        for places in batches(wanted, healer.healing.network_batch):
-            here = len(places.wanted)
-            batch = frame.put(image[places.padded]).to(healer.device).contiguous()
-            found = healer.heal(batch)
-            _check_finite(found, healer)
-            healed[places.wanted] = frame.take(found.healed)[:here].cpu()
-            score[places.wanted] = frame.take(healer.difference(batch, found.healed))[:here].cpu()
-            assert found.before is not None and found.believed is not None
-            before.append(found.before[:here].cpu().numpy())
-            believed.append(found.believed[:, :here].cpu().numpy())
-            for number in sorted(checked & places.numbers):
-                one = slice(number - places.first, number - places.first + 1)
-                kept.append((batch[one].clone(), found.noisy[one].clone()))
-            if rivals:
-                for name, values in _rivals(healer, batch, found).items():
-                    maps[name][places.wanted] = frame.take(values)[:here].cpu()
-            advance(here)
-        trip = _round_trip(healer, kept, frame, brain[[wanted[number] for number in sorted(checked)]])
-    score, maps = score * brain, {name: values * brain for name, values in maps.items()}
-    area = brain[wanted].flatten(1).sum(1).clamp(min=1)
-    return HealedVolume(
-        wanted,
-        view.join(healed),
+
+    def keep(name: str, like: Tensor, values: Tensor, wanted: Sequence[int]) -> None:
+        maps.setdefault(name, like)[wanted] = frame.take(values)[: len(wanted)].cpu()
+
+    with autocast(system.device, system.precision):
+        for wanted, padded in padded_batches(chosen, system.engine.network_batch):
+            batch = frame.put(image[padded]).to(system.device).contiguous()
+            said = system.evidence(batch, [(prepared.name, z) for z in padded], baselines=baselines)
+            _check_finite(said)
+            for name, values in {"score": said.score, **said.baselines}.items():
+                keep(name, torch.zeros(len(image), 1, *image.shape[2:]), values, wanted)
+            if said.healthy is not None:
+                keep("healthy", image.clone(), said.healthy, wanted)
+            for name, values in said.facts.items():
+                facts.setdefault(name, []).append(values[: len(wanted)].cpu())
+            advance(len(wanted))
+        checked = evenly_spaced(chosen, CHECKED_SLICES)
+        trip = _round_trip(system, frame, image[checked], brain[checked]) if checked else None
+    healthy, score = maps.pop("healthy", None), maps.pop("score", torch.zeros_like(image[:, :1])) * brain
+    area = brain[chosen].flatten(1).sum(1).clamp(min=1)
+    of_slices = {name: torch.cat(values) for name, values in facts.items()}
+    return AnomalyVolume(
+        chosen,
         view.join(score),
-        {name: view.join(values) for name, values in maps.items()},
-        np.concatenate(before) if before else np.zeros(0, np.float32),
-        np.concatenate(believed, axis=1).T if believed else np.zeros((0, healer.healing.steps + 1), np.float32),
-        (score[wanted].flatten(1).sum(1) / area).numpy(),
+        None if healthy is None else view.join(healthy),
+        {name: view.join(values * brain) for name, values in maps.items()},
+        of_slices | {"mean_score": score[chosen].flatten(1).sum(1) / area},
         trip,
     )
-
-
-@dataclass(frozen=True)
-class Places:
-    """One batch of slices: those `wanted`, `padded` with the last one to the batch's size, counted from `first`."""
-
-    wanted: list[int]
-    padded: list[int]
-    first: int
-
-    @property
-    def numbers(self) -> set[int]:
-        return set(range(self.first, self.first + len(self.wanted)))
-
-
-def batches(slices: Sequence[int], size: int) -> Iterator[Places]:
-    """Slices in batches of exactly `size`."""
-    for first in range(0, len(slices), size):
-        wanted = list(slices[first : first + size])
-        yield Places(wanted, wanted + [wanted[-1]] * (size - len(wanted)), first)
 
 
 @dataclass(frozen=True)
@@ -138,33 +204,17 @@ class Frame:
         return slices[:, :, top : slices.shape[2] - bottom, left : slices.shape[3] - right]
 
 
-def _rivals(healer: Healer, batch: Tensor, found: "Healed") -> dict[str, Tensor]:
-    """What the same networks give for free: one backward pass, and the way back without guidance."""
-    levels = healer.levels
-    shown = saliency(
-        healer.classifier,
-        batch,
-        t=levels[len(levels) // 2],
-        schedule=healer.recipe.schedule,
-        image_scale=healer.recipe.image_scale,
-    )
-    return {"saliency": shown, "scale_0": healer.difference(batch, healer.back_unguided(found.noisy))}
-
-
-def _round_trip(healer: Healer, kept: Sequence[tuple[Tensor, Tensor]], frame: Frame, brain: Tensor) -> float | None:
-    """Root mean square of what a few slices lost at scale 0, relative to their own deviation inside the brain."""
-    if not kept:
+def _round_trip(system: AnomalySystem, frame: Frame, image: Tensor, brain: Tensor) -> float | None:
+    """Root mean square of what a few slices lost without any push, relative to their own deviation inside the brain."""
+    parts = [part.to(system.device).contiguous() for part in frame.put(image).split(system.engine.network_batch)]
+    back = [frame.take(trip).cpu() for part in parts if (trip := system.round_trip(part)) is not None]
+    if not back:
         return None
-    image = frame.take(torch.cat([image for image, _ in kept])).cpu()
-    noisy = torch.cat([noisy for _, noisy in kept]).split(healer.healing.network_batch)
-    back = frame.take(torch.cat([healer.back_unguided(part) for part in noisy])).cpu()
     inside = brain.expand_as(image)
-    lost, own = (image - back)[inside].square().mean().sqrt(), image[inside].std()
+    lost, own = (image - torch.cat(back))[inside].square().mean().sqrt(), image[inside].std()
     return float(lost / own.clamp(min=1e-6))
 
 
-def _check_finite(found: "Healed", healer: Healer) -> None:
-    if not torch.isfinite(found.healed).all():
-        raise UsageError(
-            f"the way back at scale {healer.healing.scale:g} ran out of all numbers", fix="lower --scale or --depth"
-        )
+def _check_finite(said: Evidence) -> None:
+    if not (torch.isfinite(said.score).all() and (said.healthy is None or torch.isfinite(said.healthy).all())):
+        raise UsageError("the reconstruction ran out of all numbers", fix="lower engine.scale or engine.depth")

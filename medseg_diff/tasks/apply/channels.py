@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from medseg_diff.data.missing import missing_channels
 from medseg_diff.data.tables.manifest import Case
-from medseg_diff.errors import ManifestError, MedsegError, raise_all
-from medseg_diff.recipes.lookup import load_recipe, recipe_names
-from medseg_diff.recipes.segmentation import SegmentationRecipe
-from medseg_diff.run import finished_runs
+from medseg_diff.data.transforms import missing_channels
+from medseg_diff.errors import ManifestError, MedsegError, raise_all, verbs_of
+from medseg_diff.recipes.lookup import RECIPES, AnyRecipe, Task, find_recipe, recipe_names
+from medseg_diff.runs import finished_runs
 from medseg_diff.settings import parse_settings, read_yaml
 
 SHOWN = 5
@@ -32,29 +31,33 @@ def refuse_missing(
     raise_all(problems)
 
 
-def models_that_fit(present: Sequence[str], runs: Path | None) -> str:
+def models_that_fit(present: Sequence[str], runs: Path | None, task: Task = "segment") -> str:
     """In words: finished runs below `runs` and shipped recipes for a case with these channels, and how to train one."""
-    trained = list(_runs_that_fit(present, runs)) if runs else []
-    recipes = [name for name in recipe_names("segment") if _fits(load_recipe(name, task="segment"), present)]
+    trained = list(_runs_that_fit(present, runs, task)) if runs else []
+    recipes = [name for name in recipe_names(task) if _fits(_recipe(find_recipe(name, task=task), task), present)]
     parts = [f"models that fit: {', '.join(trained[:SHOWN])}"] if trained else ["no model here fits"]
     parts += [f"recipes that fit: {', '.join(recipes[:SHOWN])}"] if recipes else []
     if present:
-        parts.append(f"train-seg takes channels=[{','.join(present)}]")
+        parts.append(f"{verbs_of(task).train} takes channels=[{','.join(present)}]")
     return "; ".join(parts)
 
 
-def _runs_that_fit(present: Sequence[str], runs: Path) -> Iterator[str]:
+def _runs_that_fit(present: Sequence[str], runs: Path, task: Task) -> Iterator[str]:
     for run in finished_runs(runs):
-        if run.facts.get("task") != "segment":
+        if run.facts.get("task") != task:
             continue
         try:
-            recipe = parse_settings(SegmentationRecipe, read_yaml(run.recipe_file), source=run.name)
+            recipe = _recipe(run.recipe_file, task)
         except MedsegError:  # a run of another version does not fit
             continue
         if _fits(recipe, present):
             yield f"{run.name} ({', '.join(recipe.channels)})"
 
 
-def _fits(recipe: SegmentationRecipe, present: Sequence[str]) -> bool:
+def _recipe(path: Path, task: Task) -> AnyRecipe:
+    return parse_settings(RECIPES[task], read_yaml(path), source=path.name)
+
+
+def _fits(recipe: AnyRecipe, present: Sequence[str]) -> bool:
     there = [channel in present for channel in recipe.channels]
-    return any(there) if recipe.bears_missing_channels else all(there)
+    return any(there) if recipe.augmentation.channel_dropout else all(there)

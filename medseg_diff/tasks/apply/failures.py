@@ -48,7 +48,7 @@ class Failures:
         while True:
             with claimed(self.out / LOCK) as ours:
                 if ours or time.monotonic() > ends:
-                    clean(self.out, f".*.{FAILURES}")
+                    clean(self.out, FAILURES)
                     yield
                     return
             time.sleep(0.02)

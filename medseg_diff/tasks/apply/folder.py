@@ -1,7 +1,7 @@
-"""What verbs that work through cases share: find them, take a share, skip complete ones, go on past a bad one."""
+"""A folder of results that cases are worked into: skip complete ones, go on past a bad one, several processes at once."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,64 +10,55 @@ from typing import Any
 from medseg_diff.console import bar, log
 from medseg_diff.data.formats import nifti
 from medseg_diff.data.formats.stream import first_bytes
+from medseg_diff.data.results import FACTS
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.errors import (
     EnvironmentFault,
     ExitCode,
     MedsegError,
     OutOfMemory,
-    Problems,
     UsageError,
     is_out_of_memory,
 )
-from medseg_diff.files import check_room, clean, read_json
+from medseg_diff.files import check_room, clean
 from medseg_diff.locking import claimed
+from medseg_diff.tasks.apply.case_folder import Identity, OtherScan, is_complete, made_anew, source_of, tell
 from medseg_diff.tasks.apply.failures import Failures, in_words
+from medseg_diff.tasks.apply.pseudonyms import names_of
+from medseg_diff.tasks.options import ResultFolder, Source
 
 PACKED = 0.15  # of its raw size is what a float map of a BraTS brain takes as .nii.gz: 0.140 to 0.149 measured
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What two calls must have in common for their results to stand in one folder: keys of case.json and their values."""
-
-    facts: Mapping[str, Any]
-
-    def is_complete(self, folder: Path) -> bool:
-        """Whether the folder holds this case, done with the same model and numbers.
-
-        Raises: UsageError where it was done with others: mixing two settings in one folder helps nobody.
-        """
-        try:
-            known = read_json(folder / "case.json")
-        except (OSError, ValueError):
-            return False
-        if not isinstance(known, dict):
-            return False
-        for key, wanted in self.facts.items():
-            if known.get(key) != wanted:
-                raise UsageError(
-                    f"was made with {key} {known.get(key)}, not {wanted}",
-                    fix="use --overwrite, or another --out",
-                    case=folder.name,
-                    file="case.json",
-                )
-        return True
 
 
 @dataclass(frozen=True)
 class Results:
     """A folder that cases are worked into, a folder for each, by one process or by several at once.
 
-    `identity` is what all of its cases have in common; `called` says how a case is called in there. With `overwrite`
-    complete cases are done again; with `keep_going` a bad one is listed in failures.csv and the others go on.
+    `identity` is what all of its cases have in common; `called` says how a case is called in there; `root` is what the
+    cases lie below, of which no result tells. With `overwrite` complete cases are done again; with `keep_going` a bad
+    one is listed in failures.csv and the others go on.
     """
 
     out: Path
+    task: str
     identity: Identity
     overwrite: bool = False
     keep_going: bool = False
     called: Callable[[str], str] = str
+    root: Path | None = None
+
+    @classmethod
+    def into(cls, results: ResultFolder, task: str, identity: Identity, *, source: Source, runs: Path) -> "Results":
+        """The folder that a verb was given. Raises: UsageError, EnvironmentFault for the key of pseudonyms."""
+        return cls(
+            results.out,
+            task,
+            identity,
+            overwrite=results.overwrite,
+            keep_going=results.keep_going,
+            called=names_of(results.pseudonymise, results.pseudonym_key, out=results.out, runs=runs),
+            root=source.data_root or (source.data.parent if source.data else None),
+        )
 
     def folder(self, case: Case) -> Path:
         return self.out / self.called(case.name)
@@ -77,90 +68,100 @@ class Results:
         wanted = sum(_voxels(case) for case in cases if self.overwrite or _stamp(self.folder(case)) is None)
         check_room(self.out, int(wanted * maps * 4 * PACKED))
 
-    def work_through(self, title: str, cases: Sequence[Case], work: Callable[[Case, Path], None]) -> None:
-        """Do every case that is not complete, under a progress bar; `work` is given its folder.
+    def work_through(self, title: str, cases: Sequence[Case], work: Callable[[Case, Path], dict[str, Any]]) -> None:
+        """Do every case that is not complete, under a progress bar; `work` fills a folder and returns what case.json says.
 
-        Raises: UsageError where a case was done with other settings, or two would be called the same; what `work`
-        raises: at once, or with `keep_going` at the end (the first that is about an image, else the first), unless the
-        fault is the machine's.
+        Raises: UsageError where a case was done with other settings, or two would be called the same; where its folder
+        is another scan's or holds other files, and what `work` raises: at once, or with `keep_going` at the end (the
+        first that is about an image, else the first), unless the fault is the machine's.
         """
         if len({self.called(case.name) for case in cases}) < len(cases):
             raise UsageError("two cases would be called the same in the results", fix="use another --pseudonym-key")
         failures, bad = Failures(self.out), list[MedsegError]()
-        unfinished = self._unfinished(cases)
+        unfinished = self._unfinished(cases, bad)
         with bar(title, len(unfinished)) as advance:
             for case, stamp in unfinished:
-                name = self.called(case.name)
                 try:
                     if self._do(case, stamp, work):
-                        failures.forget(name)
+                        failures.forget(self.called(case.name))
                 except MedsegError as error:
-                    machine = isinstance(error, EnvironmentFault) and not isinstance(error, OutOfMemory)
-                    if machine or not self.keep_going:
-                        raise
-                    bad.append(_without_trace(error))
-                    log.warning("error: %s", "; ".join(error.lines))
-                    failures.note(name, error, in_words(error, case, name))
+                    self._go_past(error, case, bad)
                 advance(note=case.name)
         if bad:
-            log.warning("%d of %d cases could not be done: see %s", len(bad), len(unfinished), failures.path)
+            log.warning("%d of %d cases could not be done: see %s", len(bad), len(cases), failures.path)
             raise next((error for error in bad if error.exit_code == ExitCode.IMAGE), bad[0])
 
-    def _unfinished(self, cases: Sequence[Case]) -> list[tuple[Case, int | None]]:
+    def _go_past(self, error: MedsegError, case: Case, bad: list[MedsegError]) -> None:
+        """List a case that cannot be done and go on. Raises: the error, unless that was asked for and it is the case's."""
+        if not self.keep_going or (isinstance(error, EnvironmentFault) and not isinstance(error, OutOfMemory)):
+            raise error
+        bad.append(error.without_trace())
+        log.warning("error: %s", "; ".join(error.lines))
+        name = self.called(case.name)
+        Failures(self.out).note(name, error, in_words(error, case, name))
+
+    def _unfinished(self, cases: Sequence[Case], bad: list[MedsegError]) -> list[tuple[Case, int | None]]:
         """The cases to do, each with the stamp that its case.json has now, and a word on how many are complete."""
-        failures, wanted = Failures(self.out), []
+        failures, complete, wanted = Failures(self.out), 0, list[tuple[Case, int | None]]()
         for case in cases:
             stamp = _stamp(self.folder(case))  # before the look: another process may complete the case right after it
-            if not self.overwrite and self.identity.is_complete(self.folder(case)):
-                failures.forget(self.called(case.name))
-                self._unclaim(case)
-            else:
-                wanted.append((case, stamp))
-        if len(wanted) < len(cases):
-            log.info("%d cases are complete already", len(cases) - len(wanted))
+            try:
+                if self.overwrite or not self._is_complete(case):
+                    wanted.append((case, stamp))
+                    continue
+            except OtherScan as error:
+                self._go_past(error, case, bad)
+                continue
+            failures.forget(self.called(case.name))
+            self._unclaim(case)
+            complete += 1
+        if complete:
+            log.info("%d cases are complete already", complete)
         return wanted
+
+    def _is_complete(self, case: Case) -> bool:
+        return is_complete(self.folder(case), case, self.identity, self._source(case))
+
+    def _source(self, case: Case) -> str | None:
+        return source_of(case, self.root) if self.called(case.name) == case.name else None
 
     def _claim_of(self, case: Case) -> Path:
         return self.out / f".claim_{self.called(case.name)}"
 
     def _unclaim(self, case: Case) -> None:
-        """Remove the claim of a process that was killed between the last file of a case and the end of its claim."""
+        """Remove the claim and the unfinished folder of a process that was killed while the case was complete."""
         if self._claim_of(case).exists():
-            with claimed(self._claim_of(case)):
-                pass
+            with claimed(self._claim_of(case)) as ours:
+                if ours:
+                    clean(self.out, self.called(case.name))
 
-    def _do(self, case: Case, stamp: int | None, work: Callable[[Case, Path], None]) -> bool:
+    def _do(self, case: Case, stamp: int | None, work: Callable[[Case, Path], dict[str, Any]]) -> bool:
         """One case, unless another process has it, or did it since its case.json had that stamp; whether it is done."""
         folder = self.folder(case)
         with claimed(self._claim_of(case)) as ours:
             if not ours:
                 log.info("[%s] another process is working on it: left to that one", case.name)
                 return False
-            if _stamp(folder) != stamp and self.identity.is_complete(folder):
+            clean(self.out, folder.name)
+            if _stamp(folder) != stamp and self._is_complete(case):
                 log.info("[%s] another process has done it meanwhile", case.name)
                 return True
-            clean(folder)
-            try:
-                work(case, folder)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                fix = "end other programs, or use a machine with more memory"
-                raise OutOfMemory("memory runs out", fix=fix, case=case.name) from error
+            with made_anew(folder) as new:
+                try:
+                    facts = work(case, new)
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    fix = "end other programs, or use a machine with more memory"
+                    raise OutOfMemory("memory runs out", fix=fix, case=case.name) from error
+                tell(new, case, folder.name, self._source(case), {"task": self.task} | facts)
             return True
-
-
-def _without_trace(error: MedsegError) -> MedsegError:
-    """The error without what it holds on to, the voxels of its case among it."""
-    for part in (error, *(error.problems if isinstance(error, Problems) else ())):
-        part.__traceback__ = part.__context__ = part.__cause__ = None
-    return error
 
 
 def _stamp(folder: Path) -> int | None:
     """When the case was completed, by the clock of the disk; None where it was not."""
     try:
-        return (folder / "case.json").stat().st_mtime_ns
+        return (folder / FACTS).stat().st_mtime_ns
     except OSError:
         return None
 

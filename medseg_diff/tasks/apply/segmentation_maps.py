@@ -4,7 +4,7 @@ A region never exceeds one that holds it, in any file: members are kept inside w
 after resampling, and each mask is cut to the outer ones after its small components are gone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg_diff.data import geometry
-from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.transforms import Prepared, restore
 from medseg_diff.methods.components import Removed, find_mask
 from medseg_diff.methods.fusion import staple, vote
@@ -20,11 +19,15 @@ from medseg_diff.methods.regions import hierarchy_of, kept_inside
 from medseg_diff.methods.sampled_segmentation import Ensemble, uncertainty_maps
 from medseg_diff.metrics.tuning import tempered
 from medseg_diff.recipes.segmentation import SegmentationRecipe
-from medseg_diff.tasks.apply.findings import slices_to_review, volume_interval
-from medseg_diff.tasks.apply.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from medseg_diff.tasks.apply.segmentation_volume import SegmentationSystem
+
+MOST_SLICES = 5
+FEWEST_ML = 0.05  # an axial slice with less expected error than this needs no second look
+INTERVAL = (2.5, 97.5)
 
 Floats = npt.NDArray[np.float32]
 Masks = dict[str, npt.NDArray[np.bool_]]
@@ -43,25 +46,25 @@ def brought_back(prepared: Prepared, recipe: SegmentationRecipe, probability: "T
     return kept_inside(torch.from_numpy(native), hierarchy_of(recipe.regions), dim=0).numpy()
 
 
-def write_maps(ensemble: Ensemble, prepared: Prepared, segmenter: Segmenter, folder: Path) -> dict[str, Any]:
+def write_maps(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSystem", folder: Path) -> dict[str, Any]:
     """Write every map and mask; returns what case.json says of them.
 
-    Mean and second moment are brought back and the other maps follow from them there, so that spread + ambiguity =
-    uncertainty = m (1 - m) holds on the grid that is written.
+    Mean and second moment are brought back and the other maps follow from them there, so that variance_between +
+    variance_within = uncertainty = m (1 - m) holds on the grid that is written.
     """
     import torch
 
-    recipe, affine = segmenter.recipe, prepared.native_affine
+    recipe, affine = system.recipe, prepared.native_affine
     voxel_ml = geometry.voxel_ml(affine)
     means = brought_back(prepared, recipe, ensemble.mean)
     squares = np.clip(restore(prepared, recipe.view.join(ensemble.second_moment.cpu())), 0, 1)
-    masks, removed = _masks(ensemble, means, prepared, segmenter)
+    masks, removed = _masks(ensemble, means, prepared, system)
     report: dict[str, Any] = {"volume_ml": {}, "agreement": {}, "removed": {}, "slices_to_review": {}}
     for number, (region, agreement) in enumerate(zip(recipe.regions, ensemble.agreement(), strict=True)):
         maps = uncertainty_maps(torch.from_numpy(means[number]), torch.from_numpy(squares[number]))
         written = {"probability": means[number], **{kind: values.numpy() for kind, values in maps.items()}}
         for kind, values in written.items():
-            write_volume(folder / f"{kind}{suffix_of(recipe, region)}.nii.gz", values, affine)
+            prepared.write(folder / f"{kind}{suffix_of(recipe, region)}.nii.gz", values)
         counts = ensemble.voxels[:, number].tolist()
         report["volume_ml"][region] = volume_interval(counts, prepared.voxel_ml) | {
             "mask": round(float(masks[region].sum()) * voxel_ml, 3)
@@ -72,21 +75,21 @@ def write_maps(ensemble: Ensemble, prepared: Prepared, segmenter: Segmenter, fol
             "volume_ml": round(removed[region].volume_ml, 3),
         }
         report["slices_to_review"][region] = slices_to_review(written["uncertainty"], affine, voxel_ml)
-    _write_masks(masks, recipe, affine, folder)
-    _write_calibrated(means, segmenter, affine, folder)
+    _write_masks(masks, recipe, prepared, folder)
+    _write_calibrated(means, system, prepared, folder)
     return report
 
 
 def _masks(
-    ensemble: Ensemble, means: Floats, prepared: Prepared, segmenter: Segmenter
+    ensemble: Ensemble, means: Floats, prepared: Prepared, system: "SegmentationSystem"
 ) -> tuple[Masks, dict[str, Removed]]:
     """Each region's mask on the case's own grid, inside the outer ones, and what was left out of it."""
-    recipe, hierarchy = segmenter.recipe, hierarchy_of(segmenter.recipe.regions)
-    fused = means if segmenter.findings.fusion == "mean" else _fused(ensemble, prepared, segmenter)
+    recipe, hierarchy = system.recipe, hierarchy_of(system.recipe.regions)
+    fused = means if system.findings.fusion == "mean" else _fused(ensemble, prepared, system)
     voxel_ml = geometry.voxel_ml(prepared.native_affine)
     found, removed = [], {}
     for region, values in zip(recipe.regions, fused, strict=True):
-        mask, removed[region] = find_mask(values, segmenter.findings, voxel_ml, threshold=segmenter.thresholds[region])
+        mask, removed[region] = find_mask(values, system.findings, voxel_ml, threshold=system.thresholds[region])
         found.append(mask)
     inside = [
         np.logical_and.reduce([mask, *(found[place] for place in outer)])
@@ -95,38 +98,60 @@ def _masks(
     return dict(zip(recipe.regions, inside, strict=True)), removed
 
 
-def _fused(ensemble: Ensemble, prepared: Prepared, segmenter: Segmenter) -> Floats:
+def _fused(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSystem") -> Floats:
     """What is cut at one half in the mean's stead: the share of the votes, or STAPLE's probability."""
     import torch
 
-    if segmenter.findings.fusion == "vote":
-        return brought_back(prepared, segmenter.recipe, vote(ensemble.votes, ensemble.members))
+    if system.findings.fusion == "vote":
+        return brought_back(prepared, system.recipe, vote(ensemble.votes, ensemble.members))
     assert ensemble.masks is not None, "STAPLE needs an ensemble that keeps its masks"
     truths = [staple(ensemble.masks[:, :, number]) for number in range(ensemble.masks.shape[2])]
-    return brought_back(prepared, segmenter.recipe, torch.stack(truths, dim=1))
+    return brought_back(prepared, system.recipe, torch.stack(truths, dim=1))
 
 
-def _write_masks(masks: Masks, recipe: SegmentationRecipe, affine: np.ndarray, folder: Path) -> None:
+def _write_masks(masks: Masks, recipe: SegmentationRecipe, prepared: Prepared, folder: Path) -> None:
     """One label map that counts in how many of the nested regions a voxel lies; where they do not nest, a mask for each."""
     if recipe.nested or len(masks) == 1:
         depth = np.stack(list(masks.values())).sum(axis=0, dtype=np.uint8)
-        write_volume(folder / "mask.nii.gz", depth, affine)
+        prepared.write(folder / "mask.nii.gz", depth)
         return
     for region, mask in masks.items():
-        write_volume(folder / f"mask_{region}.nii.gz", mask.astype(np.uint8), affine)
+        prepared.write(folder / f"mask_{region}.nii.gz", mask.astype(np.uint8))
 
 
-def _write_calibrated(means: Floats, segmenter: Segmenter, affine: np.ndarray, folder: Path) -> None:
+def _write_calibrated(means: Floats, system: "SegmentationSystem", prepared: Prepared, folder: Path) -> None:
     """The mean at the run's temperatures, beside the plain mean, where that was asked for."""
     import torch
 
-    temperatures: Mapping[str, float] = segmenter.temperatures
+    temperatures: Mapping[str, float] = system.temperatures
     if not temperatures:
         return
-    recipe = segmenter.recipe
+    recipe = system.recipe
     values = np.stack(
         [tempered(mean, temperatures[region]) for region, mean in zip(recipe.regions, means, strict=True)]
     )
     kept = kept_inside(torch.from_numpy(values), hierarchy_of(recipe.regions), dim=0).numpy()
     for region, calibrated in zip(recipe.regions, kept, strict=True):
-        write_volume(folder / f"calibrated{suffix_of(recipe, region)}.nii.gz", calibrated, affine)
+        prepared.write(folder / f"calibrated{suffix_of(recipe, region)}.nii.gz", calibrated)
+
+
+def volume_interval(voxels: Sequence[int], voxel_ml: float) -> dict[str, float]:
+    """Mean volume over members and its central 95 %, in millilitres."""
+    volumes = np.asarray(voxels, dtype=np.float64) * voxel_ml
+    low, high = np.percentile(volumes, INTERVAL)
+    return {"mean": round(float(volumes.mean()), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+
+
+def slices_to_review(
+    uncertainty: npt.NDArray[np.float32], affine: npt.NDArray[np.float64], voxel_ml: float
+) -> list[dict[str, Any]]:
+    """The axial slices whose expected error is largest, worst first; at most five, none below 0.05 ml.
+
+    `slice` counts from 0 along `axis`, the voxel axis closest to the patient's long axis. The expected error of a mask cut
+    at one half is at least the sum of m (1 - m) over its voxels.
+    """
+    axis = int(np.abs(affine[2, :3]).argmax())
+    other = tuple(number for number in range(3) if number != axis)
+    expected_ml = uncertainty.sum(axis=other, dtype=np.float64) * voxel_ml
+    worst = [int(z) for z in np.argsort(-expected_ml, kind="stable")[:MOST_SLICES] if expected_ml[z] >= FEWEST_ML]
+    return [{"axis": axis, "slice": z, "expected_error_ml": round(float(expected_ml[z]), 3)} for z in worst]

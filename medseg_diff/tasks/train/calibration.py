@@ -7,51 +7,22 @@ with few patients, the numbers say little about a new one: they are kept, and no
 from typing import TYPE_CHECKING
 
 from medseg_diff.console import log
-from medseg_diff.errors import CheckpointError
-from medseg_diff.files import read_json, write_json
+from medseg_diff.diffusion import Denoiser
+from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, sample_masks
 from medseg_diff.metrics import calibration, tuning
+from medseg_diff.recipes.calibration import RegionCalibration, SegmentationCalibration, write_calibration
 from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
+from medseg_diff.recipes.trained import load_network
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
-from medseg_diff.settings import Settings, of_a_run, parse_settings
-from medseg_diff.tasks.train.study import Study, ValidationSlices, validation_slices
+from medseg_diff.tasks.train.study import Study, ValidationSlices
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import Tensor
 
 
-class RegionCalibration(Settings):
-    """One region: `threshold` is one half unless `best_threshold` is clearly better; ECE and log loss (nats) over brain
-    voxels, of the plain mean and at the temperature, on the slices that it was fitted on."""
-
-    threshold: float
-    best_threshold: float
-    dice_at_half: float
-    dice_at_best: float
-    temperature: float
-    ece_before: float
-    ece_after: float
-    log_loss_before: float
-    log_loss_after: float
-
-
-class Calibration(Settings):
-    """What was chosen, on how many slices of how many patients; `separate`: none of them was trained on."""
-
-    slices: int
-    patients: int
-    separate: bool
-    members: int
-    steps: int
-    regions: dict[str, RegionCalibration]
-
-    def threshold(self, region: str) -> float:
-        """What the mean of a region is cut at unless the recipe says otherwise: one half where patients are not separate."""
-        return self.regions[region].threshold if self.separate else 0.5
-
-
-def calibrate(run: Run, recipe: SegmentationRecipe, study: Study, fabric: "Fabric") -> Calibration | None:
+def calibrate(run: Run, recipe: SegmentationRecipe, study: Study, fabric: "Fabric") -> SegmentationCalibration | None:
     """Choose both for every region with the run's best weights and write calibration.json, before the run is sealed.
 
     None, and no file, where `validation.calibration_slices` is 0.
@@ -59,9 +30,11 @@ def calibrate(run: Run, recipe: SegmentationRecipe, study: Study, fabric: "Fabri
     run.calibration_file.unlink(missing_ok=True)
     if not recipe.validation.calibration_slices:
         return None
-    slices = validation_slices(study.held, recipe, recipe.validation.calibration_slices)
-    mean = _ensemble_mean(run, recipe, slices, fabric)
-    found = Calibration(
+    slices = study.validation(recipe.validation.calibration_slices)
+    denoiser = recipe.build_denoiser()
+    load_network(denoiser.module(), run.weights("best"), fabric.device)
+    mean = draw_ensemble(denoiser, recipe, slices, recipe.plan(), fabric, purpose="calibration").mean.cpu()
+    found = SegmentationCalibration(
         slices=len(slices),
         patients=len(set(slices.patients)),
         separate=study.separate,
@@ -72,7 +45,7 @@ def calibrate(run: Run, recipe: SegmentationRecipe, study: Study, fabric: "Fabri
             for number, region in enumerate(recipe.regions)
         },
     )
-    write_json(run.calibration_file, found.model_dump(mode="json"))
+    write_calibration(run, found)
     for region, chosen in found.regions.items():
         log.info(
             "calibrated %s on %d slices of %d %s: threshold %.2f (best %.2f), temperature %.2f, ECE %.4f → %.4f",
@@ -113,40 +86,25 @@ def calibrate_region(mean: "Tensor", mask: "Tensor", brain: "Tensor", patients: 
     )
 
 
-def read_calibration(run: Run) -> Calibration | None:
-    """What the run's training chose; None for a run without. Raises: CheckpointError where the file was changed."""
-    if not run.calibration_file.is_file():
-        return None
-    run.verify(run.calibration_file)
-    try:
-        data = read_json(run.calibration_file)
-    except ValueError:
-        raise CheckpointError("is no JSON", fix="train again", file=f"{run.name}/calibration.json") from None
-    with of_a_run():
-        return parse_settings(Calibration, data, source=f"{run.name}/calibration.json")
-
-
-def _ensemble_mean(run: Run, recipe: SegmentationRecipe, slices: ValidationSlices, fabric: "Fabric") -> "Tensor":
-    """Probability [N, R, *S] of the slices, as `segment` would draw it."""
-    import torch
-
-    from medseg_diff.methods.sampled_segmentation import Ensemble, sample_masks
-    from medseg_diff.training.fit import channels_last
-    from medseg_diff.training.weights import load_weights
-
-    denoiser, plan = recipe.build_denoiser(), recipe.plan()
-    assert isinstance(denoiser.network, torch.nn.Module)
-    load_weights(denoiser.network, run.weights("best"))
-    channels_last(denoiser.network).to(fabric.device).eval()
+def draw_ensemble(
+    denoiser: Denoiser,
+    recipe: SegmentationRecipe,
+    slices: ValidationSlices,
+    plan: Plan,
+    fabric: "Fabric",
+    *,
+    purpose: str,
+) -> Ensemble:
+    """The slices sampled as `segment` would; the noise is that of the purpose."""
     images, regions = slices.image.to(fabric.device), len(recipe.regions)
     ensemble = Ensemble(len(slices), regions, images.shape[2:], plan.members, fabric.device)
 
     def own_seed(z: int, member: int) -> int:
-        return seed_of(recipe.training.seed, "calibration", z, member)
+        return seed_of(recipe.training.seed, purpose, z, member)
 
-    with torch.no_grad(), fabric.autocast():
+    with fabric.autocast():
         for place, probability in sample_masks(
             for_masks(denoiser), images, range(len(slices)), plan, regions=regions, seed_of=own_seed
         ):
             ensemble.add(place, probability)
-    return ensemble.mean.cpu()
+    return ensemble

@@ -1,6 +1,6 @@
 """What a training works with: cases prepared once, split by patient into slices to learn from and slices to validate on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,30 +9,29 @@ import numpy as np
 
 from medseg_diff.console import bar, log
 from medseg_diff.data.datasets.cache import PreparedCase, prepare_training_case
+from medseg_diff.data.datasets.labelled import (
+    HalfAndHalf,
+    LabelledSlices,
+    OneKind,
+    balanced,
+    is_labelled,
+    present_labels,
+)
 from medseg_diff.data.datasets.patches import PatchDataset
-from medseg_diff.data.datasets.slices import PieceDataset, SliceDataset
-from medseg_diff.data.missing import missing_channels
+from medseg_diff.data.datasets.slices import PieceDataset, Regions, SliceDataset
 from medseg_diff.data.tables.manifest import Case, Manifest, split_by_patient
+from medseg_diff.data.transforms import missing_channels
 from medseg_diff.data.views import Patches
 from medseg_diff.errors import ImageError, ManifestError, MedsegError, UsageError, raise_all
+from medseg_diff.evenly import evenly_spaced
+from medseg_diff.networks.noisy_classifier import DISEASED, HEALTHY
+from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 
 if TYPE_CHECKING:
     import torch
 
 HELD_OUT_SLICES = 10  # one slice in ten, where there are too few patients to hold one out
-
-
-@dataclass(frozen=True)
-class Study:
-    """Slices (or patches) to learn from and to validate on, the latter chosen from `held`; of other patients if
-    `separate`."""
-
-    training: PieceDataset
-    validation: "ValidationSlices"
-    cases: int
-    held: PieceDataset
-    separate: bool
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,44 @@ class ValidationSlices:
 
     def __len__(self) -> int:
         return len(self.image)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Slices (or patches) to learn from, and `held`, from which validation chooses; of other patients if `separate`."""
+
+    training: PieceDataset
+    held: PieceDataset
+    separate: bool
+
+    @property
+    def cases(self) -> int:
+        """How many are learned from."""
+        return len(self.training.cases)
+
+    def validation(self, count: int) -> ValidationSlices:
+        """At most `count` of the slices held, evenly spaced."""
+        return validation_slices(self.held, evenly_spaced(range(len(self.held)), count))
+
+
+@dataclass(frozen=True)
+class LabelledStudy:
+    """What an engine's networks learn: the denoiser from `training`, all slices or the healthy ones; a classifier from
+    `classified`, those with a label, healthy and diseased in turn. `label` [N] of the validation slices is 0 healthy,
+    1 diseased; `healthy` and `diseased` count slices to learn from."""
+
+    training: LabelledSlices | OneKind
+    classified: HalfAndHalf | None
+    validation: ValidationSlices
+    label: "torch.Tensor"
+    cases: int
+    healthy: int
+    diseased: int
+
+    @property
+    def of_both_kinds(self) -> bool:
+        """Whether validation slices are healthy and diseased."""
+        return 0 < int(self.label.sum()) < len(self.label)
 
 
 def with_splits(manifest: Manifest) -> tuple[Manifest, bool]:
@@ -107,57 +144,111 @@ def check_labels(case: PreparedCase, recipe: SegmentationRecipe) -> None:
 
 
 def prepare_study(manifest: Manifest, recipe: SegmentationRecipe, *, cache: Path, by_slices: bool) -> Study:
-    """Every case prepared (or found in the cache), split into training and validation slices."""
-    trained = manifest.of("train") or tuple(case for case in manifest.cases if case.split is None)
-    validated = () if by_slices else manifest.of("val")
-    trained, validated = (tuple(case for case in cases if case.seg or case.raters) for cases in (trained, validated))
+    """The cases with a reference, cut into slices (or patches) of the recipe's regions."""
+
+    def prepare(case: Case) -> PreparedCase:
+        fill = recipe.bears_missing_channels
+        found = prepare_training_case(case, recipe.channels, recipe.preparation, cache, fill_missing=fill)
+        check_labels(found, recipe)
+        return found
+
+    trained, validated = _cases(manifest, by_slices=by_slices)
+    trained, validated = ([case for case in cases if case.seg or case.raters] for cases in (trained, validated))
     if not trained:
         raise UsageError("no training case has a reference", fix="fill the column seg")
+    return _study(recipe, trained, validated, prepare, lambda cases: recipe.regions)
+
+
+def prepare_labelled_study(manifest: Manifest, recipe: AnomalyRecipe, *, cache: Path, by_slices: bool) -> LabelledStudy:
+    """All cases, cut into slices that are healthy, diseased or neither.
+
+    A case without reference that the table does not call healthy teaches the denoiser only.
+    Raises: ManifestError, ImageError; UsageError where no training slice is healthy, or none diseased.
+    """
+    import torch
+
+    def prepare(case: Case) -> PreparedCase:
+        return prepare_training_case(case, recipe.channels, recipe.preparation, cache, needs_reference=False)
+
+    def regions(cases: Sequence[PreparedCase]) -> Regions:
+        return {"diseased": recipe.diseased or present_labels(cases)}
+
+    trained, validated = _cases(manifest, by_slices=by_slices)
+    study = _study(recipe, trained, [case for case in validated if is_labelled(case)], prepare, regions)
+    known = {case.name for case in manifest.cases if is_labelled(case)}
+
+    def labelled(pieces: PieceDataset) -> LabelledSlices:
+        assert isinstance(pieces, SliceDataset), "an anomaly recipe has no other view"
+        return LabelledSlices(pieces, [case.name in known for case in pieces.cases], fewest=recipe.fewest_voxels)
+
+    training, held = labelled(study.training), labelled(study.held)
+    chosen = balanced(held.classes, held.heights, recipe.validation.slices)
+    if not chosen:
+        raise UsageError("no validation slice has a label", fix="fill the columns seg and label of the cases of `val`")
+    engine = recipe.engine
+    both = "classifier" in engine.networks or engine.needs_labels
+    half = HalfAndHalf(training, same_height=recipe.same_height) if both else None
+    return LabelledStudy(
+        training if engine.learns_from == "all" else OneKind(training, HEALTHY),
+        half if "classifier" in engine.networks else None,
+        validation_slices(study.held, chosen),
+        torch.from_numpy(held.classes[chosen]),
+        study.cases,
+        *(int((training.classes == label).sum()) for label in (HEALTHY, DISEASED)),
+    )
+
+
+def _cases(manifest: Manifest, *, by_slices: bool) -> tuple[Sequence[Case], Sequence[Case]]:
+    """Those to learn from and those to validate on; none of the latter where slices are held out instead."""
+    trained = manifest.of("train") or tuple(case for case in manifest.cases if case.split is None)
+    return trained, () if by_slices else manifest.of("val")
+
+
+def _study(
+    recipe: SegmentationRecipe | AnomalyRecipe,
+    trained: Sequence[Case],
+    validated: Sequence[Case],
+    prepare: Callable[[Case], PreparedCase],
+    regions: Callable[[Sequence[PreparedCase]], Regions],
+) -> Study:
+    """Every case prepared (or found in the cache) and cut; without cases to validate on, one slice in ten is held out."""
     with bar("preparing", len(trained) + len(validated)) as advance:
 
         def prepared(cases: Sequence[Case]) -> list[PreparedCase]:
             found = []
             for case in cases:
-                fill = recipe.bears_missing_channels
-                found.append(prepare_training_case(case, recipe.channels, recipe.preparation, cache, fill_missing=fill))
-                check_labels(found[-1], recipe)
+                found.append(prepare(case))
+                for warning in found[-1].warnings:
+                    log.warning("[%s] %s", case.name, warning)
                 advance(note=case.name)
             return found
 
-        training_cases, validation_cases = prepared(trained), prepared(validated)
+        training, validation = prepared(trained), prepared(validated)
+    shown = regions([*training, *validation])
 
-    def dataset(cases: Sequence[PreparedCase], held_out: bool | None) -> PieceDataset:
-        def keep(number: int) -> bool:
-            return held_out is None or (number % HELD_OUT_SLICES == HELD_OUT_SLICES // 2) == held_out
-
+    def pieces(cases: Sequence[PreparedCase], keep: Callable[[int], bool] = lambda number: True) -> PieceDataset:
         background, seed = recipe.preparation.background, recipe.training.seed
         if isinstance(recipe.view, Patches):
-            return PatchDataset(
-                cases, recipe.view, recipe.augmentation, recipe.regions, background=background, seed=seed
-            )
-        return SliceDataset(
-            cases, recipe.view, recipe.augmentation, recipe.regions, background=background, seed=seed, keep=keep
-        )
+            return PatchDataset(cases, recipe.view, recipe.augmentation, shown, background=background, seed=seed)
+        return SliceDataset(cases, recipe.view, recipe.augmentation, shown, background=background, seed=seed, keep=keep)
 
-    if validation_cases:
-        training, held = dataset(training_cases, None), dataset(validation_cases, None)
+    if validation:
+        return Study(pieces(training), pieces(validation), separate=True)
+    if isinstance(recipe.view, Patches):  # a patch held out would lie among others that were not
+        log.info("validating on patches of the patients trained on")
     else:
-        log.info(
-            "validating on %s",
-            "patches of the patients trained on"  # a patch held out would lie among others that were not
-            if isinstance(recipe.view, Patches)
-            else f"one slice in {HELD_OUT_SLICES}, held out",
-        )
-        training, held = dataset(training_cases, False), dataset(training_cases, True)
-    validation = validation_slices(held, recipe, recipe.validation.slices)
-    return Study(training, validation, len(training_cases), held, separate=bool(validation_cases))
+        log.info("validating on one slice in %d, held out", HELD_OUT_SLICES)
+    return Study(pieces(training, lambda number: not _held_out(number)), pieces(training, _held_out), separate=False)
 
 
-def validation_slices(pieces: PieceDataset, recipe: SegmentationRecipe, count: int) -> ValidationSlices:
-    """Evenly spaced slices (or patches), at most `count`, never changed by augmentation."""
+def _held_out(number: int) -> bool:
+    return number % HELD_OUT_SLICES == HELD_OUT_SLICES // 2
+
+
+def validation_slices(pieces: PieceDataset, chosen: Sequence[int]) -> ValidationSlices:
+    """Some of the slices (or patches), never changed by augmentation."""
     import torch
 
-    chosen = np.linspace(0, len(pieces) - 1, min(count, len(pieces))).round().astype(int).tolist()
     found = [pieces.plain(number) for number in chosen]
     image, mask, brain = (torch.stack([item[name] for item in found]) for name in ("image", "mask", "brain"))
     return ValidationSlices(image, mask, brain, tuple(pieces.case_of(number).patient for number in chosen))

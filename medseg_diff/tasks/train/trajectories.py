@@ -1,93 +1,127 @@
-"""Films of models at work on a few validation slices, the same ones every time: noise to mask, scan to healed scan."""
+"""Denoising trajectories of a few validation slices, the same ones every time: noise to mask, scan to healthy scan."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from medseg_diff.diffusion import DDIM, Condition, SeededNoise, walk
+from medseg_diff.diffusion import AnySolver, Condition, SeededNoise, trajectory
 from medseg_diff.diffusion.denoiser import AnyDenoiser
-from medseg_diff.methods.filming import Film, film
+from medseg_diff.diffusion.noise import NoiseSource
+from medseg_diff.evenly import evenly_spaced
+from medseg_diff.methods.anomaly.engine import Networks
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.reporting.panels import Plane, shown_channels
-from medseg_diff.reporting.strips import Line, Picture, displayed, strip
+from medseg_diff.reporting.trajectories import Line, Picture, displayed, draw_lines
 from medseg_diff.seeds import seed_of
+from medseg_diff.tasks.train.study import LabelledStudy, ValidationSlices
 
 if TYPE_CHECKING:
-    import torch
+    from lightning_fabric import Fabric
     from torch import Tensor
 
-FILM_STEPS = 20  # of healing: a film need not take the paper's thousand calls
+FRAMES = 6
+SHOWN_STEPS = 20  # a picture need not take the paper's thousand calls
 
 
-def film_segmentation(
+class Frame(NamedTuple):
+    """At time t: x_t and the prediction of x_0, both [B, C, *S] on the CPU."""
+
+    t: int
+    noisy: "Tensor"
+    clean: "Tensor"
+
+
+class Trajectory(NamedTuple):
+    """Some frames of a walk, and where it ended, [B, C, *S] on the CPU."""
+
+    frames: list[Frame]
+    end: "Tensor"
+
+
+class Shown(NamedTuple):
+    """One slice in two lines, x_t above and the prediction below: their first pictures, and how a tensor [C, *S] of the
+    walk becomes one."""
+
+    title: str
+    above: Picture | None
+    below: Picture | None
+    noisy: Callable[["Tensor"], Picture]
+    clean: Callable[["Tensor"], Picture]
+    end: Callable[["Tensor"], Picture]
+
+
+def record(
     denoiser: AnyDenoiser,
-    recipe: SegmentationRecipe,
-    image: "Tensor",
-    mask: "Tensor",
-    path: Path,
-    *,
-    device: "torch.device | str",
-) -> None:
-    """Draw one member of a few slices (`validation.film`), step by step: x_t above, the belief about the mask below.
+    solver: AnySolver,
+    x: "Tensor",
+    times: Sequence[int],
+    condition: Condition,
+    noise: NoiseSource | None = None,
+) -> Trajectory:
+    """Walk x [B, C, *S] along `times` and keep at most FRAMES of the steps, evenly spaced, first and last included."""
+    kept = set(evenly_spaced(range(len(times) - 1), FRAMES))
+    frames, now = [], x
+    for number, step in enumerate(trajectory(denoiser, solver, x, times, condition, noise)):
+        if number in kept:
+            frames.append(Frame(times[number], now.float().cpu(), step.prediction.clean.float().cpu()))
+        now = step.x
+    return Trajectory(frames, now.float().cpu())
 
-    image [N, C, *S] and mask [N, R, *S] booleans are all validation slices (or patches); the outermost region is shown.
-    Written to `path` as PNG. Raises: EnvironmentFault.
-    """
+
+def draw(recorded: Trajectory, slices: Sequence[Shown], path: Path, *, end: str) -> None:
+    """Write the trajectory of a batch as a PNG, `end` the name of its last column. Raises: EnvironmentFault."""
+    lines = []
+    for row, shown in enumerate(slices):
+        noisy = [shown.noisy(frame.noisy[row]) for frame in recorded.frames]
+        clean = [shown.clean(frame.clean[row]) for frame in recorded.frames]
+        lines.append(Line(shown.title, [shown.above, *noisy, None]))
+        lines.append(Line("prediction", [shown.below, *clean, shown.end(recorded.end[row])]))
+    draw_lines(lines, columns=["image", *(f"t = {frame.t}" for frame in recorded.frames), end], path=path)
+
+
+def draw_masks(
+    denoiser: AnyDenoiser, recipe: SegmentationRecipe, slices: ValidationSlices, path: Path, fabric: "Fabric"
+) -> None:
+    """One member of a few slices (`validation.trajectories`) from noise to a mask; the outermost region is shown."""
     import torch
 
-    chosen = worth_showing(mask[:, 0], recipe.validation.film)
-    seeds = [seed_of(recipe.training.seed, "film", number) for number in chosen]
-    noise = SeededNoise(seeds)
-    begin = noise(torch.empty((len(chosen), mask.shape[1], *mask.shape[2:]), device=device), 0)
-    plan = recipe.plan(members=1)
-    seen = film(denoiser, plan.solver, begin, plan.times, Condition(image=image[chosen].to(device)), noise)
-    lines = [
-        line
-        for place, number in enumerate(chosen)
-        for line in _lines(place, number, image[number, shown_channel(recipe)], mask[number, 0], seen)
-    ]
-    columns = ["image", *(f"t = {frame.t}" for frame in seen.frames), "probability"]
-    strip(lines, columns=columns, path=path)
+    mask, plan = slices.mask, recipe.plan(members=1)
+    chosen = worth_showing(mask[:, 0], recipe.validation.trajectories)
+    noise = SeededNoise([seed_of(recipe.training.seed, "film", number) for number in chosen], recipe.noise)
+    begin = noise(torch.empty((len(chosen), mask.shape[1], *mask.shape[2:]), device=fabric.device), 0)
+    condition = Condition(image=slices.image[chosen].to(fabric.device))
+    with fabric.autocast():
+        recorded = record(denoiser, plan.solver, begin, plan.times, condition, noise)
+    channel = shown_channel(recipe)
+    shown = [_shown_mask(number, slices.image[number, channel], mask[number, 0]) for number in chosen]
+    draw(recorded, shown, path, end="probability")
 
 
-def film_healing(
-    denoiser: AnyDenoiser,
-    guided: AnyDenoiser,
-    recipe: AnomalyRecipe,
-    image: "Tensor",
-    label: "Tensor",
-    path: Path,
-    *,
-    device: "torch.device | str",
+def draw_reconstruction(
+    networks: Networks, recipe: AnomalyRecipe, study: LabelledStudy, path: Path, fabric: "Fabric"
 ) -> None:
-    """Draw the way back of a few slices (`validation.film`), diseased ones where there are: x_t above, the belief below.
-
-    image [N, C, *S] and label [N] of 0 and 1 are all validation slices. They are encoded with `denoiser` and decoded with
-    `guided`, in FILM_STEPS at most. Written to `path` as PNG. Raises: EnvironmentFault.
-    """
-    chosen = worth_showing(label[:, None] > 0, recipe.validation.film)
-    levels = recipe.heals(steps=min(recipe.healing.steps, FILM_STEPS)).levels(recipe.schedule)
-    clean = image[chosen].to(device)
-    noisy = walk(denoiser, DDIM(), clean * recipe.image_scale, levels)
-    seen = film(guided, DDIM(), noisy, levels[::-1], recipe.healing.way_back(clean))
+    """How the engine decodes a few slices (`validation.trajectories`), diseased ones where there are."""
+    chosen = worth_showing(study.label[:, None] > 0, recipe.validation.trajectories)
+    engine = recipe.engine.but(steps=min(recipe.engine.steps, SHOWN_STEPS))
+    image = study.validation.image[chosen]
+    noise = SeededNoise([seed_of(recipe.training.seed, "film", number) for number in chosen], recipe.noise)
+    with fabric.autocast():
+        clean = image.to(fabric.device)
+        recorded = record(*engine.decoding(clean, networks, noise))
     channel = recipe.channels.index(shown_channels(recipe.channels)[0])
-    lines = []
-    for place, number in enumerate(chosen):
-        scan = displayed(image[number, channel].float().cpu().numpy())
+
+    def shown(number: int, scan: Plane) -> Shown:
         window = float(scan.min()), float(scan.max())
 
-        def shown(tensor: "Tensor", place: int = place, window: tuple[float, float] = window) -> Picture:
-            return Picture(displayed(tensor[place, channel].numpy() / recipe.image_scale), *window)
+        def picture(x: "Tensor") -> Picture:
+            return Picture(displayed(recipe.space.decode(x[None])[0, channel].numpy()), *window)
 
-        kind = "diseased" if label[number] else "healthy"
-        lines.append(
-            Line(
-                f"slice {number + 1}\n{kind}",
-                [Picture(scan, *window), *(shown(frame.noisy) for frame in seen.frames), None],
-            )
-        )
-        lines.append(Line("belief", [None, *(shown(frame.clean) for frame in seen.frames), shown(seen.end)]))
-    strip(lines, columns=["image", *(f"t = {frame.t}" for frame in seen.frames), "healed"], path=path)
+        title = f"slice {number + 1}\n{'diseased' if study.label[number] else 'healthy'}"
+        return Shown(title, Picture(scan, *window), None, picture, picture, picture)
+
+    scans = [displayed(each[channel].float().numpy()) for each in image]
+    draw(recorded, [shown(number, scan) for number, scan in zip(chosen, scans, strict=True)], path, end="healthy")
 
 
 def worth_showing(mask: "Tensor", count: int) -> list[int]:
@@ -103,24 +137,24 @@ def shown_channel(recipe: SegmentationRecipe) -> int:
     return number * among + among // 2
 
 
-def _lines(place: int, number: int, image: "Tensor", reference: "Tensor", seen: Film) -> list[Line]:
-    """Two lines of one slice: image and x_t; reference and belief."""
+def _shown_mask(number: int, image: "Tensor", reference: "Tensor") -> Shown:
+    """image and reference [*S]; of a patch the plane with most of the reference in it."""
     middle = _fullest(reference)
 
     def plane(tensor: "Tensor") -> Plane:
         values = tensor.float().cpu().numpy()
         return displayed(values if values.ndim == 2 else values[..., middle])
 
-    outline = plane(reference) > 0.5
-    grey = plane(image)
+    outline, grey = plane(reference) > 0.5, plane(image)
     window = float(grey.min()), float(grey.max())
-    noisy = [Picture(plane(frame.noisy[place, 0]), -2.0, 2.0) for frame in seen.frames]
-    clean = [Picture(plane(frame.clean[place, 0]), -1.0, 1.0) for frame in seen.frames]
-    end = Picture(plane((seen.end[place, 0] + 1) / 2), outline=outline)
-    return [
-        Line(f"slice {number + 1}\nnoisy mask", [Picture(grey, *window), *noisy, None]),
-        Line("belief", [Picture(grey, *window, outline), *clean, end]),
-    ]
+    return Shown(
+        f"slice {number + 1}\nnoisy mask",
+        Picture(grey, *window),
+        Picture(grey, *window, outline),
+        lambda x: Picture(plane(x[0]), -2.0, 2.0),
+        lambda x: Picture(plane(x[0]), -1.0, 1.0),
+        lambda x: Picture(plane((x[0] + 1) / 2), outline=outline),
+    )
 
 
 def _fullest(reference: "Tensor") -> int:

@@ -70,12 +70,48 @@ def test_a_case_without_a_reference_cannot_be_learned_from(case, tmp_path):
         prepared(replace(case, seg=None), tmp_path)
 
 
-@pytest.mark.parametrize("keep", [0, 60, 300])
-def test_a_damaged_cache_is_made_again(case, tmp_path, keep):
-    whole = np.array(prepared(case, tmp_path).image)
-    (file,) = (tmp_path / "cache").rglob("image.npy")
-    file.write_bytes(file.read_bytes()[:keep])
-    assert np.array_equal(prepared(case, tmp_path).image, whole)
+def flipped(at):
+    return lambda content: content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "within the header": lambda content: content[:60],
+    "within the voxels": lambda content: content[:300],
+    "longer": lambda content: content + b"\0",
+    "a bit of the header": flipped(23),
+    "a bit": flipped(-200),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("name", cache.CACHED)
+def test_a_damaged_cache_is_made_again(case, tmp_path, name, how):
+    prepared(case, tmp_path)
+    (file,) = (tmp_path / "cache").rglob(f"{name}.npy")
+    whole = file.read_bytes()
+    file.write_bytes(DAMAGE[how](whole))
+    assert file.read_bytes() != whole
+    prepared(case, tmp_path)
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("facts", ["", "[]", "4", '{"crc32": 4}', '{"warnings": []}', "gone", "no warnings"])
+def test_what_is_said_of_the_cache_may_be_damaged_too(case, tmp_path, facts):
+    expected = prepared(case, tmp_path)
+    (file,) = (tmp_path / "cache").rglob("prepared.json")
+    whole = file.read_text()
+    if facts == "gone":
+        file.unlink()
+    else:
+        file.write_text(whole.replace("warnings", "warning") if facts == "no warnings" else facts)
+    assert prepared(case, tmp_path).warnings == expected.warnings and file.read_text() == whole
+
+
+def test_what_was_doubtful_is_kept(case, tmp_path):
+    write_volume(case.seg, np.zeros(read_volume(case.images["t1"]).voxels.shape, np.uint8), np.eye(4))
+    for _ in range(2):
+        assert "seg is empty: no voxel is marked" in prepared(case, tmp_path).warnings
 
 
 def test_large_labels_keep_their_value(case, tmp_path):

@@ -11,9 +11,9 @@ from medseg_diff.data.datasets.labelled import (
     UNKNOWN,
     HalfAndHalf,
     LabelledSlices,
+    balanced,
     is_labelled,
     present_labels,
-    slice_labels,
 )
 from medseg_diff.data.datasets.slices import SliceDataset
 from medseg_diff.data.tables.manifest import Case
@@ -50,8 +50,7 @@ def test_a_case_has_labels_by_its_reference_its_raters_or_its_word(tmp_path):
 def test_a_slice_is_diseased_where_one_voxel_is_and_unknown_where_nothing_is_known():
     slices = slices_of([case_of("a", 4, marked=[1]), case_of("b", 2)], [True, False])
     assert slices.classes.tolist() == [0, 1, 0, 0, UNKNOWN, UNKNOWN]
-    masks = torch.stack([slices[Key(0, number)]["mask"] for number in range(6)])
-    assert slice_labels(masks).tolist() == [0, 1, 0, 0, UNKNOWN, UNKNOWN]
+    assert [slices[Key(0, number)]["label"].item() for number in range(6)] == [0, 1, 0, 0, UNKNOWN, UNKNOWN]
     assert slices_of([case_of("a", 4, marked=[1])], [True], labels=(1,)).classes.tolist() == [0, 0, 0, 0]
 
 
@@ -67,7 +66,7 @@ def test_the_reference_says_it_whatever_the_raters_see():
     raters = np.stack([np.zeros_like(case.labels[:, 0]), np.full_like(case.labels[:, 0], 2)], axis=1)
     case = PreparedCase("a", "a", case.image, np.concatenate([case.labels, raters], axis=1), case.brain)
     slices = slices_of([case], [True])
-    shown = [slice_labels(slices[Key(epoch, n)]["mask"][None]).item() for epoch in range(4) for n in (0, 1)]
+    shown = [slices[Key(epoch, n)]["label"].item() for epoch in range(4) for n in (0, 1)]
     assert shown == [1, 0] * 4
 
 
@@ -79,8 +78,7 @@ def test_healthy_and_diseased_come_in_turn_and_all_of_both_in_a_pass():
     slices = slices_of([case_of("a", 7, marked=[1, 2]), case_of("b", 2)], [True, False])
     half = HalfAndHalf(slices)
     assert len(half) == 10
-    labels = slice_labels(torch.stack([half[Key(0, n)]["mask"] for n in range(10)]))
-    assert labels.tolist() == [0, 1] * 5
+    assert [half[Key(0, n)]["label"].item() for n in range(10)] == [0, 1] * 5
     shown = [round(float(half[Key(0, n)]["image"].mean()) * 100) for n in range(10)]
     assert sorted(shown[::2]) == [0, 3, 4, 5, 6] and sorted(shown[1::2]) == [1, 1, 1, 2, 2]
 
@@ -96,8 +94,7 @@ def test_a_slice_that_comes_again_in_a_pass_is_changed_otherwise():
 def test_batches_of_a_pass_hold_half_of_each():
     half = HalfAndHalf(slices_of([case_of("a", 20, marked=[3, 4, 5])], [True]))
     keys = [key for batch in SeededDraws(len(half), 2, len(half) // 2, seed=0) for key in batch]
-    labels = slice_labels(torch.stack([half[key]["mask"] for key in keys]))
-    assert int(labels.sum()) == len(half) / 2
+    assert sum(half[key]["label"].item() for key in keys) == len(half) / 2
 
 
 def heights_shown(half, passes):
@@ -106,7 +103,7 @@ def heights_shown(half, passes):
     for epoch in range(passes):
         for n in range(len(half)):
             item = half[Key(epoch, n)]
-            found[slice_labels(item["mask"][None]).item()].append(round(float(item["image"].mean()) * 100))
+            found[item["label"].item()].append(round(float(item["image"].mean()) * 100))
     return found
 
 
@@ -136,6 +133,19 @@ def test_a_draw_at_the_same_height_is_a_pure_function_of_its_key():
     keys = [Key(epoch, n) for epoch in (0, 3) for n in range(len(half))]
     assert all(torch.equal(half[key]["image"], again[key]["image"]) for key in reversed(keys))
     assert len({half[key]["image"].numpy().tobytes() for key in keys}) == len(keys)
+
+
+def test_a_balanced_choice_lies_at_the_same_heights():
+    """Healthy slices from all over, diseased ones from the middle: knowing heights must be no skill."""
+    heights = np.tile(np.linspace(0, 1, 50), 4)
+    classes = np.array([1 if case < 2 and 0.3 < height < 0.6 else 0 for case in range(4) for height in heights[:50]])
+    chosen = balanced(classes, heights, 20)
+    assert classes[chosen].tolist() == [0] * 10 + [1] * 10 and len(set(chosen)) == 20
+    assert heights[chosen[:10]] == pytest.approx(heights[chosen[10:]], abs=0.05)
+    only = balanced(np.zeros(50, dtype=int), heights[:50], 20)
+    assert heights[only].tolist() == pytest.approx(np.linspace(0, 1, 10), abs=0.02)
+    few = balanced(np.array([1, 0, 0, 1, -1]), np.array([0.1, 0.9, 0.4, 0.5, 0.5]), 20)
+    assert few == [2, 1, 0, 3]
 
 
 @pytest.mark.parametrize(("marked", "said"), [([], "no training slice is diseased"), ([0, 1], "slice is healthy")])

@@ -65,22 +65,6 @@ def test_an_item_is_a_pure_function_of_its_key():
     assert not torch.equal(first["image"], other["image"])  # another epoch, another change
 
 
-def test_every_epoch_shows_each_slice_once_in_an_order_of_its_own():
-    keys = [key for batch in SeededDraws(11, 4, 11, seed=3) for key in batch]
-    assert [key.epoch for key in keys] == sorted(key.epoch for key in keys)
-    orders = [[key.index for key in keys if key.epoch == epoch] for epoch in range(4)]
-    assert all(sorted(order) == list(range(11)) for order in orders)
-    assert len(set(map(tuple, orders))) == 4
-
-
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_share_every_global_batch(ranks):
-    alone = list(SeededDraws(11, 12, 5, seed=1))
-    shared = [list(SeededDraws(11, 12 // ranks, 5, seed=1, rank=rank, ranks=ranks)) for rank in range(ranks)]
-    together = [[key for part in parts for key in part] for parts in zip(*shared, strict=True)]
-    assert together == alone
-
-
 def test_a_rater_is_drawn_for_every_key_and_all_of_them_come_up():
     data = dataset([made_up(raters=3)], regions={"one": (11,), "two": (12,), "three": (13,)})
     counts = torch.stack([(data[Key(epoch, 2)]["mask"] > 0).flatten(1).any(1) for epoch in range(90)])

@@ -72,6 +72,14 @@ def test_a_sheared_grid_is_kept_by_the_sform_alone(tmp_path):
     np.testing.assert_allclose(header.get_sform(), affine, atol=1e-6)
 
 
+@pytest.mark.parametrize("code", range(1, 6))
+def test_the_code_of_the_space_stands_in_both_forms(tmp_path, code):
+    write_volume(tmp_path / "a.nii", np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4), code=code)
+    header = nibabel.load(tmp_path / "a.nii").header
+    assert int(header["qform_code"]) == int(header["sform_code"]) == code
+    assert read_volume(tmp_path / "a.nii").code == code
+
+
 def test_both_forms_stand_where_they_agree_and_never_where_they_differ(tmp_path):
     brats = np.array([[-1.0, 0, 0, 120], [0, -1, 0, 120], [0, 0, 1, -60], [0, 0, 0, 1]])
     write_volume(tmp_path / "a.nii", np.ones((240, 240, 3), np.uint8), brats)

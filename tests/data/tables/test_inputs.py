@@ -1,20 +1,24 @@
 """What `--volume` takes, and that it says so."""
 
+import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
+from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.tables.inputs import MissingChannels, find_case
 from medseg_diff.errors import ExitCode, ImageError, MedsegError, UsageError
+from medseg_diff.phantoms.make import PhantomSettings, make_case
 
 FOUR = ("t1", "t1ce", "t2", "flair")
 LAYOUTS = {
     "plain": ["t1.nii.gz", "t1ce.nii.gz", "t2.nii.gz", "flair.nii.gz"],
     "BraTS 2018 to 2021": [f"BraTS2021_00006_{channel}.nii.gz" for channel in FOUR],
     "BraTS 2023": [f"BraTS-GLI-00000-000-{ending}.nii.gz" for ending in ("t1n", "t1c", "t2w", "t2f")],
-    "nnU-Net": [f"P_7_{number:04}.nii.gz" for number in range(4)],
+    "BraTS of other hands": ["P-7_T1.nii", "P-7_T1-Gd.nii", "P-7_T2.nii", "P-7_T2_FLAIR.nii"],
     "BIDS": ["sub-1_T1w.nii", "sub-1_T1gd.nii", "sub-1_T2w.nii", "sub-1_FLAIR.nii"],
 }
 
@@ -72,18 +76,6 @@ def test_one_file_for_a_model_of_one_channel(folder):
     assert find_case([f"t1={place}/p_flair.nii.gz"], ("t1",))[0].images["t1"].name == "p_flair.nii.gz"
 
 
-def test_a_4d_file_holds_the_channels_in_order(tmp_path):
-    import nibabel
-
-    voxels = np.random.default_rng(0).random((3, 4, 5, 2), dtype=np.float32)
-    nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "BRATS_001.nii.gz")
-    case, sentence = find_case([str(tmp_path / "BRATS_001.nii.gz")], ("flair", "t1"))
-    assert case.name == "BRATS_001" and sentence == "took BRATS_001.nii.gz as 4D, its volumes as flair, t1"
-    np.testing.assert_array_equal(read_case(case, ["flair", "t1"]).image, np.moveaxis(voxels, -1, 0))
-    with pytest.raises(ImageError, match="holds 2 volumes, the model has 4 channels"):
-        find_case([str(tmp_path / "BRATS_001.nii.gz")], FOUR)
-
-
 def test_dicom_folders(folder):
     place = folder("1.dcm", "2.dcm")
     case, sentence = find_case([str(place)], ("t1",))
@@ -94,6 +86,9 @@ def test_dicom_folders(folder):
     case, sentence = find_case([str(outer)], ("t1", "t2"))
     assert {channel: path.name for channel, path in case.images.items()} == {"t1": "t1", "t2": "T2w"}
     assert "DICOM" in sentence
+    (outer / "t1w").mkdir()
+    with pytest.raises(ImageError, match="t1 and t1w both look like t1"):
+        find_case([str(outer)], ("t1", "t2"))
 
 
 @pytest.mark.parametrize(
@@ -151,3 +146,146 @@ def test_folders_of_series_may_be_fewer_where_that_is_allowed(tmp_path):
         (tmp_path / name).mkdir()
     case, sentence = find_case([str(tmp_path)], FOUR, fill_missing=True)
     assert case.channels == ("t1", "flair") and sentence.endswith("lacks t1ce, t2")
+
+
+def test_a_file_of_another_channel_finds_its_siblings(folder):
+    place = folder("x_t1ce.nii", "x_t2.nii", "x_flair.nii")
+    assert find_case([str(place / "x_t2.nii")], ("t1ce", "flair"))[0].channels == ("t1ce", "flair")
+
+
+def test_a_number_that_stands_apart_is_no_part_of_a_word(folder):
+    with pytest.raises(ImageError, match="does not say which channel it is"):
+        find_case([str(folder("x_t_2.nii", "x_t_1.nii") / "x_t_2.nii")], ("t1", "t2"))  # days, perhaps
+
+
+WORDS = ("FLAIR", "T1w", "t1gd", "T2w")  # as the Medical Segmentation Decathlon has them
+ORDER = ("flair", "t1", "t1ce", "t2")
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    """One phantom three times: a file for each channel by name, one 4D file, and files by number; the latter two in the
+    Decathlon's order, without a dataset.json. The voxels come along as they were written."""
+    folder = tmp_path_factory.mktemp("phantom")
+    case = make_case(PhantomSettings(cases=1, shape=(32, 32, 32)), 0)
+    for number, channel in enumerate(ORDER):
+        write_volume(folder / "named" / f"{channel}.nii.gz", case.images[channel], case.affine)
+        write_volume(folder / "nnunet/imagesTr" / f"P_{number:04}.nii.gz", case.images[channel], case.affine)
+    stack = np.stack([case.images[channel] for channel in ORDER], -1)
+    (folder / "msd/imagesTr").mkdir(parents=True)
+    nibabel.Nifti1Image(stack, case.affine).to_filename(folder / "msd/imagesTr/BRATS_001.nii.gz")
+    return folder, case.images
+
+
+@pytest.fixture
+def dataset(phantom):
+    """Write a dataset.json into each of the datasets, for one test."""
+    written = [phantom[0] / name / "dataset.json" for name in ("msd", "nnunet")]
+
+    def write(words=WORDS, key="modality"):
+        facts = {"name": "BRATS", key: {str(number): word for number, word in enumerate(words)}}
+        for file in written:
+            file.write_text(json.dumps(facts))
+
+    yield write
+    for file in written:
+        file.unlink(missing_ok=True)
+
+
+MSD, NNUNET = "msd/imagesTr/BRATS_001.nii.gz", "nnunet/imagesTr"
+PLACES = {"4D": MSD, "numbers": NNUNET, "one of the numbers": f"{NNUNET}/P_0002.nii.gz"}
+
+
+def check_voxels(phantom, found, channels):
+    images = read_case(found, channels).image
+    assert len(images) == len(channels)
+    for channel, voxels in zip(channels, images, strict=True):
+        np.testing.assert_array_equal(voxels, phantom[1][channel])
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("channels", [FOUR, ORDER, ("t1ce", "flair"), ("t2", "t1")], ids="-".join)
+@pytest.mark.parametrize("by", ["modality", "channel_names", "--channels"])
+def test_numbered_channels_are_what_their_names_say(phantom, dataset, place, channels, by):
+    if by != "--channels":
+        dataset(key=by)
+    case, sentence = find_case([str(phantom[0] / place)], channels, order=ORDER if by == "--channels" else ())
+    check_voxels(phantom, case, channels)
+    check_voxels(phantom, find_case([str(phantom[0] / "named")], channels)[0], channels)
+    source = by if by == "--channels" else f"dataset.json of {place.partition('/')[0]}"
+    assert sentence == (
+        f"took BRATS_001.nii.gz as 4D, its volumes flair, t1, t1ce, t2 by {source}"
+        if place == MSD
+        else f"took {', '.join(f'{c}=P_{ORDER.index(c):04}.nii.gz' for c in channels)} from folder imagesTr by {source}"
+    )
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_an_order_is_never_guessed(phantom, dataset, place):
+    path = [str(phantom[0] / place)]
+    with pytest.raises(ImageError, match=r"only numbered, and no dataset.json says which is which") as caught:
+        find_case(path, FOUR)
+    assert "channel_names in dataset.json" in caught.value.line and "--channels" in caught.value.line
+    dataset()
+    with pytest.raises(UsageError, match=r"channel 0 is t1 by --channels, but FLAIR by dataset.json"):
+        find_case(path, FOUR, order=FOUR)
+    dataset(("FLAIR", "MRI", "noNorm", "T2"))
+    with pytest.raises(MissingChannels, match=r"t1, t1ce not found \(there: .*names FLAIR, MRI, noNorm, T2") as caught:
+        find_case(path, FOUR)
+    assert caught.value.present == ("t2", "flair") and caught.value.exit_code == ExitCode.IMAGE
+    check_voxels(phantom, find_case(path, ("t2", "flair"))[0], ("t2", "flair"))
+    check_voxels(phantom, find_case(path, FOUR, order=ORDER)[0], FOUR)  # no contradiction: MRI may be anything
+    case, sentence = find_case(path, FOUR, fill_missing=True)
+    assert [c for c in FOUR if c in case.channels] == ["t2", "flair"] and sentence.endswith("lacks t1, t1ce")
+    with pytest.raises(UsageError, match="has an empty name"):
+        find_case(path, FOUR, order=("flair", "", "t1ce", "t2"))
+
+
+def test_as_many_names_as_there_are_channels(phantom, dataset):
+    with pytest.raises(ImageError, match="holds 4 volumes, but --channels names flair, t1, t2"):
+        find_case([str(phantom[0] / MSD)], ("t1", "t2"), order=("flair", "t1", "t2"))
+    with pytest.raises(ImageError, match=r"P_0003.nii.gz: has number 03, but --channels names flair, t1, t2"):
+        find_case([str(phantom[0] / NNUNET)], ("t1", "t2"), order=("flair", "t1", "t2"))
+
+
+def test_one_numbered_file_for_a_model_of_one_channel(phantom, dataset):
+    path = phantom[0] / NNUNET / "P_0002.nii.gz"
+    with pytest.raises(ImageError, match="only numbered"):
+        find_case([str(path)], ("t1ce",))
+    assert find_case([f"t1ce={path}"], ("t1ce",))[0].name == "P"
+    check_voxels(phantom, find_case([str(path)], ("t1ce",), order=ORDER)[0], ("t1ce",))
+    dataset()
+    case, sentence = find_case([str(path)], ("t1ce",))
+    assert case.name == "P" and sentence == "took P_0002.nii.gz as t1ce by dataset.json of nnunet"
+    check_voxels(phantom, case, ("t1ce",))
+    with pytest.raises(
+        ImageError, match=r"is t1ce by dataset.json of nnunet, the model takes t1. Fix: .* write t1=P_0002"
+    ):
+        find_case([str(path)], ("t1",))
+    dataset(["MRI"] * 4)
+    with pytest.raises(ImageError, match=r"is MRI by dataset.json of nnunet, the model takes t1ce"):
+        find_case([str(path)], ("t1ce",))
+
+
+def test_an_extra_volume_may_be_anything(phantom, tmp_path):
+    """What the model does not read is not looked at: a constant map beside the channels, say."""
+    voxels = np.stack([phantom[1]["t1"], np.zeros_like(phantom[1]["t1"]), phantom[1]["t2"]], -1)
+    nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "a.nii.gz")
+    case, _ = find_case([str(tmp_path / "a.nii.gz")], ("t2", "t1"), order=("t1", "mask", "t2"))
+    check_voxels(phantom, case, ("t2", "t1"))
+
+
+def test_names_for_what_is_not_numbered_are_refused(folder):
+    place = folder("x_t1.nii", "x_t2.nii", "scan.nii")
+    (place / "t1").mkdir()
+    for volumes in ([place], [place / "x_t1.nii"], [f"t1={place}/x_t1.nii"]):
+        with pytest.raises(UsageError, match="--channels names numbered files or the volumes of a 4D file"):
+            find_case([str(volume) for volume in volumes], ("t1",), order=("t1",))
+    with pytest.raises(UsageError, match="and --volume is neither"):
+        find_case([str(place / "scan.nii")], ("t1",), order=("t1",))
+
+
+def test_names_count_more_than_numbers(folder):
+    """A file with a word for a channel needs no number; one with a number only is then of something else."""
+    place = folder("x_t1.nii", "x_t2.nii", "x_0000.nii")
+    assert find_case([str(place)], ("t1", "t2"))[0].images["t1"].name == "x_t1.nii"

@@ -108,7 +108,7 @@ def test_a_volume_in_tiles_is_segmented_on_its_own_grid(trained, deep_result):
     image = voxels(case_folder(trained) / "t1.nii.gz")
     mean = voxels(deep_result / "probability.nii.gz")
     assert mean.shape == image.shape and 0 <= mean.min() < mean.max() <= 1
-    assert voxels(deep_result / "spread.nii.gz").max() > 1e-4  # the members differ
+    assert voxels(deep_result / "variance_between.nii.gz").max() > 1e-4  # the members differ
     assert np.ptp(mean[:, :, mean.shape[2] // 2]) > 0.05
 
 
@@ -146,7 +146,7 @@ def test_network_passes_are_those_that_the_network_made(trained, deep, tmp_path,
 def test_the_progress_bar_counts_tiles(trained, deep, tmp_path, monkeypatch):
     from contextlib import contextmanager
 
-    from medseg_diff.tasks.apply import segment as module
+    from medseg_diff.tasks.apply import segmentation_volume as module
 
     told = {}
 
@@ -167,7 +167,7 @@ def test_the_progress_bar_counts_tiles(trained, deep, tmp_path, monkeypatch):
 
 def test_another_seed_gives_another_volume(trained, deep, deep_result, tmp_path):
     (folder,) = segment([str(case_folder(trained))], out=tmp_path, model=deep.folder, device="cpu", seed=1)
-    assert images_in(folder)["spread.nii.gz"] != images_in(deep_result)["spread.nii.gz"]
+    assert images_in(folder)["variance_between.nii.gz"] != images_in(deep_result)["variance_between.nii.gz"]
 
 
 def test_patches_have_one_noise_already(trained, deep, tmp_path):
@@ -195,7 +195,8 @@ def test_with_few_patients_patches_are_validated_on_those_trained_on(trained, tm
         study = prepare_study(manifest, recipe, cache=trained.runs / "cache", by_slices=by_slices)
     assert not study.separate and len(study.training) == len(study.held) == 4
     assert "validating on patches of the patients trained on" in caplog.text
-    assert study.validation.image.shape == (4, 4, 16, 20, 16) and study.validation.brain.shape == (4, 1, 16, 20, 16)
+    slices = study.validation(48)
+    assert slices.image.shape == (4, 4, 16, 20, 16) and slices.brain.shape == (4, 1, 16, 20, 16)
 
 
 def test_noise_may_be_shared_along_the_axis(trained, bearing, tmp_path):

@@ -18,7 +18,7 @@ from medseg_diff.errors import CheckpointError, ImageError, UsageError
 from medseg_diff.run import Run
 from medseg_diff.tasks.apply.segment import segment
 
-MAPS = ("probability", "spread", "ambiguity", "uncertainty")
+MAPS = ("probability", "variance_between", "variance_within", "uncertainty")
 CHANNELS = ("t1", "t1ce", "t2", "flair")
 
 
@@ -57,7 +57,7 @@ def study(steep, tmp_path_factory):
             source = {"volumes": [str(self.data / self.cases[0])]} if options.pop("one", False) else {}
             if not source and "data" not in options:
                 source = {"data": self.table, "split": "test"}
-            return segment(out=out, model=self.model, device="cpu", **source, **options)
+            return segment(out=out, device="cpu", **{"model": self.model} | source | options)
 
     found = Study()
     assert len(found.cases) == 2
@@ -97,8 +97,12 @@ def test_the_maps_are_what_they_are_called(study):
         mean = maps["probability"]
         assert mean.min() >= 0 and mean.max() <= 1 and mean.std() > 0.05
         np.testing.assert_allclose(maps["uncertainty"], mean * (1 - mean), atol=1e-6)
-        np.testing.assert_allclose(maps["spread"] + maps["ambiguity"], maps["uncertainty"], atol=1e-6)
-        assert maps["spread"].min() >= 0 and maps["ambiguity"].min() >= 0 and maps["spread"].max() > 0.01
+        np.testing.assert_allclose(maps["variance_between"] + maps["variance_within"], maps["uncertainty"], atol=1e-6)
+        assert (
+            maps["variance_between"].min() >= 0
+            and maps["variance_within"].min() >= 0
+            and maps["variance_between"].max() > 0.01
+        )
         voxels = np.asarray(mask.dataobj)
         assert set(np.unique(voxels)) <= {0, 1} and voxels.any()
         assert (mean[voxels == 1] > 0.5).all()
@@ -111,6 +115,25 @@ def test_slices_without_brain_are_exactly_zero(study):
         assert empty.any() and not empty.all()
         for path in (study.out / case).glob("*.nii.gz"):
             assert not read(path).voxels[:, :, empty].any()
+
+
+def test_a_network_of_the_papers_target_is_clipped_at_every_step(study, tmp_path, monkeypatch):
+    """Noise that is not there, divided by an alpha of nearly 0, else makes a mask in the thousands and all after it."""
+    from medseg_diff.diffusion import Denoiser
+
+    shutil.copytree(study.model, tmp_path / "model")
+    run = Run(tmp_path / "model")
+    run.recipe_file.write_text(run.recipe_file.read_text().replace("target: logits", "target: noise"))
+    run.seal()
+    output, largest = Denoiser.output, []
+
+    def listening(self, x_t, t, condition):
+        largest.append(float(x_t.abs().max()))
+        return output(self, x_t, t, condition)
+
+    monkeypatch.setattr(Denoiser, "output", listening)
+    study.again(tmp_path / "out", one=True, members=1, model=run.folder)
+    assert len(largest) % 3 == 0 and 3 < max(largest) < 8  # a million normal numbers, and a mask in [-1, 1]
 
 
 def test_case_json_tells_what_was_done(study):
@@ -128,7 +151,6 @@ def test_case_json_tells_what_was_done(study):
     voxels = read(study.out / study.cases[0] / "mask.nii.gz").voxels
     spacing = np.abs(np.linalg.det(read(study.out / study.cases[0] / "mask.nii.gz").affine[:3, :3])) / 1000
     assert volume["mask"] == pytest.approx(voxels.sum() * spacing, abs=1e-3)
-    assert 0 <= report["agreement"]["whole_tumour"] <= 1
     assert set(report["removed"]["whole_tumour"]) == {"components", "volume_ml"}
     for found in report["slices_to_review"]["whole_tumour"]:
         assert set(found) == {"axis", "slice", "expected_error_ml"}
@@ -175,14 +197,17 @@ def test_so_it_is_with_two_threads(study, tmp_path, two_threads):
 def test_another_seed_gives_another_sample(study, tmp_path):
     study.again(tmp_path, one=True, seed=1)
     case = study.cases[0]
-    assert images_in(tmp_path / case)["spread.nii.gz"] != images_in(study.out / case)["spread.nii.gz"]
+    assert (
+        images_in(tmp_path / case)["variance_between.nii.gz"] != images_in(study.out / case)["variance_between.nii.gz"]
+    )
 
 
 def test_every_case_owns_its_noise(study, tmp_path):
     shutil.copytree(study.data / study.cases[0], tmp_path / "in" / "twin")
     segment([str(tmp_path / "in" / "twin")], out=tmp_path / "out", model=study.model, device="cpu")
     assert (
-        images_in(tmp_path / "out" / "twin")["spread.nii.gz"] != images_in(study.out / study.cases[0])["spread.nii.gz"]
+        images_in(tmp_path / "out" / "twin")["variance_between.nii.gz"]
+        != images_in(study.out / study.cases[0])["variance_between.nii.gz"]
     )
 
 
@@ -190,7 +215,7 @@ def test_a_turned_scan_gives_the_same_voxels_on_its_own_grid(study, tmp_path):
     case = study.cases[0]
     for channel in CHANNELS:
         turned = reoriented(read(study.data / case / f"{channel}.nii.gz"), "SLA")
-        write_volume(tmp_path / "in" / case / f"{channel}.nii.gz", turned.voxels, turned.affine)
+        write_volume(tmp_path / "in" / case / f"{channel}.nii.gz", turned.voxels, turned.affine, code=4)
     (written,) = segment([str(tmp_path / "in" / case)], out=tmp_path / "out", model=study.model, device="cpu")
     for name in (*MAPS, "mask"):
         found, image = read(written / f"{name}.nii.gz"), read(tmp_path / "in" / case / "t1.nii.gz")
@@ -198,14 +223,35 @@ def test_a_turned_scan_gives_the_same_voxels_on_its_own_grid(study, tmp_path):
         np.testing.assert_allclose(found.affine, image.affine, atol=1e-5)
         native = read(study.out / case / f"{name}.nii.gz")
         np.testing.assert_array_equal(reoriented(found, axes_of(native.affine)).voxels, native.voxels)
+        assert (found.code, native.code) == (4, 1)  # a viewer must know that these are millimetres of MNI 152
     here, there = report_of(study.out / case)["volume_ml"], report_of(written)["volume_ml"]
     assert here == there
+
+
+def test_one_4d_file_in_another_order_gives_the_same_bytes(study, tmp_path):
+    import nibabel
+
+    case, order = study.cases[0], ("flair", "t1", "t1ce", "t2")  # the Medical Segmentation Decathlon's
+    volumes = [nibabel.load(study.data / case / f"{channel}.nii.gz") for channel in order]
+    path = tmp_path / f"{case}.nii.gz"
+    stack = np.stack([np.asarray(volume.dataobj) for volume in volumes], -1)
+    nibabel.Nifti1Image(stack, None, volumes[0].header).to_filename(path)  # its code of the space too
+    settings = {"out": tmp_path / "out", "model": study.model, "device": "cpu"}
+    with pytest.raises(ImageError, match="only numbered"):
+        segment([str(path)], **settings)
+    (folder,) = segment([str(path)], channels=order, **settings)
+    assert images_in(folder) == images_in(study.out / case)
+    assert report_of(folder)["named_channels"] == list(order)
+    with pytest.raises(UsageError, match="was made with named_channels"):  # what was called wrong is not complete
+        segment([str(path)], channels=order[::-1], **settings)
+    with pytest.raises(UsageError, match="the columns of a table name its channels"):
+        segment(data=study.table, channels=order, **settings)
 
 
 def test_complete_cases_are_skipped_and_overwrite_redoes_them(study, tmp_path, caplog):
     shutil.copytree(study.out, tmp_path / "out")
     first = tmp_path / "out" / study.cases[0] / "case.json"
-    (tmp_path / "out" / study.cases[1] / "case.json").unlink()  # an interrupted case is done again
+    shutil.rmtree(tmp_path / "out" / study.cases[1])  # a case that is not there is done
     os.utime(first, ns=(1, 1))
     study.again(tmp_path / "out")
     assert first.stat().st_mtime_ns == 1 and (tmp_path / "out" / study.cases[1] / "case.json").is_file()
@@ -242,7 +288,10 @@ def test_members_are_saved_and_average_to_the_probability(study, tmp_path):
     assert [path.name for path in paths] == ["00.nii.gz", "01.nii.gz", "02.nii.gz"]
     members = np.stack([read(path).voxels for path in paths])
     np.testing.assert_allclose(members.mean(0), read(tmp_path / case / "probability.nii.gz").voxels, atol=1e-6)
-    np.testing.assert_allclose(members.var(0), read(tmp_path / case / "spread.nii.gz").voxels, atol=1e-5)
+    np.testing.assert_allclose(members.var(0), read(tmp_path / case / "variance_between.nii.gz").voxels, atol=1e-5)
+    votes = (members > 0.5).sum(0)  # each pair shares c (c - 1) / 2 voxels, and holds 2 c in all
+    agreement = report_of(study.out / case)["agreement"]["whole_tumour"]
+    assert agreement == pytest.approx((votes * (votes - 1)).sum() / (2 * votes.sum()), abs=1e-4)
     whole = {name: content for name, content in images_in(tmp_path / case).items() if "/" not in name}
     assert whole == images_in(study.out / case)  # saving them changes no byte
     study.again(tmp_path, one=True, overwrite=True, members=2, steps=1, save_members=True)

@@ -11,12 +11,13 @@ from medseg_diff.data.reading import read_map
 from medseg_diff.errors import CheckpointError, UsageError
 from medseg_diff.files import write_json
 from medseg_diff.metrics.tuning import tempered
+from medseg_diff.recipes.calibration import RegionCalibration, SegmentationCalibration
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.run import create_run
 from medseg_diff.settings import write_yaml
 from medseg_diff.tasks.apply.segment import segment
+from medseg_diff.tasks.apply.segmentation_maps import slices_to_review, volume_interval
 from medseg_diff.tasks.evaluate import evaluate
-from medseg_diff.tasks.train.calibration import Calibration, RegionCalibration
 from medseg_diff.training.weights import save_weights
 
 NESTED = {"whole_tumour": [1, 2, 3, 4], "tumour_core": [1, 3, 4], "enhancing": [3, 4]}
@@ -60,7 +61,7 @@ def calibrated(regions, thresholds, temperatures, *, separate=True):
         region: RegionCalibration(threshold=threshold, temperature=temperature, **rest)
         for region, threshold, temperature in zip(regions, thresholds, temperatures, strict=True)
     }
-    return Calibration(slices=9, patients=6, separate=separate, members=3, steps=2, regions=found)
+    return SegmentationCalibration(slices=9, patients=6, separate=separate, members=3, steps=2, regions=found)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,11 @@ def test_the_hierarchy_holds_in_every_file(written, fusion):
     for kind in kinds:
         assert nest(folder, kind), kind
     assert read(folder / "probability_enhancing.nii.gz").max() > 0.3  # there is something that could break it
-    unordered = {f"{kind}_{region}.nii.gz" for kind in ("spread", "ambiguity", "uncertainty") for region in NESTED}
+    unordered = {
+        f"{kind}_{region}.nii.gz"
+        for kind in ("variance_between", "variance_within", "uncertainty")
+        for region in NESTED
+    }
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.nii.gz")}
     assert found == checked | unordered | {"mask.nii.gz"}
     depth, report = read(folder / "mask.nii.gz"), json.loads((folder / "case.json").read_text())
@@ -208,3 +213,31 @@ def test_a_changed_calibration_is_refused(work, tmp_path):
     run.calibration_file.write_text(run.calibration_file.read_text().replace("0.4", "0.2"))
     with pytest.raises(CheckpointError, match=r"calibration.json"):
         work.of(run, "none")
+
+
+def test_the_volume_interval_is_the_central_95_percent_of_members():
+    found = volume_interval(list(range(101)), 0.01)
+    assert found == {"mean": 0.5, "low": 0.025, "high": 0.975}
+    assert volume_interval([700], 0.001) == {"mean": 0.7, "low": 0.7, "high": 0.7}
+
+
+def uncertain(expected_ml, axis):
+    """Uncertainty whose slices along `axis` sum to `expected_ml`, in voxels of 0.1 ml."""
+    out = np.zeros((4, 4, len(expected_ml)), np.float32)
+    out[1, 2] = np.asarray(expected_ml) / 0.1
+    return np.moveaxis(out, 2, axis)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_worst_slices_come_first_along_the_patients_long_axis(axis):
+    affine = np.zeros((4, 4))
+    affine[2, axis], affine[0, (axis + 1) % 3], affine[1, (axis + 2) % 3], affine[3, 3] = -3, 1, 1, 1
+    found = slices_to_review(uncertain([0.0, 0.2, 0.04, 0.9, 0.2, 0.06, 0.3, 0.1], axis), affine, 0.1)
+    assert [item["slice"] for item in found] == [3, 6, 1, 4, 7]  # at most five; equals in their order
+    assert {item["axis"] for item in found} == {axis}
+    assert found[0]["expected_error_ml"] == pytest.approx(0.9)
+
+
+def test_slices_with_little_to_say_need_no_look():
+    assert slices_to_review(uncertain([0.0, 0.049, 0.02], 2), np.eye(4), 0.1) == []
+    assert [item["slice"] for item in slices_to_review(uncertain([0.0, 0.051, 0.02], 2), np.eye(4), 0.1)] == [1]

@@ -5,14 +5,15 @@ import shutil
 import pytest
 import torch
 
+from medseg_diff.recipes.calibration import SegmentationCalibration, read_calibration
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.run import Run
-from medseg_diff.tasks.train.calibration import calibrate_region, read_calibration
+from medseg_diff.tasks.train.calibration import calibrate, calibrate_region
 
 
 def test_a_trained_run_has_its_calibration_under_its_checksums(trained):
     run = Run(trained.folder)
-    found = read_calibration(run)
+    found = read_calibration(run, SegmentationCalibration)
     assert "calibration.json" in (run.folder / "SHA256SUMS").read_text()
     assert set(found.regions) == {"whole_tumour"} and found.separate
     assert (found.members, found.steps, found.patients) == (3, 3, 1)
@@ -27,7 +28,7 @@ def test_a_run_without_is_none(trained, tmp_path):
     shutil.copytree(trained.folder, tmp_path / "run")
     run = Run(tmp_path / "run")
     run.calibration_file.unlink()
-    assert read_calibration(run) is None
+    assert read_calibration(run, SegmentationCalibration) is None
 
 
 def slices(patients, *, cut=0.3, seed=0):
@@ -48,6 +49,12 @@ def test_only_the_brain_counts_and_patients_decide():
     assert few.log_loss_after < few.log_loss_before
 
 
-def test_calibration_can_be_left_out():
-    recipe = load_recipe("quick/phantom", task="segment", overrides=["validation.calibration_slices=0"])
-    assert recipe.validation.calibration_slices == 0
+def test_calibration_can_be_left_out(trained, tmp_path):
+    shutil.copytree(trained.folder, tmp_path / "run")
+    run, recipe = Run(tmp_path / "run"), load_recipe("quick/phantom", task="segment")
+    without = recipe.but(validation={"calibration_slices": 0})
+    assert run.calibration_file.is_file()
+    assert calibrate(run, without, study=None, fabric=None) is None  # it looks at neither
+    assert (
+        not run.calibration_file.exists() and read_calibration(run, SegmentationCalibration) is None
+    )  # nor stays that of an earlier training

@@ -2,17 +2,22 @@
 
 import csv
 import json
+import logging
 
 import pytest
+import torch
+from lightning_fabric import Fabric
 
 from medseg_diff.data.tables.manifest import read_manifest
-from medseg_diff.errors import CheckpointError, ConfigError, Diverged, ManifestError, MedsegError, UsageError
+from medseg_diff.errors import CheckpointError, ConfigError, Diverged, MedsegError, UsageError
 from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.recipes.trained import open_run
+from medseg_diff.reporting import curves
 from medseg_diff.run import Run
 from medseg_diff.settings import parse_settings, read_yaml
-from medseg_diff.tasks.apply.segmenter import load_segmenter
-from medseg_diff.tasks.train.segmentation import train_seg
-from medseg_diff.tasks.train.study import prepare_study, with_splits
+from medseg_diff.tasks.train.segmentation import train_seg, validate
+from medseg_diff.tasks.train.study import ValidationSlices
+from medseg_diff.training.fit import Progress
 
 
 def rows_of(table):
@@ -67,6 +72,28 @@ def test_what_a_run_folder_holds(trained):
     assert str(trained.runs) not in text and str(trained.table.parent) not in text
 
 
+def test_a_training_is_finished_whatever_becomes_of_its_curves(trained, tmp_path, monkeypatch, caplog):
+    """Bytes of metrics.csv that are no text do not even harm the picture."""
+    monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
+    log = Run.log
+
+    def damaging(run, step, numbers):
+        log(run, step, numbers)
+        with run.metrics_file.open("ab") as file:
+            file.write(b"3,l\xefss,0.5\n")
+
+    monkeypatch.setattr(Run, "log", damaging)
+    run = train(trained, tmp_path / "damaged")
+    assert run.facts["finished"] and (run.figures / "training.png").is_file() and caplog.text == ""
+
+    def fail(*_):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(curves, "training_curves", fail)
+    run = train(trained, tmp_path / "undrawn")
+    assert run.facts["finished"] and run.verified(run.weights("best")) and "Curves failed (RuntimeError)" in caplog.text
+
+
 def test_the_recipe_is_stored_resolved(trained):
     recipe = parse_settings(SegmentationRecipe, read_yaml(trained.folder / "recipe.yaml"), source="recipe.yaml")
     assert (recipe.training.steps, recipe.network.width, recipe.view.size) == (20, 16, (32, 32))
@@ -81,9 +108,24 @@ def test_metrics_hold_the_losses_and_the_validation(trained):
     ]
     losses = [value for _, name, value in rows if name == "loss"]
     assert losses[1] < losses[0] < 0.8
-    assert all(0 <= value <= 1 for _, name, value in rows if name == "val_dice")
     best = max(value for _, name, value in rows if name == "val_dice")
     assert Run(trained.folder).facts["best_val_dice"] == pytest.approx(best, rel=1e-4)
+
+
+def test_the_validation_dice_is_that_of_all_slices_together(trained):
+    """The first slice: 8 voxels found of 16. The second: 4 of 4. Both: 2 · 12 / (12 + 20)."""
+    recipe = parse_settings(SegmentationRecipe, read_yaml(trained.folder / "recipe.yaml"), source="recipe.yaml")
+    mask, image = torch.zeros(2, 1, 8, 8, dtype=torch.bool), torch.full((2, 4, 8, 8), -1.0)
+    mask[0, :, 2:6, 2:6], mask[1, :, 2:4, 2:4] = True, True
+    image[0, :, 2:4, 2:6], image[1, :, 2:4, 2:4] = 1, 1
+
+    class Network(torch.nn.Module):
+        def forward(self, x_t, t, condition):
+            return 9 * condition.image[:, :1]
+
+    slices = ValidationSlices(image, mask, torch.ones_like(mask), ("a", "b"))
+    found = validate(Progress(1, {}, {"denoiser": Network()}), recipe, slices, Fabric(accelerator="cpu", devices=1))
+    assert found == {"val_dice": pytest.approx(24 / 32)}
 
 
 def test_validation_may_fall_on_any_step(trained, tmp_path):
@@ -94,8 +136,8 @@ def test_validation_may_fall_on_any_step(trained, tmp_path):
 
 
 def test_the_weights_load_as_the_model(trained):
-    found = load_segmenter(Run(trained.folder), seed=0, device="cpu", precision=None)
-    assert found.plan.members == 3 and not found.denoiser.network.training
+    found = open_run(Run(trained.folder), SegmentationRecipe, device="cpu")
+    assert found.recipe.plan().members == 3 and not found.networks["best"].training
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_last_byte(trained, tmp_path):
@@ -125,7 +167,7 @@ def test_a_training_that_diverges_is_an_error_and_no_model(trained, tmp_path):
     assert caught.value.exit_code == 6
     assert not Run(tmp_path / "run").facts["finished"]
     with pytest.raises(CheckpointError):
-        load_segmenter(Run(tmp_path / "run"), seed=0, device="cpu", precision=None)
+        open_run(Run(tmp_path / "run"), SegmentationRecipe, device="cpu")
 
 
 def test_an_existing_run_is_not_overwritten(trained):
@@ -152,47 +194,6 @@ def test_a_missing_channel_is_told_for_every_case_before_anything_is_read(phanto
     assert len(caught.value.lines) == 10 and caught.value.exit_code == 2
     assert "has no flair; the recipe reads t1, t1ce, t2, flair" in caught.value.lines[0]
     assert not (tmp_path / "run").exists()
-
-
-def manifest_of(phantoms, tmp_path, splits):
-    """The first cases of the phantoms with these splits."""
-    rows = [row | {"split": split} for row, split in zip(rows_of(phantoms), splits, strict=False)]
-    return read_manifest(write_rows(tmp_path / "some.csv", rows), data_root=phantoms.parent)
-
-
-def test_splits_that_are_given_are_kept(phantoms, tmp_path):
-    manifest, by_slices = with_splits(manifest_of(phantoms, tmp_path, ["train", "val", "test"]))
-    assert [case.split for case in manifest.cases] == ["train", "val", "test"] and not by_slices
-    assert with_splits(manifest_of(phantoms, tmp_path, ["train", "train"]))[1]
-    with pytest.raises(ManifestError, match="no case has split `train`"):
-        with_splits(manifest_of(phantoms, tmp_path, ["val", "test"]))
-
-
-def test_without_splits_patients_are_held_out_where_there_are_enough(phantoms, tmp_path):
-    manifest, by_slices = with_splits(manifest_of(phantoms, tmp_path, [""] * 5))
-    assert not by_slices and len(manifest.of("val")) == 1 and len(manifest.of("train")) == 4
-    few, by_slices = with_splits(manifest_of(phantoms, tmp_path, [""] * 3))
-    assert by_slices and len(few.cases) == 3
-
-
-def test_with_few_patients_a_tenth_of_the_slices_is_held_out(trained, tmp_path):
-    recipe = parse_settings(SegmentationRecipe, read_yaml(trained.folder / "recipe.yaml"), source="recipe.yaml")
-    recipe = recipe.but(validation={"slices": 1000})
-    manifest, by_slices = with_splits(manifest_of(trained.table, tmp_path, [""] * 2))
-    cache = trained.runs / "cache"
-    study = prepare_study(manifest, recipe, cache=cache, by_slices=by_slices)
-    total = len(study.training) + len(study.validation)
-    assert study.cases == 2 and 0 < len(study.validation) <= total / 10 + 1
-    assert study.validation.image.shape[1:] == (4, 32, 32) and study.validation.mask.shape[1:] == (1, 32, 32)
-    whole = prepare_study(manifest_of(trained.table, tmp_path, ["train", "val"]), recipe, cache=cache, by_slices=False)
-    assert len(whole.training) + len(whole.validation) == total
-
-
-def test_test_cases_are_never_learned_from(trained, tmp_path):
-    recipe = parse_settings(SegmentationRecipe, read_yaml(trained.folder / "recipe.yaml"), source="recipe.yaml")
-    manifest = manifest_of(trained.table, tmp_path, ["train", "test", "val"])
-    study = prepare_study(manifest, recipe, cache=trained.runs / "cache", by_slices=False)
-    assert [case.name for case in study.training.cases] == ["phantom_0000"]
 
 
 def test_a_run_says_the_digest_of_its_data(trained):

@@ -4,11 +4,13 @@ The names differ (`Brats18_…_t1ce`, `BraTS2021_00006_t1ce`, `BraTS-GLI-00000-0
 the case), and so do the labels: the enhancing tumour is 4 up to 2021 and 3 from 2023. Recipes group both.
 """
 
+import logging
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from medseg_diff.data.tables.inputs import case_name, recognise
+from medseg_diff.data.tables.inputs import Found, case_name, one_each, recognise, stem_of
 from medseg_diff.data.tables.manifest import CHANNEL_COLUMNS
 from medseg_diff.errors import ImageError, raise_all
 
@@ -17,30 +19,47 @@ FOLLOW_UP = (
     re.compile(r"(?P<patient>Brats1[789]_\w+)_\d+", re.IGNORECASE),  # 2017 to 2019: …_TCIA01_147_1
 )
 
+SHOWN = 5
+
+logger = logging.getLogger(__name__)
+
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """One row for every case below `folder`, in order of name; paths relative to it.
+    """One row for every case below `folder`, in order of name; paths relative to it. Folders that look like a case's but
+    hold nothing known are named in a warning.
 
-    Raises: ImageError where a case lacks a channel or nothing is found, Problems of them.
+    Raises: ImageError where a case lacks a channel or has one twice or nothing is found, Problems of them.
     """
-    found, problems = [], []
-    for place, _, names in os.walk(folder):
-        cases: dict[str, dict[str, Path]] = {}
-        for item in recognise([Path(place) / name for name in names], CHANNEL_COLUMNS, numbered=False):
-            cases.setdefault(item.prefix or Path(place).name, {})[item.channel] = item.path
-        for name, files in cases.items():
-            missing = [channel for channel in CHANNEL_COLUMNS if channel not in files]
-            if missing:
-                fix = "complete its download, or remove the case"
-                problems.append(ImageError(f"{', '.join(missing)} not found", fix=fix, case=case_name(name)))
-                continue
-            columns = [column for column in (*CHANNEL_COLUMNS, "seg") if column in files]
-            paths = {column: files[column].relative_to(folder).as_posix() for column in columns}
-            found.append({"case": case_name(name), "patient": patient_of(case_name(name)), **paths})
+    table, problems, unknown = [], [], []
+    for place, inside, names in os.walk(folder):
+        cases: dict[str, list[Found]] = {}
+        for item in recognise([Path(place) / name for name in names], CHANNEL_COLUMNS):
+            cases.setdefault(item.prefix or Path(place).name, []).append(item)
+        for name, found in cases.items():
+            try:
+                table.append(_row(case_name(name), found, folder))
+            except ImageError as error:
+                problems.append(error)
+        if not cases and (not inside or any(stem_of(Path(name)) for name in names)):
+            unknown.append(Path(place).relative_to(folder).as_posix())
     raise_all(sorted(problems, key=lambda problem: problem.line))
-    if not found:
+    if not table:
         raise ImageError(f"no BraTS case below {folder.name}", fix="give the folder that holds the case folders")
-    return sorted(found, key=lambda row: row["case"])
+    if unknown:
+        some = ", ".join(sorted(unknown)[:SHOWN]) + (" …" if len(unknown) > SHOWN else "")
+        logger.warning("%d folders hold no image known by its name: %s", len(unknown), some)
+    return sorted(table, key=lambda row: row["case"])
+
+
+def _row(case: str, found: Sequence[Found], folder: Path) -> dict[str, str]:
+    """Raises: ImageError."""
+    files = one_each(found, case=case, fix="keep one of them")
+    if missing := [channel for channel in CHANNEL_COLUMNS if channel not in files]:
+        fix = "complete its download, or remove the case"
+        raise ImageError(f"{', '.join(missing)} not found", fix=fix, case=case)
+    paths = {column: path.relative_to(folder).as_posix() for column, path in files.items()}
+    columns = [column for column in (*CHANNEL_COLUMNS, "seg") if column in paths]
+    return {"case": case, "patient": patient_of(case)} | {column: paths[column] for column in columns}
 
 
 def patient_of(case: str) -> str:

@@ -1,0 +1,198 @@
+"""What `segment` or `anomaly` wrote for one case, read back: case.json, masks and maps, all checked to lie on one grid."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg_diff.data.brain import find_brain_or_head
+from medseg_diff.data.geometry import Volume, axes_of, difference, reoriented, resampled, same_grid
+from medseg_diff.data.reading import read_case, read_labels, read_map
+from medseg_diff.data.tables.manifest import Case
+from medseg_diff.errors import ImageError, UsageError
+from medseg_diff.files import read_facts
+
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+
+FACTS, SCHEMA = "case.json", 2
+TASKS = {"segment": "mask*.nii.gz", "anomaly": "anomaly.nii.gz"}  # and what a complete case must hold
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """The folder of one case. `facts` is its case.json; all lies on the grid of `main`, the mask or the anomaly map.
+
+    `regions` maps each region, outermost first, to the labels of the reference that belong to it; those of an anomaly map
+    are the one region `anomaly`, and None stands for all labels above 0.
+    """
+
+    name: str
+    folder: Path
+    facts: Mapping[str, Any]
+    regions: Mapping[str, tuple[int, ...] | None]
+    main: Volume
+
+    @property
+    def task(self) -> str:
+        """The verb that made it."""
+        return _task_of(self.facts)
+
+    @property
+    def nested(self) -> bool:
+        """Whether the mask holds in how many regions a voxel lies: 0 outside, 1 in the first region only, and so on."""
+        return _is_nested(self.facts, self.regions)
+
+    def mask(self, region: str) -> Mask:
+        """Where the final mask lies in a region, [X, Y, Z]. Raises: ImageError where its own file is damaged."""
+        depth = list(self.regions).index(region)
+        if self.task == "segment" and (self.nested or depth == 0):
+            return np.asarray(self.main.voxels > (depth if self.nested else 0))
+        path = self.folder / ("anomaly_mask.nii.gz" if self.task == "anomaly" else f"mask_{region}.nii.gz")
+        mask = read_labels(path, case=self.name, channel="mask")
+        self._check_grid(mask, channel="mask", file=path.name)
+        return np.asarray(mask.voxels > 0)
+
+    def map(self, kind: str, region: str = "") -> Floats | None:
+        """A map [X, Y, Z], or None where it was not written.
+
+        `kind` is probability, calibrated, variance_between, variance_within or uncertainty, of a region, or healthy_CHANNEL.
+        Raises: ImageError where the file is damaged or not on the grid.
+        """
+        path = self.folder / f"{kind}{self._suffix(region)}.nii.gz"
+        return self._read_map(path, kind) if path.is_file() else None
+
+    def members(self, region: str) -> Iterator[Floats]:
+        """Each member's probability or mask [X, Y, Z] in the order of their numbers; none without --save-members.
+
+        One at a time, because all of them as floats would be gigabytes. Raises: ImageError.
+        """
+        name = re.compile(rf"\d+{re.escape(self._suffix(region))}\.nii\.gz")
+        paths = sorted(path for path in self.folder.glob("members/*.nii.gz") if name.fullmatch(path.name))
+        yield from (self._read_map(path, "members") for path in paths)
+
+    def baselines(self) -> Iterator[tuple[str, Floats]]:
+        """(name, map [X, Y, Z]) of what stands beside an anomaly map, by name, one at a time. Raises: ImageError."""
+        for path in sorted(self.folder.glob("baselines/*.nii.gz")):
+            yield path.name.removesuffix(".nii.gz"), self._read_map(path, "baselines")
+
+    def references(self, case: Case) -> dict[str, npt.NDArray[np.int16]]:
+        """The labels [X, Y, Z] of seg, seg_1 … as far as the manifest names them, on the grid. Raises: ImageError."""
+        named = {name: path for name, path in case.paths.items() if name == "seg" or name.startswith("seg_")}
+        return {
+            name: self._on_grid(read_labels(path, case=case.name, channel=name), name, path.name).voxels
+            for name, path in named.items()
+        }
+
+    def marked(self, labels: npt.NDArray[np.int16], region: str) -> Mask:
+        """Where a reference's labels belong to a region."""
+        counted = self.regions[region]
+        return np.asarray(labels > 0 if counted is None else np.isin(labels, counted))
+
+    def image(self, case: Case, channel: str) -> Floats:
+        """One channel of the case [X, Y, Z] on the grid. Raises: ImageError; ManifestError without that channel."""
+        read = read_case(case, [channel], reference=False)
+        volume = Volume(read.image[0], read.affine)
+        return self._on_grid(volume, channel, case.paths[channel].name).voxels
+
+    def brain(self, case: Case, channels: Sequence[str]) -> Mask:
+        """Where the brain is in some channels of the case [X, Y, Z], on the grid; the head where it was not stripped."""
+        return np.asarray(find_brain_or_head(np.stack([self.image(case, channel) for channel in channels])))
+
+    def _on_grid(self, volume: Volume, channel: str, file: str) -> Volume:
+        """Axes may be turned; interpolated is only what was when the result was made. Raises: ImageError."""
+        turned = volume if same_grid(volume, self.main) else reoriented(volume, axes_of(self.main.affine))
+        if same_grid(turned, self.main):
+            return turned
+        if self.facts.get("resample_to") not in (None, channel):
+            return resampled(volume, self.main, nearest=volume.voxels.dtype == np.int16)
+        raise ImageError(
+            f"not on the grid of the result: {difference(turned, self.main)}",
+            fix=f"run `medseg-diff {self.task}` on the grid of its reference, or resample the reference",
+            case=self.name,
+            channel=channel,
+            file=file,
+        )
+
+    def _suffix(self, region: str) -> str:
+        return f"_{region}" if region and len(self.regions) > 1 else ""
+
+    def _read_map(self, path: Path, kind: str) -> Floats:
+        found = _read_map(path, self.name, self.task)
+        self._check_grid(found, channel=kind, file=path.name)
+        if self.task == "segment" and not (found.voxels.min() >= 0 and found.voxels.max() <= 1):
+            place = {"case": self.name, "channel": kind, "file": path.name}
+            raise ImageError("holds values outside 0 to 1", fix=_again(self.task), **place)
+        return found.voxels
+
+    def _check_grid(self, volume: Volume, *, channel: str, file: str) -> None:
+        if not same_grid(volume, self.main):
+            found = "not on the grid of the other files of the case"
+            raise ImageError(found, fix=_again(self.task), case=self.name, channel=channel, file=file)
+
+
+def read_result(folder: Path, name: str) -> CaseResult:
+    """Read case.json and the mask or map of one case; further maps and members are read when asked for.
+
+    Raises: UsageError where case.json is missing, unreadable or of another program, ImageError for the mask or map.
+    """
+    facts = read_facts(folder / FACTS)
+    task, place = _task_of(facts), {"case": name, "file": FACTS}
+    if not (folder / FACTS).is_file():
+        raise UsageError("has no case.json", fix="run `medseg-diff segment` or `anomaly` on the case", case=name)
+    if task not in TASKS or not isinstance(schema := facts.get("schema", 1), int) or schema > SCHEMA:
+        found = f"is a result of `{task}` in schema {facts.get('schema')}, unknown to this version"
+        raise UsageError(found, fix="use the version of medseg-diff that wrote it", **place)
+    if task == "anomaly":
+        labels = facts.get("diseased")
+        regions = {"anomaly": None if labels is None else tuple(labels)}
+        return CaseResult(name, folder, facts, regions, _read_map(folder / "anomaly.nii.gz", name, task))
+    try:
+        stated = {str(region): tuple(int(label) for label in labels) for region, labels in facts["regions"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        stated = {}
+    if not stated:
+        raise UsageError("names no regions with their labels", fix=_again(task), **place)
+    file = "mask.nii.gz" if _is_nested(facts, stated) else f"mask_{next(iter(stated))}.nii.gz"
+    return CaseResult(name, folder, facts, stated, read_labels(folder / file, case=name, channel="mask"))
+
+
+def task_of_results(predictions: Path) -> str:
+    """The verb that wrote a folder of results, by the first case.json in it."""
+    return next((_task_of(read_facts(path)) for path in sorted(predictions.glob(f"*/{FACTS}"))), "segment")
+
+
+def holds_result(folder: Path, task: str) -> bool:
+    """Whether a case's folder is a result of that verb, its mask or map and every file that case.json lists still there."""
+    facts = read_facts(folder / FACTS)
+    listed = facts.get("outputs", {})
+    return (
+        (folder / FACTS).is_file()
+        and _task_of(facts) == task
+        and any(folder.glob(TASKS[task]))
+        and all((folder / name).is_file() for name in (listed if isinstance(listed, dict) else ()))
+    )
+
+
+def _task_of(facts: Mapping[str, Any]) -> str:
+    return str(facts.get("task", "segment"))  # before schema 2 `segment` did not say so
+
+
+def _is_nested(facts: Mapping[str, Any], regions: Mapping[str, Any]) -> bool:
+    return bool(facts.get("nested", True)) or len(regions) == 1
+
+
+def _again(task: str) -> str:
+    return f"run `medseg-diff {task}` on the case again with --overwrite"
+
+
+def _read_map(path: Path, case: str, task: str) -> Volume:
+    """Unlike an image of a patient, a map may be constant: nothing found, with certainty."""
+    try:
+        return read_map(path)
+    except ImageError as error:
+        raise ImageError(error.found, fix=_again(task), case=case, file=path.name) from None

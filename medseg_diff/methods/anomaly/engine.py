@@ -1,0 +1,158 @@
+"""What an anomaly engine is: settings that name the networks they need, and the way from images to evidence.
+
+Everything behind an engine (normative mean, threshold, components, tables, pictures, evaluation) knows `Evidence` alone.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from medseg_diff.diffusion import AnySolver, Condition, NoiseSchedule, walk
+from medseg_diff.diffusion.denoiser import AnyDenoiser, Network
+from medseg_diff.diffusion.noise import NoiseSource
+from medseg_diff.diffusion.schedule import LONGEST
+from medseg_diff.settings import ChannelName, Settings
+from medseg_diff.spaces import PLAIN, Space
+
+Cohort = Literal["all", "healthy"]
+Facts = Mapping[str, Tensor]
+
+
+class Networks(NamedTuple):
+    """What an engine works with: its trained networks, the space that they live in, and the names of an image's channels."""
+
+    denoiser: AnyDenoiser
+    classifier: Network | None = None
+    channels: tuple[str, ...] = ()
+    space: Space = PLAIN
+
+
+class Decoding(NamedTuple):
+    """How a reconstruction is decoded, in the order of `walk`'s arguments: from x at times[0] to the healthy x_0."""
+
+    denoiser: AnyDenoiser
+    solver: AnySolver
+    x: Tensor
+    times: list[int]
+    condition: Condition = Condition()
+    noise: NoiseSource | None = None
+
+
+class Evidence(NamedTuple):
+    """What an engine says of a batch of slices or pieces.
+
+    score [B, 1, *S]; healthy [B, C, *S] the pseudo-healthy reconstruction, where the engine makes one; `facts` [B] each,
+    for the engine's own quality checks; `baselines` [B, 1, *S] each: maps that the same networks give, where asked for.
+    """
+
+    score: Tensor
+    healthy: Tensor | None = None
+    facts: Facts = {}  # noqa: RUF012  # nobody writes into it
+    baselines: Mapping[str, Tensor] = {}
+
+
+class Check(NamedTuple):
+    """One quality check: its name, what was measured, and the warning where that is out of bounds."""
+
+    name: str
+    values: Mapping[str, float | int | bool | None]
+    warning: str | None = None
+
+
+class Engine(Settings):
+    """The contract: settings that name their `networks`, which are trained one after the other, on all slices or on the
+    healthy ones alone, and turn an image into evidence. `swept` are the settings that `anomaly --sweep` tries."""
+
+    networks: ClassVar[tuple[str, ...]] = ("denoiser",)
+    learns_from: ClassVar[Cohort] = "all"
+    swept: ClassVar[tuple[str, ...]] = ()
+
+    network_batch: int = Field(default=32, ge=1, le=4096)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether its denoiser is conditioned on healthy or diseased."""
+        return False
+
+    @property
+    @abstractmethod
+    def evaluations(self) -> dict[str, int]:
+        """NFE of each network for one slice; a gradient of the classifier counts as one."""
+
+    @abstractmethod
+    def deepest(self, schedule: NoiseSchedule) -> int:
+        """The noisiest time that it asks its networks about. Raises: UsageError where it does not fit the schedule."""
+
+    @abstractmethod
+    def score(self, image: Tensor, networks: Networks, noise: NoiseSource, *, baselines: bool = False) -> Evidence:
+        """The evidence of image [B, C, *S]; what it draws comes from `noise`, whose rows belong to the samples."""
+
+    def round_trip(self, image: Tensor, networks: Networks) -> Tensor | None:
+        """The image [B, C, *S] encoded and decoded without any push, where the engine can do that."""
+        return None
+
+    def reference(self, facts: Facts) -> dict[str, float]:
+        """What the calibration keeps of the facts of healthy slices, for `checks`."""
+        return {}
+
+    def checks(self, facts: Facts, reference: Mapping[str, float]) -> list[Check]:
+        """The quality checks of one volume: the facts [N] of its slices against those of healthy brains."""
+        return []
+
+
+class Reconstruction(Engine):
+    """What engines share that take an image up to a noise level and back to a pseudo-healthy one.
+
+    `depth` is that level's time L on the schedule's 0 … T, `steps` the steps of each way; `spacing` of the times: `even`, or
+    `quadratic` with short steps near the image. The score is Σ over `map_channels` (none: all) of |x - x'| (`absolute`), of
+    what is brighter in the image (`positive`), or of the squared difference (`squared`).
+    """
+
+    swept: ClassVar[tuple[str, ...]] = ("depth", "steps")
+
+    depth: int = Field(default=250, ge=1, le=LONGEST)
+    steps: int = Field(default=10, ge=1, le=LONGEST)
+    spacing: Literal["even", "quadratic"] = "even"
+    map: Literal["absolute", "positive", "squared"] = "absolute"
+    map_channels: tuple[ChannelName, ...] = ()
+
+    @property
+    def evaluations(self) -> dict[str, int]:
+        return {"denoiser": 2 * self.steps}
+
+    def deepest(self, schedule: NoiseSchedule) -> int:
+        return self.times(schedule)[-1]
+
+    def times(self, schedule: NoiseSchedule) -> list[int]:
+        """The times from 0 up to `depth`; the decoding takes the same list reversed.
+
+        Raises: UsageError where so many steps do not fit below `depth`, or the schedule ends before it.
+        """
+        even = schedule.times(self.steps, start=0, stop=self.depth)
+        if self.spacing == "even":
+            return even
+        times = [0]
+        for i in range(1, self.steps + 1):  # whole numbers, each above the one before
+            times.append(max(times[-1] + 1, math.floor(self.depth * (i / self.steps) ** 2 + 0.5)))
+        return times
+
+    @abstractmethod
+    def decoding(self, image: Tensor, networks: Networks, noise: NoiseSource | None = None) -> Decoding:
+        """The image [B, C, *S] taken up to `depth`, and how it is to come back."""
+
+    def score(self, image: Tensor, networks: Networks, noise: NoiseSource, *, baselines: bool = False) -> Evidence:
+        healthy = networks.space.decode(walk(*self.decoding(image, networks, noise)))
+        return Evidence(self.difference(image, healthy, networks.channels), healthy)
+
+    def difference(self, image: Tensor, healthy: Tensor, channels: tuple[str, ...] = ()) -> Tensor:
+        """The score [B, 1, *S] of image and reconstruction, both [B, C, *S]."""
+        change = image - healthy
+        if self.map_channels:
+            change = change[:, [channels.index(name) for name in self.map_channels]]
+        size = {"absolute": torch.abs, "positive": torch.relu, "squared": torch.square}[self.map]
+        return size(change).sum(dim=1, keepdim=True)

@@ -1,0 +1,20 @@
+"""Work in batches of one size, so that a network always sees one shape and rounds alike."""
+
+from collections.abc import Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+Item = TypeVar("Item")
+
+
+class PaddedBatch(NamedTuple, Generic[Item]):
+    """The `items` of a batch, and the same `padded` to its size with the last of them."""
+
+    items: list[Item]
+    padded: list[Item]
+
+
+def padded_batches(items: Sequence[Item], size: int) -> Iterator[PaddedBatch[Item]]:
+    """All items in their order, `size` at a time."""
+    for start in range(0, len(items), size):
+        here = list(items[start : start + size])
+        yield PaddedBatch(here, here + [here[-1]] * (size - len(here)))

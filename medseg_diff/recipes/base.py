@@ -1,0 +1,65 @@
+"""What every recipe says, whatever it is for: whose idea it is, what it reads, and how its denoiser learns."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from medseg_diff.data.datasets.augmentation import Augmentation
+from medseg_diff.data.transforms import Preparation
+from medseg_diff.data.views import AnyView, AxialSlices
+from medseg_diff.diffusion import Denoiser, NoiseSchedule
+from medseg_diff.diffusion.denoiser import DenoiserSettings
+from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
+from medseg_diff.networks import AnyNetwork
+from medseg_diff.networks.unet import UNetSettings
+from medseg_diff.settings import ChannelName, Settings
+from medseg_diff.training.fit import FitSettings
+
+
+class Recipe(Settings):
+    """A system, read from YAML. `noise` is what training adds and sampling begins with."""
+
+    task: str
+    paper: str
+    channels: tuple[ChannelName, ...] = Field(min_length=1)
+    preparation: Preparation = Preparation()
+    view: AnyView = AxialSlices()
+    augmentation: Augmentation = Augmentation()
+    schedule: NoiseSchedule
+    noise: AnyNoise = GaussianNoise()
+    denoiser: DenoiserSettings = DenoiserSettings()
+    network: AnyNetwork = UNetSettings()
+    training: FitSettings = FitSettings()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Recipe":
+        if len(set(self.channels)) != len(self.channels):
+            raise ValueError(f"a channel is named twice: {', '.join(self.channels)}")
+        beyond = [axis for axis in self.augmentation.flips if not 0 <= axis < self.view.dims]
+        if beyond:
+            raise ValueError(f"augmentation.flips names axis {beyond[0]}, but the view has {self.view.dims}")
+        for name, value in self:
+            if isinstance(value, FitSettings) and value.batch % value.accumulate:
+                raise ValueError(f"{name}.batch {value.batch} does not divide by accumulate {value.accumulate}")
+        return self
+
+    @property
+    def bears_missing_channels(self) -> bool:
+        """Whether the model is trained to do without some of its channels."""
+        return self.augmentation.channel_dropout > 0
+
+    def build_denoiser(self) -> Denoiser:
+        """The untrained denoiser."""
+        raise AssertionError("each recipe knows what its denoiser denoises")
+
+    def parts(self) -> dict[str, Callable[[], nn.Module]]:
+        """The networks of a trained run: how each file below weights/ is called → what builds it untrained."""
+        raise AssertionError("each recipe knows what it trains")
+
+    def _denoiser(self, channels: int, **condition: Any) -> Denoiser:
+        """The untrained denoiser of x_0 [B, channels, *S]."""
+        outputs = channels * (2 if self.denoiser.learned_variance else 1)
+        network = self.network.build(dims=self.view.dims, channels=channels, outputs=outputs, **condition)
+        return self.denoiser.around(network, self.schedule)

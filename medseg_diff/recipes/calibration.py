@@ -1,0 +1,131 @@
+"""What a run measured after its training, typed: calibration.json of segmentation and of anomaly runs."""
+
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import Field
+
+from medseg_diff.errors import CheckpointError
+from medseg_diff.files import read_json, write_json
+from medseg_diff.methods.anomaly import AnyEngine
+from medseg_diff.methods.anomaly.normative import OWN, AnomalyFindings, NormativeMean
+from medseg_diff.run import Run
+from medseg_diff.settings import Settings, of_a_run, parse_settings
+
+BETTER_THAN_CHANCE = (
+    0.55  # balanced accuracy or AUROC at which a gradient is worth following; below it the map is noise
+)
+
+
+class RegionCalibration(Settings):
+    """One region: `threshold` is one half unless `best_threshold` is clearly better; ECE and log loss (nats) over brain
+    voxels, of the plain mean and at the temperature, on the slices that it was fitted on."""
+
+    threshold: float
+    best_threshold: float
+    dice_at_half: float
+    dice_at_best: float
+    temperature: float
+    ece_before: float
+    ece_after: float
+    log_loss_before: float
+    log_loss_after: float
+
+
+class SegmentationCalibration(Settings):
+    """What was chosen, on how many slices of how many patients; `separate`: none of them was trained on."""
+
+    slices: int
+    patients: int
+    separate: bool
+    members: int
+    steps: int
+    regions: dict[str, RegionCalibration]
+
+    def threshold(self, region: str) -> float:
+        """What the mean of a region is cut at unless the recipe says otherwise: one half where patients are not separate."""
+        return self.regions[region].threshold if self.separate and region in self.regions else 0.5
+
+
+class MapCalibration(Settings):
+    """One map: its normative mean, and the threshold above which the stated share of healthy voxels lies."""
+
+    normative_mean: NormativeMean
+    threshold: float
+
+
+class RoundTrip(Settings):
+    """Relative error of healthy slices that came back without any push, and how large it may be; None without such."""
+
+    error: float | None = None
+    limit: float | None = None
+
+
+class ClassifierSkill(Settings):
+    """How well a classifier tells validation slices apart: means over the times that the engine passes, and by time."""
+
+    balanced_accuracy: float | None = None
+    auroc: float | None = None
+    by_time: tuple[dict[str, float], ...] = ()
+
+    @property
+    def is_chance(self) -> bool | None:
+        """Whether it guesses; None where the validation slices were of one kind only."""
+        if self.balanced_accuracy is None or self.auroc is None:
+            return None
+        return max(self.balanced_accuracy, self.auroc) < BETTER_THAN_CHANCE
+
+
+class AnomalyCalibration(Settings):
+    """What healthy brains showed: `maps` by name (none where nothing healthy was there; `anomaly` is the engine's own),
+    `reference` for the engine's quality checks, and how all of it was measured."""
+
+    no_matter: ClassVar[set[str]] = {
+        "network_batch",
+        "threshold",
+        "smallest_ml",
+        "false_positive_rate",
+    }  # to the map itself
+
+    source: str
+    engine: AnyEngine
+    findings: AnomalyFindings
+    voxels: int
+    slices: int
+    maps: dict[str, MapCalibration] = Field(default_factory=dict)
+    reference: dict[str, float] = Field(default_factory=dict)
+    round_trip: RoundTrip = RoundTrip()
+    classifier: ClassifierSkill = ClassifierSkill()
+
+    @property
+    def own(self) -> MapCalibration | None:
+        return self.maps.get(OWN)
+
+    def holds_for(self, engine: AnyEngine, findings: AnomalyFindings) -> bool:
+        """Whether it was measured with these settings, apart from those that change no map."""
+        return all(
+            known.model_dump(exclude=self.no_matter) == now.model_dump(exclude=self.no_matter)
+            for known, now in ((self.engine, engine), (self.findings, findings))
+        )
+
+
+Kind = TypeVar("Kind", SegmentationCalibration, AnomalyCalibration)
+
+
+def write_calibration(run: Run, calibration: Settings) -> None:
+    """RUN/calibration.json; the run is to be sealed after it. Raises: EnvironmentFault."""
+    write_json(run.calibration_file, calibration.model_dump(mode="json"))
+
+
+def read_calibration(run: Run, kind: type[Kind]) -> Kind | None:
+    """What the run measured; None for a run without. Raises: CheckpointError where the file is not what was written."""
+    if not run.calibration_file.is_file():
+        return None
+    place = f"{run.name}/{run.calibration_file.name}"
+    try:
+        data: Any = read_json(run.calibration_file)
+    except ValueError:
+        raise CheckpointError("is no JSON", fix="train again", file=place) from None
+    if not isinstance(data, dict):
+        raise CheckpointError("is no calibration", fix="train again", file=place)
+    with of_a_run():
+        return parse_settings(kind, data, source=place)

@@ -1,0 +1,153 @@
+"""Curves on a dark page: how training went, how well a classifier tells slices apart, and what a sweep of settings did."""
+
+import csv
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg_diff.errors import UsageError
+from medseg_diff.reporting.panels import CURVES, FAINT, INK, PAPER, dark_figure, save_png
+from medseg_diff.run import Point
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Points = npt.NDArray[np.float64]  # [N, 2]: step, value
+Row = dict[str, Any]
+
+FEW = 50  # numbers that are drawn as dots
+CHANCE = 0.5
+SKILL = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
+SWEEP = {"auroc": "AUROC", "contrast": "Contrast, diseased against healthy", "drift": "Drift of healthy slices"}
+
+
+def training_curves(numbers: Iterable[Point], png: Path) -> None:
+    """Draw a run's losses and Dice over steps (`Run.numbers()`); names with `loss` in one panel, with `dice` in another.
+
+    Raises: UsageError where there is neither.
+    """
+    series: dict[str, list[tuple[float, float]]] = {}
+    for point in numbers:
+        if np.isfinite(point.value):
+            series.setdefault(point.name, []).append((point.step, point.value))
+    panels = {label: {name: series[name] for name in series if label in name.lower()} for label in ("loss", "dice")}
+    panels = {label: curves for label, curves in panels.items() if curves}
+    if not panels:
+        raise UsageError("holds neither a loss nor a Dice", fix="give the metrics.csv of a run", file="metrics.csv")
+    figure = dark_figure(4.4 * len(panels), 3.0)
+    for place, (label, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), place)
+        for (name, points), colour in zip(curves.items(), itertools.cycle(CURVES), strict=False):
+            _draw_series(axes, name, np.array(sorted(points)), colour)
+        if label == "loss" and all(value > 0 for points in curves.values() for _, value in points):
+            _make_logarithmic(axes)
+        _dress(axes, "training step", {"loss": "Loss", "dice": "Dice"}[label])
+    figure.tight_layout(pad=1.0)
+    save_png(figure, png)
+
+
+def draw_skill(table: Path, png: Path) -> None:
+    """A classifier's AUROC and balanced accuracy against t, above the line of chance, from a run's classifier.csv.
+
+    Raises: UsageError for another table.
+    """
+    rows = _read(table, ("t", *SKILL), fix="give a run's classifier.csv")
+    figure = dark_figure(4.6, 3.0)
+    axes = figure.add_axes((0.13, 0.17, 0.83, 0.78))
+    for (name, label), colour in zip(SKILL.items(), CURVES, strict=False):
+        _draw_line(axes, [(row["t"], row[name]) for row in rows], label, colour)
+    axes.axhline(CHANCE, color=FAINT, linewidth=0.8, linestyle="--")
+    axes.text(max(row["t"] for row in rows), CHANCE + 0.01, "chance", color=INK, fontsize=7, ha="right")
+    axes.set_ylim(min(0.45, *(row[name] for row in rows for name in SKILL)), 1.01)
+    _dress(axes, "time t (0 is the image, more is noisier)", "on validation slices")
+    save_png(figure, png)
+
+
+def draw_sweep(table: Path, png: Path) -> None:
+    """A column for each number of steps; above AUROC (contrast without references), below the drift; a line a depth.
+
+    Raises: UsageError where the table is empty or another one, EnvironmentFault where `png` cannot be written.
+    """
+    rows = _read(table, ("depth", "steps", "scale", *SWEEP), fix="sweep again")
+    metric = "contrast" if rows[0]["auroc"] is None else "auroc"
+    steps = sorted({row["steps"] for row in rows})
+    figure = dark_figure(2.6 * len(steps) + 0.6, 4.6)
+    for line, name in enumerate((metric, "drift")):
+        limits = [row[name] for row in rows if row[name] is not None]
+        margin = 0.05 * (max(limits) - min(limits)) or 0.01
+        for column, count in enumerate(steps):
+            axes = figure.add_subplot(2, len(steps), line * len(steps) + column + 1)
+            _draw_depths(axes, [row for row in rows if row["steps"] == count], name)
+            axes.set_ylim(min(limits) - margin, max(limits) + margin)
+            _dress(axes, "scale", SWEEP[name] if column == 0 else "")
+            if line == 0:
+                axes.set_title(f"{count:g} steps", color=INK, fontsize=9)
+    figure.tight_layout(pad=1.0)
+    save_png(figure, png)
+
+
+def _draw_depths(axes: "Axes", rows: Sequence[Row], name: str) -> None:
+    """A line for each depth, over the scales."""
+    for depth, colour in zip(sorted({row["depth"] for row in rows}), itertools.cycle(CURVES), strict=False):
+        points = sorted((row["scale"], row[name]) for row in rows if row["depth"] == depth)
+        _draw_line(axes, points, f"L = {depth:g}", colour)
+    axes.set_xscale("log")
+    axes.set_xticks(sorted({row["scale"] for row in rows if row["scale"]}))
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _draw_series(axes: "Axes", name: str, points: Points, colour: str) -> None:
+    """A line, or dots for few numbers; many noisy numbers are drawn faintly under their running mean."""
+    if len(points) < FEW:
+        return _draw_line(axes, points, name, colour)
+    width = max(5, len(points) // 40)
+    smooth = np.convolve(points[:, 1], np.ones(width) / width, mode="valid")
+    axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=0.5, alpha=0.35)
+    axes.plot(points[width - 1 :, 0], smooth, color=colour, linewidth=1.5, label=f"{name}, mean of {width}")
+    return None
+
+
+def _draw_line(axes: "Axes", points: Sequence[Sequence[float]] | Points, label: str, colour: str) -> None:
+    across, up = zip(*points, strict=True)
+    axes.plot(across, up, color=colour, linewidth=1.5, marker="o", markersize=3, label=label)
+
+
+def _make_logarithmic(axes: "Axes") -> None:
+    """Ticks at 1, 2 and 5 of each decade, written as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _dress(axes: "Axes", across: str, up: str) -> None:
+    """Names of both axes, grid and legend; called when everything is drawn."""
+    axes.set_facecolor(PAPER)
+    axes.set_xlabel(across, color=INK, fontsize=8)
+    axes.set_ylabel(up, color=INK, fontsize=8)
+    axes.tick_params(colors=INK, labelsize=7, width=0.5, which="both")
+    axes.grid(color=FAINT, linewidth=0.3, alpha=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.legend(frameon=False, fontsize=7, labelcolor=INK)
+
+
+def _read(table: Path, columns: Sequence[str], *, fix: str) -> list[Row]:
+    """The rows of a table: numbers, None where a cell is empty. Raises: UsageError for another table."""
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = [{name: float(row[name]) if row[name] else None for name in columns} for row in csv.DictReader(file)]
+    except OSError as error:
+        raise UsageError(f"cannot be read ({error.strerror})", fix=fix, file=table.name) from None
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"is no table of {', '.join(columns)} ({error})", fix=fix, file=table.name) from None
+    if not rows:
+        raise UsageError("holds no rows", fix=fix, file=table.name)
+    return rows

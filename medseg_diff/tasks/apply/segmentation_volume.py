@@ -1,0 +1,190 @@
+"""A trained segmentation system, and the ensemble that it draws of one volume."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from medseg_diff.console import bar
+from medseg_diff.data.transforms import Prepared
+from medseg_diff.data.views import Patches
+from medseg_diff.device import autocast
+from medseg_diff.diffusion import Denoiser
+from medseg_diff.diffusion.denoiser import AnyDenoiser
+from medseg_diff.errors import UsageError
+from medseg_diff.methods.components import HALF, Findings
+from medseg_diff.methods.fusion import Fusion
+from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, sample_masks
+from medseg_diff.methods.tiled import Tiled
+from medseg_diff.recipes.calibration import SegmentationCalibration, read_calibration
+from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks, in_tiles
+from medseg_diff.recipes.trained import open_run
+from medseg_diff.run import Run
+from medseg_diff.seeds import seed_of
+from medseg_diff.tasks.apply.segmentation_maps import brought_back, suffix_of
+from medseg_diff.tasks.options import Compute, EnsembleOptions
+
+
+@dataclass(frozen=True)
+class SegmentationSystem:
+    """A trained run ready to draw ensembles; `facts` is what every case.json says of it. `thresholds` are of each region,
+    `temperatures` too, but for runs that are not asked for calibrated maps."""
+
+    recipe: SegmentationRecipe
+    denoiser: Denoiser
+    plan: Plan
+    findings: Findings
+    thresholds: dict[str, float]
+    temperatures: dict[str, float]
+    device: torch.device
+    precision: str
+    seed: int
+    facts: dict[str, Any]
+
+    def at_once(self, batch: int) -> "SegmentationSystem":
+        """The same with so many samples in a pass of the network."""
+        return replace(self, plan=replace(self.plan, network_batch=batch))
+
+
+def open_system(run: Run, *, ensemble: EnsembleOptions, compute: Compute) -> SegmentationSystem:
+    """The run's best weights on a device, and the plan and the findings with some numbers changed.
+
+    Raises: CheckpointError where the run's files are damaged or do not fit each other; UsageError for an unknown fusion,
+    or where calibrated maps are asked of a run without calibration.
+    """
+    trained = open_run(run, SegmentationRecipe, device=compute.device, precision=compute.precision)
+    recipe = trained.recipe
+    plan = recipe.plan(
+        members=ensemble.members,
+        steps=ensemble.steps,
+        network_batch=compute.network_batch,
+        members_at_once=ensemble.members_at_once,
+        noise=ensemble.noise,
+    )
+    findings = _findings(recipe, ensemble)
+    thresholds, temperatures = _chosen(run, recipe, findings)
+    facts = trained.facts | {
+        "regions": {region: list(labels) for region, labels in recipe.regions.items()},
+        "nested": recipe.nested,
+        "seed": ensemble.seed,
+        "solver": plan.solver.model_dump(mode="json"),
+        "steps": len(plan.times) - 1,
+        "members": plan.members,
+        "network_batch": plan.network_batch,
+        "noise": "shared" if plan.shared_noise else "independent",
+        "fusion": findings.fusion,
+        "thresholds": thresholds,
+        "temperatures": temperatures,
+    }
+    denoiser = recipe.denoiser.around(trained.networks["best"], recipe.schedule)
+    known = (trained.device, trained.precision, ensemble.seed, facts)
+    return SegmentationSystem(recipe, denoiser, plan, findings, thresholds, temperatures, *known)
+
+
+def _findings(recipe: SegmentationRecipe, ensemble: EnsembleOptions) -> Findings:
+    """The recipe's, with what is asked for changed. Raises: UsageError."""
+    if ensemble.fusion not in (None, *get_args(Fusion)):
+        raise UsageError(f"there is no fusion `{ensemble.fusion}`", fix=f"use one of {', '.join(get_args(Fusion))}")
+    changes = {"fusion": ensemble.fusion, "calibrated": ensemble.calibrated or None}
+    return recipe.findings.but(**{name: value for name, value in changes.items() if value is not None})
+
+
+def _chosen(run: Run, recipe: SegmentationRecipe, findings: Findings) -> tuple[dict[str, float], dict[str, float]]:
+    """Each region's threshold, and its temperature where calibrated maps are asked for. Raises: UsageError."""
+    calibration = read_calibration(run, SegmentationCalibration)
+    thresholds = {}
+    for region in recipe.regions:
+        tuned = calibration.threshold(region) if calibration else HALF
+        thresholds[region] = HALF if findings.fusion != "mean" else findings.threshold or tuned
+    if not findings.calibrated:
+        return thresholds, {}
+    known = calibration.regions if calibration else {}
+    missing = [region for region in recipe.regions if region not in known]
+    if missing:
+        raise UsageError(
+            f"{run.name} has no calibration for {', '.join(missing)}",
+            fix="train with validation.calibration_slices above 0, or leave --calibrated out",
+        )
+    return thresholds, {region: known[region].temperature for region in recipe.regions}
+
+
+def sample_volume(
+    case: str, prepared: Prepared, system: SegmentationSystem, members: Path | None = None
+) -> tuple[Ensemble, int]:
+    """The ensemble over what holds brain, and the network passes it took; each member is written into the folder
+    `members`, where one is given, as it is finished."""
+    recipe, plan, view = system.recipe, system.plan, system.recipe.view
+    images = view.conditions(prepared.image, background=recipe.preparation.background)
+    images = images.to(system.device).contiguous()
+    slices, regions, size = view.for_sampling(prepared.brain), len(recipe.regions), images.shape[2:]
+    if members is not None:
+        # One member after the other: then only one has to be held.
+        plan = replace(plan, members_at_once=1)
+    keep_masks = system.findings.fusion == "staple"
+    ensemble = Ensemble(len(images), regions, size, plan.members, system.device, keep_masks=keep_masks)
+    keeper = _MemberWriter(prepared, recipe, members, (len(images), regions, *size)) if members else None
+
+    def own_seed(z: int, member: int) -> int:
+        return seed_of(system.seed, case, *(() if plan.shared_noise else view.owner(z)), member)
+
+    work = _work(system, plan, slices, size)
+    with autocast(system.device, system.precision), bar(f"  {case}", work.total) as advance:
+        if isinstance(work.denoiser, Tiled):
+            work.denoiser.advance = advance
+        finished = (lambda samples: None) if isinstance(work.denoiser, Tiled) else advance
+        for place, probability in sample_masks(
+            work.denoiser, images, slices, work.plan, regions=regions, seed_of=own_seed, advance=finished
+        ):
+            ensemble.add(place, probability)
+            if keeper:
+                keeper.add(place.slice, place.member, probability)
+    if keeper:
+        keeper.close()
+    return ensemble, work.passes
+
+
+class _Work(NamedTuple):
+    """How the samples of a case are drawn and what that takes: network passes, and the steps of a progress bar, which
+    counts slices or, where volumes are drawn, tiles at every step."""
+
+    denoiser: AnyDenoiser
+    plan: Plan
+    passes: int
+    total: int
+
+
+def _work(system: SegmentationSystem, plan: Plan, slices: Sequence[int], size: Sequence[int]) -> _Work:
+    """Slices are batches of the network by themselves; volumes are cut into tiles, which are."""
+    steps, view = len(plan.times) - 1, system.recipe.view
+    if not isinstance(view, Patches):
+        return _Work(for_masks(system.denoiser), plan, plan.batches(slices) * steps, len(slices) * plan.members)
+    tiled = in_tiles(system.denoiser, view, batch=plan.network_batch)
+    plan = replace(plan, network_batch=max(1, plan.network_batch // tiled.tiles(size)))  # volumes in one walk
+    walked = plan.batches(slices) * steps
+    passes, tiles = tiled.passes(plan.network_batch, size), plan.network_batch * tiled.tiles(size)
+    return _Work(tiled, plan, walked * passes, walked * tiles)
+
+
+class _MemberWriter:
+    """Collects the slices of one member, `shape` [N, R, *S] in all, and writes it when the next begins."""
+
+    def __init__(self, prepared: Prepared, recipe: SegmentationRecipe, folder: Path, shape: Sequence[int]) -> None:
+        self.prepared, self.recipe, self.folder, self.shape = prepared, recipe, folder, shape
+        self.member: int | None = None
+
+    def add(self, z: int, member: int, probability: Tensor) -> None:
+        if member != self.member:
+            self.close()
+            self.member, self.slices = member, torch.zeros(self.shape)
+        self.slices[z] = probability.cpu()
+
+    def close(self) -> None:
+        if self.member is None:
+            return
+        maps = brought_back(self.prepared, self.recipe, self.slices)
+        for region, values in zip(self.recipe.regions, maps, strict=True):
+            name = f"{self.member:02d}{suffix_of(self.recipe, region)}.nii.gz"
+            self.prepared.write(self.folder / name, values)

@@ -1,0 +1,176 @@
+"""Options that verbs share, each said once, in groups; a verb takes its groups whole or their fields as plain keywords.
+
+Nothing heavy is imported here: the command line reads the same groups before it knows which verb is wanted.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from inspect import Parameter
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from medseg_diff.errors import UsageError
+
+Answer = TypeVar("Answer")
+Shard = tuple[int, int]
+Threshold = Literal["healthy", "otsu"] | float
+
+
+def option(default: Any, text: str, **cli: Any) -> Any:
+    """A field of a group: its default (`...`: it must be given), its line of help, and what the command line needs to know
+    besides: `min`, `names`, `words` (the form of free words), or `parse`, which turns a word into the value."""
+    return field(default=MISSING if default is ... else default, metadata={"help": text} | cli)
+
+
+def _shard(word: str) -> Shard:
+    """K/N, such as 1/2."""
+    first, _, second = word.partition("/")
+    return int(first), int(second)
+
+
+def _threshold(word: str) -> Threshold:
+    """healthy, otsu or a number."""
+    return word if word in ("healthy", "otsu") else float(word)  # type: ignore[return-value]
+
+
+def _names(word: str) -> tuple[str, ...]:
+    """names with commas between, such as flair,t1."""
+    return tuple(name.strip() for name in word.split(","))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Which cases: one by its files (`volumes`) or the rows of a table (`data`), and how they are read."""
+
+    volumes: Sequence[str] = option((), "Case folder, file of a case, or channel=file (repeat).", names=("--volume",))
+    data: Path | None = option(None, "Table of cases (CSV).")
+    split: str | None = option(None, "Only train, val or test.")
+    shard: Shard = option((1, 1), "K/N: every N-th case, starting with the K-th [1/1].", parse=_shard)
+    data_root: Path | None = option(None, "Folder that paths in the table are relative to [the table's].")
+    channels: Sequence[str] = option((), "What numbered files and 4D volumes hold, in order: flair,t1,…", parse=_names)
+    resample_to: str | None = option(None, "Bring the other channels onto this one's grid.")
+
+    def check(self) -> None:
+        """Raises: UsageError unless cases are named in exactly one way."""
+        if bool(self.volumes) == (self.data is not None):
+            raise UsageError("one of --volume and --data is needed", fix="name a scan, or a table of cases")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which trained run: a folder, a name below `runs`, or a registered `models:/NAME/VERSION`."""
+
+    model: Path | None = option(None, "Run: its folder or name [the newest below --runs].")
+    runs: Path = option(Path("runs"), "Where to look for the newest run.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Where and how precisely the networks run, and how many samples they are given at once."""
+
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    precision: str | None = option(None, "auto, fp32 or bf16 [the recipe's].")
+    network_batch: int | None = option(None, "Samples in one pass of the networks [the recipe's].", min=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultFolder:
+    """Where results go, a folder for each case, and what happens to those that are there and to cases that fail."""
+
+    out: Path = option(..., "Where results go, a folder for each case.")
+    overwrite: bool = option(False, "Redo what is there.")
+    keep_going: bool = option(False, "Go on past a bad case; OUT/failures.csv lists it.")
+    pseudonymise: bool = option(False, "Results carry pseudonyms in place of the cases' names.")
+    pseudonym_key: Path | None = option(None, "File of the secret that makes the pseudonyms [RUNS/pseudonym.key].")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleOptions:
+    """How an ensemble of masks is drawn and fused; None is the recipe's own."""
+
+    members: int | None = option(None, "Samples in the ensemble [the recipe's].", min=1)
+    steps: int | None = option(None, "Denoising steps [the recipe's].", min=1)
+    seed: int = option(0, "Of all noise.")
+    members_at_once: int | None = option(None, "Order of work; results do not depend on it.", min=1)
+    noise: str | None = option(None, "Of a member: independent in each slice, or shared by all [the recipe's].")
+    fusion: str | None = option(None, "What makes the mask of the members: mean, vote or staple [the recipe's].")
+    calibrated: bool = option(False, "Also write the probability at the run's temperature.")
+    save_members: bool = option(False, "Also write members/NN.nii.gz.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """How anomaly maps are made and cut. `overrides` lay `engine.…=…` and `findings.…=…` over the recipe."""
+
+    overrides: Sequence[str] = option((), "engine.…=… or findings.…=… laid over the recipe.", words="KEY=VALUE")
+    threshold: Threshold | None = option(
+        None, "healthy (stored with the model), otsu, or a number [the recipe's].", parse=_threshold
+    )
+    seed: int = option(0, "Of all noise, in engines that draw any.")
+    sweep: bool = option(False, "Write no maps; try settings of the engine on a few slices.")
+    baselines: bool = option(False, "Also write the maps that a method must beat, for `evaluate`.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """What a training learns by, and the run folder that it goes into."""
+
+    overrides: Sequence[str] = option((), "key=value laid over the recipe.", words="KEY=VALUE")
+    config: str | None = option(None, "Recipe by name (see `info`) or path [the verb's default].")
+    out: Path | None = option(None, "Run folder [runs/TIME-RECIPE].")
+    resume: Literal["auto", "must"] | None = option(
+        None, "Go on with the unfinished run in --out [the newest of this recipe and data]; auto: or begin one."
+    )
+    runs: Path = option(Path("runs"), "Folder of runs, cache and MLflow store.")
+    mlflow: bool = option(True, "Mirror the run in MLflow.")
+    parent: str | None = option(None, "Name of a study whose runs stand together in MLflow.", names=())
+
+
+def groups_of(verb: Callable[..., Any]) -> dict[str, Any]:
+    """The parameters of a verb that are groups: name → class."""
+    return {name: kind for name, kind in get_type_hints(verb).items() if is_dataclass(kind) and name != "return"}
+
+
+def written_out(verb: Callable[..., Any], parameters_of: Callable[[Any], Iterator[Parameter]]) -> inspect.Signature:
+    """The verb's signature with each group replaced by its fields, those without a default first."""
+    groups = groups_of(verb)
+    listed = [
+        part
+        for name, parameter in inspect.signature(verb).parameters.items()
+        for part in (parameters_of(groups[name]) if name in groups else [parameter])
+    ]
+    listed.sort(key=lambda each: (each.kind, each.default is not Parameter.empty))
+    return inspect.Signature(listed)
+
+
+def gathered(verb: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Plain keywords as the verb takes them: fields in their groups, everything else as it is."""
+    options = dict(options)
+    parts = {
+        name: kind(**{each.name: options.pop(each.name) for each in fields(kind) if each.name in options})
+        for name, kind in groups_of(verb).items()
+    }
+    return options | parts
+
+
+def with_plain_keywords(verb: Callable[..., Answer]) -> Callable[..., Answer]:
+    """The verb as a person calls it, `segment(data=…, out=…, device="cpu")`; its groups are taken whole as well."""
+
+    def keywords(kind: Any) -> Iterator[Parameter]:
+        for each in fields(kind):
+            place = Parameter.POSITIONAL_OR_KEYWORD if each.name == "volumes" else Parameter.KEYWORD_ONLY
+            default = Parameter.empty if each.default is MISSING else each.default
+            yield Parameter(each.name, place, default=default, annotation=each.type)
+
+    @functools.wraps(verb)
+    def call(*words: Any, **options: Any) -> Answer:
+        whole = {name: options.pop(name) for name in groups_of(verb) if is_dataclass(options.get(name))}
+        if whole:
+            return verb(*words, **whole, **options)
+        return verb(**gathered(verb, signature.bind(*words, **options).arguments))
+
+    signature = written_out(verb, keywords)
+    call.__signature__ = signature  # type: ignore[attr-defined]
+    return call

@@ -1,0 +1,98 @@
+"""What every train verb does: recipe and table read, phases trained into a run folder, curves drawn, MLflow told."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from medseg_diff.console import log
+from medseg_diff.data.tables.manifest import Manifest, read_manifest
+from medseg_diff.diffusion import Denoiser
+from medseg_diff.recipes.anomaly import AnomalyRecipe
+from medseg_diff.recipes.lookup import Task, load_recipe
+from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.run import Run
+from medseg_diff.tasks.options import TrainingRun
+from medseg_diff.tasks.train.study import check_channels, with_splits
+from medseg_diff.tracking import Mirror
+from medseg_diff.training.estimate import LONG_SECONDS, Work, in_words
+from medseg_diff.training.fit import Progress
+from medseg_diff.training.job import Bench, Job, Phase, train
+from medseg_diff.training.watcher import Watcher
+
+Kind = TypeVar("Kind", SegmentationRecipe, AnomalyRecipe)
+
+
+@dataclass(frozen=True)
+class Material(Generic[Kind]):
+    """What a training is given: its recipe, the table with its splits, whether slices are held out for want of patients,
+    and the folder of prepared cases."""
+
+    recipe: Kind
+    manifest: Manifest
+    by_slices: bool
+    cache: Path
+
+
+@dataclass(frozen=True)
+class TrainVerb(Generic[Kind]):
+    """What tells one train verb from another: its name, the task and the usual recipe, and `phases`, which yields one
+    thing to train after the other and measures at its end what came of them."""
+
+    name: str
+    task: Task
+    config: str
+    phases: Callable[[Material[Kind], Bench], Iterator[Phase]]
+
+    def run(self, data: Path, options: TrainingRun, *, device: str, data_root: Path | None) -> Run:
+        """Train on the table `data`.
+
+        Raises: ConfigError, ManifestError, ImageError; UsageError where `out` already holds something; CheckpointError;
+        EnvironmentFault; Preempted; Diverged.
+        """
+        config = options.config or self.config
+        recipe = cast(Kind, cast(Any, load_recipe)(config, task=self.task, overrides=options.overrides))
+        manifest, by_slices = with_splits(read_manifest(Path(data), data_root=data_root))
+        check_channels(manifest, recipe.channels, fill_missing=recipe.bears_missing_channels)
+        name = Path(config).stem if config.endswith((".yaml", ".yml")) else config.replace("/", "-")
+        command = ["medseg-diff", self.name, "--data", str(data), "--config", config, *options.overrides]
+        command += ["--data-root", str(data_root)] if data_root else []
+        material = Material(recipe, manifest, by_slices, options.runs / "cache")
+        run = train(
+            Job(self.task, name, recipe, manifest, precision=recipe.training.precision, command=command),
+            partial(self.phases, material),
+            out=options.out,
+            runs=options.runs,
+            device=device,
+            resume=options.resume,
+            watchers=[Curves(), *([Mirror(options.runs, parent=options.parent)] if options.mlflow else [])],
+        )
+        log.info("next: medseg-diff %s --model %s --volume PATIENT_FOLDER --out results", self.task, run.folder)
+        return run
+
+
+class Curves(Watcher):
+    """Draws figures/training.png when the training is over; first of the watchers, so that MLflow can be shown it."""
+
+    def end(self, run: Run, *, finished: bool, weights: Sequence[Path]) -> None:
+        from medseg_diff.reporting.curves import training_curves
+
+        if finished:
+            training_curves(run.numbers(), run.figures / "training.png")
+
+
+def averaged(progress: Progress, recipe: SegmentationRecipe | AnomalyRecipe) -> Denoiser:
+    """The denoiser of the averaged weights, as it is at this moment of a training."""
+    return recipe.denoiser.around(progress.averages["denoiser"], recipe.schedule)
+
+
+def say_how_long(works: Sequence[Work], bench: Bench, *, quick: str) -> None:
+    """`this machine: about 41 days …`, and where that is long, which quicker recipe there is."""
+    device, precision = bench.fabric.device, bench.precision
+    with bench.fabric.autocast():
+        seconds = sum(work.seconds(device, precision) for work in works)
+    amounts = " and ".join(f"{work.settings.steps} steps of {work.settings.batch}" for work in works)
+    long = seconds > LONG_SECONDS and device.type == "cpu"
+    advice = f"; try --config {quick}, or a machine with a GPU" if long else ""
+    log.info("this machine: about %s for %s (%s)%s", in_words(seconds), amounts, precision, advice)

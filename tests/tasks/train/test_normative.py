@@ -1,0 +1,33 @@
+"""Normative mean and threshold of healthy voxels whose distribution is known."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from medseg_diff.methods.anomaly.normative import AnomalyFindings
+from medseg_diff.tasks.train.normative import MeasuredCase, _map_calibration
+
+
+def measured(scores, depth_mm, name="flair", **findings):
+    """Normative mean and threshold of two scans that share the voxels."""
+    cases = [MeasuredCase({name: scores[half::2]}, depth_mm[half::2], volume=None) for half in (0, 1)]
+    recipe = SimpleNamespace(findings=AnomalyFindings(rim_mm=2.0, **findings))
+    return _map_calibration(cases, name, recipe)
+
+
+@pytest.mark.parametrize("rate", [0.002, 0.02, 0.2, 0.7])
+@pytest.mark.parametrize("name", ["anomaly", "flair"])
+def test_above_the_stored_threshold_lies_the_stated_share_of_healthy_voxels(name, rate):
+    """Scores spread evenly over 0 … 1: the normative mean is 1/2, and a share r lies above 1 - r - 1/2, or above 0."""
+    scores, depth_mm = np.linspace(0, 1, 100_001, dtype=np.float32), np.full(100_001, 5, dtype=np.float32)
+    found = measured(scores, depth_mm, name, false_positive_rate=rate)
+    assert found.normative_mean.score == pytest.approx([0.5] * 7)
+    assert found.threshold == pytest.approx(max(0.5 - rate, 0), abs=1e-4)
+
+
+def test_voxels_of_the_rim_are_healthy_ones_that_never_count():
+    """A tenth of all voxels, half of which lie in the rim, is a fifth of the others: 1 - 1/5 - 1/2."""
+    scores = np.linspace(0, 1, 100_001, dtype=np.float32)
+    depth_mm = np.where(np.arange(100_001) // 2 % 2, 1, 5).astype(np.float32)
+    assert measured(scores, depth_mm, false_positive_rate=0.1).threshold == pytest.approx(0.3, abs=1e-3)

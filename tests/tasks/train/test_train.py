@@ -1,0 +1,47 @@
+"""What every train verb says before it begins."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+from lightning_fabric import Fabric
+
+from medseg_diff.recipes.lookup import load_recipe
+from medseg_diff.tasks.train import anomaly, segmentation
+from medseg_diff.tasks.train.train import say_how_long
+from medseg_diff.training.estimate import Work
+
+QUICK = {
+    "segment": ("view.size=[32,32]", "network.width=8", "training.steps=4", "training.batch=8"),
+    "anomaly": ("view.size=[32,32]", "network.width=8", "classifier.width=8", "training.steps=4", "training.batch=8"),
+}
+
+
+@pytest.fixture
+def bench():
+    """Of this machine; nothing has been trained yet."""
+    return SimpleNamespace(
+        fabric=Fabric(accelerator="cpu", devices=1), precision="fp32", left=lambda name, whole: whole
+    )
+
+
+@pytest.mark.parametrize("task", QUICK)
+def test_the_time_that_a_training_takes_grows_with_its_steps(bench, task):
+    def seconds(*words):
+        recipe = load_recipe("quick/phantom", task=task, overrides=(*QUICK[task], *words))
+        works = anomaly.works_of(recipe, bench) if task == "anomaly" else [segmentation.work_of(recipe, bench)]
+        return works[0].seconds(bench.fabric.device, "fp32")
+
+    quick, longer = seconds(), seconds("training.steps=4000")
+    assert 0 < quick < 60 and longer > 20 * quick
+
+
+def test_where_it_takes_weeks_a_quicker_recipe_is_named(bench, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
+    works = anomaly.works_of(load_recipe("wolleb", task="anomaly"), bench)
+    for seconds, said in ((30 * 86400.0, "; try --config quick/guided, or a machine with a GPU"), (60.0, "")):
+        monkeypatch.setattr(Work, "seconds", lambda *_, seconds=seconds: seconds)
+        with caplog.at_level("INFO", "medseg_diff"):
+            say_how_long(works, bench, quick="quick/guided")
+        assert caplog.messages[-1].endswith(f"for 60000 steps of 10 and 20000 steps of 10 (fp32){said}")
+    assert "about 60 days" in caplog.text and "about 2 min" in caplog.text
