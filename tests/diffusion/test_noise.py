@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from medseg_diff.diffusion import SeededNoise
+from medseg_diff.diffusion.noise import GaussianNoise, SimplexNoise
 
 ROWS = torch.empty(3, 1, 100_000)
 
@@ -29,3 +30,42 @@ def test_every_step_and_every_seed_has_noise_of_its_own():
 
 def test_it_comes_in_the_images_dtype():
     assert SeededNoise([1])(torch.empty(1, 2, 3, dtype=torch.float64), 0).dtype == torch.float64
+
+
+@pytest.mark.parametrize("size", [(48, 40), (20, 16, 12)])
+def test_simplex_noise_has_unit_size_and_is_smooth_and_each_field_its_own(size):
+    noise = SimplexNoise(wavelength=16).draw(torch.empty(2, 3, *size), torch.Generator().manual_seed(0))
+    fields = noise.flatten(2)
+    torch.testing.assert_close(fields.mean(2), torch.zeros(2, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(fields.square().mean(2), torch.ones(2, 3))
+    gaussian = GaussianNoise().draw(noise, torch.Generator().manual_seed(0))
+    assert noise.diff(dim=-1).square().mean() < 0.5 * gaussian.diff(dim=-1).square().mean()
+    correlation = torch.corrcoef(fields.flatten(0, 1)).fill_diagonal_(0)
+    assert correlation.abs().max() < 0.7
+
+
+def test_simplex_noise_without_octaves_is_continuous_and_varies_over_its_wavelength():
+    one = SimplexNoise(octaves=1, wavelength=32).draw(torch.empty(64, 1, 64, 64), torch.Generator().manual_seed(0))[
+        :, 0
+    ]
+    neighbours = (one[:, :, 1:] * one[:, :, :-1]).mean()
+    far = (one[:, :, 32:] * one[:, :, :-32]).mean()
+    assert neighbours > 0.97 and abs(far) < 0.15
+    assert one.diff(dim=2).abs().max() < 0.6  # no seams between simplices
+
+
+def test_octaves_get_rougher_with_their_persistence():
+    def roughness(persistence):
+        kind = SimplexNoise(octaves=4, persistence=persistence, wavelength=32)
+        return float(
+            kind.draw(torch.empty(4, 1, 64, 64), torch.Generator().manual_seed(0)).diff(dim=-1).square().mean()
+        )
+
+    assert roughness(0.2) < roughness(0.5) < roughness(0.9)
+
+
+def test_a_samples_simplex_noise_is_the_same_in_any_batch():
+    like, kind = torch.empty(3, 2, 12, 10), SimplexNoise(wavelength=8)
+    batch = SeededNoise([5, 6, 7], kind)(like, 2)
+    assert torch.equal(SeededNoise([6], kind)(like[:1], 2)[0], batch[1])
+    assert not torch.equal(SeededNoise([6], kind)(like[:1], 3)[0], batch[1])

@@ -19,7 +19,7 @@ NAMES = recipe_names("anomaly")
 
 def test_the_recipes_that_there_are():
     full = {"wolleb", "guided", "classifier_free", "guided_t1"}
-    assert full | {f"quick/{name}" for name in full} | {"quick/phantom"} == set(NAMES)
+    assert full | {f"quick/{name}" for name in full} | {"quick/phantom", "anoddpm"} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from medseg_diff.methods.anomaly.anoddpm import AnoDDPM
 from medseg_diff.methods.anomaly.inversion import ClassifierFreeInversion, Inversion
 
-AnyEngine = Annotated[Inversion | ClassifierFreeInversion, Field(discriminator="kind")]
+AnyEngine = Annotated[Inversion | ClassifierFreeInversion | AnoDDPM, Field(discriminator="kind")]
