@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg_diff.data.tables.sources.brats import ENHANCING, NECROSIS, OEDEMA
 from medseg_diff.phantoms.anatomy import Anatomy, MassEffect
 from medseg_diff.phantoms.geometry import (
     FloatArray,
@@ -15,7 +16,6 @@ from medseg_diff.phantoms.geometry import (
     tube,
 )
 
-NECROSIS, OEDEMA, ENHANCING = 1, 2, 4  # BraTS 2018-21
 LabelArray = NDArray[np.uint8]
 
 

@@ -9,9 +9,8 @@ from typing import Any
 from medseg_diff.data.formats.stored import values_in
 from medseg_diff.data.reading import CaseImages, read_case
 from medseg_diff.data.tables.manifest import Case, scan_manifest
+from medseg_diff.data.tables.sources.brats import ENHANCING
 from medseg_diff.errors import ExitCode, ManifestError, MedsegError, Problems
-
-LARGEST_USUAL_LABEL = 4  # of BraTS, in both of its conventions
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def _unusual_labels(images: CaseImages) -> list[str]:
     """Labels beyond those of the recipes that come with the package: training refuses what its recipe does not name."""
     if images.reference is None:
         return []
-    unusual = sorted(label for label in values_in(images.reference) if label > LARGEST_USUAL_LABEL)
+    unusual = sorted(label for label in values_in(images.reference) if label > ENHANCING)
     names = ", ".join(map(str, unusual[:8])) + (" …" if len(unusual) > 8 else "")
     return [f"seg holds the labels {names}: the recipe has to name them"] if len(unusual) else []
 

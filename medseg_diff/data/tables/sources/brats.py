@@ -1,7 +1,7 @@
 """A BraTS folder of any year from 2017 to 2023 → rows of a manifest.
 
 The names differ (`Brats18_…_t1ce`, `BraTS2021_00006_t1ce`, `BraTS-GLI-00000-000-t1c`, or plain `t1ce` in a folder of
-the case), and so do the labels: the enhancing tumour is 4 up to 2021 and 3 from 2023. Recipes group both.
+the case), and so do the labels: the enhancing tumour is 4 up to 2021 and 3 from 2023. The recipes' regions group both.
 """
 
 import logging
@@ -13,6 +13,8 @@ from pathlib import Path
 from medseg_diff.data.tables.inputs import Found, case_name, one_each, recognise, stem_of
 from medseg_diff.data.tables.manifest import CHANNEL_COLUMNS
 from medseg_diff.errors import ImageError, raise_all
+
+NECROSIS, OEDEMA, ENHANCING = 1, 2, 4  # labels of 2017 to 2021; from 2023 enhancing is 3
 
 FOLLOW_UP = (
     re.compile(r"(?P<patient>BraTS-[A-Z]+-\d+)-\d{3}", re.IGNORECASE),  # 2023: …-00000-000, …-00000-001
