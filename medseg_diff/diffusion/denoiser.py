@@ -119,15 +119,12 @@ class Denoiser(nn.Module):
         return Prediction(where_clean(t, x_t, clean), noise, mix)
 
 
-class Clipped(nn.Module):
-    """Keep the clean prediction inside the data's range and make the noise agree. Always the outermost denoiser.
+class Wrapped(nn.Module):
+    """What denoisers round a denoiser share: its schedule and preparation, and how another clean image takes its place."""
 
-    Not for encoding: what leaves the range there must be able to come back.
-    """
-
-    def __init__(self, denoiser: AnyDenoiser, low: float = -1.0, high: float = 1.0) -> None:
+    def __init__(self, denoiser: AnyDenoiser) -> None:
         super().__init__()
-        self.denoiser, self.low, self.high = denoiser, low, high
+        self.denoiser = denoiser
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -136,12 +133,25 @@ class Clipped(nn.Module):
     def prepare(self, condition: Condition) -> Condition:
         return prepared(self.denoiser, condition)
 
+    def with_clean(self, prediction: Prediction, clean: Tensor, x_t: Tensor, t: int | Tensor) -> Prediction:
+        """The prediction with another clean image, and noise that agrees with it; at t = 0 any noise explains x_t."""
+        level = self.schedule.level(max(t, 1) if isinstance(t, int) else t.clamp(min=1), like=x_t)
+        return prediction._replace(clean=clean, noise=where_clean(t, prediction.noise, noise_from(clean, x_t, level)))
+
+
+class Clipped(Wrapped):
+    """Keep the clean prediction inside the data's range and make the noise agree. Always the outermost denoiser.
+
+    Not for encoding: what leaves the range there must be able to come back.
+    """
+
+    def __init__(self, denoiser: AnyDenoiser, low: float = -1.0, high: float = 1.0) -> None:
+        super().__init__(denoiser)
+        self.low, self.high = low, high
+
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
         prediction = self.denoiser(x_t, t, condition)
-        level = self.schedule.level(max(t, 1) if isinstance(t, int) else t.clamp(min=1), like=x_t)
-        clean = prediction.clean.clamp(self.low, self.high)
-        noise = where_clean(t, prediction.noise, noise_from(clean, x_t, level))  # at t = 0 any noise explains x_t
-        return prediction._replace(clean=clean, noise=noise)
+        return self.with_clean(prediction, prediction.clean.clamp(self.low, self.high), x_t, t)
 
 
 def prepared(denoiser: AnyDenoiser, condition: Condition) -> Condition:

@@ -5,22 +5,13 @@ Classifier-free guidance: Ho & Salimans, Classifier-Free Diffusion Guidance, 202
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.diffusion.denoiser import (
-    AnyDenoiser,
-    Network,
-    Prediction,
-    clean_from,
-    noise_from,
-    prepared,
-    where_clean,
-)
-from medseg_diff.diffusion.schedule import NoiseSchedule
+from medseg_diff.diffusion.denoiser import AnyDenoiser, Network, Prediction, Wrapped, clean_from
 
 
-class ClassifierGuided(nn.Module):
+class ClassifierGuided(Wrapped):
     """Follow the gradient of log p(label | x_t): eps ← eps - scale · sigma · grad.
 
     classifier(x_t, t, condition) gives logits [B, K]; t [B] or [1]. `label` is one of 0 … K - 1, for the whole batch.
@@ -28,15 +19,8 @@ class ClassifierGuided(nn.Module):
     """
 
     def __init__(self, denoiser: AnyDenoiser, classifier: Network, label: int, scale: float) -> None:
-        super().__init__()
-        self.denoiser, self.classifier, self.label, self.scale = denoiser, classifier, label, scale
-
-    @property
-    def schedule(self) -> NoiseSchedule:
-        return self.denoiser.schedule
-
-    def prepare(self, condition: Condition) -> Condition:
-        return prepared(self.denoiser, condition)
+        super().__init__(denoiser)
+        self.classifier, self.label, self.scale = classifier, label, scale
 
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
         prediction = self.denoiser(x_t, t, condition)
@@ -55,22 +39,15 @@ class ClassifierGuided(nn.Module):
         return gradient
 
 
-class ClassifierFree(nn.Module):
+class ClassifierFree(Wrapped):
     """Away from the unconditional prediction: eps = null + scale · (conditioned - null).
 
     scale = 1 is the conditioned denoiser; the convention (1 + w) · conditioned - w · null has scale = 1 + w.
     """
 
     def __init__(self, denoiser: AnyDenoiser, scale: float) -> None:
-        super().__init__()
-        self.denoiser, self.scale = denoiser, scale
-
-    @property
-    def schedule(self) -> NoiseSchedule:
-        return self.denoiser.schedule
-
-    def prepare(self, condition: Condition) -> Condition:
-        return prepared(self.denoiser, condition)
+        super().__init__(denoiser)
+        self.scale = scale
 
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
         times = t if isinstance(t, int) else torch.cat([t, t])
@@ -81,7 +58,7 @@ class ClassifierFree(nn.Module):
         return Prediction(clean_from(noise, x_t, self.schedule.level(t, like=x_t)), noise, mix)
 
 
-class Pinned(nn.Module):
+class Pinned(Wrapped):
     """What is known stays: outside `mask` the clean prediction is the `known` image, and the noise agrees with it.
 
     known [B, C, *S] in the space of x_0; mask [B, 1, *S] booleans, the region that is denoised. Like a clip it belongs
@@ -89,18 +66,9 @@ class Pinned(nn.Module):
     """
 
     def __init__(self, denoiser: AnyDenoiser, known: Tensor, mask: Tensor) -> None:
-        super().__init__()
-        self.denoiser, self.known, self.mask = denoiser, known, mask
-
-    @property
-    def schedule(self) -> NoiseSchedule:
-        return self.denoiser.schedule
-
-    def prepare(self, condition: Condition) -> Condition:
-        return prepared(self.denoiser, condition)
+        super().__init__(denoiser)
+        self.known, self.mask = known, mask
 
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
         prediction = self.denoiser(x_t, t, condition)
-        level = self.schedule.level(max(t, 1) if isinstance(t, int) else t.clamp(min=1), like=x_t)
-        clean = torch.where(self.mask, prediction.clean, self.known)
-        return prediction._replace(clean=clean, noise=where_clean(t, prediction.noise, noise_from(clean, x_t, level)))
+        return self.with_clean(prediction, torch.where(self.mask, prediction.clean, self.known), x_t, t)

@@ -1,8 +1,9 @@
 """Each sample owns its noise: it depends on its seed and the step, never on the batch it happens to stand in."""
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -45,12 +46,11 @@ class SimplexNoise(Settings):
 
     def draw(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """[B, C, *S] in `like`'s dtype and on its device; every sample and channel has a field of its own."""
-        axes = [torch.arange(n, device=like.device, dtype=torch.float32) for n in like.shape[2:]]
-        places = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)  # [D, V]
-        fields = torch.zeros(like.shape[:2].numel(), places.shape[1], device=like.device)
+        count, size = like.shape[:2].numel(), tuple(like.shape[2:])
+        fields = torch.zeros(count, math.prod(size), device=like.device)
         for octave in range(self.octaves):
-            frequency = 2.0**octave / self.wavelength
-            fields += self.persistence**octave * _simplex(places * frequency, len(fields), generator)
+            lattice = _lattice(size, 2.0**octave / self.wavelength, like.device)
+            fields += self.persistence**octave * lattice.field(count, generator)
         fields -= fields.mean(dim=1, keepdim=True)
         deviation = fields.square().mean(dim=1, keepdim=True).sqrt()
         return (fields / deviation.clamp(min=1e-6)).view(like.shape).to(like.dtype)
@@ -90,27 +90,46 @@ def _scramble(seed: int, step: int) -> int:
     return (z ^ (z >> 31)) >> 1  # 63 bits: generators take signed seeds
 
 
-def _simplex(places: Tensor, fields: int, generator: torch.Generator) -> Tensor:
-    """Simplex noise [fields, V] at places [D, V]: at the corners of each place's simplex stand random slopes, whose planes
-    fade out with the distance (Gustavson, Simplex Noise Demystified, 2005, for any D)."""
-    dims = len(places)
+class _Lattice(NamedTuple):
+    """Where the V voxels of a grid lie among simplices, the same for every draw: `corners` [D + 1, V] are the lattice points
+    round each voxel, of `points` in all, and `weights` [D + 1, D, V] what the slopes that stand there count for."""
+
+    corners: Tensor
+    weights: Tensor
+    points: int
+
+    def field(self, count: int, generator: torch.Generator) -> Tensor:
+        """[count, V]: random slopes stand at the lattice points, and their planes fade out with the distance."""
+        dims, device = self.weights.shape[1], self.weights.device
+        slopes = torch.randn(count, dims, self.points, generator=generator, device=device)
+        slopes /= slopes.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        total = torch.zeros(count, self.corners.shape[1], device=device)
+        for corner, weight in zip(self.corners, self.weights, strict=True):
+            for axis in range(dims):  # plane by plane: a gather of whole vectors is slower
+                total += slopes[:, axis].gather(1, corner.expand(count, -1)) * weight[axis]
+        return total
+
+
+@functools.lru_cache(maxsize=16)  # the octaves of one or two sizes; a walk asks for the same ones at every step
+def _lattice(size: tuple[int, ...], frequency: float, device: torch.device) -> _Lattice:
+    """Of a grid of `size` whose neighbours are `frequency` apart (Gustavson, Simplex Noise Demystified, 2005, for any D)."""
+    dims = len(size)
+    axes = [torch.arange(n, dtype=torch.float32) * frequency for n in size]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)  # [D, V]
     skew, unskew = ((dims + 1) ** 0.5 - 1) / dims, (1 - (dims + 1) ** -0.5) / dims
     cell = (places + skew * places.sum(0)).floor()
     inside = places - cell + unskew * cell.sum(0)
-    order = inside.argsort(dim=0, descending=True, stable=True).argsort(
-        dim=0
-    )  # the axis that is stepped along first: 0
-    lowest = cell.amin(dim=1).long()
-    extent = (cell.amax(dim=1).long() - lowest + 2).tolist()
-    slopes = torch.randn(fields, dims, math.prod(extent), generator=generator, device=places.device)
-    slopes /= slopes.norm(dim=1, keepdim=True).clamp(min=1e-6)
-    total = torch.zeros(fields, places.shape[1], device=places.device)
+    descending = inside.argsort(dim=0, descending=True, stable=True)
+    order = descending.argsort(dim=0)  # 0: the axis that is stepped along first
+    cell = cell.long() - cell.amin(dim=1, keepdim=True).long()
+    extent = (cell.amax(dim=1) + 2).tolist()
+    corners, weights = [], []
     for corner in range(dims + 1):
-        step = order < corner
-        away = inside - step.float() + corner * unskew
-        fade = (0.5 - away.square().sum(0)).clamp(min=0) ** 4
-        number = torch.zeros_like(cell[0], dtype=torch.long)
-        for axis, size in enumerate(extent):
-            number = number * size + cell[axis].long() + step[axis] - lowest[axis]
-        total += fade * (slopes.index_select(2, number) * away).sum(1)
-    return total
+        step = (order < corner).long()
+        away = inside - step + corner * unskew
+        weights.append((0.5 - away.square().sum(0)).clamp(min=0) ** 4 * away)
+        number = torch.zeros_like(cell[0])
+        for axis, points in enumerate(extent):
+            number = number * points + cell[axis] + step[axis]
+        corners.append(number)
+    return _Lattice(torch.stack(corners).to(device), torch.stack(weights).to(device), math.prod(extent))

@@ -3,7 +3,7 @@
 import importlib.resources
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 from medseg_diff.errors import ConfigError
 from medseg_diff.recipes.anomaly import AnomalyRecipe
@@ -25,7 +25,11 @@ def load_recipe(name: str, *, task: Literal["segment"], overrides: Sequence[str]
 def load_recipe(name: str, *, task: Literal["anomaly"], overrides: Sequence[str] = ()) -> AnomalyRecipe: ...
 
 
-def load_recipe(name: str, *, task: Task, overrides: Sequence[str] = ()) -> Any:
+@overload
+def load_recipe(name: str, *, task: Task, overrides: Sequence[str] = ()) -> AnyRecipe: ...
+
+
+def load_recipe(name: str, *, task: Task, overrides: Sequence[str] = ()) -> AnyRecipe:
     """A recipe by name (`quick/mask_logits`, of the task's folder) or path, with `key=value` laid over it.
 
     Raises: ConfigError, or Problems of them, naming the setting and what would be right.

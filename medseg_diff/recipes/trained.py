@@ -35,11 +35,13 @@ def find_model(model: Path | str | None, *, task: str, runs: Path) -> Run:
 
 @dataclass(frozen=True)
 class Trained(Generic[Kind]):
-    """A run ready for use: `networks` by the names of their weights; `facts` is what every case.json says of it."""
+    """A run ready for use: `networks` by the names of their weights; `digests` of all its files, which were verified;
+    `facts` is what every case.json says of it."""
 
     run: Run
     recipe: Kind
     networks: dict[str, nn.Module]
+    digests: dict[Path, str]
     device: torch.device
     precision: str
     facts: dict[str, Any]
@@ -60,7 +62,8 @@ def open_run(run: Run, kind: type[Kind], *, device: str = "auto", precision: str
     digests = run.verified(run.recipe_file)
     recipe, place = recipe_of(run, kind), find_device(device)
     parts = recipe.parts()
-    run.verified(*map(run.weights, parts))
+    if unlisted := [path for path in map(run.weights, parts) if path not in digests]:
+        run.verified(*unlisted)  # says what is wrong with them
     networks = {name: load_network(build(), run.weights(name), place) for name, build in parts.items()}
     exact = find_precision(precision or recipe.training.precision, place)
     first, *others = parts
@@ -75,7 +78,7 @@ def open_run(run: Run, kind: type[Kind], *, device: str = "auto", precision: str
         "threads": torch.get_num_threads(),
         "versions": {"medseg_diff": __version__, "torch": torch.__version__},
     }
-    return Trained(run, recipe, networks, place, exact, facts)
+    return Trained(run, recipe, networks, digests, place, exact, facts)
 
 
 def load_network(network: Network, weights: Path, device: torch.device) -> Network:

@@ -1,4 +1,4 @@
-"""Options that verbs share, each said once, in groups; a verb takes its groups whole or their fields as plain keywords.
+"""Options that verbs share, each said once, in groups; a verb takes all groups whole, or all their fields as keywords.
 
 Nothing heavy is imported here: the command line reads the same groups before it knows which verb is wanted.
 """
@@ -156,7 +156,7 @@ def gathered(verb: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any
 
 
 def with_plain_keywords(verb: Callable[..., Answer]) -> Callable[..., Answer]:
-    """The verb as a person calls it, `segment(data=…, out=…, device="cpu")`; its groups are taken whole as well."""
+    """The verb as a person calls it, `segment(data=…, out=…, device="cpu")`; all of its groups whole are taken as well."""
 
     def keywords(kind: Any) -> Iterator[Parameter]:
         for each in fields(kind):

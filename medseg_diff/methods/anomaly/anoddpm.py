@@ -30,8 +30,8 @@ class AnoDDPM(Reconstruction):
     def evaluations(self) -> dict[str, int]:
         return {"denoiser": self.steps}
 
-    def decoding(self, image: Tensor, networks: Networks, noise: NoiseSource | None = None) -> Decoding:
+    def decoding(self, x: Tensor, networks: Networks, noise: NoiseSource | None = None) -> Decoding:
         schedule, noise = networks.denoiser.schedule, noise or fresh_noise
-        x, times = networks.space.encode(image), self.times(schedule)
+        times = self.times(schedule)
         x_L = noised(x, noise(x, 0), schedule.level(times[-1]))
         return Decoding(networks.denoiser, self.solver, x_L, times[::-1], noise=noise)

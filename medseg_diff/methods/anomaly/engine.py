@@ -142,11 +142,12 @@ class Reconstruction(Engine):
         return times
 
     @abstractmethod
-    def decoding(self, image: Tensor, networks: Networks, noise: NoiseSource | None = None) -> Decoding:
-        """The image [B, C, *S] taken up to `depth`, and how it is to come back."""
+    def decoding(self, x: Tensor, networks: Networks, noise: NoiseSource | None = None) -> Decoding:
+        """x_0 [B, D, *S] in the networks' space taken up to `depth`, and how it is to come back."""
 
     def score(self, image: Tensor, networks: Networks, noise: NoiseSource, *, baselines: bool = False) -> Evidence:
-        healthy = networks.space.decode(walk(*self.decoding(image, networks, noise)))
+        x = networks.space.encode(image)
+        healthy = networks.space.decode(walk(*self.decoding(x, networks, noise)))
         return Evidence(self.difference(image, healthy, networks.channels), healthy)
 
     def difference(self, image: Tensor, healthy: Tensor, channels: tuple[str, ...] = ()) -> Tensor:

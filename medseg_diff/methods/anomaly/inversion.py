@@ -44,23 +44,24 @@ class GuidedInversion(Reconstruction):
     def guided(self, networks: Networks) -> AnyDenoiser:
         """The denoiser that decodes."""
 
-    def label(self, image: Tensor) -> Condition:
+    def label(self, x: Tensor) -> Condition:
         """What the guided denoiser is conditioned on: `healthy`."""
-        return healthy_label(image)
+        return healthy_label(x)
 
-    def decoding(self, image: Tensor, networks: Networks, noise: NoiseSource | None = None) -> Decoding:
-        space, times = networks.space, self.times(networks.denoiser.schedule)
-        x_L = walk(networks.denoiser, self.solver, space.encode(image), times, noise=noise)
-        condition = space.condition(self.label(image))
+    def decoding(self, x: Tensor, networks: Networks, noise: NoiseSource | None = None) -> Decoding:
+        times = self.times(networks.denoiser.schedule)
+        x_L = walk(networks.denoiser, self.solver, x, times, noise=noise)
+        condition = networks.space.condition(self.label(x))
         return Decoding(self.guided(networks), self.solver, x_L, times[::-1], condition, noise)
 
     def score(self, image: Tensor, networks: Networks, noise: NoiseSource, *, baselines: bool = False) -> Evidence:
-        space, decoding = networks.space, self.decoding(image, networks, noise)
+        space, x = networks.space, networks.space.encode(image)
+        decoding = self.decoding(x, networks, noise)
         x_0 = walk(*decoding)
         healthy, facts, others = space.decode(x_0), {}, {}
         if networks.classifier is not None:
             facts = {
-                "p_healthy_before": probability(networks.classifier, space.encode(image), 0),
+                "p_healthy_before": probability(networks.classifier, x, 0),
                 "p_healthy_noisy": probability(networks.classifier, decoding.x, decoding.times[0]),
                 "p_healthy_after": probability(networks.classifier, x_0, 0),
             }
@@ -69,13 +70,11 @@ class GuidedInversion(Reconstruction):
             others["scale_0"] = self.difference(image, unguided, networks.channels)
         if baselines and networks.classifier is not None:
             halfway = decoding.times[::-1][len(decoding.times) // 2]
-            others["saliency"] = saliency(
-                networks.classifier, space.encode(image), schedule=networks.denoiser.schedule, t=halfway
-            )
+            others["saliency"] = saliency(networks.classifier, x, schedule=networks.denoiser.schedule, t=halfway)
         return Evidence(self.difference(image, healthy, networks.channels), healthy, facts, others)
 
     def round_trip(self, image: Tensor, networks: Networks) -> Tensor:
-        decoding = self.decoding(image, networks)
+        decoding = self.decoding(networks.space.encode(image), networks)
         return networks.space.decode(walk(*without_guidance(decoding, networks)))
 
 
@@ -104,8 +103,8 @@ class Inversion(GuidedInversion):
             return networks.denoiser
         return ClassifierGuided(networks.denoiser, networks.classifier, HEALTHY, self.scale)
 
-    def label(self, image: Tensor) -> Condition:
-        return healthy_label(image) if self.condition_on_healthy else Condition()
+    def label(self, x: Tensor) -> Condition:
+        return healthy_label(x) if self.condition_on_healthy else Condition()
 
     def reference(self, facts: Facts) -> dict[str, float]:
         before = facts["p_healthy_before"]
@@ -150,7 +149,7 @@ def healthy_label(like: Tensor) -> Condition:
 
 
 def probability(classifier: Network, x_t: Tensor, t: int, label: int = HEALTHY) -> Tensor:
-    """p(label | x_t), float32 [B]; at t = 0 the classifier is asked at t = 1, the first that it has seen."""
+    """p(label | x_t), float32 [B]; at t = 0 the classifier is asked at t = 1, the first that it has learned."""
     with torch.no_grad():
         logits = classifier(x_t, torch.full((1,), max(t, 1), device=x_t.device), Condition())
     return logits.float().softmax(dim=1)[:, label]

@@ -24,6 +24,7 @@ from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.options import Compute
 
+HEALTHY = "healthy"  # the reconstruction, among the maps of a volume
 CHECKED_SLICES = 4  # of each volume, brought back without any push
 Advance = Callable[[int], None]
 
@@ -83,7 +84,7 @@ def open_system(
     denoiser = recipe.denoiser.around(trained.networks["denoiser"], recipe.schedule)
     networks = Networks(denoiser, trained.networks.get("classifier"), recipe.channels, recipe.space)
     facts = trained.facts | {
-        "calibration_sha256": run.verified(run.calibration_file)[run.calibration_file] if calibration else None,
+        "calibration_sha256": trained.digests[run.calibration_file] if calibration else None,
         "engine": recipe.engine.model_dump(mode="json", exclude={"network_batch"}),
         "findings": recipe.findings.model_dump(mode="json"),
         "seed": seed,
@@ -151,8 +152,10 @@ def map_volume(
     facts: dict[str, list[Tensor]] = {}
     frame = Frame.around(image.shape[2:], view.size, prepared.preparation.background)
 
-    def keep(name: str, like: Tensor, values: Tensor, wanted: Sequence[int]) -> None:
-        maps.setdefault(name, like)[wanted] = frame.take(values)[: len(wanted)].cpu()
+    def keep(name: str, values: Tensor, wanted: Sequence[int]) -> None:
+        if name not in maps:  # what is not mapped stays the image, and scores nothing
+            maps[name] = image.clone() if name == HEALTHY else torch.zeros(len(image), 1, *image.shape[2:])
+        maps[name][wanted] = frame.take(values)[: len(wanted)].cpu()
 
     with autocast(system.device, system.precision):
         for wanted, padded in padded_batches(chosen, system.engine.network_batch):
@@ -160,15 +163,15 @@ def map_volume(
             said = system.evidence(batch, [(prepared.name, z) for z in padded], baselines=baselines)
             _check_finite(said)
             for name, values in {"score": said.score, **said.baselines}.items():
-                keep(name, torch.zeros(len(image), 1, *image.shape[2:]), values, wanted)
+                keep(name, values, wanted)
             if said.healthy is not None:
-                keep("healthy", image.clone(), said.healthy, wanted)
+                keep(HEALTHY, said.healthy, wanted)
             for name, values in said.facts.items():
                 facts.setdefault(name, []).append(values[: len(wanted)].cpu())
             advance(len(wanted))
         checked = evenly_spaced(chosen, CHECKED_SLICES)
         trip = _round_trip(system, frame, image[checked], brain[checked]) if checked else None
-    healthy, score = maps.pop("healthy", None), maps.pop("score", torch.zeros_like(image[:, :1])) * brain
+    healthy, score = maps.pop(HEALTHY, None), maps.pop("score", torch.zeros_like(image[:, :1])) * brain
     area = brain[chosen].flatten(1).sum(1).clamp(min=1)
     of_slices = {name: torch.cat(values) for name, values in facts.items()}
     return AnomalyVolume(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from medseg_diff.console import log
 from medseg_diff.data.tables.manifest import Manifest, read_manifest
@@ -52,7 +52,7 @@ class TrainVerb(Generic[Kind]):
         EnvironmentFault; Preempted; Diverged.
         """
         config = options.config or self.config
-        recipe = cast(Kind, cast(Any, load_recipe)(config, task=self.task, overrides=options.overrides))
+        recipe = cast(Kind, load_recipe(config, task=self.task, overrides=options.overrides))
         manifest, by_slices = with_splits(read_manifest(Path(data), data_root=data_root))
         check_channels(manifest, recipe.channels, fill_missing=recipe.bears_missing_channels)
         name = Path(config).stem if config.endswith((".yaml", ".yml")) else config.replace("/", "-")

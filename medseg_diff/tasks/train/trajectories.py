@@ -107,8 +107,8 @@ def draw_reconstruction(
     image = study.validation.image[chosen]
     noise = SeededNoise([seed_of(recipe.training.seed, "film", number) for number in chosen], recipe.noise)
     with fabric.autocast():
-        clean = image.to(fabric.device)
-        recorded = record(*engine.decoding(clean, networks, noise))
+        x = recipe.space.encode(image.to(fabric.device))
+        recorded = record(*engine.decoding(x, networks, noise))
     channel = recipe.channels.index(shown_channels(recipe.channels)[0])
 
     def shown(number: int, scan: Plane) -> Shown:
