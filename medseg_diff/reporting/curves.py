@@ -68,35 +68,41 @@ def draw_skill(table: Path, png: Path) -> None:
 
 
 def draw_sweep(table: Path, png: Path) -> None:
-    """A column for each number of steps; above AUROC (contrast without references), below the drift; a line a depth.
+    """A column of panels over the scale for each number of steps; of engines without a scale one, over the steps.
 
+    Above AUROC (contrast without references), below the drift where healthy slices were seen; a line for each depth.
     Raises: UsageError where the table is empty or another one, EnvironmentFault where `png` cannot be written.
     """
-    rows = _read(table, ("depth", "steps", "scale", *SWEEP), fix="sweep again")
-    metric = "contrast" if rows[0]["auroc"] is None else "auroc"
-    steps = sorted({row["steps"] for row in rows})
-    figure = dark_figure(2.6 * len(steps) + 0.6, 4.6)
-    for line, name in enumerate((metric, "drift")):
-        limits = [row[name] for row in rows if row[name] is not None]
+    rows = _read(table, ("depth", "steps", *SWEEP), optional=("scale",), fix="sweep again")
+    across = "scale" if "scale" in rows[0] else "steps"
+    columns = {"": rows}
+    if across == "scale":
+        steps = sorted({row["steps"] for row in rows})
+        columns = {f"{count:g} steps": [row for row in rows if row["steps"] == count] for count in steps}
+    names = ["contrast" if rows[0]["auroc"] is None else "auroc", "drift"]
+    names = [name for name in names if rows[0][name] is not None]
+    figure = dark_figure(2.6 * len(columns) + 0.6, 2.3 * len(names))
+    for line, name in enumerate(names):
+        limits = [row[name] for row in rows]
         margin = 0.05 * (max(limits) - min(limits)) or 0.01
-        for column, count in enumerate(steps):
-            axes = figure.add_subplot(2, len(steps), line * len(steps) + column + 1)
-            _draw_depths(axes, [row for row in rows if row["steps"] == count], name)
+        for column, (title, shown) in enumerate(columns.items()):
+            axes = figure.add_subplot(len(names), len(columns), line * len(columns) + column + 1)
+            _draw_depths(axes, shown, name, across)
             axes.set_ylim(min(limits) - margin, max(limits) + margin)
-            _dress(axes, "scale", SWEEP[name] if column == 0 else "")
+            _dress(axes, across, SWEEP[name] if column == 0 else "")
             if line == 0:
-                axes.set_title(f"{count:g} steps", color=INK, fontsize=9)
+                axes.set_title(title, color=INK, fontsize=9)
     figure.tight_layout(pad=1.0)
     save_png(figure, png)
 
 
-def _draw_depths(axes: "Axes", rows: Sequence[Row], name: str) -> None:
-    """A line for each depth, over the scales."""
+def _draw_depths(axes: "Axes", rows: Sequence[Row], name: str, across: str) -> None:
+    """A line for each depth, over the scales or the steps."""
     for depth, colour in zip(sorted({row["depth"] for row in rows}), itertools.cycle(CURVES), strict=False):
-        points = sorted((row["scale"], row[name]) for row in rows if row["depth"] == depth)
+        points = sorted((row[across], row[name]) for row in rows if row["depth"] == depth)
         _draw_line(axes, points, f"L = {depth:g}", colour)
     axes.set_xscale("log")
-    axes.set_xticks(sorted({row["scale"] for row in rows if row["scale"]}))
+    axes.set_xticks(sorted({row[across] for row in rows if row[across]}))
     axes.minorticks_off()
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
@@ -139,11 +145,16 @@ def _dress(axes: "Axes", across: str, up: str) -> None:
     axes.legend(frameon=False, fontsize=7, labelcolor=INK)
 
 
-def _read(table: Path, columns: Sequence[str], *, fix: str) -> list[Row]:
+def _read(table: Path, columns: Sequence[str], *, optional: Sequence[str] = (), fix: str) -> list[Row]:
     """The rows of a table: numbers, None where a cell is empty. Raises: UsageError for another table."""
+
+    def numbers(row: dict[str, str]) -> Row:
+        names = [*columns, *(name for name in optional if name in row)]
+        return {name: float(row[name]) if row[name] else None for name in names}
+
     try:
         with table.open(newline="", encoding="utf-8") as file:
-            rows = [{name: float(row[name]) if row[name] else None for name in columns} for row in csv.DictReader(file)]
+            rows = [numbers(row) for row in csv.DictReader(file)]
     except OSError as error:
         raise UsageError(f"cannot be read ({error.strerror})", fix=fix, file=table.name) from None
     except (KeyError, ValueError) as error:

@@ -1,6 +1,6 @@
 """One figure of an evaluated folder: whether its probability and its doubt can be believed, its masks and volumes trusted.
 
-TrajectoryPicture for paper: dark on white, a row for each region. Everything comes from metrics.json and per_case.csv.
+A picture for paper: dark on white, a row for each region. Everything comes from metrics.json and per_case.csv.
 """
 
 import csv

@@ -53,9 +53,14 @@ class Source:
     resample_to: str | None = option(None, "Bring the other channels onto this one's grid.")
 
     def check(self) -> None:
-        """Raises: UsageError unless cases are named in exactly one way."""
+        """Raises: UsageError unless cases are named in exactly one way, and described by options of that way."""
         if bool(self.volumes) == (self.data is not None):
             raise UsageError("one of --volume and --data is needed", fix="name a scan, or a table of cases")
+        for given, name in ((self.split, "--split"), (self.data_root, "--data-root")):
+            if self.volumes and given is not None:
+                raise UsageError(f"{name} is for the rows of a table, --data", fix="leave it out")
+        if self.channels and self.data is not None:
+            raise UsageError("--channels is for --volume: the columns of a table name its channels", fix="leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

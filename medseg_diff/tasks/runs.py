@@ -1,13 +1,12 @@
 """Review of trained runs from their folders: which there are, which was best, what changed between two and what it did."""
 
-import csv
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg_diff.errors import UsageError, verbs_of
 from medseg_diff.evaluation.catalogue import direction_of
@@ -15,6 +14,9 @@ from medseg_diff.files import read_facts
 from medseg_diff.run import Run
 from medseg_diff.runs import all_runs, finished_runs, locate
 from medseg_diff.settings import read_yaml
+
+if TYPE_CHECKING:
+    from medseg_diff.tracking.evaluations import Evaluation
 
 TAIL_BYTES = 4096
 CHOSEN = re.compile(r"(.*)best_(?!step$)(.+)")  # how run.json names the number that chose the best weights
@@ -108,7 +110,7 @@ def numbers_of(run: Run) -> dict[str, float]:
 
     last = {point.name: point.value for point in run.numbers()}
     for evaluation in recorded(run):
-        last |= {name: value for name, value in means_of(evaluation).items() if value is not None}
+        last |= means_of(evaluation)
     return last
 
 
@@ -188,9 +190,9 @@ def _paired(one: Run, two: Run, predictions: tuple[Path, Path] | None) -> dict[s
     if predictions is not None:
         places = {"predictions": predictions}
     else:
-        mine, theirs = ({each.name: each.folder for each in recorded(run)} for run in (one, two))
+        mine, theirs = ({each.name: each for each in recorded(run)} for run in (one, two))
         common = [name for name in mine if name in theirs and _cases(mine[name]) & _cases(theirs[name])]
-        places = {name: (mine[name], theirs[name]) for name in common}
+        places = {name: (mine[name].folder, theirs[name].folder) for name in common}
     if not places:
         return {}
     from medseg_diff.evaluation.comparison import compare_predictions  # brings libraries that take seconds to load
@@ -198,9 +200,8 @@ def _paired(one: Run, two: Run, predictions: tuple[Path, Path] | None) -> dict[s
     return {name: compare_predictions(*pair, names=(one.name, two.name)) for name, pair in places.items()}
 
 
-def _cases(folder: Path) -> set[str]:
-    with (folder / "per_case.csv").open(encoding="utf-8", newline="") as file:
-        return {row.get("case", "") for row in csv.DictReader(file)}
+def _cases(evaluation: "Evaluation") -> set[str]:
+    return {row.get("case", "") for row in evaluation.rows}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from medseg_diff.console import log
 from medseg_diff.errors import MedsegError
-from medseg_diff.files import read_facts, read_json, whole_file, write_json
+from medseg_diff.files import read_facts, whole_file, write_json
 from medseg_diff.run import Run
 from medseg_diff.runs import all_runs
 from medseg_diff.tracking.store import Entry, make_client, read_ticket
@@ -26,11 +26,24 @@ class Evaluation(NamedTuple):
 
     @property
     def summary(self) -> dict[str, Any]:
-        return dict(read_json(self.folder / "metrics.json"))
+        """What metrics.json says; empty where it cannot be read or is another's."""
+        summary = read_facts(self.folder / "metrics.json")
+        metrics = summary.get("metrics")
+        ours = isinstance(metrics, dict) and all(isinstance(each, dict) for each in metrics.values())
+        return summary if ours else {}
 
     @property
     def per_case(self) -> Path:
         return self.folder / "per_case.csv"
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """Those of per_case.csv; none where it cannot be read."""
+        try:
+            with self.per_case.open(encoding="utf-8", newline="") as file:
+                return list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error):
+            return []
 
 
 def record_evaluation(run: Run, summary: Mapping[str, Any], per_case: Path) -> Evaluation:
@@ -45,9 +58,13 @@ def record_evaluation(run: Run, summary: Mapping[str, Any], per_case: Path) -> E
 
 
 def recorded(run: Run) -> list[Evaluation]:
-    """The evaluations that a run folder holds."""
-    found = sorted((run.folder / FOLDER).glob("*/metrics.json"))
-    return [Evaluation(path.parent.name, path.parent) for path in found if (path.parent / "per_case.csv").is_file()]
+    """The evaluations that a run folder holds; a damaged one is left out, with a warning."""
+    found = [Evaluation(path.parent.name, path.parent) for path in (run.folder / FOLDER).glob("*/metrics.json")]
+    readable = [each for each in found if each.summary and each.rows]
+    for each in found:
+        if each not in readable:
+            log.warning("%s: its evaluation %s cannot be read and is left out: evaluate again", run.name, each.name)
+    return sorted(readable)
 
 
 def attach_to_run(
@@ -106,19 +123,19 @@ def attach_evaluation(
 def send_evaluation(entry: Entry, evaluation: Evaluation) -> None:
     """Means as `test_…` metrics (`on_val_…` where another split was measured), cases as a table."""
     entry.latest(means_of(evaluation))
-    with evaluation.per_case.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = evaluation.rows
     columns = {name: [_cell(name, row[name]) for row in rows] for name in (rows[0] if rows else {})}
     if columns:
         entry.table(columns, f"cases_{evaluation.name}.json")
 
 
-def means_of(evaluation: Evaluation) -> dict[str, float | None]:
+def means_of(evaluation: Evaluation) -> dict[str, float]:
     """The evaluation's means under the names that a run lists them by."""
     summary = evaluation.summary
     split = summary.get("split")
     prefix = "test" if split in (None, "test") else "on_" + re.sub(r"\W+", "_", str(split))
-    return {f"{prefix}_{name}": found.get("value") for name, found in summary["metrics"].items()}
+    values = {name: found.get("value") for name, found in summary["metrics"].items()}
+    return {f"{prefix}_{name}": value for name, value in values.items() if isinstance(value, int | float)}
 
 
 def _cell(column: str, text: str | None) -> float | str | None:

@@ -164,6 +164,29 @@ def test_evaluations_on_the_same_cases_are_paired(runs):
     assert named["paired"]["predictions"]["metrics"]["dice"]["difference"] == pytest.approx(-0.05)
 
 
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("metrics.json", b"{"),
+        ("metrics.json", b'{"metrics": {"dice": 0.7}}'),
+        ("metrics.json", b"\xff\xfe"),
+        ("per_case.csv", b""),
+        ("per_case.csv", b"\xff\xfe"),
+    ],
+)
+def test_a_damaged_evaluation_is_left_out_with_a_warning(runs, caplog, file, damage):
+    one, two = make(runs / "one"), make(runs / "two")
+    for run, dice in ((one, 0.7), (two, 0.75)):
+        evaluated(run, dice)
+        evaluated(run, dice, split="val")
+    (one.folder / "evaluations" / "cases-test" / file).write_bytes(damage)
+    with caplog.at_level("WARNING", logger="medseg_diff"):
+        found = compare_runs(one.folder, two.folder, runs=runs)
+        best = best_run(runs, metric="test_dice")
+    assert list(found["paired"]) == ["cases-val"] and best["compared"] == 1
+    assert "one: its evaluation cases-test cannot be read" in caplog.text
+
+
 def test_the_terminal_shows_them_without_torch_or_mlflow(runs):
     code, said, _ = cli("runs", "list", cwd=runs.parent)
     assert code == 0

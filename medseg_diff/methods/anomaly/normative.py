@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from medseg_diff.methods.anomaly.baselines import smoothed
@@ -18,16 +18,23 @@ class AnomalyFindings(Settings):
 
     It is smoothed by a Gaussian of `smoothing_mm` (standard deviation) and a median of `median` voxels a side (0: none); a
     rim of `rim_mm` is left out.
-    threshold: `healthy_percentile` is stored with the model, at `false_positive_rate` of the voxels of healthy validation
-    brains; `otsu` is each scan's own; a number is taken as it stands. Components below `smallest_ml` are dropped.
+    threshold: `healthy` is stored with the model, at `false_positive_rate` of the voxels of healthy validation brains;
+    `otsu` is each scan's own; a number is taken as it stands. Components below `smallest_ml` are dropped.
     """
 
     smoothing_mm: float = Field(default=3.0, ge=0, le=100)
     median: int = Field(default=0, ge=0, le=25)
     rim_mm: float = Field(default=2.0, ge=0)
-    threshold: Literal["healthy_percentile", "otsu"] | Annotated[float, Field(ge=0)] = "healthy_percentile"
+    threshold: Literal["healthy", "otsu"] | Annotated[float, Field(ge=0)] = "healthy"
     false_positive_rate: float = Field(default=0.002, gt=0, lt=1)  # 2.4 ml of a brain of 1.2 litres
     smallest_ml: float = Field(default=0.5, ge=0)
+
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _called_healthy_now(cls, value: object) -> object:
+        if value == "healthy_percentile":
+            raise ValueError("`healthy_percentile` is called `healthy` now")
+        return value
 
     @model_validator(mode="after")
     def _fits(self) -> "AnomalyFindings":
@@ -36,15 +43,8 @@ class AnomalyFindings(Settings):
         return self
 
 
-DEPTHS_MM = (
-    0.0,
-    2.0,
-    4.0,
-    6.0,
-    9.0,
-    13.0,
-    18.0,
-)  # where the bins of the normative mean begin, from the brain's surface
+# Where the bins of the normative mean begin, from the brain's surface.
+DEPTHS_MM = (0.0, 2.0, 4.0, 6.0, 9.0, 13.0, 18.0)
 FEWEST_VOXELS = 50  # a bin with fewer takes the mean of all
 TOP_SHARE = 0.01  # of the brain's voxels, whose mean is the score of a slice or volume
 OWN = "anomaly"  # the engine's own map among the baselines'
@@ -80,7 +80,7 @@ class NormativeMean(Settings):
         takes less than half of the brain.
         """
         expected = self.at(depth_mm)
-        known = (expected > 0) & (scores > 0)  # the others are slices without a score
+        known = expected > 0
         return max(1.0, float(np.median(scores[known] / expected[known]))) if known.any() else 1.0
 
 

@@ -37,7 +37,7 @@ from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
 from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.quality_checks import quality_checks
-from medseg_diff.tasks.apply.sweep import sweep_anomaly
+from medseg_diff.tasks.apply.sweep import check_options, sweep_anomaly
 from medseg_diff.tasks.options import Compute, MapOptions, Model, ResultFolder, Source, Threshold, with_plain_keywords
 
 # In every case of one folder.
@@ -62,6 +62,7 @@ def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOption
     log.info("model %s (%s): %s", run.name, run.facts["recipe"], in_words(system))
     cases = find_cases(source, system.recipe.channels, task="anomaly", runs=model.runs)
     if maps.sweep:
+        check_options(results, maps)
         return [sweep_anomaly(cases, system, results.out, resample_to=source.resample_to)]
     cut = Cut.asked(system, maps.threshold)
     asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
@@ -110,7 +111,7 @@ class Cut:
             if not 0 <= chosen < np.inf:
                 raise UsageError(f"a threshold of {chosen} cuts nothing", fix="use healthy, otsu or a number from 0 on")
             return cls(float(chosen), float(chosen), "given")
-        if chosen not in ("healthy", "healthy_percentile"):
+        if chosen != "healthy":
             raise UsageError(f"there is no threshold `{chosen}`", fix="use healthy, otsu or a number from 0 on")
         known, other = system.calibration, "use --threshold otsu, or a number"
         if known is None or known.own is None:

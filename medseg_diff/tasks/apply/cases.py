@@ -35,8 +35,6 @@ def find_cases(
             raise error.with_fix(f"{error.fix}; {models_that_fit(error.present, runs, task)}") from None
         log.info("%s", sentence)
         return [case][number - 1 :: shards]
-    if source.channels:
-        raise UsageError("--channels is for --volume: the columns of a table name its channels", fix="leave it out")
     manifest = read_manifest(source.data, data_root=source.data_root)
     cases = [case for case in manifest.cases if source.split is None or case.split == source.split]
     if not cases:

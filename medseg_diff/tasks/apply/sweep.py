@@ -25,6 +25,7 @@ from medseg_diff.methods.anomaly.normative import cleaned, depth_of, top_mean
 from medseg_diff.metrics.anomaly import rank
 from medseg_diff.reporting.curves import draw_sweep
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, Frame
+from medseg_diff.tasks.options import MapOptions, ResultFolder
 from medseg_diff.training.estimate import in_words
 
 MOST_CASES, SLICES = 3, 12
@@ -51,9 +52,18 @@ def sweep_anomaly(cases: Sequence[Case], system: AnomalySystem, out: Path, *, re
 
     With references the best AUROC wins, of settings that are as good the cheapest; without any, the largest contrast
     between the slices that the classifier calls diseased and healthy. Raises: ImageError; UsageError where there are
-    neither references nor a classifier.
+    neither references nor a classifier, or references without a lesion.
     """
     slices = read_slices(cases, system, resample_to=resample_to)
+    if slices.lesion is None and system.networks.classifier is None:
+        raise UsageError(
+            "neither references nor a classifier tell which slices are diseased", fix="give cases with seg"
+        )
+    if slices.lesion is not None and not any(lesion.any() for lesion in slices.lesion):
+        named = ", ".join(case.name for case in cases[:MOST_CASES])
+        raise UsageError(
+            f"no reference of {named} marks a lesion to rank voxels by", fix="begin the table with diseased cases"
+        )
     engines, swept = grid_of(system), system.engine.swept
     rows: list[dict[str, Any]] = []
     with bar("sweeping", sum(each.steps for each in engines)) as advance:
@@ -72,8 +82,23 @@ def sweep_anomaly(cases: Sequence[Case], system: AnomalySystem, out: Path, *, re
     words = " ".join(f"engine.{name}={best[name]:g}" for name in swept)
     write_text(out / "recommended.txt", words + "\n")
     measure = "contrast" if best["auroc"] is None else "auroc"
-    log.info("recommended, with %s %.3f and drift %.3f: %s", measure, best[measure], best["drift"], words)
+    drift = "" if best["drift"] is None else f" and drift {best['drift']:.3f}"
+    log.info("recommended, with %s %.3f%s: %s", measure, best[measure], drift, words)
     return out
+
+
+def check_options(results: ResultFolder, maps: MapOptions) -> None:
+    """Raises: UsageError for what is about maps, of which a sweep writes none, and where there is a sweep already."""
+    of_maps = {
+        "--threshold": maps.threshold is not None,
+        "--baselines": maps.baselines,
+        "--keep-going": results.keep_going,
+        "--pseudonymise": results.pseudonymise,
+    }
+    if given := [name for name, asked in of_maps.items() if asked]:
+        raise UsageError(f"{', '.join(given)}: --sweep writes no maps", fix="leave one of them out")
+    if (results.out / "sweep.csv").exists() and not results.overwrite:
+        raise UsageError("holds a sweep already", fix="use another --out, or --overwrite", file=results.out.name)
 
 
 def grid_of(system: AnomalySystem) -> list[AnyEngine]:
@@ -94,13 +119,15 @@ def read_slices(cases: Sequence[Case], system: AnomalySystem, *, resample_to: st
         raise UsageError("no case is left to sweep on", fix="leave --shard and --split out")
     chosen = cases[:MOST_CASES]
     share = SLICES // len(chosen)
-    known = all(case.seg for case in chosen)
+    known = all(case.seg or case.label == "healthy" for case in chosen)
     recipe, view = system.recipe, system.recipe.view
     parts: list[Slices] = []
     for case in chosen:
         images = read_case(case, recipe.channels, reference=known, resample_to=resample_to)
         prepared = prepare_case(images, recipe.preparation)
-        lesion = recipe.lesion_in(prepared.reference) if known and prepared.reference is not None else None
+        lesion = torch.zeros_like(prepared.brain) if known else None
+        if known and prepared.reference is not None:
+            lesion = recipe.lesion_in(prepared.reference)
         places = _places(view.for_training(prepared.brain), lesion, share)
         depth_mm = torch.from_numpy(depth_of(prepared.brain, prepared.spacing_mm))[None]
         cut = {"brain": prepared.brain, "inner": depth_mm > recipe.findings.rim_mm}
@@ -153,16 +180,12 @@ def recommended(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     best = max(row[name] for row in rows)
     margin = AS_GOOD if name == "auroc" else AS_GOOD * abs(best)
     good = [row for row in rows if row[name] >= best - margin]
-    return min(good, key=lambda row: (row["nfe"], row["drift"]))
+    return min(good, key=lambda row: (row["nfe"], row["drift"] or 0.0))
 
 
 def _numbers(slices: Slices, scores: Sequence[Tensor], facts: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Drift of healthy slices, contrast, p(healthy) after, and with references AUROC, average precision and best Dice."""
     before, after = facts.get("p_healthy_before"), facts.get("p_healthy_after")
-    if slices.lesion is None and before is None:
-        raise UsageError(
-            "neither references nor a classifier tell which slices are diseased", fix="give cases with seg"
-        )
     diseased: np.ndarray = np.less(before, CALLED_HEALTHY) if before is not None else np.array([])
     if slices.lesion is not None:
         diseased = np.array([bool(lesion.any()) for lesion in slices.lesion])
@@ -170,14 +193,13 @@ def _numbers(slices: Slices, scores: Sequence[Tensor], facts: Mapping[str, np.nd
         diseased = before < np.median(before)
     values = [score[inner].numpy() for score, inner in zip(scores, slices.inner, strict=True)]
     healthy = [value for value, lesioned in zip(values, diseased, strict=True) if not lesioned and value.size]
-    drift = float(np.mean([value.mean() for value in healthy]))
     tops = np.array([top_mean(value) for value in values])
     found: dict[str, Any] = {
-        "drift": drift,
-        "p_healthy": float(after[diseased].mean()) if after is not None and diseased.any() else None,
-        "contrast": float(tops[diseased].mean() / max(tops[~diseased].mean(), 1e-6)) if diseased.any() else 1.0,
+        "drift": float(np.mean([value.mean() for value in healthy])) if healthy else None,
+        "p_healthy": float(after[diseased].mean()) if after is not None else None,
+        "contrast": float(tops[diseased].mean() / max(tops[~diseased].mean(), 1e-6)) if healthy else None,
     }
-    if slices.lesion is None or not any(lesion.any() for lesion in slices.lesion):
+    if slices.lesion is None:
         return found | dict.fromkeys(("auroc", "average_precision", "dice"))
     truth = [lesion[inner].numpy() for lesion, inner in zip(slices.lesion, slices.inner, strict=True)]
     ranking = rank(np.concatenate(values), np.concatenate(truth))

@@ -356,6 +356,9 @@ def test_weights_of_another_recipe_are_refused_even_with_their_checksum(study, t
     [
         ({}, "one of --volume and --data is needed"),
         ({"volumes": ["a"], "data": Path("b.csv")}, "one of --volume and --data is needed"),
+        ({"volumes": ["a"], "split": "test"}, "--split is for the rows of a table"),
+        ({"volumes": ["a"], "data_root": Path("b")}, "--data-root is for the rows of a table"),
+        ({"data": Path("b.csv"), "channels": ["flair"]}, "--channels is for --volume"),
     ],
 )
 def test_what_to_segment_must_be_said_once(tmp_path, options, said):

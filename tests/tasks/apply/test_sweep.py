@@ -1,16 +1,58 @@
 """The sweep of an engine's settings: every one is tried, and the cheapest of the best is recommended."""
 
 import csv
+from dataclasses import replace
 
+import pytest
+import torch
+
+from medseg_diff.data.tables.manifest import read_manifest
+from medseg_diff.errors import UsageError
+from medseg_diff.methods.anomaly.engine import Networks
+from medseg_diff.recipes.anomaly import AnomalyRecipe
+from medseg_diff.settings import parse_settings, read_yaml
 from medseg_diff.tasks.apply.anomaly import anomaly
+from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem
+from medseg_diff.tasks.apply.sweep import sweep_anomaly
+from medseg_diff.training.job import seeded
+
+ANODDPM = {"kind": "anoddpm", "depth": 20, "steps": 2, "network_batch": 8}
 
 
-def test_a_sweep_recommends_the_cheapest_of_the_best(untrained_anomaly, tmp_path, monkeypatch):
+@pytest.fixture
+def few_slices(monkeypatch):
     monkeypatch.setattr("medseg_diff.tasks.apply.sweep.SLICES", 4)
-    case = untrained_anomaly.table.parent / "phantom_0000"
-    (folder,) = anomaly([str(case)], out=tmp_path, model=untrained_anomaly.folder, device="cpu", sweep=True)
+
+
+@pytest.fixture
+def sweep(untrained_anomaly, few_slices, tmp_path):
+    """Sweep, as the verb does, on one case of a folder or on a table of cases."""
+
+    def swept(*volumes, **options):
+        known = {"out": tmp_path / "out", "model": untrained_anomaly.folder, "device": "cpu", "sweep": True}
+        return anomaly([str(each) for each in volumes], **known | options)
+
+    return swept
+
+
+@pytest.fixture
+def without_classifier(untrained_anomaly, few_slices):
+    """A system of an engine that has neither classifier nor scale, with random weights."""
+    settings = read_yaml(untrained_anomaly.folder / "recipe.yaml") | {"engine": ANODDPM}
+    recipe = parse_settings(AnomalyRecipe, settings, source="tiny")
+    networks = Networks(seeded(0, recipe.build_denoiser), None, recipe.channels, recipe.space)
+    return AnomalySystem(recipe, networks, None, torch.device("cpu"), "fp32", 0, {})
+
+
+def rows_of(folder):
     with (folder / "sweep.csv").open(newline="") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return list(csv.DictReader(file))
+
+
+def test_a_sweep_recommends_the_cheapest_of_the_best(untrained_anomaly, sweep):
+    case = untrained_anomaly.table.parent / "phantom_0000"
+    (folder,) = sweep(case)
+    rows = [{name: float(value) for name, value in row.items()} for row in rows_of(folder)]
     settings = {(row["depth"], row["steps"], row["scale"]) for row in rows}
     assert len(settings) == len(rows) == 27 and (20, 2, 5) in settings
     best = max(row["auroc"] for row in rows)
@@ -19,4 +61,43 @@ def test_a_sweep_recommends_the_cheapest_of_the_best(untrained_anomaly, tmp_path
     (chosen,) = [row for row in rows if all(row[key.split(".")[1]] == float(words[key]) for key in words)]
     assert chosen["nfe"] == cheapest and chosen["auroc"] >= best - 0.005
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
-    assert not (tmp_path / case.name).exists()  # no maps
+    assert not (folder / case.name).exists()  # no maps
+    with pytest.raises(UsageError, match="holds a sweep already"):
+        sweep(case)
+    for option in ({"threshold": "otsu"}, {"baselines": True}, {"keep_going": True}, {"pseudonymise": True}):
+        with pytest.raises(UsageError, match="--sweep writes no maps"):
+            sweep(case, **option)
+
+
+def test_an_engine_without_classifier_and_scale_is_swept_over_depth_and_steps(phantoms, without_classifier, tmp_path):
+    folder = sweep_anomaly(read_manifest(phantoms).cases[:1], without_classifier, tmp_path)
+    rows = rows_of(folder)
+    assert "scale" not in rows[0] and {(row["depth"], row["steps"]) for row in rows} >= {("10", "1"), ("40", "4")}
+    assert all(row["p_healthy"] == "" and 0 < float(row["auroc"]) < 1 for row in rows)
+    assert (folder / "sweep.png").is_file()
+
+
+def test_cases_called_healthy_need_no_reference(phantoms, without_classifier, tmp_path):
+    diseased, other = read_manifest(phantoms).cases[:2]
+    healthy = replace(other, seg=None, raters=(), label="healthy")
+    rows = rows_of(sweep_anomaly([healthy, diseased], without_classifier, tmp_path))
+    assert all(row["auroc"] and row["drift"] and row["contrast"] for row in rows)
+
+
+def test_without_healthy_slices_nothing_is_said_of_drift_and_contrast(
+    phantoms, without_classifier, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("medseg_diff.tasks.apply.sweep.SLICES", 1)
+    folder = sweep_anomaly(read_manifest(phantoms).cases[:1], without_classifier, tmp_path)
+    assert all(row["drift"] == row["contrast"] == "" and row["auroc"] for row in rows_of(folder))
+    assert (folder / "recommended.txt").read_text() and (folder / "sweep.png").is_file()
+
+
+def test_cases_that_can_rank_nothing_are_refused(phantoms, without_classifier, tmp_path):
+    (case, *_) = read_manifest(phantoms).cases
+    bare = replace(case, seg=None, raters=())
+    with pytest.raises(UsageError, match="marks a lesion to rank voxels by"):
+        sweep_anomaly([replace(bare, label="healthy")], without_classifier, tmp_path)
+    with pytest.raises(UsageError, match="neither references nor a classifier"):
+        sweep_anomaly([bare], without_classifier, tmp_path)
+    assert not list(tmp_path.iterdir())
