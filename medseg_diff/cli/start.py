@@ -39,14 +39,15 @@ def phantom(
     raters: Annotated[int, typer.Option(min=0, help="Further opinions, seg_1 …")] = 0,
     healthy: Annotated[float, typer.Option(min=0, max=1, help="Share of cases without a lesion.")] = 0.25,
     held_out: Annotated[float, typer.Option(help="Share for testing; half as many for validation.")] = 0.2,
+    scanners: Annotated[int, typer.Option(min=0, help="So many that differ as hospitals' do; 0: one kind.")] = 0,
     seed: int = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Make brains with gliomas whose truth is known."""
     from medseg_diff.tasks.phantom import phantom as run
 
-    shares = {"healthy": healthy, "held_out": held_out}
-    table = run(out, cases=cases, shape=shape, raters=raters, **shares, seed=seed, overwrite=overwrite)
+    settings = {"cases": cases, "shape": shape, "raters": raters, "healthy": healthy, "held_out": held_out}
+    table = run(out, **settings, scanners=scanners, seed=seed, overwrite=overwrite)
     typer.echo(f"{table}\nnext: medseg-diff train-seg --data {table} --config quick/phantom")
 
 

@@ -101,12 +101,15 @@ def _covering(margin: FloatArray, anatomy: Anatomy, coverage: float) -> FloatArr
     return margin - np.clip(between, -8, 8)
 
 
-def draw_labels(glioma: Glioma, anatomy: Anatomy, rng: np.random.Generator | None = None) -> LabelArray:
-    """The reference, or with `rng` one rater's drawing: [X, Y, Z] labels 0, 1, 2, 4.
+def draw_labels(glioma: Glioma | None, anatomy: Anatomy, rng: np.random.Generator | None = None) -> LabelArray:
+    """The reference, or with `rng` one rater's drawing: [X, Y, Z] labels 0, 1, 2, 4; nothing where there is no glioma.
 
     Raters agree on the core to about a millimetre. Where the oedema fades out, each has a taste of his own for where
     it ends, and an unsteady hand.
     """
+    labels = np.zeros(anatomy.grid.shape, np.uint8)
+    if glioma is None:
+        return labels
     margin, core = glioma.margin_mm, glioma.core_mm
     if rng is not None:
         hand = anatomy.grid.noise(rng, 16.0)[anatomy.mask]
@@ -114,7 +117,6 @@ def draw_labels(glioma: Glioma, anatomy: Anatomy, rng: np.random.Generator | Non
         margin = np.maximum(margin + rng.normal(0, 1.0) + 2.0 * hand, core)
     flat = np.where(margin > 0, OEDEMA, 0)
     flat = np.where(core > 0, np.where(core > glioma.rim_mm, NECROSIS, ENHANCING), flat)
-    labels = np.zeros(anatomy.grid.shape, np.uint8)
     labels[anatomy.mask] = flat
     return labels
 

@@ -20,18 +20,21 @@ from medseg_diff.files import write_json
 from medseg_diff.phantoms.anatomy import Person, build_anatomy
 from medseg_diff.phantoms.geometry import Grid
 from medseg_diff.phantoms.lesion import GliomaPlan, draw_labels, grow_glioma, hyperintensities
-from medseg_diff.phantoms.signal import CHANNELS, acquire, tissue_shares
+from medseg_diff.phantoms.scanner import acquire, any_scanner, seen_by, usual_scanner
+from medseg_diff.phantoms.signal import CHANNELS, tissue_shares
 from medseg_diff.settings import Settings
 
 Edge = Annotated[int, Field(ge=32, le=512)]
 TABLE, MARKER = "cases.csv", "phantom.json"
+SCANNER = 2**32  # no case's number of a stream: scanners draw from generators of their own
 WORKERS = 2  # more would only wait for one another, and each holds a whole case
 
 
 class PhantomSettings(Settings):
     """A set of phantoms. `shape` in voxels; the voxel size follows, because a head always fills the field of view.
 
-    `held_out` of the cases are for testing, half as many for validation.
+    `held_out` of the cases are for testing, half as many for validation. `scanners`: that many, each unlike the others in
+    field, protocol, coil, noise, resolution and skull stripping, take the cases in turn; 0: one kind of scanner.
     """
 
     cases: int = Field(ge=1, le=100_000)
@@ -41,6 +44,7 @@ class PhantomSettings(Settings):
     held_out: float = Field(default=0.2, gt=0, lt=0.5)
     seed: int = Field(default=0, ge=0, lt=2**63)
     noise: float = Field(default=0.045, ge=0, le=1)
+    scanners: int = Field(default=0, ge=0, le=100_000)
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,8 @@ def is_healthy(settings: PhantomSettings, index: int) -> bool:
 def make_case(settings: PhantomSettings, index: int) -> PhantomCase:
     """Case `index` of a set. It depends on the seed and its index, not on the number of cases; no files are touched.
 
-    Anatomy, lesion, scanner and each rater draw from generators of their own: more raters or another noise level
-    leave the rest as it was.
+    Anatomy, lesion, scanner and each rater draw from generators of their own: more raters, other scanners or another noise
+    level leave the rest as it was.
     """
     streams = [np.random.default_rng([settings.seed, index, stream]) for stream in range(5)]
     person_rng, anatomy_rng, lesion_rng, distractor_rng, scanner_rng = streams
@@ -75,13 +79,18 @@ def make_case(settings: PhantomSettings, index: int) -> PhantomCase:
     anatomy = build_anatomy(Grid.over_head(settings.shape), person, push, anatomy_rng)
     glioma = grow_glioma(plan, anatomy, lesion_rng) if plan else None
     shares = tissue_shares(anatomy, hyperintensities(anatomy, person.age_years, distractor_rng), glioma)
-    empty = np.zeros(settings.shape, np.uint8)
+    if settings.scanners:
+        own = np.random.default_rng([settings.seed, index % settings.scanners, SCANNER])
+        scanner = any_scanner(own, noise=settings.noise)
+    else:
+        scanner = usual_scanner(scanner_rng, noise=settings.noise)
+    inside = seen_by(scanner, anatomy)
     raters = [np.random.default_rng([settings.seed, index, len(streams), r]) for r in range(settings.raters)]
     return PhantomCase(
         name=f"phantom_{index:04d}",
-        images=acquire(shares, anatomy, scanner_rng, noise=settings.noise),
-        seg=draw_labels(glioma, anatomy) if glioma else empty,
-        raters=tuple(draw_labels(glioma, anatomy, rng) if glioma else empty for rng in raters),
+        images=acquire(shares, anatomy, scanner, scanner_rng),
+        seg=inside * draw_labels(glioma, anatomy),
+        raters=tuple(inside * draw_labels(glioma, anatomy, rng) for rng in raters),
         affine=anatomy.grid.affine,
         label="diseased" if glioma else "healthy",
         covariates={

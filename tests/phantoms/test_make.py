@@ -19,7 +19,8 @@ from medseg_diff.phantoms.anatomy import Person, build_anatomy
 from medseg_diff.phantoms.geometry import Grid, Points, ellipsoid, tube
 from medseg_diff.phantoms.lesion import hyperintensities
 from medseg_diff.phantoms.make import PhantomCase, PhantomSettings, is_healthy, make_case, write_phantoms
-from medseg_diff.phantoms.signal import CHANNELS, TISSUES, draw_protocol
+from medseg_diff.phantoms.scanner import usual_scanner
+from medseg_diff.phantoms.signal import CHANNELS, TISSUES
 from medseg_diff.tasks.phantom import phantom
 
 SMALL = (32, 32, 32)
@@ -163,14 +164,14 @@ def test_flair_alone_does_not_tell_lesion_from_brain() -> None:
 
 
 def test_the_contrasts_look_as_they_should() -> None:
-    signals = draw_protocol(np.random.default_rng(0))
+    signals = usual_scanner(np.random.default_rng(0), noise=0.045).signals
     t1, t1ce, t2, flair = (signals[channel] for channel in CHANNELS)
     assert t1["white"] > t1["deep_grey"] > t1["grey"] > t1["oedema"] > t1["necrosis"] > t1["csf"]
     assert t2["csf"] > t2["necrosis"] > t2["oedema"] > t2["grey"] > t2["white"]
     assert flair["oedema"] > flair["grey"] > flair["white"] > flair["necrosis"] > flair["csf"]
     assert flair["hyperintensity"] > flair["grey"]
     assert t1ce["enhancing"] > 1.3 * t1ce["white"] and t1["enhancing"] < t1["grey"]
-    assert set(t1) == set(TISSUES)
+    assert set(t1) == {*TISSUES, "dura"}
 
 
 def test_hyperintensities_come_with_age_and_lie_in_white_matter() -> None:
