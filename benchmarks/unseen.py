@@ -1,0 +1,232 @@
+"""How good is a recipe on scanners that it has never met? Trained on a few phantoms of three scanners, tested on others.
+
+    python -m benchmarks.unseen [--lever NAME …] [--seeds 3] [--quick] [--out DIR]
+
+A lever is a change of the recipe; each is trained anew with every seed, on other patients of other scanners, and tested on
+the same cases, each of a scanner of its own. Defaults are chosen here, and confirmed on real patients, never the other way
+round. Phantoms are easier than patients: the numbers compare methods, they promise nothing about a hospital.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from benchmarks.reporting import machine, number, table
+from benchmarks.supervised import Baseline, monai_unet, pace_of, same_unet, segment_baseline, train_baseline
+from medseg_diff import evaluate, phantom, segment, train_seg
+from medseg_diff.console import configure, log
+from medseg_diff.data.tables.manifest import read_manifest, write_manifest
+from medseg_diff.device import find_device, find_precision, make_fabric
+from medseg_diff.files import read_facts, write_json
+from medseg_diff.recipes.lookup import load_recipe
+from medseg_diff.tasks.train.study import prepare_study, with_splits
+
+CONFIG = "quick/mask_logits"
+AT_3_MM = ("preparation.spacing_mm=[3.0, 3.0, null]", "view.size=[56, 64]", "regions={whole_tumour: [1, 2, 4]}")
+STRONG = ("augmentation.contrast=0.5", "augmentation.brightness=1.0", "augmentation.probability=0.8")
+LEVERS: dict[str, tuple[str, ...]] = {
+    "the recipe": (),
+    "no gamma": ("augmentation.gamma=0",),
+    "strong contrast": STRONG,
+    "strong contrast, no gamma": (*STRONG, "augmentation.gamma=0"),
+    "instance norm": ("network.groups=32",),
+    "percentile scale": ("preparation.intensity=percentile", "preparation.background=-1.0"),
+    "600 steps": ("training.steps=600",),
+    "strong contrast, 600 steps": (*STRONG, "training.steps=600"),
+}
+RIVALS = {"MONAI's U-Net": monai_unet, "the network without noise": same_unet}  # in the seconds of "the recipe"
+TEST_SEED = 10_000  # of the cases to be tested on; training seeds are 0, 1, 2 …
+WORST_SHARE = 0.1
+SHOWN = ("dice", "worst_tenth", "hd95_mm", "volume_error_ml", "auroc_error", "ece", "coverage")
+CONVENTIONS = {
+    "dice, hd95_mm, volume_error_ml, auroc_error, ece": "means over cases as `medseg-diff evaluate` defines them, then over "
+    "seeds; ± is the standard deviation over seeds",
+    "worst_tenth": "mean Dice of the tenth of the cases with the lowest",
+    "coverage": "share of cases whose reference volume lies in the interval of case.json (low to high of the members)",
+    "seconds": "of the training as it ran, validation included",
+    "rivals": "trained on the same slices with the same augmentation, in the seconds of the recipe's training steps",
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything: full by default, `QUICK` to see it run."""
+
+    patients: int = 3
+    tested: int = 24
+    seeds: int = 3
+    shape: tuple[int, int, int] = (64, 64, 48)
+    overrides: tuple[str, ...] = AT_3_MM
+    levers: tuple[str, ...] = tuple(LEVERS)
+    rivals: tuple[str, ...] = tuple(RIVALS)
+
+
+QUICK = Size(
+    tested=3,
+    seeds=1,
+    overrides=(*AT_3_MM, "training.steps=40", "training.validate_every=40"),
+    levers=("the recipe", "no gamma"),
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where everything lies, and on what it runs. `tested` is the table of the test cases."""
+
+    out: Path
+    tested: Path
+    size: Size
+    device: str
+
+    def patients(self, seed: int) -> Path:
+        """The table of the cases to learn from: each patient of a scanner of its own, as far as three go."""
+        made = phantom(
+            self.out / f"patients_{seed}",
+            cases=self.size.patients,
+            shape=self.size.shape,
+            healthy=0.0,
+            scanners=3,
+            seed=seed,
+        )
+        rows = read_manifest(made).rows()
+        write_manifest(made, [row | {"split": "train"} for row in rows])
+        return made
+
+    def measured(self, folder: Path) -> dict[str, float | None]:
+        """What a folder of predictions is worth."""
+        metrics = evaluate(folder, self.tested, figure=False, mlflow=False)["metrics"]
+        with (folder / "per_case.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        dice = sorted(float(row["dice"]) for row in rows)
+        worst = dice[: max(1, round(WORST_SHARE * len(dice)))]
+        found = {name: metrics[name]["value"] for name in SHOWN if name in metrics}
+        return found | {"worst_tenth": mean(worst), "coverage": coverage(folder, rows)}
+
+
+def coverage(folder: Path, rows: Sequence[Mapping[str, str]]) -> float | None:
+    """Share of the cases whose volume lies in the interval that their case.json states; None where none states any."""
+    inside = []
+    for row in rows:
+        for volume in read_facts(folder / row["case"] / "case.json").get("volume_ml", {}).values():
+            inside.append(volume["low"] <= float(row["reference_ml"]) <= volume["high"])
+    return mean(inside) if inside else None
+
+
+def measure(out: Path, *, size: Size = Size(), device: str = "auto") -> dict[str, Any]:
+    """Train and test every lever and rival with every seed. Returns what goes into unseen.json, written after each row."""
+    tested = phantom(
+        out / "tested", cases=size.tested, shape=size.shape, healthy=0.0, scanners=size.tested, raters=0, seed=TEST_SEED
+    )
+    bench = Bench(out, tested, size, device)
+    tables = [bench.patients(seed) for seed in range(size.seeds)]
+    result: dict[str, Any] = {
+        "schema": 1,
+        "benchmark": "unseen",
+        "config": CONFIG,
+        "machine": machine(device if device != "auto" else str(find_device("auto"))),
+        "size": asdict(size),
+        "rows": [],
+        "conventions": CONVENTIONS,
+    }
+    for name in (*size.levers, *size.rivals):
+        runs = []
+        for seed, data in enumerate(tables):
+            log.info("%s, seed %d", name, seed)
+            runs.append(_lever(bench, name, data, seed) if name in LEVERS else _rival(bench, name, data, seed))
+        result["rows"].append({"name": name, "overrides": LEVERS.get(name), "seeds": runs})
+        write_json(out / "unseen.json", result)
+    return result
+
+
+def _overrides(bench: Bench, name: str, seed: int) -> list[str]:
+    return [*LEVERS[name], *bench.size.overrides, f"training.seed={seed}"]
+
+
+def _lever(bench: Bench, name: str, data: Path, seed: int) -> dict[str, Any]:
+    """Through the public verbs."""
+    word = f"{name.replace(' ', '_').replace(',', '')}_{seed}"
+    model, folder = bench.out / "runs" / word, bench.out / "predictions" / word
+    if (model / "run.json").is_file():  # of an earlier call
+        shutil.rmtree(model)
+    runs, device = bench.out / "runs", bench.device
+    overrides = _overrides(bench, name, seed)
+    run = train_seg(data, config=CONFIG, overrides=overrides, out=model, runs=runs, device=device, mlflow=False)
+    segment(data=bench.tested, model=model, out=folder, device=device, overwrite=True)
+    seconds = round(run.facts["ended"] - run.facts["started"], 1)
+    return {"seed": seed, "seconds": seconds, **bench.measured(folder)}
+
+
+def _rival(bench: Bench, name: str, data: Path, seed: int) -> dict[str, Any]:
+    """A supervised network on the slices of the recipe as it is."""
+    build, device = RIVALS[name], find_device(bench.device)
+    recipe = load_recipe(CONFIG, task="segment", overrides=_overrides(bench, "the recipe", seed))
+    precision = find_precision(recipe.training.precision, device)
+    fabric = make_fabric(device, precision)
+    manifest, by_slices = with_splits(read_manifest(data))
+    study = prepare_study(manifest, recipe, cache=bench.out / "runs" / "cache", by_slices=by_slices)
+    pace = pace_of(recipe, study, build, fabric)
+    baseline: Baseline = build(recipe)
+    trained = train_baseline(baseline, recipe, study, fabric, steps=pace.baseline_steps)
+    folder = bench.out / "predictions" / f"{build.__name__}_{seed}"
+    segment_baseline(trained, read_manifest(bench.tested).cases, recipe, folder, fabric, precision=precision)
+    return {"seed": seed, "seconds": round(trained.seconds, 1), "steps": trained.steps, **bench.measured(folder)}
+
+
+def show(result: dict[str, Any]) -> str:
+    """A line for each lever: means over seeds, the first of them with its standard deviation."""
+    columns = ["", "Dice", "worst tenth", "HD95 mm", "|volume| ml", "AUROC err.", "ECE", "coverage", "s"]
+    rows = []
+    for row in result["rows"]:
+        values = {
+            name: [run[name] for run in row["seeds"] if run.get(name) is not None] for name in (*SHOWN, "seconds")
+        }
+        means = {name: mean(known) if known else None for name, known in values.items()}
+        spread = f" ± {stdev(values['dice']):.3f}" if len(values["dice"]) > 1 else ""
+        rows.append(
+            [
+                row["name"],
+                number(means["dice"]) + spread,
+                number(means["worst_tenth"]),
+                number(means["hd95_mm"], 1),
+                number(means["volume_error_ml"], 1),
+                number(means["auroc_error"]),
+                number(means["ece"], 4),
+                number(means["coverage"], 2),
+                number(means["seconds"], 0),
+            ]
+        )
+    size = result["size"]
+    words = (
+        f"{result['config']}; {size['patients']} phantoms of three scanners to learn from, {size['tested']} of as many "
+    )
+    return "\n\n".join([f"{words}others to be tested on, {size['seeds']} seeds", table(columns, rows)])
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.unseen", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/unseen"))
+    parser.add_argument("--quick", action="store_true", help="few cases and steps: to see it run, not to compare")
+    parser.add_argument("--lever", action="append", choices=[*LEVERS, *RIVALS], help="only this one (repeat)")
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--device", default="auto")
+    chosen = parser.parse_args()
+    configure(verbosity=0, progress=True)
+    size = QUICK if chosen.quick else Size()
+    if chosen.lever:
+        levers, rivals = (tuple(name for name in chosen.lever if name in known) for known in (LEVERS, RIVALS))
+        size = replace(size, levers=levers, rivals=rivals)
+    size = replace(size, seeds=chosen.seeds) if chosen.seeds else size
+    result = measure(chosen.out, size=size, device=chosen.device)
+    print(show(result))
+    print(json.dumps({"written": str(chosen.out / "unseen.json")}))
+
+
+if __name__ == "__main__":
+    main()
