@@ -28,11 +28,7 @@ class Condition(NamedTuple):
 
     def null(self) -> "Condition":
         """The same condition with nothing known, for classifier-free guidance."""
-        parts = self._parts()
-        if not parts:
-            return self
-        first = next(iter(parts.values()))
-        return self._replace(keep=torch.zeros(len(first), dtype=torch.bool, device=first.device))
+        return self._keeping(False)
 
     def drop(self, dropped: Tensor) -> "Condition":
         """Blank the samples where `dropped` [B] is True (classifier-free training)."""
@@ -43,30 +39,24 @@ class Condition(NamedTuple):
         """Each sample n times, one after the other (an ensemble): [B, …] → [B n, …]."""
         return self._each(lambda part: part.repeat_interleave(n, dim=0))
 
-    def to(self, device: torch.device | str) -> "Condition":
-        """On another device."""
-        return self._each(lambda part: part.to(device))
-
     def take(self, index: Tensor | slice) -> "Condition":
         """Some of the samples."""
         return self._each(lambda part: part[index])
 
     def beside(self, other: "Condition") -> "Condition":
         """This batch followed by another that has the same parts."""
-        mine, theirs = self._parts(), other._parts()
-        mine, theirs = _with_kept(mine, self.batch), _with_kept(theirs, other.batch)
-        return self._replace(**{name: torch.cat([part, theirs[name]]) for name, part in mine.items()})
+        # `keep` is spelled out, so that a full and a null condition can stand in one batch.
+        mine, theirs = (each if each.keep is not None else each._keeping(True) for each in (self, other))
+        parts = theirs._parts()
+        return mine._replace(**{name: torch.cat([part, parts[name]]) for name, part in mine._parts().items()})
+
+    def _keeping(self, keep: bool) -> "Condition":
+        """With `keep` the same for every sample; an empty condition stays empty."""
+        part = next(iter(self._parts().values()), None)
+        return self if part is None else self._replace(keep=torch.full((len(part),), keep, device=part.device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Condition":
         return self._replace(**{name: change(part) for name, part in self._parts().items()})
 
     def _parts(self) -> dict[str, Tensor]:
         return {name: part for name, part in self._asdict().items() if part is not None}
-
-
-def _with_kept(parts: dict[str, Tensor], batch: int | None) -> dict[str, Tensor]:
-    """`keep` spelled out, so that a full and a null condition can stand in one batch."""
-    if not parts or "keep" in parts:
-        return parts
-    device = next(iter(parts.values())).device
-    return parts | {"keep": torch.ones(batch or 0, dtype=torch.bool, device=device)}

@@ -98,13 +98,11 @@ class Denoiser(nn.Module):
 
     def prepare(self, condition: Condition) -> Condition:
         """What need not run at every step (an image encoder), once per walk."""
-        prepare = getattr(self.network, "prepare", None)
-        return prepare(condition) if prepare else condition
+        return prepared(self.network, condition)
 
     def output(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Output:
         """The network's own words about x_t at t >= 1, in x_t's dtype."""
-        times = torch.full((1,), t, device=x_t.device) if isinstance(t, int) else t
-        raw = self.network(x_t, times + self.time_offset, condition).to(x_t.dtype)
+        raw = self.network(x_t, time_tensor(t, x_t) + self.time_offset, condition).to(x_t.dtype)
         if not self.learned_variance:
             return Output(raw, None)
         value, mix = raw.chunk(2, dim=1)
@@ -112,8 +110,7 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
         """Prediction for x_t [B, C, *S] at time t."""
-        # No network has learned t = 0: an encoding that starts there asks it at t = 1, and x_t itself is clean.
-        asked = max(t, 1) if isinstance(t, int) else t.clamp(min=1)
+        asked = learned_time(t)  # of an encoding that starts at t = 0, x_t itself is clean
         value, mix = self.output(x_t, asked, condition)
         clean, noise = clean_and_noise(self.target, value, x_t, self.schedule.level(asked, like=x_t))
         return Prediction(where_clean(t, x_t, clean), noise, mix)
@@ -135,7 +132,7 @@ class Wrapped(nn.Module):
 
     def with_clean(self, prediction: Prediction, clean: Tensor, x_t: Tensor, t: int | Tensor) -> Prediction:
         """The prediction with another clean image, and noise that agrees with it; at t = 0 any noise explains x_t."""
-        level = self.schedule.level(max(t, 1) if isinstance(t, int) else t.clamp(min=1), like=x_t)
+        level = self.schedule.level(learned_time(t), like=x_t)
         return prediction._replace(clean=clean, noise=where_clean(t, prediction.noise, noise_from(clean, x_t, level)))
 
 
@@ -154,10 +151,20 @@ class Clipped(Wrapped):
         return self.with_clean(prediction, prediction.clean.clamp(self.low, self.high), x_t, t)
 
 
-def prepared(denoiser: AnyDenoiser, condition: Condition) -> Condition:
-    """The condition as this denoiser wants it during a walk."""
-    prepare = getattr(denoiser, "prepare", None)
+def prepared(asked: AnyDenoiser | Network, condition: Condition) -> Condition:
+    """The condition as this denoiser, or the network in it, wants it during a walk."""
+    prepare = getattr(asked, "prepare", None)
     return prepare(condition) if prepare else condition
+
+
+def time_tensor(t: int | Tensor, x_t: Tensor) -> Tensor:
+    """t as a network takes it: integers [B], or [1] of one time for all."""
+    return torch.full((1,), t, device=x_t.device) if isinstance(t, int) else t
+
+
+def learned_time(t: int | Tensor) -> int | Tensor:
+    """The time that a network is asked about: no network has learned t = 0, so it is asked at t = 1."""
+    return max(t, 1) if isinstance(t, int) else t.clamp(min=1)
 
 
 def clean_and_noise(target: Target, value: Tensor, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:

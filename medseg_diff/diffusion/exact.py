@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.diffusion.denoiser import Prediction
-from medseg_diff.diffusion.schedule import Level, NoiseSchedule
+from medseg_diff.diffusion.schedule import NoiseSchedule
 
 
 @dataclass(frozen=True)
@@ -50,27 +51,16 @@ class MixtureDenoiser:
         return torch.stack(parts, dim=1)
 
     def __call__(self, x_t: Tensor, t: int | Tensor, condition: Condition | None = None) -> Prediction:
-        level = self.schedule.level(t, like=x_t)
-        share = self.classifier(x_t, t).softmax(dim=1)
-        predictions = [self.component(k)(x_t, t) for k in range(len(self.centres))]
-        shape = (-1,) + (1,) * (x_t.ndim - 1)
-        clean = sum(
-            (share[:, k].view(shape) * prediction.clean for k, prediction in enumerate(predictions)),
-            torch.zeros_like(x_t),
-        )
-        noise = sum(
-            (share[:, k].view(shape) * prediction.noise for k, prediction in enumerate(predictions)),
-            torch.zeros_like(x_t),
-        )
-        return Prediction(clean, noise if _noisy(level) else torch.zeros_like(noise))
+        shares = self.classifier(x_t, t).softmax(dim=1).view(len(x_t), -1, *(1,) * (x_t.ndim - 1)).unbind(dim=1)
+        clean, noise = torch.zeros_like(x_t), torch.zeros_like(x_t)
+        for label, share in enumerate(shares):
+            prediction = self.component(label)(x_t, t)
+            clean, noise = clean + share * prediction.clean, noise + share * prediction.noise
+        return Prediction(clean, noise)
 
     def component(self, label: int) -> GaussianDenoiser:
         """The ideal denoiser of one component alone."""
         return GaussianDenoiser(self.schedule, self.centres[label], self.deviation)
-
-
-def _noisy(level: Level) -> bool:
-    return bool((level.sigma > 0).all())
 
 
 def ddim_gain(denoiser: GaussianDenoiser, times: list[int]) -> float:
@@ -79,8 +69,7 @@ def ddim_gain(denoiser: GaussianDenoiser, times: list[int]) -> float:
     The walk's answer is then exactly alpha_end mean + gain (x - alpha_start mean).
     """
     gain = 1.0
-    for t, s in itertools.pairwise(times):
-        (alpha, sigma), (alpha_s, sigma_s) = _numbers(denoiser.schedule, t), _numbers(denoiser.schedule, s)
+    for (alpha, sigma), (alpha_s, sigma_s) in _steps(denoiser.schedule, times):
         total = alpha**2 * denoiser.deviation**2 + sigma**2
         gain *= (alpha_s * alpha * denoiser.deviation**2 + sigma_s * sigma) / total
     return gain
@@ -89,8 +78,7 @@ def ddim_gain(denoiser: GaussianDenoiser, times: list[int]) -> float:
 def ddpm_moments(denoiser: GaussianDenoiser, times: list[int], eta: float = 1.0) -> tuple[float, float]:
     """Mean and standard deviation that DDPM (or DDIM at `eta`) reaches from N(0, 1), step by step, by hand."""
     mean, variance = 0.0, 1.0
-    for t, s in itertools.pairwise(times):
-        (alpha, sigma), (alpha_s, sigma_s) = _numbers(denoiser.schedule, t), _numbers(denoiser.schedule, s)
+    for (alpha, sigma), (alpha_s, sigma_s) in _steps(denoiser.schedule, times):
         total = alpha**2 * denoiser.deviation**2 + sigma**2
         added = eta**2 * (sigma_s / sigma) ** 2 * (1 - (alpha / alpha_s) ** 2)
         kept = math.sqrt(max(sigma_s**2 - added, 0.0))
@@ -100,6 +88,7 @@ def ddpm_moments(denoiser: GaussianDenoiser, times: list[int], eta: float = 1.0)
     return mean, math.sqrt(variance)
 
 
-def _numbers(schedule: NoiseSchedule, t: int) -> tuple[float, float]:
-    level = schedule.level(t)
-    return float(level.alpha), float(level.sigma)
+def _steps(schedule: NoiseSchedule, times: list[int]) -> Iterator[tuple[tuple[float, float], tuple[float, float]]]:
+    """(alpha, sigma) before and after each step."""
+    levels = [schedule.level(t) for t in times]
+    return itertools.pairwise((float(level.alpha), float(level.sigma)) for level in levels)

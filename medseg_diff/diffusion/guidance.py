@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.diffusion.denoiser import AnyDenoiser, Network, Prediction, Wrapped, clean_from
+from medseg_diff.diffusion.denoiser import AnyDenoiser, Network, Prediction, Wrapped, clean_from, time_tensor
 
 
 class ClassifierGuided(Wrapped):
@@ -30,10 +30,9 @@ class ClassifierGuided(Wrapped):
 
     def gradient(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Tensor:
         """grad of log p(label | x_t) with respect to x_t, [B, C, *S]."""
-        times = torch.full((1,), t, device=x_t.device) if isinstance(t, int) else t
         with torch.enable_grad():
             x = x_t.detach().requires_grad_(True)
-            logits = self.classifier(x, times, condition)
+            logits = self.classifier(x, time_tensor(t, x_t), condition)
             chosen = logits.to(x.dtype).log_softmax(dim=1)[:, self.label].sum()
             (gradient,) = torch.autograd.grad(chosen, x)
         return gradient

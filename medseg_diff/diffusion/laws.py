@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.diffusion.denoiser import Clipped
+from medseg_diff.diffusion.denoiser import Clipped, Prediction
 from medseg_diff.diffusion.exact import GaussianDenoiser, MixtureDenoiser, ddim_gain, ddpm_moments
 from medseg_diff.diffusion.guidance import ClassifierFree, ClassifierGuided, Pinned
 from medseg_diff.diffusion.noise import SeededNoise
@@ -194,20 +194,16 @@ def _guided_ways() -> tuple[Tensor, Tensor, MixtureDenoiser]:
 
 def classifier_free_error() -> float:
     """At scale 1 the null branch must cancel."""
-    schedule = NoiseSchedule(kind="cosine")
-    known, null = (GaussianDenoiser(schedule, mean) for mean in (0.5, 0.0))
+    known, null = (GaussianDenoiser(NoiseSchedule(kind="cosine"), mean) for mean in (0.5, 0.0))
 
     class Labelled:
-        def __init__(self) -> None:
-            self.schedule = schedule
+        schedule = known.schedule
 
-        def __call__(self, x_t: Tensor, t: int | Tensor, condition: Condition):  # type: ignore[no-untyped-def]
+        def __call__(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
             assert condition.keep is not None
             kept = condition.keep.view(-1, 1, 1)
-            pair = zip(known(x_t, t)[:2], null(x_t, t)[:2], strict=True)
-            return known(x_t, t)._replace(
-                **dict(zip(("clean", "noise"), (torch.where(kept, k, b) for k, b in pair), strict=True))
-            )
+            one, other = known(x_t, t), null(x_t, t)
+            return Prediction(torch.where(kept, one.clean, other.clean), torch.where(kept, one.noise, other.noise))
 
     x = torch.linspace(-2, 2, 9, dtype=torch.float64).view(-1, 1, 1)
     condition = Condition(label=torch.zeros(9, dtype=torch.long))

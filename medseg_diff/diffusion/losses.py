@@ -34,9 +34,8 @@ def denoising_loss(
     losses = {"simple": _each(simple_error(denoiser, output, clean, noise, level))}
     if output.variance_mix is not None:
         # IDDPM Sec. 3.1: the bound teaches the variance only, so the mean is held fixed inside it.
-        predicted, implied = clean_and_noise(denoiser.target, output.value.detach(), x_t, level)
-        prediction = Prediction(predicted, implied, output.variance_mix)
-        losses["vlb"] = vlb_term(denoiser.schedule, clean, x_t, t, prediction)
+        fixed = clean_and_noise(denoiser.target, output.value.detach(), x_t, level)
+        losses["vlb"] = vlb_term(denoiser.schedule, clean, x_t, t, Prediction(*fixed, output.variance_mix))
     return losses
 
 
@@ -56,8 +55,8 @@ def hybrid(losses: dict[str, Tensor], length: int) -> Tensor:
     return losses["simple"] + 0.001 * length * losses["vlb"] if "vlb" in losses else losses["simple"]
 
 
-def vlb_map(schedule: NoiseSchedule, clean: Tensor, x_t: Tensor, t: Tensor, prediction: Prediction) -> Tensor:
-    """L_{t-1} at every voxel, in nats, [B, C, *S]: KL of the true and the predicted step t → t - 1.
+def vlb_term(schedule: NoiseSchedule, clean: Tensor, x_t: Tensor, t: Tensor, prediction: Prediction) -> Tensor:
+    """L_{t-1} in bits per dimension, [B] (IDDPM Eq. 5-6): KL of the true and the predicted step t → t - 1.
 
     At t = 1 the negative log-likelihood of a Gaussian with the step's variance (beta~_2 stands in for beta~_1 = 0).
     """
@@ -72,12 +71,7 @@ def vlb_map(schedule: NoiseSchedule, clean: Tensor, x_t: Tensor, t: Tensor, pred
     squared = (true_mean - mean) ** 2 * torch.exp(-log_variance)
     divergence = 0.5 * (log_variance - log_true - 1 + torch.exp(log_true - log_variance) + squared)
     likelihood = 0.5 * (math.log(2 * math.pi) + log_variance + squared)
-    return torch.where(then.sigma > 0, divergence, likelihood)
-
-
-def vlb_term(schedule: NoiseSchedule, clean: Tensor, x_t: Tensor, t: Tensor, prediction: Prediction) -> Tensor:
-    """L_{t-1} in bits per dimension, [B] (IDDPM Eq. 5-6)."""
-    return _each(vlb_map(schedule, clean, x_t, t, prediction)) / math.log(2)
+    return _each(torch.where(then.sigma > 0, divergence, likelihood)) / math.log(2)
 
 
 def _each(error: Tensor) -> Tensor:

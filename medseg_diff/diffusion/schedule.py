@@ -64,9 +64,9 @@ class NoiseSchedule(Settings):
         if isinstance(t, int):
             if not 0 <= t <= self.length:
                 raise UsageError(f"time {t} is outside the schedule", fix=f"use 0 … {self.length}")
-            alpha, sigma = self._tables("cpu")
+            alpha, sigma = _alpha_sigma(self, "cpu")
             return Level(alpha[t], sigma[t])
-        alpha, sigma = (table[t] for table in self._tables(str(t.device)))
+        alpha, sigma = (table[t] for table in _alpha_sigma(self, str(t.device)))
         if like is None:
             return Level(alpha, sigma)
         shape = (-1,) + (1,) * (like.ndim - 1)
@@ -85,18 +85,13 @@ class NoiseSchedule(Settings):
             )
         return [math.floor(start + (stop - start) * i / steps + 0.5) for i in range(steps + 1)]
 
-    def _tables(self, device: str) -> tuple[Tensor, Tensor]:
-        return _alpha_sigma(self.kind, self.length, self.input_scale, self.betas, device)
-
 
 @lru_cache(maxsize=64)
-def _alpha_sigma(
-    kind: ScheduleKind, length: int, scale: float, betas: tuple[float, float] | None, device: str
-) -> tuple[Tensor, Tensor]:
+def _alpha_sigma(schedule: NoiseSchedule, device: str) -> tuple[Tensor, Tensor]:
     """alpha and sigma for t = 0 … length, float64 [length + 1]."""
-    steps = torch.ones(length + 1, dtype=torch.float64)
-    steps[1:] = 1 - _betas(kind, length, betas)
-    abar = steps.cumprod(0)
+    steps = torch.ones(schedule.length + 1, dtype=torch.float64)
+    steps[1:] = 1 - _betas(schedule.kind, schedule.length, schedule.betas)
+    abar, scale = steps.cumprod(0), schedule.input_scale
     abar = abar * scale**2 / (abar * scale**2 + 1 - abar)  # Chen 2023, Sec. 2.2, written as a change of abar
     return abar.sqrt().to(device), (1 - abar).sqrt().to(device)
 

@@ -33,12 +33,9 @@ class DDPM(Settings):
     """
 
     order: ClassVar[int | None] = None  # of a deterministic walk's error in the number of steps
+    stochastic: ClassVar[bool] = True
     kind: Literal["ddpm"] = "ddpm"
     variance: Literal["posterior", "beta", "learned"] = "posterior"
-
-    @property
-    def stochastic(self) -> bool:
-        return True
 
     def __call__(
         self, x: Tensor, now: Level, then: Level, prediction: Prediction, past: Past | None, noise: Tensor | None
@@ -87,11 +84,8 @@ class DPMSolverPP(Settings):
     """DPM-Solver++(2M): second order from the previous prediction; first order (DDIM) where there is none, and to t = 0."""
 
     order: ClassVar[int | None] = 2
+    stochastic: ClassVar[bool] = False
     kind: Literal["dpm_solver_pp"] = "dpm_solver_pp"
-
-    @property
-    def stochastic(self) -> bool:
-        return False
 
     def __call__(
         self, x: Tensor, now: Level, then: Level, prediction: Prediction, past: Past | None, noise: Tensor | None

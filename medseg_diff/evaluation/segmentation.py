@@ -26,11 +26,13 @@ from medseg_diff.evaluation.summary import (
     table,
 )
 from medseg_diff.metrics import calibration, diversity, overlap
+from medseg_diff.metrics.anomaly import rank
 from medseg_diff.metrics.detection import HIT, Detection, lesion_detection
 
 THRESHOLD = 0.5
 TOLERANCE_MM = 1.0
 SMALLEST_LESION_ML = 0.05  # 50 voxels of 1 mm
+SUFFIXES = {"probability": "", "calibrated": "_calibrated"}  # of the metrics and the curve of each map
 # Most of a brain is certain: the curve is looked at closely where the doubtful voxels come in.
 COVERAGE = np.concatenate([np.arange(5, 90, 5), np.arange(90, 101)]) / 100
 
@@ -64,13 +66,13 @@ SLICE_COLUMNS = ("axis", "slice", "reference_ml", "mask_ml", "dice", "error_ml",
 class MeasuredRegion:
     """One region of one case: `values` of SEGMENTATION's metrics and reference_ml, and a row for each axial slice.
 
-    A value or a curve is None (or not there) where nothing was written to measure it by; `risk` is at each of COVERAGE.
+    A value or a curve is None (or not there) where nothing was written to measure it by; `reliability` is by the name of its
+    curve, `risk` at each of COVERAGE.
     """
 
     values: Values
     slices: list[Values]
-    reliability: calibration.Reliability | None
-    reliability_calibrated: calibration.Reliability | None
+    reliability: dict[str, calibration.Reliability]
     risk: Floats | None
 
 
@@ -140,10 +142,8 @@ def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask
     reference, raters = majority(opinions), [opinion for name, opinion in opinions.items() if name != "seg"]
     mask, affine = result.mask(region), result.main.affine
     spacing_mm = [float(step) for step in spacing_of(affine)]
-    probability, calibrated, uncertainty = (
-        result.map(kind, region) for kind in ("probability", "calibrated", "uncertainty")
-    )
-    error = mask != reference
+    maps = {kind: result.map(kind, region) for kind in (*SUFFIXES, "uncertainty")}
+    uncertainty = maps["uncertainty"]
     of_slices = {
         "expected_error_ml": _sums_ml(uncertainty, affine),
         "ged2": _ged2_of_slices(result.members(region), raters or [reference], axial_axis(affine)),
@@ -157,24 +157,22 @@ def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask
         "dice_slices": mean([row["dice"] for row in slices if row["reference_ml"]]),
         "ged2": mean([row["ged2"] for row in slices]),
     }
-    reliability = reliability_calibrated = risk = None
-    if probability is not None:
-        inside, truth = probability[brain], reference[brain]
-        values["dice_raw"] = overlap.dice(probability > THRESHOLD, reference)
-        values |= {"ece": calibration.ece(inside, truth), "brier": calibration.brier(inside, truth)}
-        reliability = calibration.reliability(inside, truth)
-    if calibrated is not None:
-        inside, truth = calibrated[brain], reference[brain]
-        values |= {
-            "ece_calibrated": calibration.ece(inside, truth),
-            "brier_calibrated": calibration.brier(inside, truth),
-        }
-        reliability_calibrated = calibration.reliability(inside, truth)
+    reliability, risk = {}, None
+    for kind, suffix in SUFFIXES.items():
+        if (probability := maps[kind]) is not None:
+            inside, truth = probability[brain], reference[brain]
+            values |= {
+                f"ece{suffix}": calibration.ece(inside, truth),
+                f"brier{suffix}": calibration.brier(inside, truth),
+            }
+            reliability[f"reliability{suffix}"] = calibration.reliability(inside, truth)
+            if kind == "probability":
+                values["dice_raw"] = overlap.dice(probability > THRESHOLD, reference)
     if uncertainty is not None:
-        inside, wrong = uncertainty[brain], error[brain]
-        values |= {"aurc": calibration.aurc(inside, wrong), "auroc_error": calibration.auroc_error(inside, wrong)}
+        inside, wrong = uncertainty[brain], (mask != reference)[brain]
+        values |= {"aurc": calibration.aurc(inside, wrong), "auroc_error": rank(inside, wrong).auroc()}
         risk = calibration.risk_coverage(inside, wrong, coverage=COVERAGE)
-    return MeasuredRegion(values, slices, reliability, reliability_calibrated, risk)
+    return MeasuredRegion(values, slices, reliability, risk)
 
 
 def _overlap(mask: Mask, reference: Mask, spacing_mm: Sequence[float]) -> Values:
@@ -258,8 +256,8 @@ def _summaries(measured: Sequence[tuple[Case, MeasuredRegion]]) -> Iterator[tupl
 def _curves(measured: Sequence[MeasuredRegion]) -> dict[str, Mapping[str, Any]]:
     """Of one region: reliability (cases pooled; also calibrated, where written) and risk–coverage (mean of cases)."""
     found: dict[str, Mapping[str, Any]] = {}
-    for name in ("reliability", "reliability_calibrated"):
-        tallies = [tallied for each in measured if (tallied := getattr(each, name)) is not None]
+    for name in (f"reliability{suffix}" for suffix in SUFFIXES.values()):
+        tallies = [each.reliability[name] for each in measured if name in each.reliability]
         if tallies:
             found[name] = sum(tallies[1:], start=tallies[0]).as_dict()
     risks = [each.risk for each in measured if each.risk is not None]

@@ -5,6 +5,7 @@ STAPLE: Warfield, Zou and Wells, Simultaneous Truth and Performance Level Estima
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,12 +27,13 @@ def staple(masks: Tensor) -> Tensor:
     member is its own truth, and where none marks anything there is none.
     """
     import SimpleITK
+    from scipy import ndimage
 
     truth = masks[0].to(torch.float32)
     marked = masks.any(0)
     if len(masks) == 1 or not marked.any():
         return truth
-    box = _box(marked)
+    (box,) = ndimage.find_objects(marked.cpu().numpy().view(np.uint8))
     inside = masks[(slice(None), *box)].to(torch.uint8).cpu().numpy()
     estimate = SimpleITK.STAPLEImageFilter()
     estimate.SetForegroundValue(1.0)
@@ -42,9 +44,3 @@ def staple(masks: Tensor) -> Tensor:
     # Where all members mark the whole box there is nothing to weigh, and the estimate is not a number.
     fused[box] = torch.where(values.isfinite(), values, truth[box])
     return fused
-
-
-def _box(marked: Tensor) -> tuple[slice, ...]:
-    places = marked.nonzero()
-    low, high = places.amin(0).tolist(), places.amax(0).tolist()
-    return tuple(slice(first, last + 1) for first, last in zip(low, high, strict=True))

@@ -8,10 +8,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from medseg_diff.diffusion import Condition, NoiseSchedule
-from medseg_diff.diffusion.denoiser import AnyDenoiser, Prediction, noise_from, prepared, where_clean
+from medseg_diff.diffusion import Condition
+from medseg_diff.diffusion.denoiser import AnyDenoiser, Prediction, Wrapped, prepared, where_clean
 from medseg_diff.methods.batches import padded_batches
 
 Corner = tuple[int, ...]
@@ -43,7 +43,7 @@ def weights_of(tile: Sequence[int]) -> Tensor:
     return weights
 
 
-class Tiled(nn.Module):
+class Tiled(Wrapped):
     """A denoiser of images of any size *S from one that sees tiles of `tile`, `batch` of them at a time.
 
     Its clean prediction is that of all tiles, blended with Gaussian weights; the noise follows from it, and what the
@@ -53,21 +53,14 @@ class Tiled(nn.Module):
     condition with its edge. `advance`, which may be replaced, is told of the tiles that each batch finished.
     """
 
-    def __init__(
-        self,
-        denoiser: AnyDenoiser,
-        tile: Sequence[int],
-        *,
-        overlap: float = 0.25,
-        batch: int = 1,
-    ) -> None:
-        super().__init__()
-        self.denoiser, self.tile, self.overlap, self.batch = denoiser, tuple(tile), overlap, batch
+    def __init__(self, denoiser: AnyDenoiser, tile: Sequence[int], *, overlap: float = 0.25, batch: int = 1) -> None:
+        super().__init__(denoiser)
+        self.tile, self.overlap, self.batch = tuple(tile), overlap, batch
         self.advance: Callable[[int], None] = lambda tiles: None
 
-    @property
-    def schedule(self) -> NoiseSchedule:
-        return self.denoiser.schedule
+    def prepare(self, condition: Condition) -> Condition:
+        """As it is: the denoiser prepares what belongs to its tiles."""
+        return condition
 
     def tiles(self, size: Sequence[int]) -> int:
         """How many tiles cover an image of *S = `size`."""
@@ -94,9 +87,8 @@ class Tiled(nn.Module):
             for part, of_tile in zip(parts, said, strict=True):
                 part[sample][(slice(None), *here)] += share * of_tile[(slice(None), *inside)]
         clean, noise, *mix = parts
-        level = self.schedule.level(max(t, 1) if isinstance(t, int) else t.clamp(min=1), like=x_t)
-        noise = where_clean(t, noise, noise_from(clean, x_t, level))
-        return Prediction(where_clean(t, x_t, clean), noise, mix[0] if mix else None)
+        blended = Prediction(clean, noise, mix[0] if mix else None)
+        return self.with_clean(blended, where_clean(t, x_t, clean), x_t, t)
 
     def _predictions(
         self, x_t: Tensor, t: int | Tensor, condition: Condition

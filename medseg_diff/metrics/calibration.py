@@ -1,4 +1,4 @@
-"""Can the probability and the uncertainty be believed? ECE, reliability, risk–coverage, AUROC of uncertainty for error.
+"""Can the probability and the uncertainty be believed? ECE, reliability, risk–coverage.
 
 Everything is exact and independent of the order of voxels: voxels of equal score are treated as one group, whose events
 are spread evenly over it. That matters here, because most voxels of a brain have the same score, close to 0.
@@ -135,16 +135,3 @@ def risk_coverage(uncertainty: npt.ArrayLike, error: npt.ArrayLike, *, coverage:
     covered = np.maximum(np.asarray(coverage, dtype=np.float64) * voxels[-1], 1.0)
     risk: Floats = np.interp(covered, voxels, errors) / covered
     return risk
-
-
-def auroc_error(uncertainty: npt.ArrayLike, error: npt.ArrayLike) -> float | None:
-    """P(a wrong voxel is more uncertain than a right one), ties half: the AUROC of uncertainty as a detector of error.
-
-    None where all voxels are right, or all wrong.
-    """
-    groups = tally(uncertainty, error)
-    wrong, right = groups.events, groups.voxels - groups.events
-    if not (wrong.any() and right.any()):
-        return None
-    right_below = np.cumsum(right) - right
-    return float((wrong * (right_below + right / 2)).sum() / (wrong.sum() * right.sum()))

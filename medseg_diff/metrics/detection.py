@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Mask = npt.NDArray[np.bool_]
+from medseg_diff.metrics.overlap import Mask, pair_of
 
 HIT = 0.1
 
@@ -59,11 +59,7 @@ def lesion_detection(
     covering a small lesion. `hit` in (0, 1] is the share that makes a match, of at least one voxel.
     Raises: ValueError for other types, shapes or shares.
     """
-    marked, truth = np.asarray(mask), np.asarray(reference)
-    if marked.dtype != bool or truth.dtype != bool or marked.shape != truth.shape:
-        raise ValueError(
-            f"masks must be boolean, of one shape; found {marked.dtype} {marked.shape} and {truth.dtype} {truth.shape}"
-        )
+    marked, truth = pair_of(mask, reference)
     if not 0 < hit <= 1:
         raise ValueError(f"a match needs a share above 0 and up to 1, found {hit}")
     voxel_ml = float(np.prod([float(step) for step in spacing_mm])) / 1000
@@ -85,9 +81,10 @@ def components_of(mask: Mask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int
     labels = np.zeros(mask.shape, dtype=np.int32)
     if not mask.any():
         return labels, np.zeros(0, dtype=np.int64)
+    from scipy import ndimage
     from skimage.measure import label
 
-    box = tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(mask))
+    (box,) = ndimage.find_objects(mask.view(np.uint8))
     labels[box] = label(mask[box], connectivity=mask.ndim)
     return labels, np.bincount(labels[box].ravel())[1:]
 

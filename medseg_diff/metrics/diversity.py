@@ -12,15 +12,11 @@ import numpy.typing as npt
 
 def pairwise_iou(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """IoU of every mask of `first` [n, *S] with every mask of `second` [m, *S] → [n, m]; two empty masks: 1."""
-    common, total = _common_and_total(first, second)
-    union = total - common
+    # Counts below 2^24 are exact in float32; a volume of more voxels than that would be marked as a whole.
+    one, other = (_boolean(masks).reshape(len(np.asarray(masks)), -1).astype(np.float32) for masks in (first, second))
+    common = (one @ other.T).astype(np.float64)
+    union = one.sum(axis=1, dtype=np.float64)[:, None] + other.sum(axis=1, dtype=np.float64)[None, :] - common
     return np.divide(common, union, out=np.ones_like(common), where=union > 0)
-
-
-def pairwise_dice(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Dice of every mask of `first` [n, *S] with every mask of `second` [m, *S] → [n, m]; two empty masks: 1."""
-    common, total = _common_and_total(first, second)
-    return np.divide(2 * common, total, out=np.ones_like(common), where=total > 0)
 
 
 def ged2(members: npt.ArrayLike, raters: npt.ArrayLike) -> float:
@@ -45,19 +41,6 @@ def ged2_of_slices(members: npt.ArrayLike, raters: npt.ArrayLike) -> Iterator[tu
         here, truth = marked_by_members[:, index], marked_by_raters[:, index]
         either = here.any(axis=0) | truth.any(axis=0)
         yield int(index), ged2(here[:, either], truth[:, either])
-
-
-def _common_and_total(
-    first: npt.ArrayLike, second: npt.ArrayLike
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Voxels in both masks, and voxels of one plus voxels of the other, for every pair → two arrays [n, m]."""
-    flat_first = _boolean(first).reshape(len(np.asarray(first)), -1).astype(np.float32)
-    flat_second = _boolean(second).reshape(len(np.asarray(second)), -1).astype(np.float32)
-    # Counts below 2^24 are exact in float32; a volume of more voxels than that would be marked as a whole.
-    common = (flat_first @ flat_second.T).astype(np.float64)
-    voxels_first = flat_first.sum(axis=1, dtype=np.float64)
-    voxels_second = flat_second.sum(axis=1, dtype=np.float64)
-    return common, voxels_first[:, None] + voxels_second[None, :]
 
 
 def _boolean(masks: npt.ArrayLike) -> npt.NDArray[np.bool_]:

@@ -1,15 +1,11 @@
 """How well one mask covers another: Dice, IoU, surface distances and volumes of whole 3D masks."""
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    import torch
 
 Mask = npt.NDArray[np.bool_]
 
@@ -31,14 +27,14 @@ CONVENTIONS = {
 
 def dice(mask: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     """Dice coefficient 2|A∩B| / (|A| + |B|) of two boolean masks of one shape, in [0, 1]."""
-    first, second = _pair(mask, reference)
+    first, second = pair_of(mask, reference)
     voxels = np.count_nonzero(first) + np.count_nonzero(second)
     return 2.0 * np.count_nonzero(first & second) / voxels if voxels else CONVENTIONS["dice"].both
 
 
 def iou(mask: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     """Intersection over union |A∩B| / |A∪B| (Jaccard index) of two boolean masks of one shape, in [0, 1]."""
-    first, second = _pair(mask, reference)
+    first, second = pair_of(mask, reference)
     union = np.count_nonzero(first | second)
     return np.count_nonzero(first & second) / union if union else CONVENTIONS["iou"].both
 
@@ -49,17 +45,12 @@ def hd95_mm(mask: npt.ArrayLike, reference: npt.ArrayLike, *, spacing_mm: Sequen
     The surface is the mask's outermost layer of voxels (MONAI's compute_hausdorff_distance, percentile=95).
     None where exactly one mask is empty: there is no distance to nothing.
     """
-    first, second = _pair(mask, reference)
+    first, second = pair_of(mask, reference)
     if not (first.any() and second.any()):
         return _empty("hd95_mm", first, second)
     from monai.metrics import compute_hausdorff_distance
 
-    first, second = _joint_box(first, second)
-    with _quiet():
-        distance = compute_hausdorff_distance(
-            _batch(first), _batch(second), include_background=True, percentile=95, spacing=_numbers(spacing_mm)
-        )
-    return float(distance)
+    return _of_surfaces(compute_hausdorff_distance, first, second, percentile=95, spacing=_numbers(spacing_mm))
 
 
 def surface_dice(
@@ -71,22 +62,13 @@ def surface_dice(
     compute_surface_dice with use_subvoxels=True). Distances run between lattice points, so on voxels as large as the
     tolerance the share reads high: 0.40 where two shifted spheres have 0.25, and 0.31 at half the voxel size.
     """
-    first, second = _pair(mask, reference)
+    first, second = pair_of(mask, reference)
     if not (first.any() and second.any()):
         return _empty("surface_dice", first, second)
     from monai.metrics import compute_surface_dice
 
-    first, second = _joint_box(first, second)
-    with _quiet():
-        share = compute_surface_dice(
-            _batch(first),
-            _batch(second),
-            class_thresholds=[tolerance_mm],
-            include_background=True,
-            spacing=_numbers(spacing_mm),
-            use_subvoxels=True,
-        )
-    return float(share)
+    settings = {"class_thresholds": [tolerance_mm], "use_subvoxels": True, "spacing": _numbers(spacing_mm)}
+    return _of_surfaces(compute_surface_dice, first, second, **settings)
 
 
 def volume_ml(mask: npt.ArrayLike, *, spacing_mm: Sequence[float]) -> float:
@@ -96,11 +78,12 @@ def volume_ml(mask: npt.ArrayLike, *, spacing_mm: Sequence[float]) -> float:
 
 def volume_error_ml(mask: npt.ArrayLike, reference: npt.ArrayLike, *, spacing_mm: Sequence[float]) -> float:
     """Volume of `mask` less that of `reference` in millilitres: positive where too much was marked."""
-    first, second = _pair(mask, reference)
+    first, second = pair_of(mask, reference)
     return volume_ml(first, spacing_mm=spacing_mm) - volume_ml(second, spacing_mm=spacing_mm)
 
 
-def _pair(mask: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[Mask, Mask]:
+def pair_of(mask: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[Mask, Mask]:
+    """Both as arrays. Raises: ValueError where they are not boolean and of one shape."""
     first, second = np.asarray(mask), np.asarray(reference)
     if first.dtype != bool or second.dtype != bool or first.shape != second.shape:
         raise ValueError(
@@ -113,30 +96,16 @@ def _empty(name: str, first: Mask, second: Mask) -> float | None:
     return CONVENTIONS[name].one if first.any() or second.any() else CONVENTIONS[name].both
 
 
-def _joint_box(first: Mask, second: Mask) -> tuple[Mask, Mask]:
-    """Both masks cut to the smallest box that holds them: a lesion is a hundredth of its volume."""
-    either = first | second
-    spans = []
-    for axis in range(either.ndim):
-        others = tuple(other for other in range(either.ndim) if other != axis)
-        marked = np.flatnonzero(either.any(axis=others))
-        spans.append(slice(int(marked[0]), int(marked[-1]) + 1))
-    box = tuple(spans)
-    return first[box], second[box]
-
-
-def _batch(mask: Mask) -> "torch.Tensor":
+def _of_surfaces(measure: Callable[..., Any], first: Mask, second: Mask, **settings: Any) -> float:
+    """A measure of MONAI's, of the smallest box that holds both masks: a lesion is a hundredth of its volume."""
     import torch
+    from scipy import ndimage
 
-    return torch.from_numpy(np.ascontiguousarray(mask))[None, None]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without MONAI 1.6's warning about an argument that it passes to itself."""
-    with warnings.catch_warnings():
+    (box,) = ndimage.find_objects((first | second).view(np.uint8))
+    batches = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (first, second))
+    with warnings.catch_warnings():  # MONAI 1.6 warns about an argument that it passes to itself
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
-        yield
+        return float(measure(*batches, include_background=True, **settings))
 
 
 def _numbers(spacing_mm: Sequence[float]) -> list[float]:

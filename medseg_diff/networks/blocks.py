@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg_diff.diffusion.condition import Condition
 from medseg_diff.networks.norm import GroupNorm
 
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -124,6 +125,31 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
     rates = torch.exp(-math.log(LONGEST_PERIOD) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t.float()[:, None] * rates[None]
     return functional.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
+
+
+def known_or_null(known: Tensor, keep: Tensor | None, null: Tensor) -> Tensor:
+    """A part of the condition [B, …] where `keep` [B] says so, else the learned `null` [1, …] in its dtype."""
+    if keep is None:
+        return known
+    return torch.where(keep.view(-1, *(1,) * (known.ndim - 1)), known, null.to(known.dtype))
+
+
+def with_image(x_t: Tensor, condition: Condition, null: Tensor | None) -> Tensor:
+    """x_t with the condition image behind it, the learned null image where it is not known; x_t alone without such."""
+    if null is None:
+        return x_t
+    assert condition.image is not None, "this network was built for a condition image"
+    return torch.cat([x_t, known_or_null(condition.image.to(x_t.dtype), condition.keep, null)], dim=1)
+
+
+def null_image(channels: int, dims: int) -> nn.Parameter | None:
+    """What `with_image` takes for an image that is not known; None for a network without condition image."""
+    return nn.Parameter(torch.zeros(1, channels, *(1,) * dims)) if channels else None
+
+
+def cropped(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The first `size` voxels along each axis of [B, C, *S]: what padding added is gone."""
+    return x[(slice(None), slice(None), *(slice(n) for n in size))]
 
 
 def zeroed(module: nn.Module) -> nn.Module:

@@ -17,11 +17,17 @@ Blocks = Annotated[int, Field(ge=1, le=32)]
 GridLevel = Annotated[int, Field(ge=0, le=9)]
 
 
-def check_size(widths: Sequence[int], blocks: Sequence[int]) -> None:
-    """Raises: ValueError where levels of these widths, with so many blocks each, make a network beyond any memory."""
+def check_levels(widths: Sequence[int], blocks: Sequence[int], *, attend: Sequence[int], part: int) -> None:
+    """Raises: ValueError where levels of these widths, with so many blocks each, make a network beyond any memory, or where
+    one of `attend` is no level, or has channels that do not divide by `part`."""
     numbers = sum(20 * count * width * width for width, count in zip(widths, blocks, strict=True))
     if numbers > LARGEST_NETWORK:
         raise ValueError(f"a network of about {numbers:.1e} parameters; lower its widths or blocks")
+    for level in attend:
+        if level >= len(widths):
+            raise ValueError(f"attention at level {level}, but the levels are 0 … {len(widths) - 1}")
+        if widths[level] % part:
+            raise ValueError(f"{widths[level]} channels at level {level} do not divide by {part}")
 
 
 class EncoderSettings(Settings):
@@ -46,14 +52,8 @@ class EncoderSettings(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> "EncoderSettings":
-        check_size(self.widths, [self.blocks] * len(self.widths))
-        beyond = [level for level in self.attention if not 0 <= level < len(self.multipliers)]
-        if beyond:
-            raise ValueError(f"attention at level {beyond[0]}, but the levels are 0 … {len(self.multipliers) - 1}")
-        for level in self.attends:
-            channels, part = self.width * self.multipliers[level], self.head_width or self.heads
-            if channels % part:
-                raise ValueError(f"{channels} channels at level {level} do not divide by {part}")
+        blocks = [self.blocks] * len(self.widths)
+        check_levels(self.widths, blocks, attend=self.attends, part=self.head_width or self.heads)
         return self
 
     @property

@@ -8,7 +8,7 @@ is `first_time` of the denoiser's settings and nothing here.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.errors import CheckpointError
-from medseg_diff.networks.encoder import Blocks, GridLevel, Width, check_size, padded
+from medseg_diff.networks.blocks import cropped, known_or_null, null_image, with_image
+from medseg_diff.networks.encoder import Blocks, GridLevel, Width, check_levels, padded
 from medseg_diff.networks.norm import GroupNorm
 from medseg_diff.settings import Settings
 
@@ -52,17 +53,10 @@ class MonaiUNetSettings(Settings):
     def _fits(self) -> "MonaiUNetSettings":
         if len(self.blocks) != len(self.widths):
             raise ValueError("widths and blocks need one number for each level")
-        check_size(self.widths, self.blocks)
         odd = [width for width in self.widths if width % self.groups]
         if odd:
             raise ValueError(f"{odd[0]} channels do not divide by {self.groups} groups")
-        levels = len(self.widths)
-        beyond = [level for level in self.attention if not 0 <= level < levels]
-        if beyond:
-            raise ValueError(f"attention at level {beyond[0]}, but the levels are 0 … {levels - 1}")
-        for level in {*self.attention, levels - 1}:
-            if self.widths[level] % self.head_width:
-                raise ValueError(f"{self.widths[level]} channels at level {level} do not divide by {self.head_width}")
+        check_levels(self.widths, self.blocks, attend=(*self.attention, len(self.widths) - 1), part=self.head_width)
         return self
 
     @property
@@ -93,7 +87,7 @@ class MonaiUNet(nn.Module):
         from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 
         self.settings = settings
-        self.null_image = nn.Parameter(torch.zeros(1, image_channels, *(1,) * dims)) if image_channels else None
+        self.null_image = null_image(image_channels, dims)
         self.null_context = nn.Parameter(torch.zeros(1, 1, settings.context)) if settings.context else None
         self.network = DiffusionModelUNet(
             spatial_dims=dims,
@@ -115,25 +109,17 @@ class MonaiUNet(nn.Module):
         _own_norms(self.network)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        size = x_t.shape[2:]
-        x = padded(self._with_image(x_t, condition), self.settings.step)
+        x = padded(with_image(x_t, condition, self.null_image), self.settings.step)
         context = self._context(len(x_t), condition, x.dtype)
         # One time for all is embedded once: rows of a product may round apart.
-        whole: Tensor = self.network(x, t, context)
-        return whole[(slice(None), slice(None), *(slice(n) for n in size))]
-
-    def _with_image(self, x_t: Tensor, condition: Condition) -> Tensor:
-        if self.null_image is None:
-            return x_t
-        assert condition.image is not None, "this network was built for a condition image"
-        return torch.cat([x_t, _or_null(condition.image.to(x_t.dtype), condition.keep, self.null_image)], dim=1)
+        return cropped(self.network(x, t, context), x_t.shape[2:])
 
     def _context(self, batch: int, condition: Condition, dtype: torch.dtype) -> Tensor | None:
         if self.null_context is None:
             return None
         if condition.context is None:
             return self.null_context.to(dtype).expand(batch, -1, -1)
-        return _or_null(condition.context.to(dtype), condition.keep, self.null_context)
+        return known_or_null(condition.context.to(dtype), condition.keep, self.null_context)
 
 
 def load_monai_state(network: MonaiUNet, state: Mapping[str, Tensor] | Path) -> None:
@@ -188,20 +174,9 @@ def _by(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "one number"
 
 
-def _or_null(known: Tensor, kept: Tensor | None, null: Tensor) -> Tensor:
-    if kept is None:
-        return known
-    return torch.where(kept.view(-1, *(1,) * (known.ndim - 1)), known, null.to(known.dtype))
-
-
 def _own_norms(network: nn.Module) -> None:
     """Norms whose answer for a sample does not depend on its neighbours, under MONAI's names."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.GroupNorm):
-                setattr(module, name, _as_ours(child))
-
-
-def _as_ours(norm: nn.GroupNorm) -> nn.Module:
-    own: Any = GroupNorm(norm.num_channels, norm.num_groups, epsilon=norm.eps)
-    return own
+                setattr(module, name, GroupNorm(child.num_channels, child.num_groups, epsilon=child.eps))

@@ -51,8 +51,9 @@ class _GroupNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         x, weight, mean, inverse = ctx.saved_tensors
         batch, channels, groups = x.shape[0], x.shape[1], mean.shape[1]
-        # Two reductions over space, [B, C]; everything else is arithmetic on numbers of that size.
-        total, product = _sums(gradient, x)
+        # Two reductions over space, float32 [B, C]; everything else is arithmetic on numbers of that size.
+        space = tuple(range(2, x.ndim))
+        total, product = gradient.sum(space, dtype=torch.float32), (gradient * x).sum(space, dtype=torch.float32)
         mean_c, inverse_c = _of_channels(mean, channels), _of_channels(inverse, channels)
         centred = (product - total * mean_c) * inverse_c  # sum of gradient · normalised x
 
@@ -119,9 +120,3 @@ def _of_channels(values: Tensor, channels: int) -> Tensor:
 def _over_space(values: Tensor, x: Tensor) -> Tensor:
     """[B, C] → [B, C, 1 …], to be used with x [B, C, *S]."""
     return values.view(*values.shape, *(1,) * (x.ndim - 2)).to(x.dtype)
-
-
-def _sums(gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over space of the gradient and of gradient · x, float32 [B, C]."""
-    axes = tuple(range(2, x.ndim))
-    return gradient.sum(axes, dtype=torch.float32), (gradient * x).sum(axes, dtype=torch.float32)

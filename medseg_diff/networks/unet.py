@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.networks.blocks import CONVOLUTION, sinusoids, zeroed
+from medseg_diff.networks.blocks import CONVOLUTION, cropped, known_or_null, null_image, sinusoids, with_image, zeroed
 from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, padded, pixel_shuffle, pixel_unshuffle
 from medseg_diff.networks.norm import GroupNorm
 
@@ -40,7 +40,7 @@ class UNet(nn.Module):
         embedded = 4 * width
         self.embed_time = nn.Sequential(nn.Linear(width, embedded), nn.SiLU(), nn.Linear(embedded, embedded))
         self.embed_known = KnownFacts(settings.classes, settings.covariates, embedded)
-        self.null_image = nn.Parameter(torch.zeros(1, image_channels, *(1,) * dims)) if image_channels else None
+        self.null_image = null_image(image_channels, dims)
 
         block = BlockMaker(settings, dims, embedded)
         self.stem = CONVOLUTION[dims]((channels + image_channels) * fold, width, 3, padding=1)
@@ -60,8 +60,8 @@ class UNet(nn.Module):
         )
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        size = x_t.shape[2:]
-        x = pixel_unshuffle(padded(self._with_image(x_t, condition), self.settings.step), self.settings.stem)
+        x = with_image(x_t, condition, self.null_image)
+        x = pixel_unshuffle(padded(x, self.settings.step), self.settings.stem)
         embedding = self.embed_known(self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype)), condition)
         h = self.stem(x)
         skips = [h]
@@ -71,19 +71,7 @@ class UNet(nn.Module):
         h = self.middle(h, embedding)
         for block in self.up:
             h = block(torch.cat([h, skips.pop()], dim=1), embedding)
-        whole = pixel_shuffle(self.head(h), self.settings.stem)
-        return whole[(slice(None), slice(None), *(slice(n) for n in size))]
-
-    def _with_image(self, x_t: Tensor, condition: Condition) -> Tensor:
-        """x_t with the condition image behind it; the learned null image where it is not known."""
-        if self.null_image is None:
-            return x_t
-        assert condition.image is not None, "this network was built for a condition image"
-        image = condition.image.to(x_t.dtype)
-        if condition.keep is not None:
-            kept = condition.keep.view(-1, *(1,) * (image.ndim - 1))
-            image = torch.where(kept, image, self.null_image.to(image.dtype))
-        return torch.cat([x_t, image], dim=1)
+        return cropped(pixel_shuffle(self.head(h), self.settings.stem), x_t.shape[2:])
 
 
 class KnownFacts(nn.Module):
@@ -109,7 +97,5 @@ class KnownFacts(nn.Module):
             if condition.covariates is None:
                 return embedding + self.null_covariates
             known = self.covariates(condition.covariates.to(embedding.dtype))
-            if condition.keep is not None:
-                known = torch.where(condition.keep[:, None], known, self.null_covariates.to(known.dtype))
-            embedding = embedding + known
+            embedding = embedding + known_or_null(known, condition.keep, self.null_covariates)
         return embedding

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg_diff.errors import UsageError
-from medseg_diff.reporting.panels import CURVES, FAINT, INK, PAPER, dark_figure, save_png
+from medseg_diff.reporting.panels import CURVES, FAINT, INK, PAPER, new_figure, save_png
 from medseg_diff.run import Point
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def training_curves(numbers: Iterable[Point], png: Path) -> None:
     panels = {label: curves for label, curves in panels.items() if curves}
     if not panels:
         raise UsageError("holds neither a loss nor a Dice", fix="give the metrics.csv of a run", file="metrics.csv")
-    figure = dark_figure(4.4 * len(panels), 3.0)
+    figure = new_figure(4.4 * len(panels), 3.0)
     for place, (label, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), place)
         for (name, points), colour in zip(curves.items(), itertools.cycle(CURVES), strict=False):
@@ -56,7 +56,7 @@ def draw_skill(table: Path, png: Path) -> None:
     Raises: UsageError for another table.
     """
     rows = _read(table, ("t", *SKILL), fix="give a run's classifier.csv")
-    figure = dark_figure(4.6, 3.0)
+    figure = new_figure(4.6, 3.0)
     axes = figure.add_axes((0.13, 0.17, 0.83, 0.78))
     for (name, label), colour in zip(SKILL.items(), CURVES, strict=False):
         _draw_line(axes, [(row["t"], row[name]) for row in rows], label, colour)
@@ -81,7 +81,7 @@ def draw_sweep(table: Path, png: Path) -> None:
         columns = {f"{count:g} steps": [row for row in rows if row["steps"] == count] for count in steps}
     names = ["contrast" if rows[0]["auroc"] is None else "auroc", "drift"]
     names = [name for name in names if rows[0][name] is not None]
-    figure = dark_figure(2.6 * len(columns) + 0.6, 2.3 * len(names))
+    figure = new_figure(2.6 * len(columns) + 0.6, 2.3 * len(names))
     for line, name in enumerate(names):
         limits = [row[name] for row in rows]
         margin = 0.05 * (max(limits) - min(limits)) or 0.01
@@ -110,12 +110,12 @@ def _draw_depths(axes: "Axes", rows: Sequence[Row], name: str, across: str) -> N
 def _draw_series(axes: "Axes", name: str, points: Points, colour: str) -> None:
     """A line, or dots for few numbers; many noisy numbers are drawn faintly under their running mean."""
     if len(points) < FEW:
-        return _draw_line(axes, points, name, colour)
+        _draw_line(axes, points, name, colour)
+        return
     width = max(5, len(points) // 40)
     smooth = np.convolve(points[:, 1], np.ones(width) / width, mode="valid")
     axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=0.5, alpha=0.35)
     axes.plot(points[width - 1 :, 0], smooth, color=colour, linewidth=1.5, label=f"{name}, mean of {width}")
-    return None
 
 
 def _draw_line(axes: "Axes", points: Sequence[Sequence[float]] | Points, label: str, colour: str) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from medseg_diff.errors import UsageError
 from medseg_diff.files import read_json
-from medseg_diff.reporting.panels import save_png
+from medseg_diff.reporting.panels import new_figure, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,12 +44,8 @@ def evaluation_figure(folder: Path, png: Path) -> None:
 
     Raises: UsageError where they are missing or not those of a segmentation, EnvironmentFault where `png` cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     summary, regions = _read(folder)
-    figure = Figure(figsize=(WIDTH, HEIGHT * len(regions) + 0.35), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(WIDTH, HEIGHT * len(regions) + 0.35, paper="white", layout="constrained")
     grid = figure.subplots(len(regions), len(PANELS), squeeze=False)
     drawers = (_draw_reliability, _draw_risk, _draw_dice, _draw_volumes)
     for row, region in zip(grid, regions, strict=True):
@@ -88,7 +84,8 @@ def _draw_risk(axes: "Axes", region: Region) -> None:
     """Error rate of the most certain share of the voxels; the last point is the error rate of all."""
     curve = region.curves.get("risk_coverage")
     if curve is None:
-        return _say(axes, "no uncertainty was written")
+        _say(axes, "no uncertainty was written")
+        return
     risk = np.asarray(curve["risk"], dtype=float)
     aurc = region.metrics.get("aurc", {}).get("value")
     label = "voxels by uncertainty" + (f", AURC {aurc:.2g}" if aurc is not None else "")
@@ -97,7 +94,6 @@ def _draw_risk(axes: "Axes", region: Region) -> None:
     _label(axes, "coverage: share of the brain, most certain first", "wrong voxels (%)")
     axes.set(xlim=(0, 1.02), ylim=(0, 130 * max(float(risk.max()), SMALLEST_RISK)))
     _legend(axes, "upper left")
-    return None
 
 
 def _draw_dice(axes: "Axes", region: Region) -> None:
@@ -108,7 +104,8 @@ def _draw_dice(axes: "Axes", region: Region) -> None:
     dice, raters = (region.columns[name][counted] for name in ("dice", "dice_raters"))
     volume = region.columns["reference_ml"][counted]
     if not len(dice):
-        return _say(axes, "no case has a lesion")
+        _say(axes, "no case has a lesion")
+        return
     order = np.argsort(dice, kind="stable")
     places = np.arange(1, len(dice) + 1)
     size = 12 + 60 * np.sqrt(volume[order] / volume.max())
@@ -116,22 +113,13 @@ def _draw_dice(axes: "Axes", region: Region) -> None:
     label = f"reference (dot: up to {volume.max():.3g} ml)"
     axes.scatter(places, dice[order], s=size, color=BLUE, linewidth=0, zorder=3, label=label)
     if np.isfinite(raters).any():
-        axes.scatter(
-            places,
-            raters[order],
-            s=26,
-            facecolor="none",
-            edgecolor=ORANGE,
-            linewidth=1.1,
-            zorder=4,
-            label="raters, mean",
-        )
+        rings: dict[str, Any] = {"facecolor": "none", "edgecolor": ORANGE, "linewidth": 1.1, "zorder": 4}
+        axes.scatter(places, raters[order], s=26, label="raters, mean", **rings)
     axes.axhline(dice.mean(), color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label=f"mean {dice.mean():.3f}")
     _label(axes, "case, worst first", "Dice")
     axes.set(xlim=(0.3, len(dice) + 0.7), ylim=(0, 1.45), yticks=np.arange(6) / 5)  # the legend stands above 1
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _legend(axes, "upper left")
-    return None
 
 
 def _draw_volumes(axes: "Axes", region: Region) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,27 +41,39 @@ class MontageRow:
     unit: float = 1.0
 
 
-class Sheet:
-    """A dark page of equal panels, a row a slice; places in inches from the top left."""
+class Page:
+    """A dark page; places and sizes in inches from the top left."""
 
-    def __init__(self, rows: Sequence[MontageRow], *, columns: int) -> None:
-        self.extent_mm = _common_extent_mm(rows)
-        self.height = PANEL_INCHES * self.extent_mm[0] / self.extent_mm[1]
-        self.size = (
-            SIDE + columns * (PANEL_INCHES + GAP),
-            HEAD + len(rows) * (self.height + GAP) + FOOT,
-        )
-        self.figure = dark_figure(*self.size)
+    def __init__(self, width: float, height: float) -> None:
+        self.size = width, height
+        self.figure = new_figure(width, height)
 
     def axes(self, left: float, top: float, width: float, height: float) -> "Axes":
         across, down = self.size
         return self.figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
 
-    def panel(self, line: int, column: int) -> "Axes":
-        axes = self.axes(self.left(column), HEAD + line * (self.height + GAP), PANEL_INCHES, self.height)
+    def dark_axes(self, left: float, top: float, width: float, height: float) -> "Axes":
+        """Axes for a picture: black, without a frame."""
+        axes = self.axes(left, top, width, height)
         axes.set_facecolor(PANEL)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
+        return axes
+
+    def text(self, left: float, top: float, text: str, **settings: Any) -> None:
+        self.figure.text(left / self.size[0], 1 - top / self.size[1], text, va="center", **settings)
+
+
+class Sheet(Page):
+    """A page of equal panels, a row a slice."""
+
+    def __init__(self, rows: Sequence[MontageRow], *, columns: int) -> None:
+        self.extent_mm = _common_extent_mm(rows)
+        self.height = PANEL_INCHES * self.extent_mm[0] / self.extent_mm[1]
+        super().__init__(SIDE + columns * (PANEL_INCHES + GAP), HEAD + len(rows) * (self.height + GAP) + FOOT)
+
+    def panel(self, line: int, column: int) -> "Axes":
+        axes = self.dark_axes(self.left(column), HEAD + line * (self.height + GAP), PANEL_INCHES, self.height)
         axes.set(xlim=(0, self.extent_mm[1]), ylim=(self.extent_mm[0], 0))
         return axes
 
@@ -103,12 +115,14 @@ def shown_channels(names: Sequence[str]) -> list[str]:
     return (preferred + [name for name in known if name not in preferred])[:2]
 
 
-def dark_figure(width: float, height: float) -> "Figure":
-    """An empty figure of its own, in inches; no state is shared with other figures."""
+def new_figure(
+    width: float, height: float, *, paper: str = PAPER, layout: Literal["constrained"] | None = None
+) -> "Figure":
+    """An empty figure of its own, in inches, dark unless told otherwise; no state is shared with other figures."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), facecolor=PAPER)
+    figure = Figure(figsize=(width, height), facecolor=paper, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 

@@ -2,17 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from medseg_diff.reporting.panels import FAINT, INK, PANEL, Plane, dark_figure, save_png
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from medseg_diff.reporting.panels import FAINT, INK, Page, Plane, save_png
 
 PICTURE_INCHES, GAP, HEAD, SIDE = 1.1, 0.05, 0.28, 0.95
-FONT_POINTS = 7
+FONT = {"fontsize": 7, "linespacing": 1.3}
 
 
 class Picture(NamedTuple):
@@ -38,35 +35,20 @@ def draw_lines(lines: Sequence[Line], *, columns: Sequence[str], path: Path) -> 
     """
     assert lines and all(len(line.pictures) == len(columns) for line in lines)
     pitch = PICTURE_INCHES + GAP
-    width, height = SIDE + len(columns) * pitch, HEAD + len(lines) * pitch
-    figure = dark_figure(width, height)
+    page = Page(SIDE + len(columns) * pitch, HEAD + len(lines) * pitch)
     for column, name in enumerate(columns):
-        _say(figure, name, SIDE + column * pitch + PICTURE_INCHES / 2, HEAD / 2, (width, height), "center", INK)
+        page.text(SIDE + column * pitch + PICTURE_INCHES / 2, HEAD / 2, name, ha="center", color=INK, **FONT)
     for row, line in enumerate(lines):
         top = HEAD + row * pitch
-        _say(figure, line.title, GAP, top + PICTURE_INCHES / 2, (width, height), "left", FAINT)
+        page.text(GAP, top + PICTURE_INCHES / 2, line.title, ha="left", color=FAINT, **FONT)
         for column, picture in enumerate(line.pictures):
             if picture is None:
                 continue
-            left = SIDE + column * pitch
-            axes = figure.add_axes(
-                (left / width, 1 - (top + PICTURE_INCHES) / height, PICTURE_INCHES / width, PICTURE_INCHES / height)
-            )
-            axes.set_facecolor(PANEL)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
+            axes = page.dark_axes(SIDE + column * pitch, top, PICTURE_INCHES, PICTURE_INCHES)
             axes.imshow(picture.plane, cmap="gray", vmin=picture.low, vmax=picture.high, interpolation="nearest")
             if picture.outline is not None and picture.outline.any() and not picture.outline.all():
                 axes.contour(picture.outline.astype(float), levels=[0.5], colors=["#ffb000"], linewidths=[0.8])
-    save_png(figure, path)
-
-
-def _say(
-    figure: "Figure", text: str, left: float, top: float, size: tuple[float, float], align: str, colour: str
-) -> None:
-    """Text at a place in inches from the top left."""
-    where = left / size[0], 1 - top / size[1]
-    figure.text(*where, text, ha=align, va="center", color=colour, fontsize=FONT_POINTS, linespacing=1.3)
+    save_png(page.figure, path)
 
 
 def displayed(plane: Plane) -> Plane:

@@ -1,6 +1,5 @@
 """Trained models under a name and a version: a run folder's own files in MLflow's registry, checked when they come back."""
 
-import hashlib
 import re
 import shutil
 import tempfile
@@ -45,8 +44,7 @@ def register(run: Run, store: Path, *, name: str, alias: str | None = None) -> R
         client = make_client(store)
         entry = Entry(client, completed.run_id, known=True)
         for path in files:
-            inside = path.relative_to(run.folder).parent
-            entry.file(path, (PurePosixPath(FOLDER) / inside.as_posix()).as_posix().removesuffix("/."))
+            entry.file(path, str(PurePosixPath(FOLDER, path.relative_to(run.folder).parent.as_posix())))
         if name not in {model.name for model in client.search_registered_models(f"name = '{name}'")}:
             client.create_registered_model(name)
         root = client.get_run(completed.run_id).info.artifact_uri
@@ -82,7 +80,7 @@ def fetch(uri: str, store: Path) -> Run:
         if not (folder / "run.json").is_file():
             _download(client, found.run_id, folder)
     run = Run(folder)
-    if hashlib.sha256((folder / "SHA256SUMS").read_bytes()).hexdigest() != sums:
+    if sha256_of(folder / "SHA256SUMS") != sums:
         raise CheckpointError("is not what was registered", fix=f"remove {folder.name} from the cache", file=uri)
     _sealed_files(run)
     return run

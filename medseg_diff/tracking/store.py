@@ -104,10 +104,8 @@ class Entry:
         """Send the numbers that are new; returns how many they were."""
         from mlflow.entities import Metric
 
-        now, fresh = at_ms or int(time.time() * 1000), []
-        for point in points:
-            if point.step not in self._steps_of(point.name):
-                fresh.append(point)
+        now = at_ms or int(time.time() * 1000)
+        fresh = [point for point in points if point.step not in self._steps_of(point.name)]
         for start in range(0, len(fresh), POINTS_AT_ONCE):
             batch = fresh[start : start + POINTS_AT_ONCE]
             self.client.log_batch(self.run_id, metrics=[Metric(p.name, p.value, now, p.step) for p in batch])

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from medseg_diff.metrics.calibration import aurc, auroc_error, brier, ece, reliability, reliability_curve, tally
+from medseg_diff.metrics.anomaly import rank
+from medseg_diff.metrics.calibration import aurc, brier, ece, reliability, reliability_curve, tally
+
+
+def auroc_error(uncertainty, error):
+    return rank(uncertainty, error).auroc()
 
 
 @pytest.fixture

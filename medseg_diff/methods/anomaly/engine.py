@@ -121,10 +121,6 @@ class Reconstruction(Engine):
     map: Literal["absolute", "positive", "squared"] = "absolute"
     map_channels: tuple[ChannelName, ...] = ()
 
-    @property
-    def evaluations(self) -> dict[str, int]:
-        return {"denoiser": 2 * self.steps}
-
     def deepest(self, schedule: NoiseSchedule) -> int:
         return self.times(schedule)[-1]
 
