@@ -36,6 +36,7 @@ LEVERS: dict[str, tuple[str, ...]] = {
     "strong contrast": STRONG,
     "strong contrast, no gamma": (*STRONG, "augmentation.gamma=0"),
     "instance norm": ("network.groups=32",),
+    "Dice in the loss": ("denoiser.dice=1.0",),
     "percentile scale": ("preparation.intensity=percentile", "preparation.background=-1.0"),
     "600 steps": ("training.steps=600",),
     "strong contrast, 600 steps": (*STRONG, "training.steps=600"),

@@ -7,6 +7,7 @@ Learned variance: Nichol & Dhariwal, Improved Denoising Diffusion Probabilistic 
 from typing import Literal, NamedTuple, Protocol
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
@@ -17,11 +18,21 @@ Target = Literal["noise", "clean", "velocity", "logits"]
 
 
 class DenoiserSettings(Settings):
-    """What a network's output means, and the number it knows the least noisy time by: 1 as here, or 0 (foreign weights)."""
+    """What a network's output means, and the number it knows the least noisy time by: 1 as here, or 0 (foreign weights).
+
+    `dice` is the weight of a soft Dice loss over the batch beside the cross-entropy of logits.
+    """
 
     target: Target = "logits"
+    dice: float = Field(default=0.0, ge=0, le=100)
     learned_variance: bool = False
     first_time: Literal[0, 1] = 1
+
+    @model_validator(mode="after")
+    def _dice_is_of_masks(self) -> "DenoiserSettings":
+        if self.dice and self.target != "logits":
+            raise ValueError(f"dice compares masks, which a network of target {self.target} does not say: set dice=0")
+        return self
 
     def around(self, network: "Network", schedule: NoiseSchedule) -> "Denoiser":
         """The network as a denoiser."""
@@ -31,6 +42,7 @@ class DenoiserSettings(Settings):
             target=self.target,
             learned_variance=self.learned_variance,
             time_offset=self.first_time - 1,
+            dice=self.dice,
         )
 
 
@@ -73,6 +85,7 @@ class Denoiser(nn.Module):
     target: `noise` (eps), `clean` (x_0), `velocity` (alpha eps - sigma x_0) or `logits` (x_0 = tanh(logits / 2), a mask in
     [-1, 1]). With `learned_variance` the network has twice the channels and the second half gives the mix.
     `time_offset` is added to t before the network sees it, for foreign weights that count their times from 0 (use -1).
+    `dice` is the weight of the soft Dice in its loss.
     """
 
     def __init__(
@@ -83,6 +96,7 @@ class Denoiser(nn.Module):
         target: Target = "noise",
         learned_variance: bool = False,
         time_offset: int = 0,
+        dice: float = 0.0,
     ) -> None:
         super().__init__()
         self.network = network
@@ -90,6 +104,7 @@ class Denoiser(nn.Module):
         self.target: Target = target
         self.learned_variance = learned_variance
         self.time_offset = time_offset
+        self.dice = dice
 
     def module(self) -> nn.Module:
         """The network as the module with weights that it is wherever it is trained or loaded."""

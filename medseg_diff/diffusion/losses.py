@@ -23,7 +23,7 @@ def noised(clean: Tensor, noise: Tensor, level: Level) -> Tensor:
 def denoising_loss(
     denoiser: Denoiser, clean: Tensor, t: Tensor, noise: Tensor, condition: Condition
 ) -> dict[str, Tensor]:
-    """Loss of each sample, [B] by name: `simple` always, `vlb` where the denoiser learns its variance.
+    """Loss of each sample, [B] by name: `simple` always, `dice` where it counts, `vlb` where the variance is learned.
 
     clean, noise [B, C, *S]; t [B] in 1 … T. `simple` is the squared error in the network's own target, or for logits the
     binary cross-entropy against the mask (clean in [-1, 1]).
@@ -32,6 +32,8 @@ def denoising_loss(
     x_t = noised(clean, noise, level)
     output = denoiser.output(x_t, t, condition)
     losses = {"simple": _each(simple_error(denoiser, output, clean, noise, level))}
+    if denoiser.dice:
+        losses["dice"] = soft_dice_loss(output.value, clean)
     if output.variance_mix is not None:
         # IDDPM Sec. 3.1: the bound teaches the variance only, so the mean is held fixed inside it.
         fixed = clean_and_noise(denoiser.target, output.value.detach(), x_t, level)
@@ -50,9 +52,23 @@ def simple_error(denoiser: Denoiser, output: Output, clean: Tensor, noise: Tenso
     return (output.value - wanted) ** 2
 
 
-def hybrid(losses: dict[str, Tensor], length: int) -> Tensor:
-    """L_simple + lambda L_vlb, [B]: IDDPM's lambda = 0.001 on a bound of `length` terms, of which one is drawn."""
-    return losses["simple"] + 0.001 * length * losses["vlb"] if "vlb" in losses else losses["simple"]
+def soft_dice_loss(logits: Tensor, clean: Tensor) -> Tensor:
+    """1 - 2 |p m| / (|p| + |m|) of each channel over the whole batch, meant over channels; the same for every sample, [B].
+
+    Over the batch, as slices without a lesion have a Dice of their own only by convention (Isensee et al. 2021, nnU-Net).
+    """
+    probability, mask = logits.sigmoid(), (clean + 1) / 2
+    sums = [part.transpose(0, 1).flatten(1).sum(1) for part in (probability * mask, probability + mask)]
+    return (1 - 2 * sums[0] / sums[1].clamp(min=1e-5)).mean().expand(len(logits))
+
+
+def hybrid(losses: dict[str, Tensor], length: int, *, dice: float = 0.0) -> Tensor:
+    """L_simple + lambda L_vlb + `dice` times the Dice loss, [B]: IDDPM's lambda = 0.001 on a bound of `length` terms, of
+    which one is drawn."""
+    loss = losses["simple"]
+    if "vlb" in losses:
+        loss = loss + 0.001 * length * losses["vlb"]
+    return loss + dice * losses["dice"] if "dice" in losses else loss
 
 
 def vlb_term(schedule: NoiseSchedule, clean: Tensor, x_t: Tensor, t: Tensor, prediction: Prediction) -> Tensor:

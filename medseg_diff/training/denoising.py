@@ -47,7 +47,7 @@ class Denoising:
         own = seed_of(self.seed, "denoising", self.rank, step)
         t, noise = draw_times_and_noise(clean, own, deepest=self.deepest, kind=self.noise)
         losses = denoising_loss(self.denoiser, clean, t, noise, condition)
-        loss = hybrid(losses, self.denoiser.schedule.length).mean()
+        loss = hybrid(losses, self.denoiser.schedule.length, dice=self.denoiser.dice).mean()
         yield Turn("denoiser", loss, {f"loss_{name}": value.detach().mean() for name, value in losses.items()})
 
 

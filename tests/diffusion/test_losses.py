@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from medseg_diff.diffusion import Condition, Denoiser, NoiseSchedule, Prediction
-from medseg_diff.diffusion.losses import denoising_loss, hybrid, noised, vlb_term
+from medseg_diff.diffusion.denoiser import DenoiserSettings
+from medseg_diff.diffusion.losses import denoising_loss, hybrid, noised, soft_dice_loss, vlb_term
 
 SCHEDULE = NoiseSchedule(kind="cosine")
 NOTHING = Condition()
@@ -47,6 +49,30 @@ def test_the_loss_of_logits_is_the_cross_entropy_of_a_mask_of_0_and_1():
     says = Denoiser(lambda x, t, c: torch.full_like(x, math.log(3)), SCHEDULE, target="logits")
     found = denoising_loss(says, mask, torch.tensor([500, 500]), torch.zeros_like(mask), NOTHING)
     assert found["simple"].tolist() == pytest.approx([math.log(4 / 3), math.log(4)])
+
+
+def test_the_dice_loss_is_that_of_the_whole_batch_and_of_each_channel():
+    mask = -torch.ones(2, 2, 4, 4)
+    mask[0, 0, :2], mask[1, 1] = 1, 1  # 8 voxels of the first channel, 16 of the second
+    sure = soft_dice_loss(100 * mask, mask)
+    assert sure.shape == (2,) and sure.tolist() == pytest.approx([0, 0], abs=1e-6)
+    blind = soft_dice_loss(torch.zeros_like(mask), mask)  # 1/2 everywhere: 2 · 4 / (16 + 8) and 2 · 8 / (16 + 16)
+    assert blind.tolist() == pytest.approx([1 - (1 / 3 + 1 / 2) / 2] * 2)
+    nothing = soft_dice_loss(torch.full((1, 1, 4, 4), -200.0), -torch.ones(1, 1, 4, 4))
+    assert nothing.isfinite().all()
+
+
+def test_dice_counts_with_its_weight_and_of_masks_alone():
+    mask = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
+    says = Denoiser(lambda x, t, c: torch.full_like(x, math.log(3)), SCHEDULE, target="logits", dice=2.0)
+    losses = denoising_loss(says, mask, torch.tensor([500, 500]), torch.zeros_like(mask), NOTHING)
+    assert losses["dice"].tolist() == pytest.approx([1 - 2 * 0.75 / 2.5] * 2)
+    assert torch.equal(hybrid(losses, 1000, dice=2.0), losses["simple"] + 2 * losses["dice"])
+    assert "dice" not in denoising_loss(
+        Denoiser(says.network, SCHEDULE, target="logits"), mask, torch.tensor([5, 5]), mask, NOTHING
+    )
+    with pytest.raises(ValidationError, match="dice compares masks"):
+        DenoiserSettings(target="noise", dice=1.0)
 
 
 def test_the_bound_weighs_a_thousandth_of_its_terms():

@@ -22,9 +22,10 @@ Axis = Annotated[int, Field(ge=0, le=2)]
 class Augmentation(Settings):
     """How far each change may go; 0 (or no axes) switches it off. Intensities are those of the prepared image, [-1, 1].
 
-    `probability` is each change's own. `flips` lists axes of the view (0 is left-right in RAS). `channel_dropout` is the
-    probability that a channel is taken away whole, background in its place, never all of them: what makes a model
-    accept cases that lack some.
+    `probability` is each change's own. `flips` lists axes of the view (0 is left-right in RAS). `gamma` bends a channel's
+    curve over the range of its brain, whose mean and deviation stay: `contrast` and `brightness` are for these.
+    `channel_dropout` is the probability that a channel is taken away whole, background in its place, never all of them:
+    what makes a model accept cases that lack some.
     """
 
     probability: float = Field(default=0.5, ge=0, le=1)
@@ -53,9 +54,10 @@ class Augmentation(Settings):
             random.set_random_state(seed=seed % 2**32)
         with _without_geometry():
             whole = chain(whole)
-            if self.gamma:  # each sequence has a contrast of its own
-                whole["image"] = torch.cat([self._curve(channel) for channel in whole["image"].split(1)])
-        inside, deep = whole["brain"] > 0.5, whole["image"]
+            inside, deep = whole["brain"] > 0.5, whole["image"]
+            if self.gamma and inside.any():
+                for channel in deep:  # each sequence has a contrast of its own
+                    channel[inside] = self._curve(channel[inside])
         if self.channel_dropout:
             deep = torch.where(self._dropped(len(deep), seed).view(-1, *(1,) * inside.ndim), background, deep)
         return {
@@ -112,7 +114,8 @@ class Augmentation(Settings):
         """MONAI's gamma, for one channel."""
         import monai.transforms as mt
 
-        return mt.RandAdjustContrast(prob=self.probability, gamma=(1 / (1 + self.gamma), 1 + self.gamma))
+        reach = 1 + self.gamma
+        return mt.RandAdjustContrast(prob=self.probability, gamma=(1 / reach, reach), retain_stats=True)
 
 
 def _with_neighbours(parts: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -78,6 +78,21 @@ def test_each_change_of_intensity_leaves_the_geometry_alone(kind):
     assert not torch.equal(changed["image"], head()["image"])
 
 
+def test_gamma_bends_the_curve_of_the_brain_and_keeps_its_mean_and_deviation():
+    parts = ball()
+    brain = parts["brain"][0]
+    parts["image"][:, brain] += 0.1 * torch.randn(2, int(brain.sum()), generator=torch.Generator().manual_seed(0))
+    only = Augmentation(**NOTHING | {"gamma": 0.5}, flips=(), probability=1.0)
+    changed = change(only, 1, parts)["image"]
+    for before, after in zip(parts["image"], changed, strict=True):
+        assert (after[~brain] == BACKGROUND).all() and not torch.equal(after, before)
+        torch.testing.assert_close(after[brain].mean(), before[brain].mean())
+        torch.testing.assert_close(after[brain].std(), before[brain].std())
+        assert torch.equal(after[brain].argsort(), before[brain].argsort())
+    nobody = parts | {"brain": torch.zeros_like(parts["brain"])}
+    assert (change(only, 1, nobody)["image"] == BACKGROUND).all()
+
+
 def test_switched_off_it_is_the_identity():
     assert same(change(STILL, 5), head())
     assert same(change(Augmentation(probability=0.0), 5), head())
@@ -146,7 +161,8 @@ def test_neighbours_change_as_one_and_channels_apart(kind):
     changed = change(only, 1, among_neighbours())
     image = changed["image"].unflatten(0, (2, 3))
     assert torch.equal(image[:, 0], image[:, 1]) and torch.equal(image[:, 0], image[:, 2])
-    assert same({"image": image[:, 0]}, {"image": change(only, 1)["image"]})  # as the slice alone
+    near = 1e-3 if kind == "gamma" else 0  # the deviation it keeps is that of all neighbours
+    torch.testing.assert_close(image[:, 0], change(only, 1)["image"], atol=near, rtol=0)  # as the slice alone
     assert changed["brain"].shape == (3, 40, 36)
 
 
