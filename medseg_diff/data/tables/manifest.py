@@ -52,10 +52,9 @@ class Manifest:
         """SHA-256 of the rows as validated: the same wherever the folder lies."""
         return hashlib.sha256(json.dumps(self.rows(), sort_keys=True).encode()).hexdigest()
 
-    def rows(self, below: Path | None = None) -> list[dict[str, str]]:
-        """The cases as rows of text, paths relative to `below` (default: the root)."""
-        below = below or self.root
-        return [_row_of(case, below) for case in self.cases]
+    def rows(self) -> list[dict[str, str]]:
+        """The cases as rows of text, paths relative to the root."""
+        return [_row_of(case, self.root) for case in self.cases]
 
 
 def read_manifest(path: Path, *, data_root: Path | None = None) -> Manifest:
