@@ -82,10 +82,9 @@ class CaseResult:
 
     def references(self, case: Case) -> dict[str, npt.NDArray[np.int16]]:
         """The labels [X, Y, Z] of seg, seg_1 … as far as the manifest names them, on the grid. Raises: ImageError."""
-        named = {name: path for name, path in case.paths.items() if name == "seg" or name.startswith("seg_")}
         return {
             name: self._on_grid(read_labels(path, case=case.name, channel=name), name, path.name).voxels
-            for name, path in named.items()
+            for name, path in case.references.items()
         }
 
     def marked(self, labels: npt.NDArray[np.int16], region: str) -> Mask:
