@@ -183,7 +183,11 @@ def resampled(volume: Volume, onto: Volume, *, nearest: bool) -> Volume:
 def difference(volume: Volume, reference: Volume) -> str:
     """In what two grids differ, in words."""
     apart = corner_distance(volume.affine, reference.affine, volume.shape, reference.shape)
-    shapes = "" if volume.shape == reference.shape else f"{_shape(volume)} voxels against {_shape(reference)}, "
+    shapes = (
+        ""
+        if volume.shape == reference.shape
+        else f"{shape_text(volume.shape)} voxels against {shape_text(reference.shape)}, "
+    )
     return f"{shapes}corners up to {apart:.3g} mm apart"
 
 
@@ -226,5 +230,6 @@ def _text(values: Sequence[float] | np.ndarray) -> str:
     return "×".join(f"{value:.4g}" for value in values)
 
 
-def _shape(volume: Volume) -> str:
-    return "×".join(str(n) for n in volume.shape)
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape in words: 240×240×155."""
+    return "×".join(map(str, shape))

@@ -72,7 +72,9 @@ def read_volumes(path: Path, places: Sequence[int] | None = None, *, case: str |
     with _place(path, case):
         stack = _read(path)
         if len(stack.shape) != 4:
-            raise ImageError(f"is no 4D image but {_shape(stack)}", fix="name its channel, as in t1=FILE")
+            raise ImageError(
+                f"is no 4D image but {geometry.shape_text(stack.shape)}", fix="name its channel, as in t1=FILE"
+            )
         places, read, faults = places or range(stack.shape[3]), dict[int, Volume](), list[MedsegError]()
         for number, volume in enumerate(stack.volumes()):
             try:
@@ -262,10 +264,8 @@ def _read(path: Path) -> Stored:
 
 def _single(stored: Stored) -> Stored:
     if len(stored.shape) != 3:
-        raise ImageError(
-            f"holds several volumes ({_shape(stored)})",
-            fix="split it, one file a volume; as channels, give the 4D file itself as --volume",
-        )
+        fix = "split it, one file a volume; as channels, give the 4D file itself as --volume"
+        raise ImageError(f"holds several volumes ({geometry.shape_text(stored.shape)})", fix=fix)
     return stored
 
 
@@ -273,7 +273,3 @@ def _image(stored: Stored) -> Volume:
     """Voxels one can compute with, and a word where they do not look like a scan's."""
     voxels = stored.image()
     return Volume(voxels, stored.affine, (*stored.warnings, *unlike_a_scan(voxels)), stored.code)
-
-
-def _shape(stored: Stored) -> str:
-    return "×".join(map(str, stored.shape))
