@@ -14,7 +14,7 @@ from medseg_diff.data.formats import dicom_mgh, nifti
 from medseg_diff.data.formats.stored import Stored, unlike_a_scan
 from medseg_diff.data.formats.stream import check_regular, first_bytes
 from medseg_diff.data.geometry import Volume
-from medseg_diff.data.tables.manifest import Case
+from medseg_diff.data.tables.case import Case
 from medseg_diff.errors import ImageError, ManifestError, MedsegError, raise_all
 
 

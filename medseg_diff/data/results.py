@@ -12,7 +12,7 @@ import numpy.typing as npt
 from medseg_diff.data.brain import find_brain_or_head
 from medseg_diff.data.geometry import Volume, axes_of, difference, reoriented, resampled, same_grid
 from medseg_diff.data.reading import read_case, read_labels, read_map
-from medseg_diff.data.tables.manifest import Case
+from medseg_diff.data.tables.case import Case
 from medseg_diff.errors import ImageError, UsageError
 from medseg_diff.files import read_facts
 

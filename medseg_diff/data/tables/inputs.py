@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg_diff.data.reading import count_volumes
+from medseg_diff.data.tables.case import CASE_NAME, IMAGE_SUFFIXES, Case
 from medseg_diff.data.tables.channel_names import NAME_THEM, Names, channel_called, known_channels, names_of_numbers
-from medseg_diff.data.tables.manifest import CASE_NAME, IMAGE_SUFFIXES, Case
 from medseg_diff.errors import ImageError, UsageError
 
 WORD = re.compile(r"(?:^|[_-])(?!.[_ -])")  # where the last word of a name may begin; `t_1` may be a point in time

@@ -7,18 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg_diff import files
-from medseg_diff.data.tables.case import CASE_NAME, CHANNEL_COLUMNS, IMAGE_SUFFIXES, SPLITS, Case, Label, Split
+from medseg_diff.data.tables.case import CASE_NAME, SPLITS, Case, Split
 from medseg_diff.data.tables.rows import RowReader
 from medseg_diff.data.tables.table import MOST_PROBLEMS, read_table
 from medseg_diff.errors import ManifestError, MedsegError, raise_all
 
 __all__ = [
     "CASE_NAME",
-    "CHANNEL_COLUMNS",
-    "IMAGE_SUFFIXES",
     "SPLITS",
     "Case",
-    "Label",
     "Manifest",
     "Split",
     "draw_splits",

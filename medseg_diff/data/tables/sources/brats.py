@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from medseg_diff.data.tables.case import CHANNEL_COLUMNS
 from medseg_diff.data.tables.inputs import Found, case_name, one_each, recognise, stem_of
-from medseg_diff.data.tables.manifest import CHANNEL_COLUMNS
 from medseg_diff.errors import ImageError, raise_all
 
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 4  # labels of 2017 to 2021; from 2023 enhancing is 3
