@@ -11,7 +11,7 @@ import numpy as np
 from medseg_diff.data.formats import dicom_mgh, metaimage_nrrd, nifti
 from medseg_diff.data.formats.stream import check_regular, first_bytes
 from medseg_diff.data.reading import CaseImages, read_case
-from medseg_diff.data.tables.manifest import Case
+from medseg_diff.data.tables.case import Case
 from medseg_diff.errors import MedsegError
 from medseg_diff.files import sha256_of
 

@@ -42,18 +42,18 @@ def nifti_affine(header: Any, shape: Sequence[int]) -> tuple[np.ndarray, int, li
     The sform is preferred to the qform; neither is the bare spacing, as other readers take it.
     Raises: ValueError, with the reason, where no affine can be trusted.
     """
-    warnings: list[str] = []
-    sform, qform = _sform(header, warnings), _qform(header, warnings)
-    for name in ("sform_code", "qform_code"):
-        if int(header[name]) not in CODES:
-            warnings.append(f"{name} {int(header[name])} has no meaning")
-    if sform is not None and qform is not None:
-        apart = corner_distance(sform, qform, shape)
+    codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
+    affines = {name: _affine_of(header, name) for name, code in codes.items() if code > 0}
+    usable = {name: affine for name, affine in affines.items() if is_usable(affine)}
+    warnings = [f"the {name} is not a usable affine and is ignored" for name in affines if name not in usable]
+    warnings += [f"{name}_code {code} has no meaning" for name, code in codes.items() if code not in CODES]
+    if len(usable) == 2:
+        apart = corner_distance(usable["sform"], usable["qform"], shape)
         if apart > CONTRADICTION_MM:
             warnings.append(f"sform and qform differ by {apart:.3g} mm; the sform is used")
-    affine, code = (sform, int(header["sform_code"])) if sform is not None else (qform, int(header["qform_code"]))
+    name, affine = next(iter(usable.items()), ("", None))
     if affine is None:
-        if int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0:
+        if affines:
             raise ValueError("neither sform nor qform is a usable affine")
         affine = header.get_base_affine()
         if not is_usable(affine):
@@ -63,6 +63,7 @@ def nifti_affine(header: Any, shape: Sequence[int]) -> tuple[np.ndarray, int, li
     affine[:3] *= factor
     axes = min(int(header["dim"][0]), 3)  # the header of a 2D image has no third spacing
     spacing = [*(header["pixdim"][1 : axes + 1] * factor), *spacing_of(affine)[axes:]]
+    code = codes.get(name, 0)
     return affine, code if code in CODES[1:] else 1, warnings + warnings_of(affine, spacing=spacing)
 
 
@@ -182,7 +183,11 @@ def resampled(volume: Volume, onto: Volume, *, nearest: bool) -> Volume:
 def difference(volume: Volume, reference: Volume) -> str:
     """In what two grids differ, in words."""
     apart = corner_distance(volume.affine, reference.affine, volume.shape, reference.shape)
-    shapes = "" if volume.shape == reference.shape else f"{_shape(volume)} voxels against {_shape(reference)}, "
+    shapes = (
+        ""
+        if volume.shape == reference.shape
+        else f"{shape_text(volume.shape)} voxels against {shape_text(reference.shape)}, "
+    )
     return f"{shapes}corners up to {apart:.3g} mm apart"
 
 
@@ -193,32 +198,19 @@ def _corners(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.asarray(indices @ affine[:3, :3].T + affine[:3, 3])
 
 
-def _sform(header: Any, warnings: list[str]) -> np.ndarray | None:
-    if int(header["sform_code"]) <= 0:
-        return None
-    affine = np.vstack([header["srow_x"], header["srow_y"], header["srow_z"], [0, 0, 0, 1]]).astype(np.float64)
-    if is_usable(affine):
-        return affine
-    warnings.append("the sform is not a usable affine and is ignored")
-    return None
-
-
-def _qform(header: Any, warnings: list[str]) -> np.ndarray | None:
-    if int(header["qform_code"]) <= 0:
-        return None
+def _affine_of(header: Any, name: str) -> np.ndarray:
+    """The sform or qform [4, 4]; not finite where a quaternion is longer than one or a spacing below zero."""
     from nibabel.spatialimages import HeaderDataError
 
+    if name == "sform":
+        return np.asarray(header.get_sform(), dtype=np.float64)
     if header["pixdim"][0] == 0:  # nifti1.h: then qfac is 1
         header = header.copy()
         header["pixdim"][0] = 1
     try:
-        affine = np.asarray(header.get_qform(), dtype=np.float64)
-    except (ValueError, ArithmeticError, HeaderDataError):  # a quaternion longer than one, a spacing below zero
-        affine = np.full((4, 4), np.nan)
-    if is_usable(affine):
-        return affine
-    warnings.append("the qform is not a usable affine and is ignored")
-    return None
+        return np.asarray(header.get_qform(), dtype=np.float64)
+    except (ValueError, ArithmeticError, HeaderDataError):
+        return np.full((4, 4), np.nan)
 
 
 def _millimetres_per_unit(unit: int, affine: np.ndarray, warnings: list[str]) -> float:
@@ -238,5 +230,6 @@ def _text(values: Sequence[float] | np.ndarray) -> str:
     return "×".join(f"{value:.4g}" for value in values)
 
 
-def _shape(volume: Volume) -> str:
-    return "×".join(str(n) for n in volume.shape)
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape in words: 240×240×155."""
+    return "×".join(map(str, shape))

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,19 +14,8 @@ from medseg_diff.data.formats import dicom_mgh, nifti
 from medseg_diff.data.formats.stored import Stored, unlike_a_scan
 from medseg_diff.data.formats.stream import check_regular, first_bytes
 from medseg_diff.data.geometry import Volume
-from medseg_diff.data.tables.manifest import Case
+from medseg_diff.data.tables.case import Case
 from medseg_diff.errors import ImageError, ManifestError, MedsegError, raise_all
-
-__all__ = [
-    "CaseImages",
-    "Volume",
-    "count_volumes",
-    "read_case",
-    "read_labels",
-    "read_map",
-    "read_volume",
-    "read_volumes",
-]
 
 
 @dataclass(frozen=True)
@@ -56,13 +46,13 @@ def read_volume(path: Path, *, case: str | None = None, channel: str | None = No
 
     Raises: ImageError with the place and the remedy.
     """
-    with _Place(path, case, channel):
+    with _place(path, case, channel):
         return _image(_single(_read(path)))
 
 
 def read_map(path: Path, *, case: str | None = None, channel: str | None = None) -> Volume:
     """Read one map that a program wrote: finite and three-dimensional; it may be constant. Raises: ImageError."""
-    with _Place(path, case, channel):
+    with _place(path, case, channel):
         stored = _single(_read(path))
         return Volume(stored.image(constant=True), stored.affine, stored.warnings, stored.code)
 
@@ -72,17 +62,19 @@ def read_labels(path: Path, *, case: str | None = None, channel: str | None = "s
 
     Raises: ImageError with the place and the remedy.
     """
-    with _Place(path, case, channel):
+    with _place(path, case, channel):
         stored = _single(_read(path))
         return Volume(stored.labels(), stored.affine, stored.warnings, stored.code)
 
 
 def read_volumes(path: Path, places: Sequence[int] | None = None, *, case: str | None = None) -> tuple[Volume, ...]:
     """Read the volumes of one 4D image that stand at `places` of its last axis (default: all). Raises: ImageError."""
-    with _Place(path, case, None):
+    with _place(path, case):
         stack = _read(path)
         if len(stack.shape) != 4:
-            raise ImageError(f"is no 4D image but {_shape(stack)}", fix="name its channel, as in t1=FILE")
+            raise ImageError(
+                f"is no 4D image but {geometry.shape_text(stack.shape)}", fix="name its channel, as in t1=FILE"
+            )
         places, read, faults = places or range(stack.shape[3]), dict[int, Volume](), list[MedsegError]()
         for number, volume in enumerate(stack.volumes()):
             try:
@@ -97,7 +89,7 @@ def count_volumes(path: Path) -> int:
     """How many volumes a file holds, by its header alone (1 for formats other than NIfTI). Raises: ImageError."""
     if path.is_dir():
         return 1
-    with _Place(path, None, None):
+    with _place(path):
         check_regular(path)
         head = first_bytes(path)
         if not nifti.is_nifti(head):
@@ -115,13 +107,17 @@ def read_case(
     Raises: ManifestError where a channel is not there, ImageError, or Problems of all faults of the case.
     """
     channels = tuple(channels or case.channels)
-    volumes = _sound(_read_channels(case, channels) | (_read_masks(case) if reference else {}))
+    problems = list[MedsegError]()
+    volumes = _read_channels(case, channels, problems)
+    masks = _read_each(read_labels, case.references if reference else {}, case.name, problems)
+    raise_all(problems)
+    volumes |= masks
     grid_of = resample_to or channels[0]
     if grid_of not in channels:
         raise ManifestError(f"there is no channel {grid_of} to resample to", fix=f"use one of {', '.join(channels)}")
     warnings = _onto_one_grid(volumes, grid_of, case, resample=resample_to is not None)
     warnings += _doubtful(case, volumes)
-    raters = [volume.voxels for name, volume in volumes.items() if name.startswith("seg_")]
+    raters = [volumes[name].voxels for name in masks if name != "seg"]
     return CaseImages(
         name=case.name,
         channels=channels,
@@ -158,16 +154,13 @@ def _taken(volumes: dict[str, Volume], channels: Sequence[str]) -> np.ndarray:
     return image
 
 
-def _read_channels(case: Case, channels: Sequence[str]) -> dict[str, Volume | MedsegError]:
-    """Each channel, or why not."""
+def _read_channels(case: Case, channels: Sequence[str], problems: list[MedsegError]) -> dict[str, Volume]:
     for channel in channels:
         if channel not in case.channels:
-            has = ", ".join(case.channels) or "none"
-            raise ManifestError(
-                f"has no {channel} (its channels: {has})", fix="add it or choose a recipe", case=case.name
-            )
+            found = f"has no {channel} (its channels: {', '.join(case.channels) or 'none'})"
+            raise ManifestError(found, fix="add it or choose a recipe", case=case.name)
     if case.stack is None:
-        return {c: _attempt(read_volume, case.images[c], case=case.name, channel=c) for c in channels}
+        return _read_each(read_volume, {channel: case.images[channel] for channel in channels}, case.name, problems)
     if (count := count_volumes(case.stack)) != len(names := case.stack_channels):
         found, fix = f"holds {count} volumes for {len(names)} channels", f"give {', '.join(names)} in this order"
         raise ImageError(found, fix=fix, case=case.name, file=case.stack.name)
@@ -175,22 +168,17 @@ def _read_channels(case: Case, channels: Sequence[str]) -> dict[str, Volume | Me
     return dict(zip(channels, read_volumes(case.stack, places, case=case.name), strict=True))
 
 
-def _read_masks(case: Case) -> dict[str, Volume | MedsegError]:
-    paths = {name: path for name, path in case.paths.items() if name == "seg" or name.startswith("seg_")}
-    return {name: _attempt(read_labels, path, case=case.name, channel=name) for name, path in paths.items()}
-
-
-def _sound(found: dict[str, Volume | MedsegError]) -> dict[str, Volume]:
-    """What was read, if all could be. Raises: the errors that are there instead."""
-    raise_all([error for error in found.values() if isinstance(error, MedsegError)])
-    return {name: volume for name, volume in found.items() if isinstance(volume, Volume)}
-
-
-def _attempt(read: Callable[..., Volume], path: Path, *, case: str, channel: str) -> Volume | MedsegError:
-    try:
-        return read(path, case=case, channel=channel)
-    except MedsegError as error:
-        return error.without_trace()
+def _read_each(
+    read: Callable[..., Volume], paths: Mapping[str, Path], case: str, problems: list[MedsegError]
+) -> dict[str, Volume]:
+    """What can be read of these files; of the others `problems` grows."""
+    volumes = {}
+    for name, path in paths.items():
+        try:
+            volumes[name] = read(path, case=case, channel=name)
+        except MedsegError as error:
+            problems.append(error.without_trace())
+    return volumes
 
 
 def _onto(
@@ -215,21 +203,17 @@ def _onto(
     return geometry.resampled(volume, grid, nearest=volume.voxels.dtype == np.int16)
 
 
-class _Place:
+@contextmanager
+def _place(path: Path, case: str | None = None, channel: str | None = None) -> Iterator[None]:
     """Says of every ImageError inside which case, channel and file it is about, and of an OSError too."""
-
-    def __init__(self, path: Path, case: str | None, channel: str | None) -> None:
-        self.path, self.case, self.channel = path, case, channel
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        place = {"case": self.case, "channel": self.channel, "file": self.path.name}
-        if isinstance(error, ImageError):
-            raise ImageError(error.found, fix=error.fix, **place) from None
-        if isinstance(error, OSError):
-            reason = error.strerror or "input/output error"
-            raise ImageError(f"cannot be read ({reason})", fix="check the path and its permissions", **place) from None
+    place = {"case": case, "channel": channel, "file": path.name}
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(error.found, fix=error.fix, **place) from None
+    except OSError as error:
+        reason = error.strerror or "input/output error"
+        raise ImageError(f"cannot be read ({reason})", fix="check the path and its permissions", **place) from None
 
 
 def _unlikely_mask(case: Case, name: str, volume: Volume) -> list[MedsegError]:
@@ -280,10 +264,8 @@ def _read(path: Path) -> Stored:
 
 def _single(stored: Stored) -> Stored:
     if len(stored.shape) != 3:
-        raise ImageError(
-            f"holds several volumes ({_shape(stored)})",
-            fix="split it, one file a volume; as channels, give the 4D file itself as --volume",
-        )
+        fix = "split it, one file a volume; as channels, give the 4D file itself as --volume"
+        raise ImageError(f"holds several volumes ({geometry.shape_text(stored.shape)})", fix=fix)
     return stored
 
 
@@ -291,7 +273,3 @@ def _image(stored: Stored) -> Volume:
     """Voxels one can compute with, and a word where they do not look like a scan's."""
     voxels = stored.image()
     return Volume(voxels, stored.affine, (*stored.warnings, *unlike_a_scan(voxels)), stored.code)
-
-
-def _shape(stored: Stored) -> str:
-    return "×".join(map(str, stored.shape))

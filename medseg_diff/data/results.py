@@ -12,7 +12,7 @@ import numpy.typing as npt
 from medseg_diff.data.brain import find_brain_or_head
 from medseg_diff.data.geometry import Volume, axes_of, difference, reoriented, resampled, same_grid
 from medseg_diff.data.reading import read_case, read_labels, read_map
-from medseg_diff.data.tables.manifest import Case
+from medseg_diff.data.tables.case import Case
 from medseg_diff.errors import ImageError, UsageError
 from medseg_diff.files import read_facts
 
@@ -25,27 +25,21 @@ TASKS = {"segment": "mask*.nii.gz", "anomaly": "anomaly.nii.gz"}  # and what a c
 
 @dataclass(frozen=True)
 class CaseResult:
-    """The folder of one case. `facts` is its case.json; all lies on the grid of `main`, the mask or the anomaly map.
+    """The folder of one case. `facts` is its case.json, `task` the verb that made it; all lies on the grid of `main`, the
+    mask or the anomaly map.
 
-    `regions` maps each region, outermost first, to the labels of the reference that belong to it; those of an anomaly map
+    `nested`: the mask holds in how many regions a voxel lies, 0 outside, 1 in the first region only, and so on. `regions`
+    maps each region, outermost first, to the labels of the reference that belong to it; those of an anomaly map
     are the one region `anomaly`, and None stands for all labels above 0.
     """
 
     name: str
     folder: Path
     facts: Mapping[str, Any]
+    task: str
     regions: Mapping[str, tuple[int, ...] | None]
     main: Volume
-
-    @property
-    def task(self) -> str:
-        """The verb that made it."""
-        return _task_of(self.facts)
-
-    @property
-    def nested(self) -> bool:
-        """Whether the mask holds in how many regions a voxel lies: 0 outside, 1 in the first region only, and so on."""
-        return _is_nested(self.facts, self.regions)
+    nested: bool = True
 
     def mask(self, region: str) -> Mask:
         """Where the final mask lies in a region, [X, Y, Z]. Raises: ImageError where its own file is damaged."""
@@ -82,10 +76,9 @@ class CaseResult:
 
     def references(self, case: Case) -> dict[str, npt.NDArray[np.int16]]:
         """The labels [X, Y, Z] of seg, seg_1 … as far as the manifest names them, on the grid. Raises: ImageError."""
-        named = {name: path for name, path in case.paths.items() if name == "seg" or name.startswith("seg_")}
         return {
             name: self._on_grid(read_labels(path, case=case.name, channel=name), name, path.name).voxels
-            for name, path in named.items()
+            for name, path in case.references.items()
         }
 
     def marked(self, labels: npt.NDArray[np.int16], region: str) -> Mask:
@@ -150,15 +143,17 @@ def read_result(folder: Path, name: str) -> CaseResult:
     if task == "anomaly":
         labels = facts.get("diseased")
         regions = {"anomaly": None if labels is None else tuple(labels)}
-        return CaseResult(name, folder, facts, regions, _read_map(folder / "anomaly.nii.gz", name, task))
+        return CaseResult(name, folder, facts, task, regions, _read_map(folder / "anomaly.nii.gz", name, task))
     try:
         stated = {str(region): tuple(int(label) for label in labels) for region, labels in facts["regions"].items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         stated = {}
     if not stated:
         raise UsageError("names no regions with their labels", fix=_again(task), **place)
-    file = "mask.nii.gz" if _is_nested(facts, stated) else f"mask_{next(iter(stated))}.nii.gz"
-    return CaseResult(name, folder, facts, stated, read_labels(folder / file, case=name, channel="mask"))
+    nested = bool(facts.get("nested", True)) or len(stated) == 1
+    file = "mask.nii.gz" if nested else f"mask_{next(iter(stated))}.nii.gz"
+    mask = read_labels(folder / file, case=name, channel="mask")
+    return CaseResult(name, folder, facts, task, stated, mask, nested)
 
 
 def task_of_results(predictions: Path) -> str:
@@ -180,10 +175,6 @@ def holds_result(folder: Path, task: str) -> bool:
 
 def _task_of(facts: Mapping[str, Any]) -> str:
     return str(facts.get("task", "segment"))  # before schema 2 `segment` did not say so
-
-
-def _is_nested(facts: Mapping[str, Any], regions: Mapping[str, Any]) -> bool:
-    return bool(facts.get("nested", True)) or len(regions) == 1
 
 
 def _again(task: str) -> str:

@@ -187,17 +187,12 @@ def _chain(affine: np.ndarray, preparation: Preparation, box: tuple[slice, ...])
         # Cropping first: resampling then touches a sixth of a volume.
         SpatialCropd(keys, roi_slices=box, allow_missing_keys=True),
     ]
-    spacing = geometry.spacing_of(_oriented(affine, preparation.orientation))
+    empty = Volume(np.zeros((1, 1, 1), dtype=np.uint8), affine)
+    spacing = geometry.spacing_of(geometry.reoriented(empty, preparation.orientation).affine)
     wanted = [mm if asked is None else asked for asked, mm in zip(preparation.spacing_mm, spacing, strict=True)]
     if not np.allclose(wanted, spacing, rtol=SAME_SPACING, atol=0):
         steps.append(Spacingd(keys, pixdim=wanted, mode=modes, dtype=torch.float32, allow_missing_keys=True))
     return Compose(steps)
-
-
-def _oriented(affine: np.ndarray, orientation: str) -> np.ndarray:
-    """The affine once its axes are ordered; the origin is not looked at."""
-    empty = np.zeros((1, 1, 1), dtype=np.uint8)
-    return geometry.reoriented(Volume(empty, affine), orientation).affine
 
 
 def _as_tensors(images: CaseImages, scaled: np.ndarray, brain: np.ndarray) -> dict[str, Any]:
@@ -238,7 +233,9 @@ def _scaled(images: CaseImages, brain: np.ndarray, preparation: Preparation) -> 
     for at in _scaled_together(images, brain, preparation):
         inside = brain[at]
         for source, target in zip(images.image, out, strict=True):
-            target[at][inside] = _on_one_scale(source[at][inside], preparation.intensity)
+            values = source[at][inside]
+            scale = _scale_of(values, preparation.intensity)
+            target[at][inside] = np.clip((values - scale.middle) / scale.unit, scale.lowest, scale.highest)
     return out
 
 
@@ -257,12 +254,6 @@ class _Scale(NamedTuple):
     unit: float
     lowest: float
     highest: float
-
-
-def _on_one_scale(values: np.ndarray, intensity: str) -> np.ndarray:
-    """The values of a brain [N] by their own distribution."""
-    scale = _scale_of(values, intensity)
-    return np.clip((values - scale.middle) / scale.unit, scale.lowest, scale.highest)
 
 
 def _scale_of(values: np.ndarray, intensity: str) -> _Scale:

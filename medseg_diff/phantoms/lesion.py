@@ -7,14 +7,7 @@ from numpy.typing import NDArray
 
 from medseg_diff.data.tables.sources.brats import ENHANCING, NECROSIS, OEDEMA
 from medseg_diff.phantoms.anatomy import Anatomy, MassEffect
-from medseg_diff.phantoms.geometry import (
-    FloatArray,
-    Points,
-    ellipsoid,
-    smooth_union,
-    soft_step,
-    tube,
-)
+from medseg_diff.phantoms.geometry import FloatArray, Points, ellipsoid, smooth_union, soft_step, tube
 
 LabelArray = NDArray[np.uint8]
 
@@ -132,11 +125,8 @@ def hyperintensities(anatomy: Anatomy, age_years: float, rng: np.random.Generato
     band = soft_step((anatomy.ventricle_distance_mm + 5.0 * load + 1.5 * near) / 2.0)
     share = band * (load > 0.2)
     for _ in range(rng.poisson(16 * load)):
-        centre = (
-            rng.choice([-1.0, 1.0]) * rng.uniform(16, 40),
-            rng.uniform(-60, 45),
-            rng.uniform(10, 38),
-        )
+        side = rng.choice([-1.0, 1.0])
+        centre = (side * rng.uniform(16, 40), rng.uniform(-60, 45), rng.uniform(10, 38))
         radius = rng.uniform(2.5, 5.0) + 2.5 * load * rng.random()
         share = np.maximum(share, soft_step(_ball(anatomy.at, centre, radius) / 1.5))
     return share * np.clip(anatomy.white * 1.2 - 0.1, 0, 1)

@@ -14,8 +14,6 @@ from torch.utils.data import Sampler
 from medseg_diff.seeds import seed_of
 
 LONGEST_WAIT_SECONDS = 600.0  # for a batch; a worker that takes longer hangs
-
-
 LOST_WORKER = re.compile(r"DataLoader worker \(pid|DataLoader timed out")  # as torch says it
 
 

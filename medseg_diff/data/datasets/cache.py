@@ -13,7 +13,7 @@ import torch
 
 from medseg_diff import __version__
 from medseg_diff.data.reading import read_case
-from medseg_diff.data.tables.manifest import Case
+from medseg_diff.data.tables.case import Case
 from medseg_diff.data.transforms import Preparation, filled, prepare_case, present_channels
 from medseg_diff.data.views import AxialSlices
 from medseg_diff.errors import ImageError

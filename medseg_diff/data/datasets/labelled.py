@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from medseg_diff.data.datasets.batch import Key
 from medseg_diff.data.datasets.cache import PreparedCase
 from medseg_diff.data.datasets.slices import SliceDataset
-from medseg_diff.data.tables.manifest import Case
+from medseg_diff.data.tables.case import Case
 from medseg_diff.errors import UsageError
 from medseg_diff.evenly import evenly_spaced
 from medseg_diff.seeds import seed_of

@@ -1,18 +1,19 @@
 """Patches of prepared volumes to train a 3D network on: any number from each case, a stated share around a lesion."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medseg_diff.data.datasets.augmentation import Augmentation
 from medseg_diff.data.datasets.cache import PreparedCase
-from medseg_diff.data.datasets.slices import PieceDataset, Regions, region_masks
+from medseg_diff.data.datasets.slices import PieceDataset, region_masks, window
 from medseg_diff.data.views import Patches
 from medseg_diff.seeds import seed_of
 
 
+@dataclass(eq=False, repr=False)
 class PatchDataset(PieceDataset):
     """`view.per_case` patches of every case in an epoch; where each lies is drawn anew from (seed, epoch, index).
 
@@ -20,19 +21,10 @@ class PatchDataset(PieceDataset):
     anywhere, so that lesions are as rare in it as in the volumes.
     """
 
-    def __init__(
-        self,
-        cases: Sequence[PreparedCase],
-        view: Patches,
-        augmentation: Augmentation,
-        regions: Regions,
-        *,
-        background: float,
-        seed: int,
-    ) -> None:
-        super().__init__(cases, view, augmentation, regions, background=background, seed=seed)
-        self.view = view
-        self._lesion = [self._lesion_voxels(prepared) for prepared in cases]
+    view: Patches
+
+    def __post_init__(self) -> None:
+        self._lesion = [self._lesion_voxels(prepared) for prepared in self.cases]
 
     def __len__(self) -> int:
         return len(self.cases) * self.view.per_case
@@ -41,9 +33,8 @@ class PatchDataset(PieceDataset):
         return self.cases[index // self.view.per_case]
 
     def piece(self, index: int, opinion: int, choose: np.random.Generator) -> dict[str, Tensor]:
-        return self._cut(
-            index, opinion, self._corner(index, opinion, choose, share=self.view.lesion_share), self.view.margin
-        )
+        corner = self._corner(index, opinion, choose, share=self.view.lesion_share)
+        return self._cut(index, opinion, corner, self.view.margin)
 
     def plain(self, index: int) -> dict[str, Tensor]:
         choose = np.random.default_rng(seed_of(self.seed, "validation", index))
@@ -70,7 +61,7 @@ class PatchDataset(PieceDataset):
         wanted = choose.random() < share and around.any()
         voxel = self._lesion_voxel(prepared, opinion, around, choose) if wanted else None
         corner = []
-        for axis, (n, edge) in enumerate(zip((*plane, depth), self.size, strict=True)):
+        for axis, (n, edge) in enumerate(zip((*plane, depth), self.view.size, strict=True)):
             if n <= edge:
                 corner.append(-((edge - n) // 2))
                 continue
@@ -92,7 +83,7 @@ class PatchDataset(PieceDataset):
     def _cut(self, index: int, opinion: int, corner: Sequence[int], margin: int) -> dict[str, Tensor]:
         prepared = self.case_of(index)
         corner = [start - margin for start in corner]
-        size = [edge + 2 * margin for edge in self.size]
+        size = [edge + 2 * margin for edge in self.view.size]
         labels = _window(prepared.labels[:, opinion : opinion + 1], corner, size, fill=0)
         return {
             "image": _window(prepared.image, corner, size, fill=self.background).float(),
@@ -103,12 +94,6 @@ class PatchDataset(PieceDataset):
 
 def _window(slices: np.ndarray, corner: Sequence[int], size: Sequence[int], *, fill: float) -> Tensor:
     """[Z, C, X, Y] → [C, *size] from `corner` (x, y, z) on, `fill` beyond the volume."""
-    depth, _, *plane = slices.shape
-    inside, beyond = [], [(0, 0)]
-    for start, edge, n in zip(corner, size, (*plane, depth), strict=True):
-        low, high = max(start, 0), min(start + edge, n)
-        inside.append(slice(low, high))
-        beyond.append((low - start, start + edge - high))
-    x, y, z = inside
-    found = np.array(slices[z, :, x, y]).transpose(1, 2, 3, 0)
-    return torch.from_numpy(np.pad(found, beyond, constant_values=fill))
+    x, y, z = ((start, start + edge) for start, edge in zip(corner, size, strict=True))
+    found = window(slices, [z, (0, slices.shape[1]), x, y], fill=fill)
+    return torch.from_numpy(np.ascontiguousarray(found.transpose(1, 2, 3, 0)))

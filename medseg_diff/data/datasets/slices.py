@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass
 
 import numpy as np
 import torch
@@ -17,25 +18,20 @@ from medseg_diff.seeds import seed_of
 Regions = Mapping[str, Sequence[int]]
 
 
+@dataclass(eq=False, repr=False)
 class PieceDataset(torch.utils.data.Dataset[dict[str, Tensor]], ABC):
     """Pieces of prepared cases as {image [C, *S], mask [R, *S]}; item `Key(epoch, index)` is a pure function.
 
     What a piece is, its view says: subclasses give its length and cut it.
     """
 
-    def __init__(
-        self,
-        cases: Sequence[PreparedCase],
-        view: AnyView,
-        augmentation: Augmentation,
-        regions: Regions,
-        *,
-        background: float,
-        seed: int,
-    ) -> None:
-        self.cases, self.augmentation, self.regions = cases, augmentation, regions
-        self.size: tuple[int, ...] = view.size
-        self.background, self.seed = background, seed
+    cases: Sequence[PreparedCase]
+    view: AnyView
+    augmentation: Augmentation
+    regions: Regions
+    _: KW_ONLY
+    background: float
+    seed: int
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -47,7 +43,7 @@ class PieceDataset(torch.utils.data.Dataset[dict[str, Tensor]], ABC):
     @abstractmethod
     def piece(self, index: int, opinion: int, choose: np.random.Generator) -> dict[str, Tensor]:
         """image [C N, *S], labels [R, *S] of 0 and 1 by that opinion, brain [N, *S], before augmentation, which may
-        want more than `size`."""
+        want more than the view's size."""
 
     @abstractmethod
     def plain(self, index: int) -> dict[str, Tensor]:
@@ -59,30 +55,22 @@ class PieceDataset(torch.utils.data.Dataset[dict[str, Tensor]], ABC):
         raters = self.case_of(key.index).labels.shape[1] - 1
         opinion = 1 + int(choose.integers(raters)) if raters else 0
         changed = self.augmentation(**self.piece(key.index, opinion, choose), seed=own, background=self.background)
-        image, labels = (fit_to(self.size, changed[name], fill=0) for name in ("image", "labels"))
+        image, labels = (fit_to(self.view.size, changed[name], fill=0) for name in ("image", "labels"))
         return {"image": image, "mask": labels * 2 - 1}
 
 
+@dataclass(eq=False, repr=False)
 class SliceDataset(PieceDataset):
-    """Slices of prepared cases, each with its neighbours where the view has a context."""
+    """Slices of prepared cases, each with its neighbours where the view has a context; those whose numbers `keep` takes."""
 
-    def __init__(
-        self,
-        cases: Sequence[PreparedCase],
-        view: AxialSlices,
-        augmentation: Augmentation,
-        regions: Regions,
-        *,
-        background: float,
-        seed: int,
-        keep: Callable[[int], bool] = lambda number: True,
-    ) -> None:
-        super().__init__(cases, view, augmentation, regions, background=background, seed=seed)
-        self.view = view
+    view: AxialSlices
+    keep: InitVar[Callable[[int], bool]] = lambda number: True
+
+    def __post_init__(self, keep: Callable[[int], bool]) -> None:
         wanted = [
             (case, z)
-            for case, prepared in enumerate(cases)
-            for z in view.for_training(view.join(torch.from_numpy(np.array(prepared.brain)).bool()))
+            for case, prepared in enumerate(self.cases)
+            for z in self.view.for_training(self.view.join(torch.from_numpy(np.array(prepared.brain)).bool()))
         ]
         self.slices = [place for number, place in enumerate(wanted) if keep(number)]
         if not self.slices:
@@ -96,20 +84,19 @@ class SliceDataset(PieceDataset):
 
     def piece(self, index: int, opinion: int, choose: np.random.Generator) -> dict[str, Tensor]:
         parts = self._parts(index, opinion)
-        surplus = [max(n - wanted, 0) for n, wanted in zip(parts["image"].shape[1:], self.size, strict=True)]
+        surplus = [max(n - wanted, 0) for n, wanted in zip(parts["image"].shape[1:], self.view.size, strict=True)]
         return self._fitted(parts, [int(choose.integers(extra + 1)) for extra in surplus])
 
     def plain(self, index: int) -> dict[str, Tensor]:
-        parts = self._fitted(self._parts(index, 0), None)
-        context = self.view.context
+        parts, context = self._fitted(self._parts(index, 0), None), self.view.context
         brain = parts["brain"][context : context + 1] > 0
         return {"image": parts["image"], "mask": parts["labels"] > 0.5, "brain": brain}
 
     def _parts(self, index: int, opinion: int) -> dict[str, Tensor]:
         (case, z), context = self.slices[index], self.view.context
-        prepared = self.cases[case]
-        stack = _range(prepared.image, z - context, z + context + 1, fill=self.background)
-        brain = _range(prepared.brain, z - context, z + context + 1, fill=0)
+        prepared, around = self.cases[case], [(z - context, z + context + 1)]
+        stack = window(prepared.image, around, fill=self.background)
+        brain = window(prepared.brain, around, fill=0)
         labels = torch.from_numpy(np.array(prepared.labels[z, opinion : opinion + 1]))
         return {
             "image": torch.from_numpy(stack.astype(np.float32)).transpose(0, 1).flatten(0, 1),
@@ -119,16 +106,14 @@ class SliceDataset(PieceDataset):
 
     def _fitted(self, parts: dict[str, Tensor], corner: Sequence[int] | None) -> dict[str, Tensor]:
         fill = {"image": self.background, "labels": 0, "brain": 0}
-        return {name: fit_to(self.size, part, fill=fill[name], corner=corner) for name, part in parts.items()}
+        return {name: fit_to(self.view.size, part, fill=fill[name], corner=corner) for name, part in parts.items()}
 
 
-def _range(slices: np.ndarray, start: int, stop: int, *, fill: float) -> np.ndarray:
-    """slices[start:stop] along the first axis, `fill` where there are none."""
-    found = np.array(slices[max(start, 0) : stop])
-    beyond = (max(-start, 0), max(stop - len(slices), 0))
-    if not any(beyond):
-        return found
-    return np.pad(found, [beyond] + [(0, 0)] * (found.ndim - 1), constant_values=fill)
+def window(slices: np.ndarray, ranges: Sequence[tuple[int, int]], *, fill: float) -> np.ndarray:
+    """A copy of slices[start:stop] along the first axes, one for each of `ranges`, `fill` beyond the array."""
+    inside = tuple(slice(max(start, 0), stop) for start, stop in ranges)
+    beyond = [(max(-start, 0), max(stop - n, 0)) for (start, stop), n in zip(ranges, slices.shape, strict=False)]
+    return np.pad(slices[inside], beyond + [(0, 0)] * (slices.ndim - len(ranges)), constant_values=fill)
 
 
 def region_masks(labels: Tensor, regions: Regions) -> Tensor:

@@ -1,7 +1,6 @@
 """Which reader a file needs, and those of MGZ and DICOM series: stored voxels and affine; the checks behind are NIfTI's."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,41 +44,29 @@ def read_stored(path: Path) -> Stored:
     if path.is_dir():
         return read_dicom_series(path)
     check_regular(path)
-    head = first_bytes(path)
+    head, name = first_bytes(path), path.name.lower()
     if nifti.is_nifti(head):
         return nifti.read_nifti(path)
-    if (read := reader_for(head, path.name)) is not None:
-        return read(path)
+    if head[:4] == b"\0\0\0\x01" and name.endswith((".mgz", ".mgh", ".mgh.gz")):
+        return read_mgh(path)
+    if head.startswith(b"NRRD000"):
+        return read_nrrd(path)
+    if is_metaimage(head):
+        return read_metaimage(path)
+    if head[128:132] == b"DICM":
+        raise ImageError("is one DICOM slice", fix="give the folder of the series")
     if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
         if len(head) < 348:
             raise ImageError("is cut off within its header", fix="copy it again from its source")
         raise ImageError("is an Analyze image, which has no orientation", fix="convert it to NIfTI")
-    if path.name.lower().endswith(".img"):
+    if name.endswith(".img"):
         raise ImageError("is the voxels of a pair", fix="give its .hdr")
-    raise what_else(head)
-
-
-def reader_for(head: bytes, name: str) -> Callable[[Path], Stored] | None:
-    """Who reads a file that begins with `head` (decompressed) and is not NIfTI."""
-    if head[:4] == b"\0\0\0\x01" and name.lower().endswith((".mgz", ".mgh", ".mgh.gz")):
-        return read_mgh
-    if head.startswith(b"NRRD000"):
-        return read_nrrd
-    if is_metaimage(head):
-        return read_metaimage
-    if head[128:132] == b"DICM":
-        return _single_dicom
-    return None
-
-
-def what_else(head: bytes) -> ImageError:
-    """What is said of a file that is no image."""
-    found = next((words for start, words in KNOWN.items() if head.lstrip()[: len(start)] == start), "")
+    found = next((words for start, words in KNOWN.items() if head.lstrip().startswith(start)), "")
     if head[257:262] == b"ustar":
         found = "is a .tar archive"
     if found:
-        return ImageError(found, fix="unpack or convert it to NIfTI, or copy it again")
-    return ImageError("is no image known here", fix="give NIfTI, MGZ, MHA, NRRD or a DICOM folder")
+        raise ImageError(found, fix="unpack or convert it to NIfTI, or copy it again")
+    raise ImageError("is no image known here", fix="give NIfTI, MGZ, MHA, NRRD or a DICOM folder")
 
 
 def read_mgh(path: Path) -> Stored:
@@ -180,10 +167,6 @@ def _check_slices(names: tuple[str, ...]) -> list[str]:
     if gaps.max() > MISSING_SLICE * gaps.min():
         raise ImageError(f"its slices lie {gaps.min():.3g} to {gaps.max():.3g} mm apart", fix="find the missing slices")
     return [f"its slices lie {gaps.min():.4g} to {gaps.max():.4g} mm apart and are taken as even"]
-
-
-def _single_dicom(path: Path) -> Stored:
-    raise ImageError("is one DICOM slice", fix="give the folder of the series")
 
 
 def _from_itk(image: Any) -> tuple[np.ndarray, np.ndarray]:

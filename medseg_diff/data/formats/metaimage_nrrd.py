@@ -6,7 +6,6 @@ Read here rather than by SimpleITK, which takes a file that is cut off by a byte
 
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -40,16 +39,6 @@ TO_RAS = {
 }  # fmt: skip
 
 
-class Layout(NamedTuple):
-    """Where voxels lie in a file, and how."""
-
-    path: Path
-    start: int
-    packing: Packing
-    dtype: np.dtype[np.generic]
-    shape: tuple[int, ...]
-
-
 def is_metaimage(head: bytes) -> bool:
     """Whether the first bytes of a file are a MetaImage header."""
     return head.startswith((b"ObjectType", b"NDims"))
@@ -80,14 +69,15 @@ def read_metaimage(path: Path) -> Stored:
     packed = fields.get("CompressedData", "False").lower() == "true"
     if start < 0:
         raise _unsupported("HeaderSize", str(start))
-    layout = Layout(source, start, "zlib" if packed else "", np.dtype((">" if big else "<") + kind), shape)
+    dtype = np.dtype((">" if big else "<") + kind)
     direction = _numbers(fields, ("TransformMatrix", "Rotation", "Orientation"), np.eye(axes).ravel())
     spacing = _numbers(fields, ("ElementSpacing", "ElementSize"), np.ones(axes))
     origin = _numbers(fields, ("Offset", "Position", "Origin"), np.zeros(axes))
     if direction.size != axes * axes or spacing.size != axes or origin.size != axes:
         raise ImageError("has a damaged header (its geometry is incomplete)", fix=AGAIN)
-    # A row of the matrix is the direction of one axis.
-    return _stored(layout, direction.reshape(axes, axes) * spacing[:, None], origin, (-1, -1, 1))
+    content = content_of(source, math.prod(shape) * dtype.itemsize, start=start, packing="zlib" if packed else "")
+    steps = direction.reshape(axes, axes) * spacing[:, None]  # a row of the matrix is the direction of one axis
+    return Stored(in_file(content, dtype), shape, _affine(steps, origin, (-1, -1, 1)))
 
 
 def read_nrrd(path: Path) -> Stored:
@@ -108,7 +98,6 @@ def read_nrrd(path: Path) -> Stored:
     if endian not in ("little", "big"):
         raise _unsupported("endian", endian)
     dtype = np.dtype(("<" if endian == "little" else ">") + kind)
-    layout = Layout(path, end, "" if encoding == "raw" else "gzip", dtype, shape)
     space = fields.get("space", "").lower()
     if "space directions" not in fields or space not in TO_RAS:
         raise ImageError("has no usable orientation", fix=f"{CONVERT} with the tool that made it")
@@ -119,17 +108,17 @@ def read_nrrd(path: Path) -> Stored:
         raise ImageError(f"has the axes {fields['space directions']}, not three of space", fix=CONVERT)
     if words.index(next(w for w in words if w.lower() != "none")) > 0:
         raise ImageError("has several numbers a voxel", fix="split it into one file a channel")
-    return _stored(layout, np.array(vectors), np.array(origin), TO_RAS[space])
+    packing: Packing = "" if encoding == "raw" else "gzip"
+    content = content_of(path, math.prod(shape) * dtype.itemsize, start=end, packing=packing)
+    return Stored(in_file(content, dtype), shape, _affine(np.array(vectors), np.array(origin), TO_RAS[space]))
 
 
-def _stored(layout: Layout, axes: np.ndarray, origin: np.ndarray, to_ras: tuple[int, int, int]) -> Stored:
-    """Voxels and affine; `axes` [N, N]: each row the step in mm along one axis of the array."""
-    size = math.prod(layout.shape) * layout.dtype.itemsize
-    content = content_of(layout.path, size, start=layout.start, packing=layout.packing)
-    n = min(len(axes), 3)
+def _affine(steps: np.ndarray, origin: np.ndarray, to_ras: tuple[int, int, int]) -> np.ndarray:
+    """[4, 4] in RAS; `steps` [N, N]: each row the step in mm along one axis of the array."""
+    n = min(len(steps), 3)
     affine = np.eye(4)
-    affine[:n, :n], affine[:n, 3] = axes[:n, :n].T, origin[:n]
-    return Stored(in_file(content, layout.dtype), layout.shape, np.diag([*to_ras, 1.0]) @ affine)
+    affine[:n, :n], affine[:n, 3] = steps[:n, :n].T, origin[:n]
+    return np.asarray(np.diag([*to_ras, 1.0]) @ affine)
 
 
 def _header(path: Path) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from medseg_diff.data.formats.stream import Content
+from medseg_diff.data.geometry import shape_text
 from medseg_diff.errors import ImageError
 
 MOST_VOXELS = 2**29  # 0.25 mm over a whole head is 0.4 of it
@@ -17,7 +18,6 @@ LARGEST_LABEL = np.iinfo(np.int16).max
 ALMOST_NONE, NARROW = 1e-3, 1e-5  # share of voxels that make a scan; span below which a scale would divide by nothing
 FEW_VALUES, MANY_VOXELS = 8, 1000  # so few different numbers in so many voxels are labels, not a scan
 INTEGRAL = 1e-3  # how far a label may lie from a whole number: what a slope rounds
-
 
 Voxels = Callable[[int], Iterator[np.ndarray]]  # a number → pieces of so many voxels, the first axis running fastest
 
@@ -110,9 +110,8 @@ class _Seen:
     def check(self) -> None:
         """Raises: ImageError where one cannot."""
         if self.not_finite:
-            raise ImageError(
-                f"{self.not_finite:,} voxels are not finite numbers", fix="set them to the background value"
-            )
+            found = f"{self.not_finite:,} voxels are not finite numbers"
+            raise ImageError(found, fix="set them to the background value")
         if self.too_large:
             raise ImageError("holds numbers beyond 1e18, not finite in a sum of squares", fix="rescale it")
 
@@ -162,5 +161,4 @@ def unlike_a_scan(voxels: np.ndarray) -> list[str]:
 def check_count(shape: tuple[int, ...]) -> None:
     """Raises: ImageError where there are more voxels than any head has, before a byte is set aside for them."""
     if int(np.prod(shape, dtype=object)) > MOST_VOXELS:
-        text = "×".join(map(str, shape))
-        raise ImageError(f"states {text} voxels, more than a head can have", fix="crop or downsample it")
+        raise ImageError(f"states {shape_text(shape)} voxels, more than a head can have", fix="crop or downsample it")

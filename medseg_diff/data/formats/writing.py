@@ -44,11 +44,6 @@ def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray, *, code: in
     header["magic"] = b"n+1"
     header["vox_offset"] = HEADER_BYTES
     content = header.binaryblock + b"\0\0\0\0" + voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).tobytes("F")
-    with files.whole_file(Path(path)) as temporary:
-        temporary.write_bytes(_gzip(content) if path.name.endswith(".gz") else content)
-
-
-def _gzip(content: bytes) -> bytes:
-    """A .gz without name or time."""
-    packer = zlib.compressobj(COMPRESSION, zlib.DEFLATED, wbits=31)
-    return packer.compress(content) + packer.flush()
+    if path.name.endswith(".gz"):
+        content = zlib.compress(content, COMPRESSION, wbits=31)  # a .gz without name or time
+    files.write_bytes(path, content)

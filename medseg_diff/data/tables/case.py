@@ -42,6 +42,10 @@ class Case:
     @property
     def paths(self) -> dict[str, Path]:
         """Every file of the case under the name of its column."""
-        found = {"stack": self.stack} if self.stack else dict(self.images)
-        found |= {"seg": self.seg} if self.seg else {}
-        return found | {f"seg_{number}": path for number, path in enumerate(self.raters, start=1)}
+        return ({"stack": self.stack} if self.stack else dict(self.images)) | self.references
+
+    @property
+    def references(self) -> dict[str, Path]:
+        """The files of `seg`, `seg_1` … as far as there are any."""
+        reference = {"seg": self.seg} if self.seg else {}
+        return reference | {f"seg_{number}": path for number, path in enumerate(self.raters, start=1)}

@@ -1,13 +1,13 @@
 """What `--volume` takes: a case folder, one file of a case, a 4D file, channel=file words; and what it took, in words."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg_diff.data.reading import count_volumes
+from medseg_diff.data.tables.case import CASE_NAME, IMAGE_SUFFIXES, Case
 from medseg_diff.data.tables.channel_names import NAME_THEM, Names, channel_called, known_channels, names_of_numbers
-from medseg_diff.data.tables.manifest import CASE_NAME, IMAGE_SUFFIXES, Case
 from medseg_diff.errors import ImageError, UsageError
 
 WORD = re.compile(r"(?:^|[_-])(?!.[_ -])")  # where the last word of a name may begin; `t_1` may be a point in time
@@ -48,14 +48,12 @@ def find_case(
     """
     if not all(word.strip() for word in order):
         raise UsageError("--channels has an empty name", fix="write it as in --channels flair,t1,t1ce,t2")
-    words = [word for word in volumes if _is_assignment(word, channels)]
-    if words and len(words) == len(volumes):
+    if volumes and all(_is_assignment(word, channels) for word in volumes):
         _refuse(order)
-        return _from_words(words, channels, fill_missing=fill_missing)
+        return _from_words(volumes, channels, fill_missing=fill_missing)
     if len(volumes) != 1:
-        raise UsageError(
-            f"--volume was given {len(volumes)} times", fix="write channel=file each time, as in t1=a.nii.gz"
-        )
+        found = f"--volume was given {len(volumes)} times"
+        raise UsageError(found, fix="write channel=file each time, as in t1=a.nii.gz")
     if not volumes[0].strip():
         raise UsageError("--volume is empty", fix="give the folder or a file of a case")
     path = Path(volumes[0])
@@ -119,28 +117,27 @@ def _refuse(order: Sequence[str]) -> None:
 
 
 def _from_words(words: Sequence[str], channels: Sequence[str], *, fill_missing: bool) -> tuple[Case, str]:
-    images: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for word in words:
         key, _, value = word.partition("=")
         channel = channel_called(key, channels)
         if channel is None:
             raise UsageError(f"`{key}` is no channel of the model", fix=f"its channels are {', '.join(channels)}")
-        if channel in images:
+        if channel in files:
             raise UsageError(f"channel {channel} is given twice", fix="give each channel once")
-        images[channel] = Path(value).absolute()
-        if not images[channel].exists():
-            raise ImageError("no such file", fix="check the path", channel=channel, file=images[channel].name)
-    missing = [channel for channel in channels if channel not in images]
+        files[channel] = Path(value).absolute()
+        if not files[channel].exists():
+            raise ImageError("no such file", fix="check the path", channel=channel, file=files[channel].name)
+    images, missing = _in_order(files, channels)
     if missing and not fill_missing:
         raise UsageError(f"no file is given for {', '.join(missing)}", fix=f"add {missing[0]}=FILE")
-    channels = [channel for channel in channels if channel in images]
     if len({path.resolve() for path in images.values()}) < len(images):
         raise UsageError("one file is given for two channels", fix="give each channel its own file")
-    first = images[channels[0]]
-    named = [*recognise([first], channels), *_numbered([first])]
+    first = next(iter(images.values()))
+    named = [*recognise([first], list(images)), *_numbered([first])]
     name = named[0].prefix if named else stem_of(first) or first.name
-    taken = ", ".join(f"{channel}={images[channel].name}" for channel in channels) + _lacks(missing)
-    return _case(name or first.parent.name, {c: images[c] for c in channels}), f"took the files named: {taken}"
+    taken = ", ".join(f"{channel}={path.name}" for channel, path in images.items())
+    return _case(name or first.parent.name, images), f"took the files named: {taken}{_lacks(missing)}"
 
 
 def _from_folder(
@@ -153,16 +150,13 @@ def _from_folder(
         _refuse(order)
         sentence = f"took folder {folder.name} as one DICOM series, {channels[0]}"
         return _case(folder.name, {channels[0]: folder.absolute()}), sentence
-    inside = [
-        Found(c, "", p) for p in sorted(folder.iterdir()) if p.is_dir() and (c := channel_called(p.name, channels))
-    ]
-    series = one_each(inside, case=name, fix=SAY_WHICH) if not images else {}
-    missing = [channel for channel in channels if channel not in series]
+    folders = [(channel_called(path.name, channels), path) for path in sorted(folder.iterdir()) if path.is_dir()]
+    inside = [Found(channel, "", path.absolute()) for channel, path in folders if channel]
+    series, missing = _in_order(one_each(inside, case=name, fix=SAY_WHICH) if not images else {}, channels)
     if series and (fill_missing or not missing):
         _refuse(order)
-        named = {channel: series[channel].absolute() for channel in channels if channel in series}
         sentence = f"took the folders of {folder.name} as DICOM series, by their names{_lacks(missing)}"
-        return _case(name, named), sentence
+        return _case(name, series), sentence
     return _from_images(images, channels, order, name=name, fill_missing=fill_missing)
 
 
@@ -194,8 +188,8 @@ def _from_file(path: Path, channels: Sequence[str], order: Sequence[str], *, fil
             what = f"is {found[0].channel} by {names.source}" if names else f"is named {found[0].channel}"
             fix = f"if it really is, write {channels[0]}={path.name}"
             raise ImageError(f"{what}, the model takes {channels[0]}", fix=fix, file=path.name)
-        sentence = f"took {path.name} as {channels[0]}" + (f" by {names.source}" if names else "")
-        return _case(name, {channels[0]: path.absolute()}), sentence
+        by = f" by {names.source}" if names else ""
+        return _case(name, {channels[0]: path.absolute()}), f"took {path.name} as {channels[0]}{by}"
     if not mine:
         fix = f"give its folder, or channel=file for each of {', '.join(channels)}"
         raise ImageError("does not say which channel it is", fix=fix, file=path.name)
@@ -212,13 +206,12 @@ def _from_images(
     found, names = _by_name_or_number(images, channels, order)
     wanted = [item for item in found if item.channel in (*channels, "seg")]
     files = {channel: path.absolute() for channel, path in one_each(wanted, case=name, fix=SAY_WHICH).items()}
-    missing = [channel for channel in channels if channel not in files]
-    if missing and (not fill_missing or len(missing) == len(channels)):
+    taken, missing = _in_order(files, channels)
+    if missing and (not fill_missing or not taken):
         there = ", ".join(sorted(path.name for path in images)[:8]) or "no image"
         there += f"; {names.said}" if names else ""
         fix = f"add it, name it as in {missing[0]}=FILE"
         raise _missing(missing, [item.channel for item in found], channels, there=there, fix=fix, case=name)
-    taken = {channel: files[channel] for channel in channels if channel in files}
     which = ", ".join(f"{channel}={path.name}" if names else path.name for channel, path in taken.items())
     by = f" by {names.source}" if names else ""
     folder = next(iter(taken.values())).parent.resolve().name
@@ -258,6 +251,12 @@ def _missing(
         case=case_name(case),
         present=[channel for channel in known_channels(channels) if channel in present],
     )
+
+
+def _in_order(files: Mapping[str, Path], channels: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
+    """The files of the channels that have one, and the channels that have none."""
+    missing = [channel for channel in channels if channel not in files]
+    return {channel: files[channel] for channel in channels if channel in files}, missing
 
 
 def _lacks(missing: Sequence[str]) -> str:

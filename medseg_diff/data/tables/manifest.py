@@ -7,18 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg_diff import files
-from medseg_diff.data.tables.case import CASE_NAME, CHANNEL_COLUMNS, IMAGE_SUFFIXES, SPLITS, Case, Label, Split
+from medseg_diff.data.tables.case import CASE_NAME, SPLITS, Case, Split
 from medseg_diff.data.tables.rows import RowReader
 from medseg_diff.data.tables.table import MOST_PROBLEMS, read_table
 from medseg_diff.errors import ManifestError, MedsegError, raise_all
 
 __all__ = [
     "CASE_NAME",
-    "CHANNEL_COLUMNS",
-    "IMAGE_SUFFIXES",
     "SPLITS",
     "Case",
-    "Label",
     "Manifest",
     "Split",
     "draw_splits",
@@ -52,10 +49,9 @@ class Manifest:
         """SHA-256 of the rows as validated: the same wherever the folder lies."""
         return hashlib.sha256(json.dumps(self.rows(), sort_keys=True).encode()).hexdigest()
 
-    def rows(self, below: Path | None = None) -> list[dict[str, str]]:
-        """The cases as rows of text, paths relative to `below` (default: the root)."""
-        below = below or self.root
-        return [_row_of(case, below) for case in self.cases]
+    def rows(self) -> list[dict[str, str]]:
+        """The cases as rows of text, paths relative to the root."""
+        return [_row_of(case, self.root) for case in self.cases]
 
 
 def read_manifest(path: Path, *, data_root: Path | None = None) -> Manifest:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medseg_diff.data.tables.case import CASE_NAME, CHANNEL_COLUMNS, IMAGE_SUFFIXES, LABELS, SPLITS, Case
 from medseg_diff.data.tables.table import Table
-from medseg_diff.errors import ImageError, ManifestError, MedsegError
+from medseg_diff.errors import ImageError, MedsegError
 
 UNITS = ("years", "months", "days", "ml", "mm", "cm", "kg", "percent")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # what Windows makes a device of
@@ -29,10 +29,12 @@ class RowReader:
         self.table, self.root, self.absolute_allowed = table, root.resolve(), absolute_allowed
         self.root_as_given = root.absolute()
         self.problems: list[MedsegError] = []
+        self.line = 0  # of the row that is being read
         self.raters = sorted((c for c in table.columns if re.fullmatch(r"seg_\d+", c)), key=lambda c: int(c[4:]))
-        self.channels = [column for column in table.columns if self._is_channel(column)]
-        known = {"", "case", "patient", "split", "label", "seg", *self.raters, *self.channels}
-        self.covariates = [column for column in table.columns if column not in known]
+        known = {"case", "patient", "split", "label", "seg", *self.raters}
+        others = [column for column in table.columns if column not in known]
+        self.channels = [column for column in others if column in CHANNEL_COLUMNS or self._names_images(column)]
+        self.covariates = [column for column in others if column and column not in self.channels]
         self.numeric = {column for column in self.covariates if self._is_numeric(column)}
         self.split_given = any(cells.get("split") for _, cells in table.rows)
         self.line_of_case: dict[str, tuple[int, str]] = {}
@@ -41,20 +43,20 @@ class RowReader:
 
     def case(self, line: int, cells: dict[str, str]) -> Case | None:
         """The case of one row, or None where a fault of the table makes it unusable (then `problems` has grown)."""
-        before = len(self.problems)
-        name = self._name(line, cells["case"])
-        patient = self._patient(line, cells.get("patient") or name)
-        split = self._choice(line, "split", cells.get("split", ""), SPLITS)
-        label = self._choice(line, "label", cells.get("label", ""), LABELS)
+        before, self.line = len(self.problems), line
+        name = self._name(cells["case"])
+        patient = self._patient(cells.get("patient") or name)
+        split = self._choice("split", cells.get("split", ""), SPLITS)
+        label = self._choice("label", cells.get("label", ""), LABELS)
         if self.split_given and not cells.get("split"):
-            self._fault(line, "split", "is empty although other rows have one", "give every row a split, or none")
-        self._check_leakage(line, patient, split)
-        images = {c: p for c in self.channels if (p := self._path(line, c, cells[c], name)) is not None}
+            self._fault("split", "is empty although other rows have one", "give every row a split, or none")
+        self._check_leakage(patient, split)
+        images = {c: p for c in self.channels if (p := self._path(c, cells[c], name)) is not None}
         if not any(cells[column] for column in self.channels):
-            self._fault(line, "case", f"case {name} names no image", "add a column a channel, e.g. t1, t1ce, t2, flair")
-        seg = self._path(line, "seg", cells.get("seg", ""), name)
-        raters = [self._path(line, column, cells[column], name) for column in self.raters]
-        covariates = {column: self._covariate(line, column, cells[column]) for column in self.covariates}
+            self._fault("case", f"case {name} names no image", "add a column a channel, e.g. t1, t1ce, t2, flair")
+        seg = self._path("seg", cells.get("seg", ""), name)
+        raters = [self._path(column, cells[column], name) for column in self.raters]
+        covariates = {column: self._covariate(column, cells[column]) for column in self.covariates}
         if len(self.problems) > before:
             return None
         return Case(
@@ -68,121 +70,106 @@ class RowReader:
             covariates={column: value for column, value in covariates.items() if value != ""},
         )
 
-    def _fault(self, line: int, column: str, found: str, fix: str) -> None:
-        place = f"line {line}, column {column}: {found}"
-        self.problems.append(ManifestError(place, fix=fix, file=self.table.file))
+    def _fault(self, column: str, found: str, fix: str) -> None:
+        self.problems.append(self.table.fault(self.line, column, found, fix))
+
+    def _missing(self, column: str, found: str, fix: str, case: str, file: str) -> None:
+        found = f"{found} (line {self.line} of {self.table.file})"
+        self.problems.append(ImageError(found, fix=fix, case=case, channel=column, file=file))
 
     def _values(self, column: str) -> Iterable[str]:
         return (value for _, cells in self.table.rows if (value := cells[column]))
 
-    def _is_channel(self, column: str) -> bool:
-        return column in CHANNEL_COLUMNS or (
-            column not in ("case", "patient", "split", "label", "seg", *self.raters)
-            and any(value.lower().endswith(IMAGE_SUFFIXES) for value in self._values(column))
-        )
+    def _names_images(self, column: str) -> bool:
+        return any(value.lower().endswith(IMAGE_SUFFIXES) for value in self._values(column))
 
     def _is_numeric(self, column: str) -> bool:
         """Numbers throughout, or a name that ends in a unit: then a cell that is no number is a fault."""
         return column.rpartition("_")[2] in UNITS or all(_number(value) is not None for value in self._values(column))
 
-    def _name(self, line: int, name: str) -> str:
+    def _name(self, name: str) -> str:
         plain = CASE_NAME.fullmatch(name) and len(name.encode()) <= LONGEST_NAME_BYTES
+        first, other = self.line_of_case.setdefault(_alike(name), (self.line, name))
         if not plain or name.startswith((".", "-")) or name.endswith("."):
-            shown = ascii(name[:70])
-            self._fault(
-                line,
-                "case",
-                f"{shown} is no case name",
-                "use 1 to 64 letters, digits, `_`, `.`, `-`, not `.` or `-` first",
-            )
+            fix = "use 1 to 64 letters, digits, `_`, `.`, `-`, not `.` or `-` first"
+            self._fault("case", f"{name[:70]!a} is no case name", fix)
         elif RESERVED.fullmatch(name):
-            self._fault(line, "case", f"{name} is a device on Windows, not a folder", "give the case another name")
-        elif _alike(name) in self.line_of_case:
-            first, other = self.line_of_case[_alike(name)]
+            self._fault("case", f"{name} is a device on Windows, not a folder", "give the case another name")
+        elif first != self.line:
             found = f"{name} stands in line {first} too" if other == name else f"{name} and {other} of line {first}"
             found += "" if other == name else " are one folder where upper and lower case are not told apart"
-            self._fault(line, "case", found, "give every case its own name")
-        self.line_of_case.setdefault(_alike(name), (line, name))
+            self._fault("case", found, "give every case its own name")
         return name
 
-    def _patient(self, line: int, patient: str) -> str:
+    def _patient(self, patient: str) -> str:
         if not PATIENT_NAME.fullmatch(patient) or FORMULA.match(patient):
-            self._fault(line, "patient", f"{patient[:70]!a} is no patient name", "use up to 64 plain characters")
+            self._fault("patient", f"{patient[:70]!a} is no patient name", "use up to 64 plain characters")
         return patient
 
-    def _choice(self, line: int, column: str, value: str, allowed: Sequence[str]) -> str | None:
+    def _choice(self, column: str, value: str, allowed: Sequence[str]) -> str | None:
         if value and value.lower() not in allowed:
-            self._fault(line, column, f"{value[:40]!a} is not known", f"use {', '.join(allowed)} or leave it empty")
+            self._fault(column, f"{value[:40]!a} is not known", f"use {', '.join(allowed)} or leave it empty")
             return None
         return value.lower() or None
 
-    def _check_leakage(self, line: int, patient: str, split: str | None) -> None:
+    def _check_leakage(self, patient: str, split: str | None) -> None:
         if split is None:
             return
-        first_split, first_line = self.split_of_patient.setdefault(_alike(patient), (split, line))
+        first_split, first_line = self.split_of_patient.setdefault(_alike(patient), (split, self.line))
         if first_split != split:
             found = f"patient {patient} is in {split} here and in {first_split} in line {first_line}"
-            self._fault(line, "split", found, "keep all cases of a patient in one split; this is leakage")
+            self._fault("split", found, "keep all cases of a patient in one split; this is leakage")
 
-    def _covariate(self, line: int, column: str, value: str) -> float | str:
-        if column not in self.numeric or not value:
-            if not value.isprintable() or (_number(value) is None and FORMULA.match(value)):
-                self._fault(line, column, f"{value[:40]!a} is no plain text", "write it without signs in front")
-            return value
+    def _covariate(self, column: str, value: str) -> float | str:
         number = _number(value)
+        if column not in self.numeric or not value:
+            if not value.isprintable() or (number is None and FORMULA.match(value)):
+                self._fault(column, f"{value[:40]!a} is no plain text", "write it without signs in front")
+            return value
         if number is None:
-            self._fault(line, column, f"{value[:40]!a} is no number", "write a number, or leave the cell empty")
+            self._fault(column, f"{value[:40]!a} is no number", "write a number, or leave the cell empty")
             return ""
         unit = column.rpartition("_")[2]
         low, high = COVARIATE_RANGES.get(unit, (0, math.inf) if unit in UNITS else (-math.inf, math.inf))
         if not low <= number <= high:
-            self._fault(line, column, f"{value[:40]} {unit} cannot be", "correct it, or leave the cell empty")
+            self._fault(column, f"{value[:40]} {unit} cannot be", "correct it, or leave the cell empty")
         return number
 
-    def _path(self, line: int, column: str, cell: str, case: str) -> Path | None:
+    def _path(self, column: str, cell: str, case: str) -> Path | None:
         """The file that a cell names: below the root, there, and named once only."""
         if not cell:
             return None
         if not cell.isprintable():
-            self._fault(line, column, "the path holds control characters", "retype it")
+            self._fault(column, "the path holds control characters", "retype it")
             return None
         if Path(cell).is_absolute() and not self.absolute_allowed:
-            self._fault(line, column, "the path is absolute", "write it relative to the table, or give --data-root")
+            self._fault(column, "the path is absolute", "write it relative to the table, or give --data-root")
             return None
         try:
-            return self._found(line, column, cell, case)
+            return self._found(column, cell, case)
         except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, not a name of this system
             reason = getattr(error, "strerror", None) or "a loop of links"
-            self._missing(line, column, f"cannot be looked at ({reason})", "check the path", case, Path(cell).name)
+            self._missing(column, f"cannot be looked at ({reason})", "check the path", case, Path(cell).name)
             return None
 
-    def _found(self, line: int, column: str, cell: str, case: str) -> Path | None:
+    def _found(self, column: str, cell: str, case: str) -> Path | None:
         path = self._below_root(Path(os.path.normpath(cell)))
         if not path.is_relative_to(self.root) or not all(p.resolve().is_relative_to(self.root) for p in _parts(path)):
-            self._fault(
-                line, column, "the path leads out of the data folder", "move the file below it, or give --data-root"
-            )
+            fix = "move the file below it, or give --data-root"
+            self._fault(column, "the path leads out of the data folder", fix)
             return None
         if not path.exists():
             fix = "write / between folders" if "\\" in cell else "check the path, or drop the row"
-            self._missing(line, column, "no such file", fix, case, path.name)
+            self._missing(column, "no such file", fix, case, path.name)
             return None
-        state = path.stat()
-        for key in {
-            path.resolve(),
-            (state.st_dev, state.st_ino) if state.st_ino else path.resolve(),
-        }:  # a second name of one file is one file
-            if key in self.line_of_file:
-                other_line, other_column = self.line_of_file[key]
+        state, whole = path.stat(), path.resolve()
+        for key in (whole, (state.st_dev, state.st_ino) if state.st_ino else whole):  # another name, the same file
+            other_line, other_column = self.line_of_file.setdefault(key, (self.line, column))
+            if (other_line, other_column) != (self.line, column):
                 found = f"{path.name} is already used in line {other_line}, column {other_column}"
-                self._fault(line, column, found, "name every file once; the same scan in two cases is leakage")
+                self._fault(column, found, "name every file once; the same scan in two cases is leakage")
                 return None
-            self.line_of_file[key] = (line, column)
         return path
-
-    def _missing(self, line: int, column: str, found: str, fix: str, case: str, file: str) -> None:
-        found = f"{found} (line {line} of {self.table.file})"
-        self.problems.append(ImageError(found, fix=fix, case=case, channel=column, file=file))
 
     def _below_root(self, path: Path) -> Path:
         """An absolute path may name the root through a link; ours never does."""

@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from medseg_diff.data.tables.case import CHANNEL_COLUMNS
 from medseg_diff.data.tables.inputs import Found, case_name, one_each, recognise, stem_of
-from medseg_diff.data.tables.manifest import CHANNEL_COLUMNS
 from medseg_diff.errors import ImageError, raise_all
 
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 4  # labels of 2017 to 2021; from 2023 enhancing is 3
@@ -59,9 +59,9 @@ def _row(case: str, found: Sequence[Found], folder: Path) -> dict[str, str]:
     if missing := [channel for channel in CHANNEL_COLUMNS if channel not in files]:
         fix = "complete its download, or remove the case"
         raise ImageError(f"{', '.join(missing)} not found", fix=fix, case=case)
-    paths = {column: path.relative_to(folder).as_posix() for column, path in files.items()}
-    columns = [column for column in (*CHANNEL_COLUMNS, "seg") if column in paths]
-    return {"case": case, "patient": patient_of(case)} | {column: paths[column] for column in columns}
+    columns = [column for column in (*CHANNEL_COLUMNS, "seg") if column in files]
+    paths = {column: files[column].relative_to(folder).as_posix() for column in columns}
+    return {"case": case, "patient": patient_of(case)} | paths
 
 
 def patient_of(case: str) -> str:
