@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+
+import torch
+from lightning_fabric import Fabric
 
 from medseg_diff.console import log
 from medseg_diff.data.tables.manifest import Manifest
@@ -20,9 +23,6 @@ from medseg_diff.training.phase import Bench, Phase
 from medseg_diff.training.resume import Resume, Wanted, opened
 from medseg_diff.training.runner import Course
 from medseg_diff.training.watcher import Watcher, Watchers
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 __all__ = ["Bench", "Job", "Phase", "Resume", "seeded", "train"]
 
@@ -81,15 +81,13 @@ def train(
 
 def seeded(seed: int, build: Callable[[], Built]) -> Built:
     """What `build` makes, its first weights drawn from the seed and the generator of everything else left alone."""
-    import torch
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "network"))
         return build()
 
 
 @contextmanager
-def _shared(wanted: Wanted, fabric: "Fabric", *, out: Path | None, runs: Path, resume: Resume | None) -> Iterator[Run]:
+def _shared(wanted: Wanted, fabric: Fabric, *, out: Path | None, runs: Path, resume: Resume | None) -> Iterator[Run]:
     """The first process opens the run, the others are told its folder."""
     if fabric.global_rank > 0:
         yield Run(Path(fabric.broadcast("")))
@@ -124,7 +122,5 @@ def _train(phases: Callable[[Bench], Iterable[Phase]], bench: Bench, watchers: W
 
 def _finish(run: Run) -> None:
     """Checksums, and the word that the run is whole."""
-    import torch
-
     run.seal()
     run.note(finished=True, ended=time.time(), threads=torch.get_num_threads())

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from lightning_fabric import Fabric
 
 from medseg_diff.console import log
 from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
@@ -16,9 +17,6 @@ from medseg_diff.training.denoising import Denoising, mask_and_image
 from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Phase, seeded
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 @with_plain_keywords
@@ -59,7 +57,7 @@ VERB = TrainVerb("train-seg", "segment", "mask_logits", _phases)
 
 
 def validate(
-    progress: Progress, recipe: SegmentationRecipe, slices: ValidationSlices, fabric: "Fabric"
+    progress: Progress, recipe: SegmentationRecipe, slices: ValidationSlices, fabric: Fabric
 ) -> dict[str, float]:
     """Dice of a small ensemble over all validation slices together, as `segment` would draw it."""
     plan = recipe.plan(members=recipe.validation.members, members_at_once=recipe.validation.members)

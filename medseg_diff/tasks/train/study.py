@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from medseg_diff.console import bar, log
 from medseg_diff.data.datasets.cache import PreparedCase, prepare_training_case
@@ -28,9 +29,6 @@ from medseg_diff.networks.noisy_classifier import DISEASED, HEALTHY
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 
-if TYPE_CHECKING:
-    import torch
-
 HELD_OUT_SLICES = 10  # one slice in ten, where there are too few patients to hold one out
 
 
@@ -38,9 +36,9 @@ HELD_OUT_SLICES = 10  # one slice in ten, where there are too few patients to ho
 class ValidationSlices:
     """image [N, C, *S] in float32, mask [N, R, *S] and brain [N, 1, *S] booleans, and whose slice each one is."""
 
-    image: "torch.Tensor"
-    mask: "torch.Tensor"
-    brain: "torch.Tensor"
+    image: Tensor
+    mask: Tensor
+    brain: Tensor
     patients: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -74,7 +72,7 @@ class LabelledStudy:
     training: LabelledSlices | OneKind
     classified: HalfAndHalf | None
     validation: ValidationSlices
-    label: "torch.Tensor"
+    label: Tensor
     cases: int
     healthy: int
     diseased: int
@@ -165,7 +163,6 @@ def prepare_labelled_study(manifest: Manifest, recipe: AnomalyRecipe, *, cache: 
     A case without reference that the table does not call healthy teaches the denoiser only.
     Raises: ManifestError, ImageError; UsageError where no training slice is healthy, or none diseased.
     """
-    import torch
 
     def prepare(case: Case) -> PreparedCase:
         return prepare_training_case(case, recipe.channels, recipe.preparation, cache, needs_reference=False)
@@ -247,8 +244,6 @@ def _held_out(number: int) -> bool:
 
 def validation_slices(pieces: PieceDataset, chosen: Sequence[int]) -> ValidationSlices:
     """Some of the slices (or patches), never changed by augmentation."""
-    import torch
-
     found = [pieces.plain(number) for number in chosen]
     image, mask, brain = (torch.stack([item[name] for item in found]) for name in ("image", "mask", "brain"))
     return ValidationSlices(image, mask, brain, tuple(pieces.case_of(number).patient for number in chosen))
