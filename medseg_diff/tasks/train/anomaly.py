@@ -45,7 +45,7 @@ def train_anomaly(data: Path, training: TrainingRun, device: str = "auto", data_
 
 def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
     recipe, fabric = given.recipe, bench.fabric
-    study = prepare_labelled_study(given.manifest, recipe, cache=given.cache, by_slices=given.by_slices)
+    study = prepare_labelled_study(given.manifest, recipe, cache=given.cache)
     numbers = len(study.training), study.cases, study.healthy, study.diseased, len(study.validation)
     log.info("training on %d slices of %d cases (labelled: %d healthy, %d diseased), validating on %d", *numbers)
     say_how_long(works_of(recipe, bench), bench, quick="quick/guided")

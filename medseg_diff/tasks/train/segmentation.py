@@ -30,7 +30,7 @@ def train_seg(data: Path, training: TrainingRun, device: str = "auto", data_root
 
 def _phases(given: Material[SegmentationRecipe], bench: Bench) -> Iterator[Phase]:
     recipe, fabric, seed = given.recipe, bench.fabric, given.recipe.training.seed
-    study = prepare_study(given.manifest, recipe, cache=given.cache, by_slices=given.by_slices)
+    study = prepare_study(given.manifest, recipe, cache=given.cache)
     slices = study.validation(recipe.validation.slices)
     numbers = len(study.training), recipe.view.piece, study.cases, len(slices)
     log.info("training on %d %s of %d cases, validating on %d", *numbers)
