@@ -1,7 +1,6 @@
 """`medseg-diff phantom`: a folder of made-up brains with their table of cases, to try everything else on."""
 
 from pathlib import Path
-from typing import Any
 
 from medseg_diff.errors import UsageError
 from medseg_diff.phantoms.make import PhantomSettings, is_phantom_folder, write_phantoms
@@ -27,9 +26,8 @@ def phantom(
     Raises: UsageError for an OUT that is in use, ConfigError for values out of range, EnvironmentFault.
     """
     out = Path(out)
-    values: dict[str, Any] = {"cases": cases, "shape": shape, "raters": raters, "seed": seed}
-    values |= {"healthy": healthy, "held_out": held_out}
-    settings = parse_settings(PhantomSettings, values, source="phantom")
+    counts = {"cases": cases, "shape": shape, "raters": raters, "seed": seed}
+    settings = parse_settings(PhantomSettings, {**counts, "healthy": healthy, "held_out": held_out}, source="phantom")
     if out.exists() and not out.is_dir():
         raise UsageError("is a file, not a folder", fix="name a new folder", file=out.name)
     if out.is_dir() and any(out.iterdir()) and not is_phantom_folder(out) and not overwrite:
