@@ -69,19 +69,14 @@ def halved_to_fit(work: Callable[[int], Result], batch: int) -> tuple[Result, in
                     fix="end other programs, or use --device cpu or a machine with more memory",
                 ) from None
         batch //= 2  # outside: the error holds on to what was allocated
-        _let_go()
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
 
 def less_at_once(batch: int, wanted: int) -> str:
     """What is said where memory was too small for the batch that was wanted."""
     return f"memory ran out: {batch} samples in a pass of the network instead of {wanted}, which changes only rounding"
-
-
-def _let_go() -> None:
-    """Give memory back that nothing uses any more."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def make_fabric(device: torch.device, precision: str) -> Fabric:
