@@ -120,7 +120,7 @@ class Bench:
         changed = apply_overrides(read_yaml(run.recipe_file), overrides)
         write_text(run.recipe_file, write_yaml(parse_settings(AnomalyRecipe, changed, source=name)))
         known = json.loads((trained.folder / "calibration.json").read_text(encoding="utf-8"))["classifier"]["by_time"]
-        manifest, _ = with_splits(read_manifest(self.data))
+        manifest = with_splits(read_manifest(self.data))
         calibrate(run, manifest, skill=[Skill(**each) for each in known], device=self.device)
         return run
 

@@ -120,8 +120,8 @@ def _run_fold(
     place = find_device(device)
     precision = find_precision(recipe.training.precision, place)
     fabric = make_fabric(place, precision)
-    manifest, by_slices = with_splits(read_manifest(fold.table, data_root=fold.root))
-    study = prepare_study(manifest, recipe, cache=runs / "cache", by_slices=by_slices)
+    manifest = with_splits(read_manifest(fold.table, data_root=fold.root))
+    study = prepare_study(manifest, recipe, cache=runs / "cache")
     pace = pace_of(recipe, study, monai_unet, fabric)
 
     model, folder = fold.folder / "run", fold.folder / "diffusion"

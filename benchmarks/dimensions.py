@@ -121,13 +121,13 @@ def seconds_per_step(
     recipes: Mapping[str, SegmentationRecipe], data: Path, cache: Path, *, size: Size, device: str
 ) -> dict[str, float]:
     """Median seconds of a training step of each recipe, loading included; taken in turn, on networks thrown away."""
-    manifest, by_slices = with_splits(read_manifest(data))
+    manifest = with_splits(read_manifest(data))
     place = find_device(device)
     steps = size.warm_up_steps + size.timed_steps
     walks = {}
     for name, recipe in recipes.items():
         fabric = make_fabric(place, find_precision(recipe.training.precision, place))
-        study = prepare_study(manifest, recipe, cache=cache, by_slices=by_slices)
+        study = prepare_study(manifest, recipe, cache=cache)
         objective = Denoising(recipe.build_denoiser(), mask_and_image, seed=0)
         walks[name] = fit(objective, slices_of(recipe, study.training, steps), recipe.training.but(steps=steps), fabric)
     seconds: dict[str, list[float]] = {name: [] for name in walks}

@@ -1,25 +1,26 @@
 """Where the numbers are crunched, and how precisely."""
 
+import gc
+import logging
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from lightning_fabric import Fabric
 
 from medseg_diff.errors import EnvironmentFault, OutOfMemory, UsageError, is_out_of_memory
-
-if TYPE_CHECKING:
-    import torch
-    from lightning_fabric import Fabric
 
 Result = TypeVar("Result")
 
 
-def find_device(name: str) -> "torch.device":
+def find_device(name: str) -> torch.device:
     """auto, cpu, cuda, cuda:N or mps as a device that is there.
 
     Raises: UsageError for another word, EnvironmentFault where the device is absent.
     """
-    import torch
-
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
@@ -33,10 +34,8 @@ def find_device(name: str) -> "torch.device":
     return torch.device(kind, int(number or 0)) if kind != "cpu" else torch.device("cpu")
 
 
-def find_precision(wanted: str, device: "torch.device") -> str:
+def find_precision(wanted: str, device: torch.device) -> str:
     """fp32 or bf16; `auto` is bf16 where the hardware multiplies it. Raises: UsageError for another word."""
-    import torch
-
     if wanted not in ("auto", "fp32", "bf16"):
         raise UsageError(f"there is no precision `{wanted}`", fix="use auto, fp32 or bf16")
     if wanted != "auto":
@@ -47,10 +46,8 @@ def find_precision(wanted: str, device: "torch.device") -> str:
     return "bf16" if fast else "fp32"
 
 
-def autocast(device: "torch.device", precision: str) -> AbstractContextManager[object]:
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Networks inside run in bf16 where asked."""
-    import torch
-
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -72,7 +69,9 @@ def halved_to_fit(work: Callable[[int], Result], batch: int) -> tuple[Result, in
                     fix="end other programs, or use --device cpu or a machine with more memory",
                 ) from None
         batch //= 2  # outside: the error holds on to what was allocated
-        _let_go()
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
 
 def less_at_once(batch: int, wanted: int) -> str:
@@ -80,24 +79,8 @@ def less_at_once(batch: int, wanted: int) -> str:
     return f"memory ran out: {batch} samples in a pass of the network instead of {wanted}, which changes only rounding"
 
 
-def _let_go() -> None:
-    """Give memory back that nothing uses any more."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-
-
-def make_fabric(device: "torch.device", precision: str) -> "Fabric":
+def make_fabric(device: torch.device, precision: str) -> Fabric:
     """One device, or, started by torchrun or srun, as many as they name."""
-    import logging
-    import os
-
-    from lightning_fabric import Fabric
-
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it sets its own level when imported
 
     spread = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
@@ -115,8 +98,6 @@ def make_fabric(device: "torch.device", precision: str) -> "Fabric":
 
 def _cpu_flags() -> str:
     """The processor's features where the system tells them."""
-    from pathlib import Path
-
     try:
         return next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
     except (OSError, StopIteration):

@@ -125,6 +125,11 @@ class EnvironmentFault(MedsegError):
     exit_code = ExitCode.ENVIRONMENT
 
 
+def unwritable(error: OSError, name: str, *, fix: str = "choose another --out") -> EnvironmentFault:
+    """What to raise where the system does not let us write the file or folder `name`."""
+    return EnvironmentFault(f"cannot be written ({error.strerror or error})", fix=fix, file=name)
+
+
 class OutOfMemory(EnvironmentFault):
     """The memory is too small for one case, which says nothing of the next."""
 

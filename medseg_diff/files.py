@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from medseg_diff.errors import EnvironmentFault
+from medseg_diff.errors import EnvironmentFault, unwritable
 
 LARGEST_JSON = 64 * 2**20  # bytes
 TEMPORARY = re.compile(r"\.(\d+)\.(.+)")  # as whole_file names them: the number of the process that writes
@@ -34,10 +34,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         flush(path.parent)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise EnvironmentFault(
-            f"cannot be written ({reason})", fix="free disk space or choose another --out", file=path.name
-        ) from error
+        raise unwritable(error, path.name, fix="free disk space or choose another --out") from error
     finally:
         with suppress(OSError):  # such as a file where the folder should be; the first error is the one to show
             temporary.unlink(missing_ok=True)
@@ -136,9 +133,7 @@ def check_writable(folder: Path) -> None:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise EnvironmentFault(
-            f"cannot be written ({error.strerror})", fix="choose another --out", file=place.name
-        ) from error
+        raise unwritable(error, place.name) from error
 
 
 def _nearest(folder: Path) -> Path:

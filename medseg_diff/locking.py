@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from medseg_diff.errors import EnvironmentFault
+from medseg_diff.errors import EnvironmentFault, unwritable
 
 LOCK = ".lock"
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}  # what a disk says that does not know them
@@ -25,9 +25,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _lock(path)
     except OSError as error:
-        raise EnvironmentFault(
-            f"cannot be written ({error.strerror})", fix="choose another --out", file=folder.name
-        ) from error
+        raise unwritable(error, folder.name) from error
     if descriptor is None:
         raise EnvironmentFault(
             f"process {_holder(path)} is working in it",
@@ -56,9 +54,7 @@ def claimed(path: Path) -> Iterator[bool]:
         descriptor = _claim(path)
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise EnvironmentFault(
-                f"cannot be written ({error.strerror})", fix="choose another --out", file=path.parent.name
-            ) from error
+            raise unwritable(error, path.parent.name) from error
         descriptor = -1
     if descriptor is None:
         yield False

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from medseg_diff import __version__
-from medseg_diff.errors import CheckpointError, EnvironmentFault, UsageError
+from medseg_diff.errors import CheckpointError, UsageError, unwritable
 from medseg_diff.files import flush, read_json, sha256_of, write_json, write_text
 from medseg_diff.locking import LOCK
 
@@ -141,9 +141,7 @@ class Run:
             with self.metrics_file.open("a", encoding="utf-8", newline="") as file:
                 file.writelines(lines if file.tell() else [METRIC_HEADER, *lines])
         except OSError as error:
-            raise EnvironmentFault(
-                f"cannot be written ({error.strerror})", fix="free disk space", file="metrics.csv"
-            ) from error
+            raise unwritable(error, "metrics.csv", fix="free disk space") from error
 
     def numbers(self, *, last_bytes: int | None = None) -> Iterator[Point]:
         """What metrics.csv holds (of its last bytes), without lines that are damaged or that a crash cut short."""

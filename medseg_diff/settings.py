@@ -100,15 +100,13 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     """
     from omegaconf import OmegaConf
 
-    for word in overrides:
-        key, separator, _ = word.partition("=")
-        if not separator or not OVERRIDE.fullmatch(key):
-            raise ConfigError(f"`{word}` is not a setting", fix="write key=value, e.g. training.steps=500")
-        _check_values(word)
     try:
         merged = OmegaConf.create(data)
         for word in overrides:
-            key, _, text = word.partition("=")
+            key, separator, text = word.partition("=")
+            if not separator or not OVERRIDE.fullmatch(key):
+                raise ConfigError(f"`{word}` is not a setting", fix="write key=value, e.g. training.steps=500")
+            _check_values(word)
             value = OmegaConf.select(OmegaConf.from_dotlist([word]), key)
             *above, name = key.rsplit(".", 1)
             if name == "kind" and above and OmegaConf.select(merged, key) not in (None, value):

@@ -50,10 +50,6 @@ class Recipe(Settings):
         """Whether the model is trained to do without some of its channels."""
         return self.augmentation.channel_dropout > 0
 
-    def build_denoiser(self) -> Denoiser:
-        """The untrained denoiser."""
-        raise AssertionError("each recipe knows what its denoiser denoises")
-
     def parts(self) -> dict[str, Callable[[], nn.Module]]:
         """The networks of a trained run: how each file below weights/ is called → what builds it untrained."""
         raise AssertionError("each recipe knows what it trains")

@@ -11,9 +11,7 @@ from medseg_diff.methods.anomaly.normative import OWN, AnomalyFindings, Normativ
 from medseg_diff.run import Run
 from medseg_diff.settings import Settings, of_a_run, parse_settings
 
-BETTER_THAN_CHANCE = (
-    0.55  # balanced accuracy or AUROC at which a gradient is worth following; below it the map is noise
-)
+BETTER_THAN_CHANCE = 0.55  # balanced accuracy or AUROC at which to follow a gradient; below it the map is noise
 
 
 class RegionCalibration(Settings):
@@ -79,12 +77,7 @@ class AnomalyCalibration(Settings):
     """What healthy brains showed: `maps` by name (none where nothing healthy was there; `anomaly` is the engine's own),
     `reference` for the engine's quality checks, and how all of it was measured."""
 
-    no_matter: ClassVar[set[str]] = {
-        "network_batch",
-        "threshold",
-        "smallest_ml",
-        "false_positive_rate",
-    }  # to the map itself
+    no_matter: ClassVar[set[str]] = {"network_batch", "threshold", "smallest_ml", "false_positive_rate"}  # to the map
 
     source: str
     engine: AnyEngine

@@ -27,10 +27,9 @@ def find_model(model: Path | str | None, *, task: str, runs: Path) -> Run:
     Raises: CheckpointError where that is no run of this task or is damaged, UsageError where there is none,
     EnvironmentFault where MLflow does not answer.
     """
-    named = None if model is None else str(model)
-    if named is not None and named.startswith(SCHEME):
-        model = fetch(named, runs).folder
-    return find_run(None if model is None else Path(model), task=task, runs=runs)
+    if model is not None:
+        model = fetch(str(model), runs).folder if str(model).startswith(SCHEME) else Path(model)
+    return find_run(model, task=task, runs=runs)
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,6 @@ class Trained(Generic[Kind]):
     """A run ready for use: `networks` by the names of their weights; `digests` of all its files, which were verified;
     `facts` is what every case.json says of it."""
 
-    run: Run
     recipe: Kind
     networks: dict[str, nn.Module]
     digests: dict[Path, str]
@@ -78,7 +76,7 @@ def open_run(run: Run, kind: type[Kind], *, device: str = "auto", precision: str
         "threads": torch.get_num_threads(),
         "versions": {"medseg_diff": __version__, "torch": torch.__version__},
     }
-    return Trained(run, recipe, networks, digests, place, exact, facts)
+    return Trained(recipe, networks, digests, place, exact, facts)
 
 
 def load_network(network: Network, weights: Path, device: torch.device) -> Network:

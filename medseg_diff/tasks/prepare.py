@@ -1,6 +1,5 @@
 """`prepare`: the folder of a dataset → a manifest, split by patient."""
 
-import logging
 from collections import Counter
 from pathlib import Path
 
@@ -8,16 +7,9 @@ from medseg_diff import files
 from medseg_diff.console import log
 from medseg_diff.data.tables.manifest import Split, draw_splits, read_manifest, write_manifest
 from medseg_diff.data.tables.sources import SOURCES
-from medseg_diff.errors import (
-    ManifestError,
-    MedsegError,
-    Problems,
-    UsageError,
-)
+from medseg_diff.errors import ManifestError, MedsegError, Problems, UsageError
 
 HELD_OUT: dict[Split, float] = {"test": 0.2, "val": 0.1}
-
-logger = logging.getLogger(__name__)
 
 
 def prepare(folder: Path, *, source: str, out: Path, seed: int = 0, overwrite: bool = False) -> Path:
@@ -35,12 +27,10 @@ def prepare(folder: Path, *, source: str, out: Path, seed: int = 0, overwrite: b
     if out.exists() and not overwrite:
         raise ManifestError("exists already", fix="choose another --out or pass --overwrite", file=out.name)
     rows = SOURCES[source](folder)
-    splits = None
     if not any(row.get("split") for row in rows):
         patients = {row.get("patient", row["case"]): row.get("label", "") for row in rows}
-        splits = draw_splits(patients, HELD_OUT, seed=seed)
-    if splits is not None:
-        rows = [_with_split(row, splits[row.get("patient", row["case"])]) for row in rows]
+        if splits := draw_splits(patients, HELD_OUT, seed=seed):
+            rows = [_with_split(row, splits[row.get("patient", row["case"])]) for row in rows]
     rows, root = _relative_to_table(rows, folder, out)
     with files.whole_file(out) as temporary:  # only a table that can be read comes to stand there
         write_manifest(temporary, rows)
@@ -75,11 +65,11 @@ def _is_path(folder: Path, value: str) -> bool:
 
 def _say(out: Path, counts: Counter[str], root: Path | None) -> None:
     parts = ", ".join(f"{count} {split}" for split, count in sorted(counts.items()))
-    logger.info("%s: %d cases (%s)", out.name, counts.total(), parts)
+    log.info("%s: %d cases (%s)", out.name, counts.total(), parts)
     if "no split" in counts:
-        logger.info("too few patients to hold any out; training holds out a tenth of the slices instead")
+        log.info("too few patients to hold any out; training holds out a tenth of the slices instead")
     if root is not None:
-        logger.info("the images lie elsewhere: pass --data-root %s with this table", root)
+        log.info("the images lie elsewhere: pass --data-root %s with this table", root)
 
 
 def hold_out_last(table: Path, *, data_root: Path | None) -> None:

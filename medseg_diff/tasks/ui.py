@@ -113,9 +113,8 @@ def _start(store: str, host: str, port: int) -> "subprocess.Popen[bytes]":
 
 def _wait(server: "subprocess.Popen[bytes]", root: str) -> None:
     end = time.monotonic() + START_SECONDS
-    direct = urllib.request.build_opener(
-        urllib.request.ProxyHandler({})
-    )  # a proxy does not know this machine's loopback
+    no_proxy = urllib.request.ProxyHandler({})  # none knows this machine's loopback
+    direct = urllib.request.build_opener(no_proxy)
     while time.monotonic() < end:
         if server.poll() is not None:
             raise EnvironmentFault(f"MLflow ended with code {server.returncode}", fix="see mlflow server --help")

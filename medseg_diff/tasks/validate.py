@@ -82,13 +82,7 @@ def _copies(images: CaseImages, file: str, seen: dict[bytes, str]) -> list[Medse
         digest = hashlib.blake2b(voxels.data, digest_size=16).digest()
         other = seen.setdefault(digest, images.name)
         if other != images.name:
-            found.append(
-                ManifestError(
-                    f"holds the same voxels as a channel of case {other}",
-                    fix="keep one of the two cases; the same scan in both is leakage",
-                    case=images.name,
-                    channel=channel,
-                    file=file,
-                )
-            )
+            said = f"holds the same voxels as a channel of case {other}"
+            fix = "keep one of the two cases; the same scan in both is leakage"
+            found.append(ManifestError(said, fix=fix, case=images.name, channel=channel, file=file))
     return found

@@ -1,6 +1,7 @@
 """Learning to tell diseased from healthy slices through any amount of noise, and measuring how well, time by time."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import torch
@@ -19,26 +20,24 @@ from medseg_diff.training.denoising import draw_times_and_noise
 from medseg_diff.training.objective import Turn
 
 
+@dataclass(eq=False)
 class NoisyClassification:
-    """Cross-entropy of the image's label given x_t in a space, at times 1 … `deepest`.
+    """Cross-entropy of the image's label given x_t in a space, at times 1 … `deepest` (None: the whole schedule).
 
     Every image of a batch must have a label that is known.
     """
 
-    def __init__(
-        self,
-        classifier: nn.Module,
-        schedule: NoiseSchedule,
-        *,
-        seed: int,
-        rank: int = 0,
-        space: Space = PLAIN,
-        deepest: int | None = None,
-        noise: AnyNoise = GaussianNoise(),
-    ) -> None:
-        self.classifier, self.schedule, self.seed, self.rank = classifier, schedule, seed, rank
-        self.space, self.deepest, self.noise = space, deepest or schedule.length, noise
-        self.models: dict[str, nn.Module] = {"classifier": classifier}
+    classifier: nn.Module
+    schedule: NoiseSchedule
+    _: KW_ONLY
+    seed: int
+    rank: int = 0
+    space: Space = PLAIN
+    deepest: int | None = None
+    noise: AnyNoise = GaussianNoise()
+
+    def __post_init__(self) -> None:
+        self.models: dict[str, nn.Module] = {"classifier": self.classifier}
 
     def adopt(self, name: str, model: nn.Module) -> None:
         self.classifier = model
@@ -48,7 +47,8 @@ class NoisyClassification:
         assert labels is not None
         clean = self.space.encode(batch.image)
         own = seed_of(self.seed, "classification", self.rank, step)
-        t, noise = draw_times_and_noise(clean, own, deepest=self.deepest, kind=self.noise)
+        deepest = self.deepest or self.schedule.length
+        t, noise = draw_times_and_noise(clean, own, deepest=deepest, kind=self.noise)
         x_t = noised(clean, noise, self.schedule.level(t, like=clean))
         logits = self.classifier(x_t, t, Condition()).float()
         right = (logits.argmax(dim=1) == labels).float().mean()

@@ -1,7 +1,7 @@
 """Learning to denoise: a random time and fresh noise for every sample, and the denoiser's loss."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +16,25 @@ from medseg_diff.seeds import seed_of
 from medseg_diff.spaces import PLAIN, Space
 from medseg_diff.training.objective import Turn
 
-Pair = Callable[
-    [Batch, int], tuple[Tensor, Condition]
-]  # a batch and its step → x_0 [B, D, *S], what it is conditioned on
+# A batch and its step → x_0 [B, D, *S], what it is conditioned on.
+Pair = Callable[[Batch, int], tuple[Tensor, Condition]]
 
 
+@dataclass(eq=False)
 class Denoising:
     """A denoiser of what `pair` makes of a batch, at times 1 … `deepest` (None: the whole schedule)."""
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        pair: Pair,
-        *,
-        seed: int,
-        rank: int = 0,
-        deepest: int | None = None,
-        noise: AnyNoise = GaussianNoise(),
-    ) -> None:
-        assert isinstance(denoiser.network, nn.Module)
-        self.denoiser, self.pair, self.seed, self.rank, self.noise = denoiser, pair, seed, rank, noise
-        self.deepest = deepest or denoiser.schedule.length
-        self.models: dict[str, nn.Module] = {"denoiser": denoiser.network}
+    denoiser: Denoiser
+    pair: Pair
+    _: KW_ONLY
+    seed: int
+    rank: int = 0
+    deepest: int | None = None
+    noise: AnyNoise = GaussianNoise()
+
+    def __post_init__(self) -> None:
+        assert isinstance(self.denoiser.network, nn.Module)
+        self.models: dict[str, nn.Module] = {"denoiser": self.denoiser.network}
 
     def adopt(self, name: str, model: nn.Module) -> None:
         self.denoiser.network = model
@@ -45,7 +42,8 @@ class Denoising:
     def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
         clean, condition = self.pair(batch, step)
         own = seed_of(self.seed, "denoising", self.rank, step)
-        t, noise = draw_times_and_noise(clean, own, deepest=self.deepest, kind=self.noise)
+        deepest = self.deepest or self.denoiser.schedule.length
+        t, noise = draw_times_and_noise(clean, own, deepest=deepest, kind=self.noise)
         losses = denoising_loss(self.denoiser, clean, t, noise, condition)
         loss = hybrid(losses, self.denoiser.schedule.length, dice=self.denoiser.dice).mean()
         yield Turn("denoiser", loss, {f"loss_{name}": value.detach().mean() for name, value in losses.items()})
@@ -83,11 +81,7 @@ class ImageAndLabel:
 
 
 def draw_times_and_noise(
-    clean: Tensor,
-    seed: int,
-    *,
-    deepest: int,
-    kind: AnyNoise = GaussianNoise(),
+    clean: Tensor, seed: int, *, deepest: int, kind: AnyNoise = GaussianNoise()
 ) -> tuple[Tensor, Tensor]:
     """Times [B] spread evenly over 1 … deepest (a random offset, then stratified: less variance), and noise like `clean`."""
     generator = torch.Generator(clean.device).manual_seed(seed)

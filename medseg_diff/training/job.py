@@ -3,43 +3,27 @@
 import itertools
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+
+import torch
+from lightning_fabric import Fabric
 
 from medseg_diff.console import log
-from medseg_diff.data.tables.manifest import Manifest
 from medseg_diff.device import find_device, find_precision, make_fabric
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
-from medseg_diff.settings import Settings
 from medseg_diff.training.estimate import in_words
 from medseg_diff.training.phase import Bench, Phase
-from medseg_diff.training.resume import Resume, Wanted, opened
+from medseg_diff.training.resume import Job, Resume, opened
 from medseg_diff.training.runner import Course
 from medseg_diff.training.watcher import Watcher, Watchers
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 __all__ = ["Bench", "Job", "Phase", "Resume", "seeded", "train"]
 
 Built = TypeVar("Built")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a train verb was asked for: `recipe` is the name of its resolved `settings`, `command` the words that ask for
-    it again, but for --runs, --device, --out and --resume."""
-
-    task: str
-    recipe: str
-    settings: Settings
-    manifest: Manifest
-    precision: str = "auto"
-    command: Sequence[str] = ("medseg-diff",)
 
 
 def train(
@@ -64,15 +48,14 @@ def train(
     place = find_device(device)
     precision = find_precision(job.precision, place)
     fabric = make_fabric(place, precision)
-    wanted = Wanted(job.task, job.recipe, job.settings, job.manifest.digest())
-    with _shared(wanted, fabric, out=out, runs=runs, resume=resume) as run:
+    with _shared(job, fabric, out=out, runs=runs, resume=resume) as run:
         if run.facts["finished"]:
             log.info("%s is finished: nothing to do", run.folder)
             return run
         said = {"--runs": (runs, Path("runs")), "--device": (device, "auto"), "--out": (run.folder, None)}
         words = [str(word) for name, (value, usual) in said.items() if value != usual for word in (name, value)]
         again = shlex.join([*job.command, *words, "--resume", "auto"])
-        bench = Bench(run, fabric, precision, wanted.recipe_sha256, wanted.data_digest, again)
+        bench = Bench(run, fabric, precision, job.recipe_sha256, job.data_digest, again)
         if fabric.global_rank == 0:
             run.note(data=job.manifest.file, device=place.type, precision=precision)
         _train(phases, bench, Watchers(watchers if fabric.global_rank == 0 else ()))
@@ -81,20 +64,18 @@ def train(
 
 def seeded(seed: int, build: Callable[[], Built]) -> Built:
     """What `build` makes, its first weights drawn from the seed and the generator of everything else left alone."""
-    import torch
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "network"))
         return build()
 
 
 @contextmanager
-def _shared(wanted: Wanted, fabric: "Fabric", *, out: Path | None, runs: Path, resume: Resume | None) -> Iterator[Run]:
+def _shared(job: Job, fabric: Fabric, *, out: Path | None, runs: Path, resume: Resume | None) -> Iterator[Run]:
     """The first process opens the run, the others are told its folder."""
     if fabric.global_rank > 0:
         yield Run(Path(fabric.broadcast("")))
         return
-    with opened(wanted, out=out, runs=runs, resume=resume) as run:
+    with opened(job, out=out, runs=runs, resume=resume) as run:
         fabric.broadcast(str(run.folder))
         yield run
 
@@ -124,7 +105,5 @@ def _train(phases: Callable[[Bench], Iterable[Phase]], bench: Bench, watchers: W
 
 def _finish(run: Run) -> None:
     """Checksums, and the word that the run is whole."""
-    import torch
-
     run.seal()
     run.note(finished=True, ended=time.time(), threads=torch.get_num_threads())

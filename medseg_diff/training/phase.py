@@ -3,16 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from lightning_fabric import Fabric
 
 from medseg_diff.data.datasets.batch import Items
 from medseg_diff.run import Run
 from medseg_diff.training.checkpoint import steps_done
 from medseg_diff.training.fit import FitSettings, Progress
 from medseg_diff.training.objective import Objective
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Bench:
     """Where the work is done: the run's folder, the devices, fp32 or bf16; and the command that goes on with it."""
 
     run: Run
-    fabric: "Fabric"
+    fabric: Fabric
     precision: str
     recipe_sha256: str
     data_digest: str

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from medseg_diff.console import log
+from medseg_diff.data.tables.manifest import Manifest
 from medseg_diff.errors import CheckpointError, ConfigError, EnvironmentFault, MedsegError
 from medseg_diff.files import clean, sha256_of
 from medseg_diff.locking import locked
@@ -24,13 +25,16 @@ SHOWN_DIFFERENCES = 3
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a run has to be of, to be gone on with. `recipe` is the name of its resolved `settings`."""
+class Job:
+    """What a train verb was asked for: `recipe` is the name of its resolved `settings`, `command` the words that ask for
+    it again, but for --runs, --device, --out and --resume. A run that it goes on with has to be of the same."""
 
     task: str
     recipe: str
     settings: Settings
-    data_digest: str
+    manifest: Manifest
+    precision: str = "auto"
+    command: Sequence[str] = ("medseg-diff",)
 
     @cached_property
     def text(self) -> str:
@@ -41,9 +45,13 @@ class Wanted:
     def recipe_sha256(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
+    @cached_property
+    def data_digest(self) -> str:
+        return self.manifest.digest()
+
 
 @contextmanager
-def opened(wanted: Wanted, *, out: Path | None, runs: Path, resume: Resume | None) -> Iterator[Run]:
+def opened(job: Job, *, out: Path | None, runs: Path, resume: Resume | None) -> Iterator[Run]:
     """The run to train in, held by this process while inside: new, or with a checkpoint to go on from, or finished.
 
     Raises: UsageError where the folder holds something and is not to be gone on with; CheckpointError where it is to be
@@ -54,10 +62,10 @@ def opened(wanted: Wanted, *, out: Path | None, runs: Path, resume: Resume | Non
         if out is not None:
             stack.enter_context(locked(out))
         elif resume:
-            folder = _newest(wanted, runs, stack)
+            folder = _newest(job, runs, stack)
         if resume and folder is not None and (folder / "run.json").exists():
             run = Run(folder)
-            _check(run, wanted)
+            _check(run, job)
             if run.facts["finished"] or _begun(run):
                 clean(folder)
                 if not run.facts["finished"]:
@@ -65,14 +73,17 @@ def opened(wanted: Wanted, *, out: Path | None, runs: Path, resume: Resume | Non
                 yield run
                 return
         if resume == "must":
-            raise _nothing(out, runs)
+            found = "checkpoint to go on from" if out else "unfinished run of this recipe and these cases"
+            fix = "name the run's folder with --out, or use --resume auto"
+            raise CheckpointError(f"holds no {found}", fix=fix, file=(out or runs).name)
         if folder is None:
-            folder = runs / new_name(wanted.recipe)
+            folder = runs / new_name(job.recipe)
             stack.enter_context(locked(folder))
         if resume:
             log.info("nothing to go on with: %s is a new run", folder)
         again = bool(resume) and _abandoned(folder)
-        run = _new(folder, wanted, overwrite=again)
+        facts = {"recipe_sha256": job.recipe_sha256, "data_digest": job.data_digest, "started": time.time()}
+        run = create_run(folder, task=job.task, recipe=job.recipe, settings=job.text, overwrite=again, facts=facts)
         try:
             yield run
         except MedsegError:
@@ -82,29 +93,12 @@ def opened(wanted: Wanted, *, out: Path | None, runs: Path, resume: Resume | Non
             raise
 
 
-def _nothing(out: Path | None, runs: Path) -> CheckpointError:
-    found = "holds no checkpoint to go on from" if out else "holds no unfinished run of this recipe and these cases"
-    return CheckpointError(found, fix="name the run's folder with --out, or use --resume auto", file=(out or runs).name)
-
-
-def _new(folder: Path, wanted: Wanted, *, overwrite: bool) -> Run:
-    digests = {"recipe_sha256": wanted.recipe_sha256, "data_digest": wanted.data_digest}
-    return create_run(
-        folder,
-        task=wanted.task,
-        recipe=wanted.recipe,
-        settings=wanted.text,
-        overwrite=overwrite,
-        facts=digests | {"started": time.time()},
-    )
-
-
-def _newest(wanted: Wanted, runs: Path, stack: ExitStack) -> Path | None:
+def _newest(job: Job, runs: Path, stack: ExitStack) -> Path | None:
     """The newest unfinished run with a checkpoint, of the same recipe and data, that no other process holds."""
     candidates: list[tuple[float, Path]] = []
     for run in all_runs(runs):
         facts = run.facts
-        same = all(facts.get(name) == getattr(wanted, name) for name in ("task", "recipe_sha256", "data_digest"))
+        same = all(facts.get(name) == getattr(job, name) for name in ("task", "recipe_sha256", "data_digest"))
         if same and not facts.get("finished") and _begun(run):
             candidates.append((run.moment("started") or 0.0, run.folder))
     for _, folder in sorted(candidates, reverse=True):
@@ -126,26 +120,26 @@ def _abandoned(folder: Path) -> bool:
     return (folder / "run.json").exists() and not any((folder / "weights").glob("*.safetensors"))
 
 
-def _check(run: Run, wanted: Wanted) -> None:
+def _check(run: Run, job: Job) -> None:
     """Raises: CheckpointError that says in what the run differs from what is wanted."""
     facts, found = run.facts, ""
-    if facts.get("task") != wanted.task:
-        found = f"is a run for `{facts.get('task')}`, not `{wanted.task}`"
-    elif not run.recipe_file.is_file() or sha256_of(run.recipe_file) != wanted.recipe_sha256:
-        found = f"was begun with another recipe ({_differences(run, wanted)})"
-    elif facts.get("data_digest") != wanted.data_digest:
+    if facts.get("task") != job.task:
+        found = f"is a run for `{facts.get('task')}`, not `{job.task}`"
+    elif not run.recipe_file.is_file() or sha256_of(run.recipe_file) != job.recipe_sha256:
+        found = f"was begun with another recipe ({_differences(run, job)})"
+    elif facts.get("data_digest") != job.data_digest:
         found = "was begun with another table of cases"
     if found:
         raise CheckpointError(found, fix="go on with what it was begun with, or choose another --out", file=run.name)
 
 
-def _differences(run: Run, wanted: Wanted) -> str:
+def _differences(run: Run, job: Job) -> str:
     """`training.steps was 200 and is 100; …`."""
     try:
         then = flat(read_yaml(run.recipe_file))
     except ConfigError as error:
         return error.found
-    now = flat(wanted.settings.model_dump(mode="json"))
+    now = flat(job.settings.model_dump(mode="json"))
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     said = [f"{name} was {then.get(name)} and is {now.get(name)}" for name in names[:SHOWN_DIFFERENCES]]
     more = len(names) - len(said)

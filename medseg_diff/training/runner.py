@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+import torch
 
 from medseg_diff.console import bar, log
 from medseg_diff.data.datasets.batch import LOST_WORKER, Key, SeededDraws, batches
@@ -14,9 +15,6 @@ from medseg_diff.training.phase import Bench, Phase
 from medseg_diff.training.signals import StopSignals
 from medseg_diff.training.watcher import Watchers
 from medseg_diff.training.weights import not_finite, save_tensors, save_weights
-
-if TYPE_CHECKING:
-    pass
 
 LOG_EVERY = 10
 PATIENCE = 5  # updates in a row that may be left out
@@ -36,8 +34,6 @@ class Course:
     """Where a phase is in its training, and what it is trained with."""
 
     def __init__(self, phase: Phase, bench: Bench, watchers: Watchers) -> None:
-        import torch
-
         self.phase, self.bench, self.watchers = phase, bench, watchers
         self.chief = bench.fabric.global_rank == 0
         identity = Identity(
@@ -202,8 +198,6 @@ class Course:
 
     def _save_batch(self, step: int) -> None:
         """RUN/diverged/: the batch of the update after `step`, and which examples it is made of."""
-        import torch
-
         settings, folder = self.phase.settings, self.bench.run.folder / "diverged"
         draws = self._draws(step, updates=1)
         passes = [batch.parts for batch in batches(self.phase.examples, draws, workers=0)]
@@ -229,8 +223,6 @@ class Course:
 
     def _told_to_stop(self, stop: StopSignals, step: int) -> bool:
         """Whether any process was asked to; several of them ask each other at times, because that costs time."""
-        import torch
-
         fabric = self.bench.fabric
         if fabric.world_size == 1:
             return stop.asked

@@ -135,7 +135,7 @@ def model_of(table, folder, **engine):
     for name, build in recipe.parts().items():
         save_weights(build(), run.weights(name))
     manifest = read_manifest(table)
-    study = prepare_labelled_study(manifest, recipe, cache=folder.parent / "cache", by_slices=False)
+    study = prepare_labelled_study(manifest, recipe, cache=folder.parent / "cache")
     skill = []
     if "classifier" in recipe.parts():
         skill = skill_of(recipe.build_classifier(), recipe, study, Fabric(accelerator="cpu", devices=1))

@@ -56,6 +56,7 @@ class Augmentation(Settings):
             whole = chain(whole)
             inside, deep = whole["brain"] > 0.5, whole["image"]
             if self.gamma and inside.any():
+                deep = deep.clone()
                 for channel in deep:  # each sequence has a contrast of its own
                     channel[inside] = self._curve(channel[inside])
         if self.channel_dropout:

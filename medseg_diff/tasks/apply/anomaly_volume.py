@@ -1,6 +1,6 @@
 """A trained anomaly system, and what its engine says of one volume, slice by slice in batches of one size."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from medseg_diff.diffusion import SeededNoise
 from medseg_diff.errors import CheckpointError, UsageError
 from medseg_diff.evenly import evenly_spaced
 from medseg_diff.methods.anomaly import AnyEngine
-from medseg_diff.methods.anomaly.engine import Check, Evidence, Networks
+from medseg_diff.methods.anomaly.engine import Evidence, Networks
 from medseg_diff.methods.batches import padded_batches
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.calibration import AnomalyCalibration, read_calibration
@@ -59,14 +59,6 @@ class AnomalySystem:
         """What the engine says of image [B, C, *S], on the device and inside `autocast`; `owners` [B] own the noise."""
         noise = SeededNoise([seed_of(self.seed, *owner) for owner in owners], self.recipe.noise)
         return self.engine.score(image, self.networks, noise, baselines=baselines)
-
-    def round_trip(self, image: Tensor) -> Tensor | None:
-        """The image [B, C, *S] encoded and decoded without any push, where the engine can do that."""
-        return self.engine.round_trip(image, self.networks)
-
-    def checks(self, facts: Mapping[str, Tensor]) -> list[Check]:
-        """The engine's quality checks of one volume."""
-        return self.engine.checks(facts, self.calibrated.reference if self.calibrated else {})
 
 
 def open_system(
@@ -209,8 +201,9 @@ class Frame:
 
 def _round_trip(system: AnomalySystem, frame: Frame, image: Tensor, brain: Tensor) -> float | None:
     """Root mean square of what a few slices lost without any push, relative to their own deviation inside the brain."""
-    parts = [part.to(system.device).contiguous() for part in frame.put(image).split(system.engine.network_batch)]
-    back = [frame.take(trip).cpu() for part in parts if (trip := system.round_trip(part)) is not None]
+    engine, parts = system.engine, frame.put(image).split(system.engine.network_batch)
+    trips = (engine.round_trip(part.to(system.device).contiguous(), system.networks) for part in parts)
+    back = [frame.take(trip).cpu() for trip in trips if trip is not None]
     if not back:
         return None
     inside = brain.expand_as(image)

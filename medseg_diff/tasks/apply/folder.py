@@ -12,14 +12,7 @@ from medseg_diff.data.formats import nifti
 from medseg_diff.data.formats.stream import first_bytes
 from medseg_diff.data.results import FACTS
 from medseg_diff.data.tables.manifest import Case
-from medseg_diff.errors import (
-    EnvironmentFault,
-    ExitCode,
-    MedsegError,
-    OutOfMemory,
-    UsageError,
-    is_out_of_memory,
-)
+from medseg_diff.errors import EnvironmentFault, ExitCode, MedsegError, OutOfMemory, UsageError, is_out_of_memory
 from medseg_diff.files import check_room, clean
 from medseg_diff.locking import claimed
 from medseg_diff.tasks.apply.case_folder import Identity, OtherScan, is_complete, made_anew, source_of, tell

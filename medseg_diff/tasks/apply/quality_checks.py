@@ -8,7 +8,8 @@ HIGHEST_GAIN = 1.5  # times the normative mean at which a whole scan may lie
 
 def quality_checks(volume: AnomalyVolume, system: AnomalySystem, gain: float) -> list[Check]:
     """What case.json says of the quality of one volume's map, and what a person must be warned of."""
-    return [_calibration(system), _round_trip(volume, system), _gain(gain), *system.checks(volume.facts)]
+    of_engine = system.engine.checks(volume.facts, system.calibrated.reference if system.calibrated else {})
+    return [_calibration(system), _round_trip(volume, system), _gain(gain), *of_engine]
 
 
 def _calibration(system: AnomalySystem) -> Check:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from medseg_diff.data import geometry
 from medseg_diff.data.transforms import Prepared, restore
@@ -21,8 +23,6 @@ from medseg_diff.metrics.tuning import tempered
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from medseg_diff.tasks.apply.segmentation_volume import SegmentationSystem
 
 MOST_SLICES = 5
@@ -38,10 +38,8 @@ def suffix_of(recipe: SegmentationRecipe, region: str) -> str:
     return "" if len(recipe.regions) == 1 else f"_{region}"
 
 
-def brought_back(prepared: Prepared, recipe: SegmentationRecipe, probability: "Tensor") -> Floats:
+def brought_back(prepared: Prepared, recipe: SegmentationRecipe, probability: Tensor) -> Floats:
     """Values in [0, 1] [N, R, *S] of the view → [R, X, Y, Z] on the case's own grid, no region above an outer one."""
-    import torch
-
     native = np.clip(restore(prepared, recipe.view.join(probability.float().cpu())), 0, 1)
     return kept_inside(torch.from_numpy(native), hierarchy_of(recipe.regions), dim=0).numpy()
 
@@ -52,8 +50,6 @@ def write_maps(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSyst
     Mean and second moment are brought back and the other maps follow from them there, so that variance_between +
     variance_within = uncertainty = m (1 - m) holds on the grid that is written.
     """
-    import torch
-
     recipe, affine = system.recipe, prepared.native_affine
     voxel_ml = geometry.voxel_ml(affine)
     means = brought_back(prepared, recipe, ensemble.mean)
@@ -100,8 +96,6 @@ def _masks(
 
 def _fused(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSystem") -> Floats:
     """What is cut at one half in the mean's stead: the share of the votes, or STAPLE's probability."""
-    import torch
-
     if system.findings.fusion == "vote":
         return brought_back(prepared, system.recipe, vote(ensemble.votes, ensemble.members))
     assert ensemble.masks is not None, "STAPLE needs an ensemble that keeps its masks"
@@ -121,8 +115,6 @@ def _write_masks(masks: Masks, recipe: SegmentationRecipe, prepared: Prepared, f
 
 def _write_calibrated(means: Floats, system: "SegmentationSystem", prepared: Prepared, folder: Path) -> None:
     """The mean at the run's temperatures, beside the plain mean, where that was asked for."""
-    import torch
-
     temperatures: Mapping[str, float] = system.temperatures
     if not temperatures:
         return

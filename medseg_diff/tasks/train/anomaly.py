@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
 
 from medseg_diff.console import log
 from medseg_diff.data.datasets.labelled import HalfAndHalf
@@ -26,10 +29,6 @@ from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Phase, seeded
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-    from torch import nn
-
 TIMES_MEASURED = 11  # of the classifier, from 1 to the deepest that it has learned
 
 
@@ -46,7 +45,7 @@ def train_anomaly(data: Path, training: TrainingRun, device: str = "auto", data_
 
 def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
     recipe, fabric = given.recipe, bench.fabric
-    study = prepare_labelled_study(given.manifest, recipe, cache=given.cache, by_slices=given.by_slices)
+    study = prepare_labelled_study(given.manifest, recipe, cache=given.cache)
     numbers = len(study.training), study.cases, study.healthy, study.diseased, len(study.validation)
     log.info("training on %d slices of %d cases (labelled: %d healthy, %d diseased), validating on %d", *numbers)
     say_how_long(works_of(recipe, bench), bench, quick="quick/guided")
@@ -126,11 +125,9 @@ def _classifier_phase(recipe: AnomalyRecipe, study: LabelledStudy, slices: HalfA
 
 
 def denoising_error(
-    progress: Progress, recipe: AnomalyRecipe, study: LabelledStudy, fabric: "Fabric"
+    progress: Progress, recipe: AnomalyRecipe, study: LabelledStudy, fabric: Fabric
 ) -> dict[str, float]:
     """The averaged denoiser's loss on validation slices of its cohort, unconditional, with the same noise every time."""
-    import torch
-
     denoiser, image = averaged(progress, recipe), study.validation.image
     if recipe.engine.learns_from == "healthy" and study.of_both_kinds:
         image = image[study.label == HEALTHY]
@@ -144,7 +141,7 @@ def denoising_error(
     return {"val_loss": float(torch.cat(losses).mean())}
 
 
-def skill_of(classifier: "nn.Module", recipe: AnomalyRecipe, study: LabelledStudy, fabric: "Fabric") -> list[Skill]:
+def skill_of(classifier: nn.Module, recipe: AnomalyRecipe, study: LabelledStudy, fabric: Fabric) -> list[Skill]:
     """How well the classifier tells the validation slices apart, from t = 1 to the deepest that it has learned."""
     steps = min(TIMES_MEASURED, recipe.learned) - 1
     times = recipe.schedule.times(steps, start=1, stop=recipe.learned) if steps else [1]
@@ -162,7 +159,7 @@ def skill_of(classifier: "nn.Module", recipe: AnomalyRecipe, study: LabelledStud
         )
 
 
-def measure_classifier(run: Run, recipe: AnomalyRecipe, study: LabelledStudy, fabric: "Fabric") -> list[Skill]:
+def measure_classifier(run: Run, recipe: AnomalyRecipe, study: LabelledStudy, fabric: Fabric) -> list[Skill]:
     """The kept classifier's skill by time, written as classifier.csv and drawn; empty where slices are of one kind only."""
     from medseg_diff.reporting.curves import draw_skill
 
@@ -191,7 +188,7 @@ def works_of(recipe: AnomalyRecipe, bench: Bench) -> list[Work]:
     ]
 
 
-def _name_of(fabric: "Fabric") -> str:
+def _name_of(fabric: Fabric) -> str:
     """The device as the command line calls it."""
     device = fabric.device
     return device.type if device.index is None or device.type != "cuda" else f"cuda:{device.index}"

@@ -4,7 +4,8 @@ The best weights sample the slices as `segment` would. Where these come from pat
 with few patients, the numbers say little about a new one: they are kept, and nothing uses them unless told to.
 """
 
-from typing import TYPE_CHECKING
+from lightning_fabric import Fabric
+from torch import Tensor
 
 from medseg_diff.console import log
 from medseg_diff.diffusion import Denoiser
@@ -17,12 +18,8 @@ from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.train.study import Study, ValidationSlices
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-    from torch import Tensor
 
-
-def calibrate(run: Run, recipe: SegmentationRecipe, study: Study, fabric: "Fabric") -> SegmentationCalibration | None:
+def calibrate(run: Run, recipe: SegmentationRecipe, study: Study, fabric: Fabric) -> SegmentationCalibration | None:
     """Choose both for every region with the run's best weights and write calibration.json, before the run is sealed.
 
     None, and no file, where `validation.calibration_slices` is 0.
@@ -62,7 +59,7 @@ def calibrate(run: Run, recipe: SegmentationRecipe, study: Study, fabric: "Fabri
     return found
 
 
-def calibrate_region(mean: "Tensor", mask: "Tensor", brain: "Tensor", patients: tuple[str, ...]) -> RegionCalibration:
+def calibrate_region(mean: Tensor, mask: Tensor, brain: Tensor, patients: tuple[str, ...]) -> RegionCalibration:
     """Threshold by patients, temperature over brain voxels: mean [N, *S] in [0, 1], mask and brain [N, *S] booleans."""
     tissue = [z for z in range(len(patients)) if brain[z].any()]  # a patch may lie outside
     groups = {patients[z]: [other for other in tissue if patients[other] == patients[z]] for z in tissue}
@@ -91,7 +88,7 @@ def draw_ensemble(
     recipe: SegmentationRecipe,
     slices: ValidationSlices,
     plan: Plan,
-    fabric: "Fabric",
+    fabric: Fabric,
     *,
     purpose: str,
 ) -> Ensemble:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from lightning_fabric import Fabric
 
 from medseg_diff.console import log
 from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
@@ -17,9 +18,6 @@ from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Phase, seeded
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
 
 @with_plain_keywords
 def train_seg(data: Path, training: TrainingRun, device: str = "auto", data_root: Path | None = None) -> Run:
@@ -32,7 +30,7 @@ def train_seg(data: Path, training: TrainingRun, device: str = "auto", data_root
 
 def _phases(given: Material[SegmentationRecipe], bench: Bench) -> Iterator[Phase]:
     recipe, fabric, seed = given.recipe, bench.fabric, given.recipe.training.seed
-    study = prepare_study(given.manifest, recipe, cache=given.cache, by_slices=given.by_slices)
+    study = prepare_study(given.manifest, recipe, cache=given.cache)
     slices = study.validation(recipe.validation.slices)
     numbers = len(study.training), recipe.view.piece, study.cases, len(slices)
     log.info("training on %d %s of %d cases, validating on %d", *numbers)
@@ -59,7 +57,7 @@ VERB = TrainVerb("train-seg", "segment", "mask_logits", _phases)
 
 
 def validate(
-    progress: Progress, recipe: SegmentationRecipe, slices: ValidationSlices, fabric: "Fabric"
+    progress: Progress, recipe: SegmentationRecipe, slices: ValidationSlices, fabric: Fabric
 ) -> dict[str, float]:
     """Dice of a small ensemble over all validation slices together, as `segment` would draw it."""
     plan = recipe.plan(members=recipe.validation.members, members_at_once=recipe.validation.members)

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from medseg_diff.console import bar, log
 from medseg_diff.data.datasets.cache import PreparedCase, prepare_training_case
@@ -28,9 +29,6 @@ from medseg_diff.networks.noisy_classifier import DISEASED, HEALTHY
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 
-if TYPE_CHECKING:
-    import torch
-
 HELD_OUT_SLICES = 10  # one slice in ten, where there are too few patients to hold one out
 
 
@@ -38,9 +36,9 @@ HELD_OUT_SLICES = 10  # one slice in ten, where there are too few patients to ho
 class ValidationSlices:
     """image [N, C, *S] in float32, mask [N, R, *S] and brain [N, 1, *S] booleans, and whose slice each one is."""
 
-    image: "torch.Tensor"
-    mask: "torch.Tensor"
-    brain: "torch.Tensor"
+    image: Tensor
+    mask: Tensor
+    brain: Tensor
     patients: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -74,7 +72,7 @@ class LabelledStudy:
     training: LabelledSlices | OneKind
     classified: HalfAndHalf | None
     validation: ValidationSlices
-    label: "torch.Tensor"
+    label: Tensor
     cases: int
     healthy: int
     diseased: int
@@ -85,8 +83,8 @@ class LabelledStudy:
         return 0 < int(self.label.sum()) < len(self.label)
 
 
-def with_splits(manifest: Manifest) -> tuple[Manifest, bool]:
-    """The table with splits, drawn by patient where it has none; True where slices have to be held out instead.
+def with_splits(manifest: Manifest) -> Manifest:
+    """The table with splits, drawn by patient where it has none; without any `val`, slices are held out instead.
 
     Raises: ManifestError where splits are given but none trains.
     """
@@ -95,14 +93,14 @@ def with_splits(manifest: Manifest) -> tuple[Manifest, bool]:
             raise ManifestError("no case has split `train`", fix="fill the column split", file=manifest.file)
         if not manifest.of("val"):
             log.info("no case has split `val`")
-        return manifest, not manifest.of("val")
+        return manifest
     split = split_by_patient(manifest)
     if split is None:
         log.info("fewer than four patients: none is held out for validation or testing")
-        return manifest, True
+        return manifest
     held = sorted({case.patient for case in split.of("val")})
     log.info("no column split: %d of the patients are held out for validation (%s)", len(held), ", ".join(held[:5]))
-    return split, False
+    return split
 
 
 def check_channels(manifest: Manifest, channels: Sequence[str], *, fill_missing: bool = False) -> None:
@@ -143,7 +141,7 @@ def check_labels(case: PreparedCase, recipe: SegmentationRecipe) -> None:
         )
 
 
-def prepare_study(manifest: Manifest, recipe: SegmentationRecipe, *, cache: Path, by_slices: bool) -> Study:
+def prepare_study(manifest: Manifest, recipe: SegmentationRecipe, *, cache: Path) -> Study:
     """The cases with a reference, cut into slices (or patches) of the recipe's regions."""
 
     def prepare(case: Case) -> PreparedCase:
@@ -152,20 +150,19 @@ def prepare_study(manifest: Manifest, recipe: SegmentationRecipe, *, cache: Path
         check_labels(found, recipe)
         return found
 
-    trained, validated = _cases(manifest, by_slices=by_slices)
+    trained, validated = _cases(manifest)
     trained, validated = ([case for case in cases if case.seg or case.raters] for cases in (trained, validated))
     if not trained:
         raise UsageError("no training case has a reference", fix="fill the column seg")
     return _study(recipe, trained, validated, prepare, lambda cases: recipe.regions)
 
 
-def prepare_labelled_study(manifest: Manifest, recipe: AnomalyRecipe, *, cache: Path, by_slices: bool) -> LabelledStudy:
+def prepare_labelled_study(manifest: Manifest, recipe: AnomalyRecipe, *, cache: Path) -> LabelledStudy:
     """All cases, cut into slices that are healthy, diseased or neither.
 
     A case without reference that the table does not call healthy teaches the denoiser only.
     Raises: ManifestError, ImageError; UsageError where no training slice is healthy, or none diseased.
     """
-    import torch
 
     def prepare(case: Case) -> PreparedCase:
         return prepare_training_case(case, recipe.channels, recipe.preparation, cache, needs_reference=False)
@@ -173,7 +170,7 @@ def prepare_labelled_study(manifest: Manifest, recipe: AnomalyRecipe, *, cache: 
     def regions(cases: Sequence[PreparedCase]) -> Regions:
         return {"diseased": recipe.diseased or present_labels(cases)}
 
-    trained, validated = _cases(manifest, by_slices=by_slices)
+    trained, validated = _cases(manifest)
     study = _study(recipe, trained, [case for case in validated if is_labelled(case)], prepare, regions)
     known = {case.name for case in manifest.cases if is_labelled(case)}
 
@@ -198,10 +195,10 @@ def prepare_labelled_study(manifest: Manifest, recipe: AnomalyRecipe, *, cache: 
     )
 
 
-def _cases(manifest: Manifest, *, by_slices: bool) -> tuple[Sequence[Case], Sequence[Case]]:
+def _cases(manifest: Manifest) -> tuple[Sequence[Case], Sequence[Case]]:
     """Those to learn from and those to validate on; none of the latter where slices are held out instead."""
     trained = manifest.of("train") or tuple(case for case in manifest.cases if case.split is None)
-    return trained, () if by_slices else manifest.of("val")
+    return trained, manifest.of("val")
 
 
 def _study(
@@ -247,8 +244,6 @@ def _held_out(number: int) -> bool:
 
 def validation_slices(pieces: PieceDataset, chosen: Sequence[int]) -> ValidationSlices:
     """Some of the slices (or patches), never changed by augmentation."""
-    import torch
-
     found = [pieces.plain(number) for number in chosen]
     image, mask, brain = (torch.stack([item[name] for item in found]) for name in ("image", "mask", "brain"))
     return ValidationSlices(image, mask, brain, tuple(pieces.case_of(number).patient for number in chosen))

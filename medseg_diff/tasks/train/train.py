@@ -26,12 +26,10 @@ Kind = TypeVar("Kind", SegmentationRecipe, AnomalyRecipe)
 
 @dataclass(frozen=True)
 class Material(Generic[Kind]):
-    """What a training is given: its recipe, the table with its splits, whether slices are held out for want of patients,
-    and the folder of prepared cases."""
+    """What a training is given: its recipe, the table with its splits, and the folder of prepared cases."""
 
     recipe: Kind
     manifest: Manifest
-    by_slices: bool
     cache: Path
 
 
@@ -53,12 +51,12 @@ class TrainVerb(Generic[Kind]):
         """
         config = options.config or self.config
         recipe = cast(Kind, load_recipe(config, task=self.task, overrides=options.overrides))
-        manifest, by_slices = with_splits(read_manifest(Path(data), data_root=data_root))
+        manifest = with_splits(read_manifest(Path(data), data_root=data_root))
         check_channels(manifest, recipe.channels, fill_missing=recipe.bears_missing_channels)
         name = Path(config).stem if config.endswith((".yaml", ".yml")) else config.replace("/", "-")
         command = ["medseg-diff", self.name, "--data", str(data), "--config", config, *options.overrides]
         command += ["--data-root", str(data_root)] if data_root else []
-        material = Material(recipe, manifest, by_slices, options.runs / "cache")
+        material = Material(recipe, manifest, options.runs / "cache")
         run = train(
             Job(self.task, name, recipe, manifest, precision=recipe.training.precision, command=command),
             partial(self.phases, material),

@@ -2,7 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
 
 from medseg_diff.diffusion import AnySolver, Condition, SeededNoise, trajectory
 from medseg_diff.diffusion.denoiser import AnyDenoiser
@@ -16,10 +20,6 @@ from medseg_diff.reporting.trajectories import Line, Picture, displayed, draw_li
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.train.study import LabelledStudy, ValidationSlices
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-    from torch import Tensor
-
 FRAMES = 6
 SHOWN_STEPS = 20  # a picture need not take the paper's thousand calls
 
@@ -28,15 +28,15 @@ class Frame(NamedTuple):
     """At time t: x_t and the prediction of x_0, both [B, C, *S] on the CPU."""
 
     t: int
-    noisy: "Tensor"
-    clean: "Tensor"
+    noisy: Tensor
+    clean: Tensor
 
 
 class Trajectory(NamedTuple):
     """Some frames of a walk, and where it ended, [B, C, *S] on the CPU."""
 
     frames: list[Frame]
-    end: "Tensor"
+    end: Tensor
 
 
 class Shown(NamedTuple):
@@ -46,15 +46,15 @@ class Shown(NamedTuple):
     title: str
     above: Picture | None
     below: Picture | None
-    noisy: Callable[["Tensor"], Picture]
-    clean: Callable[["Tensor"], Picture]
-    end: Callable[["Tensor"], Picture]
+    noisy: Callable[[Tensor], Picture]
+    clean: Callable[[Tensor], Picture]
+    end: Callable[[Tensor], Picture]
 
 
 def record(
     denoiser: AnyDenoiser,
     solver: AnySolver,
-    x: "Tensor",
+    x: Tensor,
     times: Sequence[int],
     condition: Condition,
     noise: NoiseSource | None = None,
@@ -81,11 +81,9 @@ def draw(recorded: Trajectory, slices: Sequence[Shown], path: Path, *, end: str)
 
 
 def draw_masks(
-    denoiser: AnyDenoiser, recipe: SegmentationRecipe, slices: ValidationSlices, path: Path, fabric: "Fabric"
+    denoiser: AnyDenoiser, recipe: SegmentationRecipe, slices: ValidationSlices, path: Path, fabric: Fabric
 ) -> None:
     """One member of a few slices (`validation.trajectories`) from noise to a mask; the outermost region is shown."""
-    import torch
-
     mask, plan = slices.mask, recipe.plan(members=1)
     chosen = worth_showing(mask[:, 0], recipe.validation.trajectories)
     noise = SeededNoise([seed_of(recipe.training.seed, "film", number) for number in chosen], recipe.noise)
@@ -99,7 +97,7 @@ def draw_masks(
 
 
 def draw_reconstruction(
-    networks: Networks, recipe: AnomalyRecipe, study: LabelledStudy, path: Path, fabric: "Fabric"
+    networks: Networks, recipe: AnomalyRecipe, study: LabelledStudy, path: Path, fabric: Fabric
 ) -> None:
     """How the engine decodes a few slices (`validation.trajectories`), diseased ones where there are."""
     chosen = worth_showing(study.label[:, None] > 0, recipe.validation.trajectories)
@@ -114,7 +112,7 @@ def draw_reconstruction(
     def shown(number: int, scan: Plane) -> Shown:
         window = float(scan.min()), float(scan.max())
 
-        def picture(x: "Tensor") -> Picture:
+        def picture(x: Tensor) -> Picture:
             return Picture(displayed(recipe.space.decode(x[None])[0, channel].numpy()), *window)
 
         title = f"slice {number + 1}\n{'diseased' if study.label[number] else 'healthy'}"
@@ -124,7 +122,7 @@ def draw_reconstruction(
     draw(recorded, [shown(number, scan) for number, scan in zip(chosen, scans, strict=True)], path, end="healthy")
 
 
-def worth_showing(mask: "Tensor", count: int) -> list[int]:
+def worth_showing(mask: Tensor, count: int) -> list[int]:
     """Numbers of at most `count` slices of mask [N, *S], spread over those with something in them (over all, if none)."""
     marked = mask.flatten(1).any(1).nonzero().flatten().tolist() or list(range(len(mask)))
     count = min(count, len(marked))
@@ -137,11 +135,11 @@ def shown_channel(recipe: SegmentationRecipe) -> int:
     return number * among + among // 2
 
 
-def _shown_mask(number: int, image: "Tensor", reference: "Tensor") -> Shown:
+def _shown_mask(number: int, image: Tensor, reference: Tensor) -> Shown:
     """image and reference [*S]; of a patch the plane with most of the reference in it."""
     middle = _fullest(reference)
 
-    def plane(tensor: "Tensor") -> Plane:
+    def plane(tensor: Tensor) -> Plane:
         values = tensor.float().cpu().numpy()
         return displayed(values if values.ndim == 2 else values[..., middle])
 
@@ -157,7 +155,7 @@ def _shown_mask(number: int, image: "Tensor", reference: "Tensor") -> Shown:
     )
 
 
-def _fullest(reference: "Tensor") -> int:
+def _fullest(reference: Tensor) -> int:
     """The last axis's plane with most in it; the middle one where there is nothing. Of no use in 2D."""
     if reference.ndim == 2:
         return 0

@@ -168,7 +168,7 @@ def test_neither_guided_nor_conditioned_it_comes_back_as_it_was():
     image = images(mixture, scale=0.5)
     found = evidence_of(system, image)
     torch.testing.assert_close(found.healthy, image, atol=0.02, rtol=0)
-    torch.testing.assert_close(system.round_trip(image), found.healthy)
+    torch.testing.assert_close(system.engine.round_trip(image, system.networks), found.healthy)
 
 
 def test_a_classifier_at_chance_is_refused(recalibrated):

@@ -188,11 +188,11 @@ def test_with_few_patients_patches_are_validated_on_those_trained_on(trained, tm
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    manifest, by_slices = with_splits(read_manifest(tmp_path / "two.csv", data_root=trained.table.parent))
+    manifest = with_splits(read_manifest(tmp_path / "two.csv", data_root=trained.table.parent))
     recipe = load_recipe("quick/mask_logits_3d", task="segment", overrides=PATCHES)
     monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
     with caplog.at_level(logging.INFO, "medseg_diff"):
-        study = prepare_study(manifest, recipe, cache=trained.runs / "cache", by_slices=by_slices)
+        study = prepare_study(manifest, recipe, cache=trained.runs / "cache")
     assert not study.separate and len(study.training) == len(study.held) == 4
     assert "validating on patches of the patients trained on" in caplog.text
     slices = study.validation(48)

@@ -35,46 +35,45 @@ def manifest_of(phantoms, tmp_path, splits):
 
 
 def test_splits_that_are_given_are_kept(phantoms, tmp_path):
-    manifest, by_slices = with_splits(manifest_of(phantoms, tmp_path, ["train", "val", "test"]))
-    assert [case.split for case in manifest.cases] == ["train", "val", "test"] and not by_slices
-    assert with_splits(manifest_of(phantoms, tmp_path, ["train", "train"]))[1]
+    manifest = with_splits(manifest_of(phantoms, tmp_path, ["train", "val", "test"]))
+    assert [case.split for case in manifest.cases] == ["train", "val", "test"] and manifest.of("val")
+    assert not with_splits(manifest_of(phantoms, tmp_path, ["train", "train"])).of("val")
     with pytest.raises(ManifestError, match="no case has split `train`"):
         with_splits(manifest_of(phantoms, tmp_path, ["val", "test"]))
 
 
 def test_without_splits_patients_are_held_out_where_there_are_enough(phantoms, tmp_path):
-    manifest, by_slices = with_splits(manifest_of(phantoms, tmp_path, [""] * 5))
-    assert not by_slices and len(manifest.of("val")) == 1 and len(manifest.of("train")) == 4
-    few, by_slices = with_splits(manifest_of(phantoms, tmp_path, [""] * 3))
-    assert by_slices and len(few.cases) == 3
+    manifest = with_splits(manifest_of(phantoms, tmp_path, [""] * 5))
+    assert len(manifest.of("val")) == 1 and len(manifest.of("train")) == 4
+    few = with_splits(manifest_of(phantoms, tmp_path, [""] * 3))
+    assert not few.of("val") and len(few.cases) == 3
 
 
 def test_with_few_patients_a_tenth_of_the_slices_is_held_out(trained, tmp_path):
     recipe = parse_settings(SegmentationRecipe, read_yaml(trained.folder / "recipe.yaml"), source="recipe.yaml")
-    manifest, by_slices = with_splits(manifest_of(trained.table, tmp_path, [""] * 2))
+    manifest = with_splits(manifest_of(trained.table, tmp_path, [""] * 2))
     cache = trained.runs / "cache"
-    study = prepare_study(manifest, recipe, cache=cache, by_slices=by_slices)
+    study = prepare_study(manifest, recipe, cache=cache)
     total, held = len(study.training) + len(study.held), study.validation(1000)
     assert study.cases == 2 and 0 < len(held) == len(study.held) <= total / 10 + 1
     assert held.image.shape[1:] == (4, 32, 32) and held.mask.shape[1:] == (1, 32, 32)
-    whole = prepare_study(manifest_of(trained.table, tmp_path, ["train", "val"]), recipe, cache=cache, by_slices=False)
+    whole = prepare_study(manifest_of(trained.table, tmp_path, ["train", "val"]), recipe, cache=cache)
     assert len(whole.training) + len(whole.held) == total
 
 
 def test_test_cases_are_never_learned_from(trained, tmp_path):
     recipe = parse_settings(SegmentationRecipe, read_yaml(trained.folder / "recipe.yaml"), source="recipe.yaml")
     manifest = manifest_of(trained.table, tmp_path, ["train", "test", "val"])
-    study = prepare_study(manifest, recipe, cache=trained.runs / "cache", by_slices=False)
+    study = prepare_study(manifest, recipe, cache=trained.runs / "cache")
     assert [case.name for case in study.training.cases] == ["phantom_0000"]
 
 
-def study_of(phantoms, cache, rows, *overrides, by_slices=False):
+def study_of(phantoms, cache, rows, *overrides):
     manifest = read_manifest(write_rows(cache / "cases.csv", rows), data_root=phantoms.parent)
     return prepare_labelled_study(
         manifest,
         load_recipe("quick/phantom", task="anomaly", overrides=(*SMALL, *overrides)),
         cache=cache,
-        by_slices=by_slices,
     )
 
 
@@ -94,7 +93,7 @@ def test_validation_is_half_healthy_half_diseased_and_held_out(phantoms, tmp_pat
     study = study_of(phantoms, tmp_path, rows)
     assert study.label.tolist() == [0] * 4 + [1] * 4 and study.of_both_kinds
     assert study.validation.image.shape == (8, 4, 32, 32)
-    held = study_of(phantoms, tmp_path, rows[:2], by_slices=True)
+    held = study_of(phantoms, tmp_path, rows[:2])
     assert 0.05 < len(study.training) / len(held.training) - 1 < 0.2  # one in ten is left out
 
 
@@ -113,6 +112,6 @@ def test_what_is_doubtful_is_said_of_cases_from_the_cache_too(trained, tmp_path,
         manifest = read_manifest(write_rows(tmp_path / "cases.csv", rows), data_root=trained.table.parent)
         for _ in range(2):
             caplog.clear()
-            prepare_study(manifest, recipe, cache=tmp_path / "cache", by_slices=False)
+            prepare_study(manifest, recipe, cache=tmp_path / "cache")
             assert [record.message for record in caplog.records if "] seg marks" in record.message] == said
         rows[1]["label"] = "healthy"
