@@ -46,10 +46,10 @@ def simple_error(denoiser: Denoiser, output: Output, clean: Tensor, noise: Tenso
     if denoiser.target == "logits":
         return functional.binary_cross_entropy_with_logits(output.value, (clean + 1) / 2, reduction="none")
     if denoiser.target == "velocity":
-        wanted = level.alpha * noise - level.sigma * clean  # Salimans & Ho 2022: v = alpha eps - sigma x_0
+        expected = level.alpha * noise - level.sigma * clean  # Salimans & Ho 2022: v = alpha eps - sigma x_0
     else:
-        wanted = noise if denoiser.target == "noise" else clean
-    return (output.value - wanted) ** 2
+        expected = noise if denoiser.target == "noise" else clean
+    return (output.value - expected) ** 2
 
 
 def soft_dice_loss(logits: Tensor, clean: Tensor) -> Tensor:

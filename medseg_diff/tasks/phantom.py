@@ -15,11 +15,11 @@ def phantom(out: Path, *, overwrite: bool = False, **settings: Any) -> Path:
     Raises: UsageError for an OUT that is in use, ConfigError for values out of range, EnvironmentFault.
     """
     out = Path(out)
-    wanted = parse_settings(PhantomSettings, settings, source="phantom")
+    expected = parse_settings(PhantomSettings, settings, source="phantom")
     if out.exists() and not out.is_dir():
         raise UsageError("is a file, not a folder", fix="name a new folder", file=out.name)
     if out.is_dir() and any(out.iterdir()) and not is_phantom_folder(out) and not overwrite:
         raise UsageError(
             "holds files that are not phantoms", fix="name a new folder, or add --overwrite", file=out.name
         )
-    return write_phantoms(wanted, out)
+    return write_phantoms(expected, out)
