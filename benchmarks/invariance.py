@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from medseg_diff.device import autocast
 from medseg_diff.diffusion import Denoiser
-from medseg_diff.methods.sampled_segmentation import Place, sample_masks
+from medseg_diff.methods.sampled_segmentation import Sample, sample_masks
 from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
 from medseg_diff.seeds import seed_of
 from medseg_diff.training.fit import channels_last
@@ -30,7 +30,7 @@ def invariance(
     denoiser = rough_denoiser(recipe).to(device)
     slices, images = list(range(len(images))), images.to(device)
 
-    def draw(slices: Sequence[int], *, members_at_once: int, network_batch: int) -> dict[Place, Tensor]:
+    def draw(slices: Sequence[int], *, members_at_once: int, network_batch: int) -> dict[Sample, Tensor]:
         plan = recipe.plan(steps=STEPS, members=members, members_at_once=members_at_once, network_batch=network_batch)
         with _as_asked(device, precision):
             drawn = sample_masks(

@@ -34,12 +34,12 @@ def find_device(name: str) -> torch.device:
     return torch.device(kind, int(number or 0)) if kind != "cpu" else torch.device("cpu")
 
 
-def find_precision(wanted: str, device: torch.device) -> str:
+def find_precision(precision: str, device: torch.device) -> str:
     """fp32 or bf16; `auto` is bf16 where the hardware multiplies it. Raises: UsageError for another word."""
-    if wanted not in ("auto", "fp32", "bf16"):
-        raise UsageError(f"there is no precision `{wanted}`", fix="use auto, fp32 or bf16")
-    if wanted != "auto":
-        return wanted
+    if precision not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"there is no precision `{precision}`", fix="use auto, fp32 or bf16")
+    if precision != "auto":
+        return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     fast = device.type == "cpu" and "avx512_bf16" in _cpu_flags()
@@ -74,9 +74,9 @@ def halved_to_fit(work: Callable[[int], Result], batch: int) -> tuple[Result, in
             torch.cuda.empty_cache()
 
 
-def less_at_once(batch: int, wanted: int) -> str:
-    """What is said where memory was too small for the batch that was wanted."""
-    return f"memory ran out: {batch} samples in a pass of the network instead of {wanted}, which changes only rounding"
+def less_at_once(batch: int, asked: int) -> str:
+    """What is said where memory was too small for the batch that was asked for."""
+    return f"memory ran out: {batch} samples in a pass of the network instead of {asked}, which changes only rounding"
 
 
 def make_fabric(device: torch.device, precision: str) -> Fabric:

@@ -141,8 +141,8 @@ def reoriented(volume: Volume, axes: str) -> Volume:
     """The same voxels with their axes ordered and flipped to `axes` (such as RAS); nothing is interpolated."""
     from nibabel import orientations
 
-    wanted = orientations.axcodes2ornt(tuple(axes))
-    change = orientations.ornt_transform(orientations.io_orientation(volume.affine), wanted)
+    target = orientations.axcodes2ornt(tuple(axes))
+    change = orientations.ornt_transform(orientations.io_orientation(volume.affine), target)
     voxels = np.ascontiguousarray(orientations.apply_orientation(volume.voxels, change))
     affine = volume.affine @ orientations.inv_ornt_aff(change, volume.shape)
     return replace(volume, voxels=voxels, affine=affine)

@@ -19,7 +19,7 @@ from medseg_diff.methods.regions import Hierarchy, kept_inside
 SeedOf = Callable[[int, int], int]
 
 
-class Place(NamedTuple):
+class Sample(NamedTuple):
     """One sample of an ensemble: which slice (or patch, or volume) and which member."""
 
     slice: int
@@ -43,11 +43,11 @@ class Plan:
     shared_noise: bool = False
     noise: AnyNoise = GaussianNoise()
 
-    def work(self, slices: Sequence[int]) -> list[Place]:
+    def work(self, slices: Sequence[int]) -> list[Sample]:
         """Every (slice, member): group by group of members, within a group slice by slice."""
         starts = range(0, self.members, self.members_at_once)
         groups = [range(start, min(start + self.members_at_once, self.members)) for start in starts]
-        return [Place(z, member) for group in groups for z in slices for member in group]
+        return [Sample(z, member) for group in groups for z in slices for member in group]
 
     def batches(self, slices: Sequence[int]) -> int:
         """How many batches of the network the plan takes, each len(times) - 1 passes."""
@@ -63,16 +63,16 @@ def sample_masks(
     regions: int,
     seed_of: SeedOf,
     advance: Callable[[int], None] = lambda samples: None,
-) -> Iterator[tuple[Place, Tensor]]:
-    """Yield (place, probability [regions, *S]) for every member of every slice in `slices`, in the plan's order.
+) -> Iterator[tuple[Sample, Tensor]]:
+    """Yield (sample, probability [regions, *S]) for every member of every slice in `slices`, in the plan's order.
 
     images [N, C, *S] on the device that samples; the noise of a sample is that of seed_of(slice, member), whatever stands
     beside it. The last batch is padded to `network_batch`, so that the network always sees one shape. A member's last
     clean mask is kept soft. `advance` is told how many samples each batch finished.
     """
     for places, padded in padded_batches(plan.work(slices), plan.network_batch):
-        condition = Condition(image=images[[place.slice for place in padded]])
-        noise = SeededNoise([seed_of(*place) for place in padded], plan.noise)
+        condition = Condition(image=images[[sample.slice for sample in padded]])
+        noise = SeededNoise([seed_of(*sample) for sample in padded], plan.noise)
         shape = (len(padded), regions, *images.shape[2:])
         begin = noise(torch.empty(shape, dtype=images.dtype, device=images.device), 0)
         masks = walk(denoiser, plan.solver, begin, plan.times, condition, noise)
@@ -106,15 +106,15 @@ class Ensemble:
         self.voxels = torch.zeros(members, regions, device=device, dtype=torch.int64)
         self.masks = torch.zeros((members, *shape), dtype=torch.uint8) if keep_masks else None  # [n, slices, R, *S]
 
-    def add(self, place: Place, probability: Tensor) -> None:
+    def add(self, sample: Sample, probability: Tensor) -> None:
         """One member of one slice, [regions, *S]. Members of a slice must come in ascending order, as a plan's do."""
-        self._first[place.slice] += probability
-        self._second[place.slice] += probability**2
+        self._first[sample.slice] += probability
+        self._second[sample.slice] += probability**2
         inside = probability > 0.5
-        self.votes[place.slice] += inside
-        self.voxels[place.member] += inside.flatten(1).sum(1)
+        self.votes[sample.slice] += inside
+        self.voxels[sample.member] += inside.flatten(1).sum(1)
         if self.masks is not None:
-            self.masks[place.member, place.slice] = inside.cpu()
+            self.masks[sample.member, sample.slice] = inside.cpu()
 
     @property
     def mean(self) -> Tensor:

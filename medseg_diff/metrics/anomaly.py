@@ -48,8 +48,8 @@ class Ranking:
 
         Thresholds are compared as float32, as a map is with a threshold.
         """
-        wanted = np.asarray(thresholds, dtype=np.float32).astype(np.float64)
-        above = np.searchsorted(-self.scores, -wanted, side="left")
+        cuts = np.asarray(thresholds, dtype=np.float32).astype(np.float64)
+        above = np.searchsorted(-self.scores, -cuts, side="left")
         voxels, hits = (np.concatenate([[0.0], part])[above] for part in (self.voxels, self.hits))
         both = voxels + self.hits[-1]
         return np.where(both > 0, 2 * hits / np.maximum(both, 1.0), 1.0)

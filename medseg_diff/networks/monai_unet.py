@@ -130,9 +130,9 @@ def load_monai_state(network: MonaiUNet, state: Mapping[str, Tensor] | Path) -> 
     """
     source = state.name if isinstance(state, Path) else None
     found = _read_safetensors(state) if isinstance(state, Path) else dict(state)
-    wanted = network.network.state_dict()
+    expected = network.network.state_dict()
     renamed = {}
-    for name in wanted:
+    for name in expected:
         there = next((known for known in (name, _former(name)) if known in found), None)
         if there is None:
             raise _misfit(f"has no `{name}`", source)
@@ -140,8 +140,8 @@ def load_monai_state(network: MonaiUNet, state: Mapping[str, Tensor] | Path) -> 
     if found:
         raise _misfit(f"has `{next(iter(found))}`, which the recipe's network has not", source)
     for name, tensor in renamed.items():
-        if tensor.shape != wanted[name].shape:
-            raise _misfit(f"`{name}` is {_by(tensor)}, the recipe's network has {_by(wanted[name])}", source)
+        if tensor.shape != expected[name].shape:
+            raise _misfit(f"`{name}` is {_by(tensor)}, the recipe's network has {_by(expected[name])}", source)
         if not tensor.isfinite().all():
             raise CheckpointError(f"holds NaN or infinity in `{name}`", fix="get the weights again", file=source)
     network.network.load_state_dict(renamed)

@@ -65,8 +65,8 @@ class _GroupNorm(torch.autograd.Function):
         slope = -inverse_c * inverse_c * group_mean(centred)
         offset = -inverse_c * group_mean(total) - slope * mean_c
         scale, slope, offset = (_over_space(part, x) for part in (inverse_c * weight.float(), slope, offset))
-        wanted = torch.addcmul(torch.addcmul(offset, x, slope), gradient, scale)
-        return wanted, centred.sum(0).to(weight.dtype), total.sum(0).to(weight.dtype), None, None, None
+        of_x = torch.addcmul(torch.addcmul(offset, x, slope), gradient, scale)
+        return of_x, centred.sum(0).to(weight.dtype), total.sum(0).to(weight.dtype), None, None, None
 
 
 # (x, weight, bias, groups, epsilon) → (normalised x, mean [B, G], 1 / deviation [B, G])

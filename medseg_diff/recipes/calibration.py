@@ -113,12 +113,12 @@ def read_calibration(run: Run, kind: type[Kind]) -> Kind | None:
     """What the run measured; None for a run without. Raises: CheckpointError where the file is not what was written."""
     if not run.calibration_file.is_file():
         return None
-    place = f"{run.name}/{run.calibration_file.name}"
+    file = f"{run.name}/{run.calibration_file.name}"
     try:
         data: Any = read_json(run.calibration_file)
     except ValueError:
-        raise CheckpointError("is no JSON", fix="train again", file=place) from None
+        raise CheckpointError("is no JSON", fix="train again", file=file) from None
     if not isinstance(data, dict):
-        raise CheckpointError("is no calibration", fix="train again", file=place)
+        raise CheckpointError("is no calibration", fix="train again", file=file)
     with of_a_run():
-        return parse_settings(kind, data, source=place)
+        return parse_settings(kind, data, source=file)

@@ -58,12 +58,12 @@ def open_run(run: Run, kind: type[Kind], *, device: str = "auto", precision: str
     EnvironmentFault for the device.
     """
     digests = run.verified(run.recipe_file)
-    recipe, place = recipe_of(run, kind), find_device(device)
+    recipe, chosen = recipe_of(run, kind), find_device(device)
     parts = recipe.parts()
     if unlisted := [path for path in map(run.weights, parts) if path not in digests]:
         run.verified(*unlisted)  # says what is wrong with them
-    networks = {name: load_network(build(), run.weights(name), place) for name, build in parts.items()}
-    exact = find_precision(precision or recipe.training.precision, place)
+    networks = {name: load_network(build(), run.weights(name), chosen) for name, build in parts.items()}
+    exact = find_precision(precision or recipe.training.precision, chosen)
     first, *others = parts
     facts = {
         "model": run.name,
@@ -72,11 +72,11 @@ def open_run(run: Run, kind: type[Kind], *, device: str = "auto", precision: str
         "recipe": run.facts["recipe"],
         "recipe_sha256": digests[run.recipe_file],
         "precision": exact,
-        "device": place.type,
+        "device": chosen.type,
         "threads": torch.get_num_threads(),
         "versions": {"medseg_diff": __version__, "torch": torch.__version__},
     }
-    return Trained(recipe, networks, digests, place, exact, facts)
+    return Trained(recipe, networks, digests, chosen, exact, facts)
 
 
 def load_network(network: Network, weights: Path, device: torch.device) -> Network:

@@ -45,19 +45,19 @@ def train(
     Raises: UsageError where `out` already holds something; CheckpointError where it cannot be continued;
     EnvironmentFault where another process trains in it or the disk is too full; Preempted; Diverged; what `phases` raises.
     """
-    place = find_device(device)
-    precision = find_precision(job.precision, place)
-    fabric = make_fabric(place, precision)
+    chosen = find_device(device)
+    precision = find_precision(job.precision, chosen)
+    fabric = make_fabric(chosen, precision)
     with _shared(job, fabric, out=out, runs=runs, resume=resume) as run:
         if run.facts["finished"]:
             log.info("%s is finished: nothing to do", run.folder)
             return run
-        said = {"--runs": (runs, Path("runs")), "--device": (device, "auto"), "--out": (run.folder, None)}
-        words = [str(word) for name, (value, usual) in said.items() if value != usual for word in (name, value)]
+        given = {"--runs": (runs, Path("runs")), "--device": (device, "auto"), "--out": (run.folder, None)}
+        words = [str(word) for name, (value, usual) in given.items() if value != usual for word in (name, value)]
         again = shlex.join([*job.command, *words, "--resume", "auto"])
         bench = Bench(run, fabric, precision, job.recipe_sha256, job.data_digest, again)
         if fabric.global_rank == 0:
-            run.note(data=job.manifest.file, device=place.type, precision=precision)
+            run.note(data=job.manifest.file, device=chosen.type, precision=precision)
         _train(phases, bench, Watchers(watchers if fabric.global_rank == 0 else ()))
     return run
 

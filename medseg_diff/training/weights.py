@@ -79,15 +79,15 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises: CheckpointError where the file is unreadable, fits another network, or holds numbers that are not finite.
     """
     state = read_tensors(path)
-    wanted = model.state_dict()
-    odd = sorted(set(state) ^ set(wanted)) or [name for name in wanted if state[name].shape != wanted[name].shape]
+    expected = model.state_dict()
+    odd = sorted(set(state) ^ set(expected)) or [name for name in expected if state[name].shape != expected[name].shape]
     if odd:
         raise CheckpointError(
             f"holds another network than the recipe's ({len(odd)} entries differ, first {odd[0]})",
             fix="use the recipe.yaml that was trained",
             file=path.name,
         )
-    wrong = [name for name in wanted if state[name].dtype != wanted[name].dtype]
+    wrong = [name for name in expected if state[name].dtype != expected[name].dtype]
     if wrong:
         found = f"holds {str(state[wrong[0]].dtype).removeprefix('torch.')} numbers in {wrong[0]}"
         raise CheckpointError(found, fix="use the weights that were trained", file=path.name)

@@ -8,7 +8,7 @@ import torch
 
 from medseg_diff.diffusion import DDIM, DDPM, Denoiser, DPMSolverPP, NoiseSchedule, Prediction, SeededNoise
 from medseg_diff.diffusion.exact import GaussianDenoiser
-from medseg_diff.methods.sampled_segmentation import Ensemble, Place, Plan, sample_masks, uncertainty_maps
+from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, Sample, sample_masks, uncertainty_maps
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.seeds import seed_of
 
@@ -69,7 +69,7 @@ def check_bytes(device, precision, width=16):
     """Members at once, order and subsets of slices: the same bytes for every (slice, member)."""
     denoiser = denoiser_of(device, width)
     first = sampled(denoiser, plan_of(), device=device, precision=precision)
-    assert set(first) == {Place(z, member) for z in SLICES for member in range(3)}
+    assert set(first) == {Sample(z, member) for z in SLICES for member in range(3)}
     for at_once in (1, 2):
         assert same_bytes(
             first, sampled(denoiser, plan_of(members_at_once=at_once), device=device, precision=precision)
@@ -122,7 +122,7 @@ def test_another_seed_or_image_gives_another_mask():
 def test_the_order_of_work_and_the_number_of_batches():
     plan = plan_of(members=5, members_at_once=2, network_batch=4)
     work = plan.work((7, 3))
-    assert work[:4] == [Place(7, 0), Place(7, 1), Place(3, 0), Place(3, 1)] and work[-2:] == [(7, 4), (3, 4)]
+    assert work[:4] == [Sample(7, 0), Sample(7, 1), Sample(3, 0), Sample(3, 1)] and work[-2:] == [(7, 4), (3, 4)]
     assert sorted(work) == sorted(itertools.product((7, 3), range(5)))
     assert plan.batches((7, 3)) == 3 and plan.batches(()) == 0
     for z in (7, 3):  # what Ensemble.add relies on: the sums of a slice are taken in one order
@@ -181,7 +181,7 @@ def ensemble_of(values, order=None):
     ensemble = Ensemble(slices, regions, size, members, "cpu")
     for member in order or range(members):
         for z in range(slices):
-            ensemble.add(Place(z, member), torch.from_numpy(values[member, z]))
+            ensemble.add(Sample(z, member), torch.from_numpy(values[member, z]))
     return ensemble
 
 

@@ -144,23 +144,23 @@ def map_volume(
     facts: dict[str, list[Tensor]] = {}
     frame = Frame.around(image.shape[2:], view.size, prepared.preparation.background)
 
-    def keep(name: str, values: Tensor, wanted: Sequence[int]) -> None:
+    def keep(name: str, values: Tensor, group: Sequence[int]) -> None:
         if name not in maps:  # what is not mapped stays the image, and scores nothing
             maps[name] = image.clone() if name == HEALTHY else torch.zeros(len(image), 1, *image.shape[2:])
-        maps[name][wanted] = frame.take(values)[: len(wanted)].cpu()
+        maps[name][group] = frame.take(values)[: len(group)].cpu()
 
     with autocast(system.device, system.precision):
-        for wanted, padded in padded_batches(chosen, system.engine.network_batch):
+        for group, padded in padded_batches(chosen, system.engine.network_batch):
             batch = frame.put(image[padded]).to(system.device).contiguous()
-            said = system.evidence(batch, [(prepared.name, z) for z in padded], baselines=baselines)
-            _check_finite(said)
-            for name, values in {"score": said.score, **said.baselines}.items():
-                keep(name, values, wanted)
-            if said.healthy is not None:
-                keep(HEALTHY, said.healthy, wanted)
-            for name, values in said.facts.items():
-                facts.setdefault(name, []).append(values[: len(wanted)].cpu())
-            advance(len(wanted))
+            evidence = system.evidence(batch, [(prepared.name, z) for z in padded], baselines=baselines)
+            _check_finite(evidence)
+            for name, values in {"score": evidence.score, **evidence.baselines}.items():
+                keep(name, values, group)
+            if evidence.healthy is not None:
+                keep(HEALTHY, evidence.healthy, group)
+            for name, values in evidence.facts.items():
+                facts.setdefault(name, []).append(values[: len(group)].cpu())
+            advance(len(group))
         checked = evenly_spaced(chosen, CHECKED_SLICES)
         trip = _round_trip(system, frame, image[checked], brain[checked]) if checked else None
     healthy, score = maps.pop(HEALTHY, None), maps.pop("score", torch.zeros_like(image[:, :1])) * brain
@@ -185,7 +185,7 @@ class Frame:
 
     @classmethod
     def around(cls, size: Sequence[int], trained: Sequence[int], background: float) -> "Frame":
-        missing = [max(wanted - n, 0) for n, wanted in zip(size, trained, strict=True)]
+        missing = [max(full - n, 0) for n, full in zip(size, trained, strict=True)]
         first, last = [(extra // 2, extra - extra // 2) for extra in missing]
         return cls((*last, *first), background)
 
@@ -211,6 +211,8 @@ def _round_trip(system: AnomalySystem, frame: Frame, image: Tensor, brain: Tenso
     return float(lost / own.clamp(min=1e-6))
 
 
-def _check_finite(said: Evidence) -> None:
-    if not (torch.isfinite(said.score).all() and (said.healthy is None or torch.isfinite(said.healthy).all())):
+def _check_finite(evidence: Evidence) -> None:
+    if not (
+        torch.isfinite(evidence.score).all() and (evidence.healthy is None or torch.isfinite(evidence.healthy).all())
+    ):
         raise UsageError("the reconstruction ran out of all numbers", fix="lower engine.scale or engine.depth")

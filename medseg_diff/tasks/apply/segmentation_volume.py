@@ -135,12 +135,12 @@ def sample_volume(
         if isinstance(work.denoiser, Tiled):
             work.denoiser.advance = advance
         finished = (lambda samples: None) if isinstance(work.denoiser, Tiled) else advance
-        for place, probability in sample_masks(
+        for sample, probability in sample_masks(
             work.denoiser, images, slices, work.plan, regions=regions, seed_of=own_seed, advance=finished
         ):
-            ensemble.add(place, probability)
+            ensemble.add(sample, probability)
             if keeper:
-                keeper.add(place.slice, place.member, probability)
+                keeper.add(sample.slice, sample.member, probability)
     if keeper:
         keeper.close()
     return ensemble, work.passes

@@ -100,8 +100,8 @@ def draw_ensemble(
         return seed_of(recipe.training.seed, purpose, z, member)
 
     with fabric.autocast():
-        for place, probability in sample_masks(
+        for sample, probability in sample_masks(
             for_masks(denoiser), images, range(len(slices)), plan, regions=regions, seed_of=own_seed
         ):
-            ensemble.add(place, probability)
+            ensemble.add(sample, probability)
     return ensemble
