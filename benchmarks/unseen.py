@@ -37,6 +37,8 @@ LEVERS: dict[str, tuple[str, ...]] = {
     "strong contrast, no gamma": (*STRONG, "augmentation.gamma=0"),
     "instance norm": ("network.groups=32",),
     "Dice in the loss": ("denoiser.dice=1.0",),
+    "instance norm, Dice in the loss": ("network.groups=32", "denoiser.dice=1.0"),
+    "instance norm, Dice, 600 steps": ("network.groups=32", "denoiser.dice=1.0", "training.steps=600"),
     "percentile scale": ("preparation.intensity=percentile", "preparation.background=-1.0"),
     "600 steps": ("training.steps=600",),
     "strong contrast, 600 steps": (*STRONG, "training.steps=600"),
