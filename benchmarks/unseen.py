@@ -9,7 +9,6 @@ round. Phantoms are easier than patients: the numbers compare methods, they prom
 
 import argparse
 import csv
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -124,7 +123,7 @@ def coverage(folder: Path, rows: Sequence[Mapping[str, str]]) -> float | None:
 def measure(out: Path, *, size: Size = Size(), device: str = "auto") -> dict[str, Any]:
     """Train and test every lever and rival with every seed. Returns what goes into unseen.json, written after each row."""
     tested = phantom(
-        out / "tested", cases=size.tested, shape=size.shape, healthy=0.0, scanners=size.tested, raters=0, seed=TEST_SEED
+        out / "tested", cases=size.tested, shape=size.shape, healthy=0.0, scanners=size.tested, seed=TEST_SEED
     )
     bench = Bench(out, tested, size, device)
     tables = [bench.patients(seed) for seed in range(size.seeds)]
@@ -227,7 +226,6 @@ def main() -> None:
     size = replace(size, seeds=chosen.seeds) if chosen.seeds else size
     result = measure(chosen.out, size=size, device=chosen.device)
     print(show(result))
-    print(json.dumps({"written": str(chosen.out / "unseen.json")}))
 
 
 if __name__ == "__main__":

@@ -135,6 +135,7 @@ def acquire(
     grid, mask = anatomy.grid, anatomy.mask
     texture = {name: 0.03 * grid.noise(rng, 14.0)[mask] for name in ("grey", "white")}
     coil = scanner.coil * grid.noise(rng, 80.0)[mask]
+    outside, left = ~seen_by(scanner, anatomy), _left_on(scanner, anatomy)
     images = {}
     for channel in CHANNELS:
         signals = scanner.signals[channel]
@@ -148,9 +149,8 @@ def acquire(
         measured = gain * np.hypot(seen + real, imaginary)  # Gudbjartsson and Patz 1995
         image = np.zeros(grid.shape, np.int16)
         image[mask] = np.clip(np.rint(measured), 1, np.iinfo(np.int16).max)
-        image[~seen_by(scanner, anatomy)] = 0
-        if scanner.stripped_mm < 0:
-            left = _left_on(scanner, anatomy)
+        image[outside] = 0
+        if left is not None:
             skin = gain * signals["dura"] * np.exp(0.4 * grid.noise(rng, 9.0)[left])
             image[left] = np.clip(np.rint(skin), 1, np.iinfo(np.int16).max)
         images[channel] = image
@@ -170,7 +170,9 @@ def _blurred(values: FloatArray, anatomy: Anatomy, width_mm: tuple[float, float,
     return whole[0, anatomy.mask] / whole[1, anatomy.mask]
 
 
-def _left_on(scanner: Scanner, anatomy: Anatomy) -> NDArray[np.bool_]:
-    """What stripping left outside the brain, [X, Y, Z]."""
+def _left_on(scanner: Scanner, anatomy: Anatomy) -> NDArray[np.bool_] | None:
+    """What stripping left on outside the brain, [X, Y, Z]; None where it left nothing."""
+    if scanner.stripped_mm >= 0:
+        return None
     away = ndimage.distance_transform_edt(~anatomy.mask, sampling=anatomy.grid.spacing_mm)
     return np.asarray((away > 0) & (away <= anatomy.grid.spacing_mm / 2 - scanner.stripped_mm))

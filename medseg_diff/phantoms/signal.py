@@ -27,7 +27,7 @@ class Tissue:
         if self.enhanced_t1_ms is None:
             return self
         rate = (1 - dose) / self.t1_ms + dose / self.enhanced_t1_ms
-        return replace(self, t1_ms=self.enhanced_t1_ms if dose == 1 else 1 / rate)
+        return replace(self, t1_ms=self.enhanced_t1_ms if dose == 1 else 1 / rate)  # exactly that of the table
 
     def at_field(self, tesla: float) -> "Tissue":
         """In another field: T1 grows about with its cube root (Bottomley et al. 1984), free fluid's does not."""

@@ -56,13 +56,14 @@ def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOption
     Raises: UsageError, ConfigError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
     """
     source.check()
+    if maps.sweep:
+        check_options(results, maps)
     check_writable(results.out)
     run = find_model(model.model, task="anomaly", runs=model.runs)
     system = open_system(run, compute=compute, overrides=maps.overrides, seed=maps.seed)
     log.info("model %s (%s): %s", run.name, run.facts["recipe"], in_words(system))
     cases = find_cases(source, system.recipe.channels, task="anomaly", runs=model.runs)
     if maps.sweep:
-        check_options(results, maps)
         return [sweep_anomaly(cases, system, results.out, resample_to=source.resample_to)]
     cut = Cut.asked(system, maps.threshold)
     asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
