@@ -194,10 +194,13 @@ def _numbers(slices: Slices, scores: Sequence[Tensor], facts: Mapping[str, np.nd
     values = [score[inner].numpy() for score, inner in zip(scores, slices.inner, strict=True)]
     healthy = [value for value, lesioned in zip(values, diseased, strict=True) if not lesioned and value.size]
     tops = np.array([top_mean(value) for value in values])
+    contrast: float | None = 1.0  # where the classifier calls all slices equally likely, none stands out
+    if diseased.any():
+        contrast = float(tops[diseased].mean() / max(tops[~diseased].mean(), 1e-6)) if healthy else None
     found: dict[str, Any] = {
         "drift": float(np.mean([value.mean() for value in healthy])) if healthy else None,
-        "p_healthy": float(after[diseased].mean()) if after is not None else None,
-        "contrast": float(tops[diseased].mean() / max(tops[~diseased].mean(), 1e-6)) if healthy else None,
+        "p_healthy": float(after[diseased].mean()) if after is not None and diseased.any() else None,
+        "contrast": contrast,
     }
     if slices.lesion is None:
         return found | dict.fromkeys(("auroc", "average_precision", "dice"))

@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +13,8 @@ from medseg_diff.methods.anomaly.engine import Networks
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.settings import parse_settings, read_yaml
 from medseg_diff.tasks.apply.anomaly import anomaly
-from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem
-from medseg_diff.tasks.apply.sweep import sweep_anomaly
+from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, Frame
+from medseg_diff.tasks.apply.sweep import Slices, _numbers, sweep_anomaly
 from medseg_diff.training.job import seeded
 
 ANODDPM = {"kind": "anoddpm", "depth": 20, "steps": 2, "network_batch": 8}
@@ -101,3 +102,12 @@ def test_cases_that_can_rank_nothing_are_refused(phantoms, without_classifier, t
     with pytest.raises(UsageError, match="neither references nor a classifier"):
         sweep_anomaly([bare], without_classifier, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_slices_that_the_classifier_calls_equally_likely_have_no_contrast():
+    flat = [torch.ones(1, 8, 8)] * 2
+    frames = [Frame.around((8, 8), (8, 8), -1.0)] * 2
+    slices = Slices(torch.zeros(2, 2, 8, 8), flat, [plane > 0 for plane in flat], None, frames, [(3.0, 3.0)] * 2)
+    facts = {"p_healthy_before": np.array([1.0, 1.0]), "p_healthy_after": np.array([1.0, 1.0])}
+    row = _numbers(slices, flat, facts)
+    assert row["contrast"] == 1.0 and row["p_healthy"] is None and row["drift"] == 1.0
