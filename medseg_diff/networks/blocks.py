@@ -49,13 +49,11 @@ class Residual(nn.Module):
         if self.resize is not None:
             h, x = self.resize(h), self.resize(x)
         h = self.conv_in(h)
-        projected = self.project(embedding).to(h.dtype)
-        projected = projected.view(*projected.shape, *(1,) * (h.ndim - 2))
+        projected = self.project(embedding)
         if self.adaptive:
-            scale, shift = projected.chunk(2, dim=1)
-            h = torch.addcmul(shift, self.norm_out(h), 1 + scale)  # ADM Eq. 2: y_s GroupNorm(h) + y_b
+            h = self.norm_out(h, *projected.chunk(2, dim=1))  # ADM Eq. 2: y_s GroupNorm(h) + y_b
         else:
-            h = self.norm_out(h + projected)
+            h = self.norm_out(h + projected.to(h.dtype).view(*projected.shape, *(1,) * (h.ndim - 2)))
         return self.shortcut(x) + self.conv_out(self.dropout(functional.silu(h)))
 
 

@@ -17,7 +17,11 @@ SMALL_SAMPLE = 2**17  # numbers; a batch of larger samples falls out of the cach
 
 
 class GroupNorm(nn.Module):
-    """x [B, C, *S] normalised in at most `groups` groups of channels, with a learned scale and shift for each channel."""
+    """x [B, C, *S] normalised in at most `groups` groups of channels, with a learned scale and shift for each channel.
+
+    Adaptive (Dhariwal & Nichol 2021, Eq. 2): each sample's own `scale` and `shift` [B, C] come on top, (1 + scale) norm(x) +
+    shift, in the same pass.
+    """
 
     def __init__(self, channels: int, groups: int = 32, *, epsilon: float = 1e-5) -> None:
         super().__init__()
@@ -26,8 +30,13 @@ class GroupNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _GroupNorm.apply(x, self.weight, self.bias, self.groups, self.epsilon, self._way(x))
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        weight, bias = self.weight[None], self.bias[None]
+        if scale is not None:
+            weight, bias = weight * (1 + scale), bias * (1 + scale)
+        if shift is not None:
+            bias = bias + shift
+        return _GroupNorm.apply(x, weight, bias, self.groups, self.epsilon, self._way(x))
 
     def _way(self, x: Tensor) -> "Way":
         """How to compute it. Outside training the choice hangs on the sample's size alone, and no way mixes samples."""
@@ -43,7 +52,7 @@ class _GroupNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, epsilon: float, normalise: "Way"
     ) -> Tensor:
-        normalised, mean, inverse = normalise(x, weight.to(x.dtype), bias.to(x.dtype), groups, epsilon)
+        normalised, mean, inverse = normalise(x, weight, bias, groups, epsilon)
         ctx.save_for_backward(x, weight, mean, inverse)
         return normalised
 
@@ -52,8 +61,7 @@ class _GroupNorm(torch.autograd.Function):
         x, weight, mean, inverse = ctx.saved_tensors
         batch, channels, groups = x.shape[0], x.shape[1], mean.shape[1]
         # Two reductions over space, float32 [B, C]; everything else is arithmetic on numbers of that size.
-        space = tuple(range(2, x.ndim))
-        total, product = gradient.sum(space, dtype=torch.float32), (gradient * x).sum(space, dtype=torch.float32)
+        total, product = _over_voxels(gradient), _over_voxels(gradient * x)
         mean_c, inverse_c = _of_channels(mean, channels), _of_channels(inverse, channels)
         centred = (product - total * mean_c) * inverse_c  # sum of gradient · normalised x
 
@@ -66,17 +74,24 @@ class _GroupNorm(torch.autograd.Function):
         offset = -inverse_c * group_mean(total) - slope * mean_c
         scale, slope, offset = (_over_space(part, x) for part in (inverse_c * weight.float(), slope, offset))
         of_x = torch.addcmul(torch.addcmul(offset, x, slope), gradient, scale)
-        return of_x, centred.sum(0).to(weight.dtype), total.sum(0).to(weight.dtype), None, None, None
+        of_weight, of_bias = (part.sum_to_size(weight.shape).to(weight.dtype) for part in (centred, total))
+        return of_x, of_weight, of_bias, None, None, None
 
 
-# (x, weight, bias, groups, epsilon) → (normalised x, mean [B, G], 1 / deviation [B, G])
+# (x, weight and bias [1, C] or [B, C], groups, epsilon) → (normalised x, mean [B, G], 1 / deviation [B, G])
 Way = Callable[[Tensor, Tensor, Tensor, int, float], tuple[Tensor, Tensor, Tensor]]
 
 
 def _normalise(x: Tensor, weight: Tensor, bias: Tensor, groups: int, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """PyTorch's kernel."""
     x = x if x.device.type == "cpu" else x.contiguous()  # the GPU kernel reads its input as if it were contiguous
-    return torch.native_group_norm(x, weight, bias, x.shape[0], x.shape[1], x[0, 0].numel(), groups, epsilon)
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    shared = len(weight) == 1
+    affine = (weight[0], bias[0]) if shared else (None, None)
+    normalised, *moments = torch.native_group_norm(x, *affine, len(x), x.shape[1], x[0, 0].numel(), groups, epsilon)
+    if not shared:
+        normalised = torch.addcmul(_over_space(bias, x), normalised, _over_space(weight, x))
+    return normalised, *moments
 
 
 def _normalise_alone(
@@ -85,8 +100,9 @@ def _normalise_alone(
     """The same, one sample after the other, so that each one's sums have an order of their own."""
     normalised = torch.empty_like(x)
     moments = []
-    for sample, target in zip(x.split(1), normalised.split(1), strict=True):
-        result, *rest = _normalise(sample, weight, bias, groups, epsilon)
+    affine = zip(weight.expand(len(x), -1).split(1), bias.expand(len(x), -1).split(1), strict=True)
+    for sample, target, (own_weight, own_bias) in zip(x.split(1), normalised.split(1), affine, strict=True):
+        result, *rest = _normalise(sample, own_weight, own_bias, groups, epsilon)
         target.copy_(result)
         moments.append(rest)
     means, inverses = zip(*moments, strict=True)
@@ -106,6 +122,17 @@ def _normalise_by_sums(
     shift = bias.to(values.dtype) - _of_channels(mean, channels) * scale
     normalised = torch.addcmul(shift[:, None], values, scale[:, None]).to(x.dtype)
     return normalised.view(batch, *x.shape[2:], channels).movedim(-1, 1), mean, inverse
+
+
+def _over_voxels(values: Tensor) -> Tensor:
+    """The sum over space, [B, C, *S] → float32 [B, C].
+
+    Rows first, rounded as their voxels are: on a CPU a sum of bfloat16 that is float32 from the start copies them all.
+    """
+    rows = values.movedim(1, -1)
+    if values.device.type == "cpu" and values.ndim > 3:
+        rows = rows.sum(1)
+    return rows.flatten(1, -2).sum(1, dtype=torch.float32)
 
 
 def _exact(x: Tensor) -> torch.dtype:

@@ -1,11 +1,13 @@
-"""Random changes that leave a brain a brain: flips, affine, contrast, gamma, noise, by MONAI, one seed an image.
+"""Random changes that leave a brain a brain, by MONAI, one seed an image: another place, another scanner.
 
-A slice with its neighbours is one image: all turn alike, and a channel's contrast is that of all its neighbours.
+First everything turns alike (flips, affine), then each channel gets a scanner of its own: the curve of its contrast, an
+uneven coil, a wider voxel, noise. A slice with its neighbours is one image: what is drawn for a channel is drawn for all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from math import radians
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,15 +19,17 @@ from medseg_diff.seeds import seed_of
 from medseg_diff.settings import Settings
 
 Axis = Annotated[int, Field(ge=0, le=2)]
+CONTROL_POINTS = (4, 8)  # of a histogram's curve; between them it is straight
 
 
 class Augmentation(Settings):
-    """How far each change may go; 0 (or no axes) switches it off. Intensities are those of the prepared image, [-1, 1].
+    """How far each change may go; 0 (or no axes) switches it off. Intensities are those of the prepared image.
 
     `probability` is each change's own. `flips` lists axes of the view (0 is left-right in RAS). `gamma` bends a channel's
-    curve over the range of its brain, whose mean and deviation stay: `contrast` and `brightness` are for these.
-    `channel_dropout` is the probability that a channel is taken away whole, background in its place, never all of them:
-    what makes a model accept cases that lack some.
+    curve over the range of its brain, whose mean and deviation stay; `histogram` is the share of a random rising curve over
+    that range. `contrast` and `brightness` scale about 0 and shift. `bias` is the largest coefficient of a field of third
+    degree, in logarithms; `blur` the largest deviation in voxels. `channel_dropout` is the probability that a channel is
+    taken away whole, background in its place, never all of them: what makes a model accept cases that lack some.
     """
 
     probability: float = Field(default=0.5, ge=0, le=1)
@@ -36,36 +40,62 @@ class Augmentation(Settings):
     contrast: float = Field(default=0.2, ge=0)
     brightness: float = Field(default=0.2, ge=0)
     gamma: float = Field(default=0.4, ge=0)
+    histogram: float = Field(default=0.0, ge=0, le=1)
+    bias: float = Field(default=0.0, ge=0)
+    blur: float = Field(default=0.0, ge=0)
     noise: float = Field(default=0.1, ge=0)
     channel_dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def __call__(
         self, image: Tensor, labels: Tensor, brain: Tensor, *, seed: int, background: float
     ) -> dict[str, Tensor]:
-        """image [C N, *S], labels [R, *S], brain [N, *S] → the same under those names; equal seeds give equal bytes.
+        """image [C N, *S], labels [R, *S] of 0 and 1, brain [N, *S] → the same under those names; equal seeds give equal
+        bytes.
 
         N > 1 where a slice stands among its neighbours, those of a channel beside each other. Outside the (moved) brain
         every channel is `background` again, as in an image that was never changed.
         """
-        whole = {"image": image, "labels": labels, "brain": brain.float()}
-        chain = self._chains[image.ndim - 1]
-        # numpy's seeds have 32 bits; a fresh one for every image is what makes order and workers irrelevant.
-        for random in (chain, self._curve):
-            random.set_random_state(seed=seed % 2**32)
+        draw = _Draw(self.probability, seed)
         with _without_geometry():
-            whole = chain(whole)
-            inside, deep = whole["brain"] > 0.5, whole["image"]
-            if self.gamma and inside.any():
-                deep = deep.clone()
-                for channel in deep:  # each sequence has a contrast of its own
-                    channel[inside] = self._curve(channel[inside])
+            moved = self._moved({"image": image, "labels": labels.float(), "brain": brain.float()}, background, draw)
+            inside = moved["brain"] > 0.5
+            channels = moved["image"].unflatten(0, (-1, len(inside)))
+            if inside.any():
+                channels = torch.stack([self._scanned(channel, inside, background, draw) for channel in channels])
         if self.channel_dropout:
-            deep = torch.where(self._dropped(len(deep), seed).view(-1, *(1,) * inside.ndim), background, deep)
+            dropped = self._dropped(len(channels), seed)
+            channels = torch.where(dropped.view(-1, *(1,) * inside.ndim), background, channels)
         return {
-            "image": torch.where(inside, deep, background).flatten(0, 1),
-            "labels": whole["labels"],
+            "image": torch.where(inside, channels, background).flatten(0, 1),
+            "labels": (moved["labels"] > 0.5).float(),
             "brain": inside,
         }
+
+    def _moved(self, parts: Mapping[str, Tensor], background: float, draw: "_Draw") -> dict[str, Tensor]:
+        """All parts [·, *S] flipped and turned together, between voxels linearly, with nothing where no voxel comes from."""
+        sizes = [len(part) for part in parts.values()]
+        whole = torch.cat(list(parts.values()))
+        nothing = torch.zeros(sum(sizes), *(1,) * (whole.ndim - 1))
+        nothing[: sizes[0]] = background
+        flips, affine = self._moves[whole.ndim - 1]
+        for flip in draw(flips):
+            whole = flip(whole)
+        for turn in draw(affine):
+            whole = turn(whole - nothing) + nothing
+        return dict(zip(parts, whole.split(sizes), strict=True))
+
+    def _scanned(self, channel: Tensor, inside: Tensor, background: float, draw: "_Draw") -> Tensor:
+        """A channel [N, *S] as another scanner would show it; its field multiplies what is counted from the background."""
+        values = channel[inside]
+        for curve, share in self._curves:
+            for bend in draw([curve]):
+                values = torch.lerp(values, bend(values), share)
+        channel = channel.masked_scatter(inside, values)
+        for field in draw(self._fields):
+            channel = field(channel - background) + background
+        for change in draw(self._changes):
+            channel = change(channel)
+        return channel
 
     def _dropped(self, channels: int, seed: int) -> Tensor:
         """Which channels are taken away, [C] booleans; one at least stays."""
@@ -76,52 +106,80 @@ class Augmentation(Settings):
         return torch.from_numpy(dropped)
 
     @cached_property
-    def _chains(self) -> dict[int, Any]:
-        """The chain for two spatial axes and for three."""
-        return {dims: self._chain(dims) for dims in (2, 3)}
-
-    def _chain(self, dims: int) -> Any:
-        """The MONAI chain of what is switched on: first what moves voxels, then what changes a whole channel [C, N, *S]."""
-        from math import radians
-
+    def _moves(self) -> dict[int, tuple[list[Any], list[Any]]]:
+        """Flips and turns, for two spatial axes and for three."""
         import monai.transforms as mt
 
-        everything, chance = ("image", "labels", "brain"), self.probability
-        chain: list[Any] = [mt.RandFlipd(everything, prob=chance, spatial_axis=axis) for axis in self.flips]
-        if self.rotation_degrees or self.scaling or self.translation:
+        flips = [mt.RandFlip(prob=1, spatial_axis=axis) for axis in self.flips]
+        if not (self.rotation_degrees or self.scaling or self.translation):
+            return dict.fromkeys((2, 3), (flips, []))
+        angle = radians(self.rotation_degrees)
+        return {
             # MONAI's ranges are for each axis (a lone number is the first one's); a slice has one axis of rotation.
-            chain.append(
-                mt.RandAffined(
-                    everything,
-                    prob=chance,
-                    rotate_range=(radians(self.rotation_degrees),) * (1 if dims == 2 else 3),
-                    scale_range=(self.scaling,) * dims,
-                    translate_range=(self.translation,) * dims,
-                    mode=("bilinear", "nearest", "nearest"),
-                    padding_mode=("border", "zeros", "zeros"),
-                )
+            dims: (
+                flips,
+                [
+                    mt.RandAffine(
+                        prob=1,
+                        rotate_range=(angle,) * (1 if dims == 2 else 3),
+                        scale_range=(self.scaling,) * dims,
+                        translate_range=(self.translation,) * dims,
+                        padding_mode="zeros",
+                    )
+                ],
             )
-        chain.append(_with_neighbours)
-        if self.contrast:
-            chain.append(mt.RandScaleIntensityd("image", factors=self.contrast, prob=chance, channel_wise=True))
-        if self.brightness:
-            chain.append(mt.RandShiftIntensityd("image", offsets=self.brightness, prob=chance, channel_wise=True))
-        if self.noise:
-            chain.append(mt.RandGaussianNoised("image", prob=chance, std=self.noise))
-        return mt.Compose(chain)
+            for dims in (2, 3)
+        }
 
     @cached_property
-    def _curve(self) -> Any:
-        """MONAI's gamma, for one channel."""
+    def _curves(self) -> list[tuple[Any, float]]:
+        """Curves of a brain's values, each with the share that it has."""
         import monai.transforms as mt
 
-        reach = 1 + self.gamma
-        return mt.RandAdjustContrast(prob=self.probability, gamma=(1 / reach, reach), retain_stats=True)
+        curves: list[tuple[Any, float]] = []
+        if self.gamma:
+            reach = 1 + self.gamma
+            curves.append((mt.RandAdjustContrast(prob=1, gamma=(1 / reach, reach), retain_stats=True), 1.0))
+        if self.histogram:
+            curves.append((mt.RandHistogramShift(CONTROL_POINTS, prob=1), self.histogram))
+        return curves
+
+    @cached_property
+    def _fields(self) -> list[Any]:
+        import monai.transforms as mt
+
+        return [mt.RandBiasField(coeff_range=(-self.bias, self.bias), prob=1)] if self.bias else []
+
+    @cached_property
+    def _changes(self) -> list[Any]:
+        """What is scaled and shifted about 0, then blurred and disturbed."""
+        import monai.transforms as mt
+
+        changes: list[Any] = []
+        if self.contrast:
+            changes.append(mt.RandScaleIntensity(factors=self.contrast, prob=1))
+        if self.brightness:
+            changes.append(mt.RandShiftIntensity(offsets=self.brightness, prob=1))
+        if self.blur:
+            changes.append(mt.RandGaussianSmooth(*[(0.0, self.blur)] * 3, prob=1))
+        if self.noise:
+            changes.append(mt.RandGaussianNoise(prob=1, std=self.noise))
+        return changes
 
 
-def _with_neighbours(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The image as [C, N, *S], so that what is drawn for a channel is drawn for its N neighbours together."""
-    return parts | {"image": parts["image"].unflatten(0, (-1, len(parts["brain"])))}
+class _Draw:
+    """Which of MONAI's changes happen to one image, and how: all from one state.
+
+    MONAI would seed each of them by itself, which takes longer than most of the changes.
+    """
+
+    def __init__(self, probability: float, seed: int) -> None:
+        self.probability, self.state = probability, np.random.RandomState(np.random.PCG64(seed))
+
+    def __call__(self, changes: Iterable[Any]) -> Iterator[Any]:
+        for change in changes:
+            if self.state.random() < self.probability:
+                yield change.set_random_state(state=self.state)
 
 
 @contextmanager

@@ -11,14 +11,14 @@ STILL = Augmentation(**NOTHING, flips=())
 
 
 def head(size=(40, 36)):
-    """image [2, X, Y] whose first channel is bright exactly where label 2 is; labels [1, X, Y]; brain [1, X, Y]."""
+    """image [2, X, Y] whose first channel is bright exactly where label 1 is; labels [1, X, Y]; brain [1, X, Y]."""
     x, y = torch.meshgrid(*(torch.arange(n) for n in size), indexing="ij")
     brain = (x - 19) ** 2 + (y - 17) ** 2 < 14**2
     lesion = (x - 24).abs().le(4) & (y - 20).abs().le(3)
     first = torch.where(lesion, 0.8, -0.4)
     second = 0.02 * x - 0.3
     image = torch.where(brain, torch.stack([first, second]), BACKGROUND)
-    return {"image": image, "labels": (2.0 * lesion)[None], "brain": brain[None]}
+    return {"image": image, "labels": lesion.float()[None], "brain": brain[None]}
 
 
 def change(augmentation, seed, parts=None):
@@ -58,9 +58,9 @@ def test_labels_stay_whole_and_move_with_the_image():
     moving = Augmentation(**NOTHING | {"rotation_degrees": 15, "scaling": 0.15, "translation": 4.0}, probability=1.0)
     for seed in range(12):
         changed = change(moving, seed)
-        assert set(changed["labels"].unique().tolist()) == {0.0, 2.0}
+        assert set(changed["labels"].unique().tolist()) == {0.0, 1.0}
         assert not torch.equal(changed["labels"], head()["labels"])
-        bright, lesion = changed["image"][0] > 0.2, changed["labels"][0] == 2
+        bright, lesion = changed["image"][0] > 0.2, changed["labels"][0] == 1
         overlap = 2 * (bright & lesion).sum() / (bright.sum() + lesion.sum())
         assert overlap > 0.9  # the image is interpolated linearly, the labels to the nearest
 
@@ -108,12 +108,12 @@ def test_it_leaves_monai_and_the_global_generators_as_they_were():
 
 
 def ball(size=(22, 20, 18)):
-    """A volume whose first channel is bright exactly where label 2 is."""
+    """A volume whose first channel is bright exactly where label 1 is."""
     x, y, z = torch.meshgrid(*(torch.arange(n) for n in size), indexing="ij")
     brain = (x - 10) ** 2 + (y - 9) ** 2 + (z - 8) ** 2 < 8**2
     lesion = (x - 13).abs().le(2) & (y - 11).abs().le(2) & (z - 7).abs().le(3)
     image = torch.where(brain, torch.stack([torch.where(lesion, 0.8, -0.4), 0.02 * x - 0.3]), BACKGROUND)
-    return {"image": image, "labels": (2.0 * lesion)[None], "brain": brain[None]}
+    return {"image": image, "labels": lesion.float()[None], "brain": brain[None]}
 
 
 def test_a_slice_is_shifted_and_scaled_along_both_axes():
@@ -131,7 +131,7 @@ def test_a_volume_turns_about_all_its_axes_with_its_labels():
     spread = []
     for seed in range(6):
         changed = change(moving, seed, ball())
-        bright, lesion = changed["image"][0] > 0.2, changed["labels"][0] == 2
+        bright, lesion = changed["image"][0] > 0.2, changed["labels"][0] == 1
         assert 2 * (bright & lesion).sum() / (bright.sum() + lesion.sum()) > 0.8
         assert (changed["image"][:, ~changed["brain"][0]] == BACKGROUND).all()
         spread.append(lesion.nonzero().float().mean(0))
