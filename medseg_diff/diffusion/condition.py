@@ -1,6 +1,6 @@
 """Everything a network may look at besides x_t, as one typed object."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,9 +46,7 @@ class Condition(NamedTuple):
     def beside(self, other: "Condition") -> "Condition":
         """This batch followed by another that has the same parts."""
         # `keep` is spelled out, so that a full and a null condition can stand in one batch.
-        mine, theirs = (each if each.keep is not None else each._keeping(True) for each in (self, other))
-        parts = theirs._parts()
-        return mine._replace(**{name: torch.cat([part, parts[name]]) for name, part in mine._parts().items()})
+        return one_after_another([each if each.keep is not None else each._keeping(True) for each in (self, other)])
 
     def _keeping(self, keep: bool) -> "Condition":
         """With `keep` the same for every sample; an empty condition stays empty."""
@@ -60,3 +58,11 @@ class Condition(NamedTuple):
 
     def _parts(self) -> dict[str, Tensor]:
         return {name: part for name, part in self._asdict().items() if part is not None}
+
+
+def one_after_another(conditions: Sequence[Condition]) -> Condition:
+    """Batches that have the same parts, as one."""
+    if not conditions:
+        return Condition()
+    parts = [condition._parts() for condition in conditions]
+    return conditions[0]._replace(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})

@@ -67,16 +67,21 @@ class AnyDenoiser(Protocol):
 
 
 class Network(Protocol):
-    """The shape of every network: x_t [B, C, *S], t [B] or [1] (the same for all), condition → [B, outputs, *S]."""
+    """The shape of every network: x_t [B, C, *S], t [B] or [1] (the same for all), condition → [B, outputs, *S].
+
+    One that `says_prior` has twice the outputs: behind its own words, what it says from the condition alone.
+    """
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor: ...
 
 
 class Output(NamedTuple):
-    """What the network itself said: `value` in the units of its target, and the variance mix if it learns one."""
+    """What the network itself said: `value` in the units of its target, the variance mix if it learns one, and in the same
+    units what it said from the condition alone if it has a prior."""
 
     value: Tensor
-    variance_mix: Tensor | None
+    variance_mix: Tensor | None = None
+    prior: Tensor | None = None
 
 
 class Denoiser(nn.Module):
@@ -100,6 +105,7 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
+        self.says_prior = getattr(network, "says_prior", False)  # before anything is wrapped round it
         self.schedule = schedule
         self.target: Target = target
         self.learned_variance = learned_variance
@@ -118,15 +124,18 @@ class Denoiser(nn.Module):
     def output(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Output:
         """The network's own words about x_t at t >= 1, in x_t's dtype."""
         raw = self.network(x_t, time_tensor(t, x_t) + self.time_offset, condition).to(x_t.dtype)
+        if self.says_prior:
+            value, prior = raw.chunk(2, dim=1)
+            return Output(value, prior=prior)
         if not self.learned_variance:
-            return Output(raw, None)
+            return Output(raw)
         value, mix = raw.chunk(2, dim=1)
         return Output(value, (mix + 1) / 2)  # IDDPM Eq. 15: v in [0, 1] from an output around [-1, 1]
 
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
         """Prediction for x_t [B, C, *S] at time t."""
         asked = learned_time(t)  # of an encoding that starts at t = 0, x_t itself is clean
-        value, mix = self.output(x_t, asked, condition)
+        value, mix, _ = self.output(x_t, asked, condition)
         clean, noise = clean_and_noise(self.target, value, x_t, self.schedule.level(asked, like=x_t))
         return Prediction(where_clean(t, x_t, clean), noise, mix)
 

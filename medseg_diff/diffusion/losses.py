@@ -23,7 +23,8 @@ def noised(clean: Tensor, noise: Tensor, level: Level) -> Tensor:
 def denoising_loss(
     denoiser: Denoiser, clean: Tensor, t: Tensor, noise: Tensor, condition: Condition
 ) -> dict[str, Tensor]:
-    """Loss of each sample, [B] by name: `simple` always, `dice` where it counts, `vlb` where the variance is learned.
+    """Loss of each sample, [B] by name: `simple` always, `dice` where it counts, `vlb` where the variance is learned, and
+    `prior` of what a network with a prior says without looking at x_t.
 
     clean, noise [B, C, *S]; t [B] in 1 … T. `simple` is the squared error in the network's own target, or for logits the
     binary cross-entropy against the mask (clean in [-1, 1]).
@@ -34,6 +35,10 @@ def denoising_loss(
     losses = {"simple": _each(simple_error(denoiser, output, clean, noise, level))}
     if denoiser.dice:
         losses["dice"] = soft_dice_loss(output.value, clean)
+    if output.prior is not None:
+        losses["prior"] = _each(simple_error(denoiser, Output(output.prior), clean, noise, level))
+        if denoiser.dice:
+            losses["prior"] = losses["prior"] + denoiser.dice * soft_dice_loss(output.prior, clean)
     if output.variance_mix is not None:
         # IDDPM Sec. 3.1: the bound teaches the variance only, so the mean is held fixed inside it.
         fixed = clean_and_noise(denoiser.target, output.value.detach(), x_t, level)
@@ -63,9 +68,9 @@ def soft_dice_loss(logits: Tensor, clean: Tensor) -> Tensor:
 
 
 def hybrid(losses: dict[str, Tensor], length: int, *, dice: float = 0.0) -> Tensor:
-    """L_simple + lambda L_vlb + `dice` times the Dice loss, [B]: IDDPM's lambda = 0.001 on a bound of `length` terms, of
-    which one is drawn."""
-    loss = losses["simple"]
+    """L_simple + lambda L_vlb + `dice` times the Dice loss + the prior's loss, [B]: IDDPM's lambda = 0.001 on a bound of
+    `length` terms, of which one is drawn."""
+    loss = losses["simple"] + losses.get("prior", 0.0)
     if "vlb" in losses:
         loss = loss + 0.001 * length * losses["vlb"]
     return loss + dice * losses["dice"] if "dice" in losses else loss

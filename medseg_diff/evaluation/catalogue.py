@@ -16,6 +16,7 @@ class Metric(NamedTuple):
 
 LESION, HEALTHY = "cases with a lesion", "cases without a lesion"
 BRAIN, LESION_VOXELS = "cases, each over its brain voxels", f"{LESION}, each over its brain voxels"
+DOUBTFUL = "cases, each over its brain voxels with 0.02 < probability < 0.98"
 LESION_SLICES = "cases, each over its axial slices with a lesion"
 
 SEGMENTATION = {  # in the order of per_case.csv
@@ -34,11 +35,17 @@ SEGMENTATION = {  # in the order of per_case.csv
     "false_positive_lesions": Metric("lesions", "cases", "lower"),
     "false_positives_ml": Metric("ml", "cases", "lower"),
     "ged2": Metric("1", LESION_SLICES, "lower", lesion_only=True),
+    "ged2_unbiased": Metric("1", LESION_SLICES, "lower", lesion_only=True),
+    "distance_to_raters": Metric("1", LESION_SLICES, "lower", lesion_only=True),
+    "distance_of_members": Metric("1", LESION_SLICES, None, lesion_only=True),
+    "distance_of_raters": Metric("1", LESION_SLICES, None, lesion_only=True),
+    "ece_band": Metric("1", DOUBTFUL, "lower"),
     "ece": Metric("1", BRAIN, "lower"),
     "ece_calibrated": Metric("1", BRAIN, "lower"),
     "brier": Metric("1", BRAIN, "lower"),
     "brier_calibrated": Metric("1", BRAIN, "lower"),
     "aurc": Metric("1", BRAIN, "lower"),
+    "auroc_error_band": Metric("1", DOUBTFUL),
     "auroc_error": Metric("1", BRAIN),
 }
 ANOMALY = {  # in the order of per_case.csv

@@ -31,6 +31,7 @@ from medseg_diff.metrics.detection import HIT, Detection, lesion_detection
 
 THRESHOLD = 0.5
 TOLERANCE_MM = 1.0
+BAND = (0.02, 0.98)  # of the probability: voxels that are in doubt
 SMALLEST_LESION_ML = 0.05  # 50 voxels of 1 mm
 SUFFIXES = {"probability": "", "calibrated": "_calibrated"}  # of the metrics and the curve of each map
 # Most of a brain is certain: the curve is looked at closely where the doubtful voxels come in.
@@ -48,7 +49,10 @@ CONVENTIONS = {
     "volume_error_ml": "absolute difference of the volumes; volume_bias_ml is mask minus reference",
     "lesions": f"components of 26 neighbours of {SMALLEST_LESION_ML} ml or more; found where the mask covers {HIT:.0%} "
     f"of one; a component of the mask with less than {HIT:.0%} of it in the reference is a false positive",
-    "ged2": "d = 1 - IoU, members against raters (seg alone counts as one rater), a mask with itself included",
+    "ged2": "d = 1 - IoU, members against raters (seg alone counts as one rater), a mask with itself included; "
+    "ged2_unbiased over pairs of different masks, from the three means of d beside it",
+    "band": f"brain voxels with {BAND[0]:g} < probability < {BAND[1]:g}: over a whole brain, most of it surely healthy, ece "
+    "and auroc_error look good whatever is said of the rest",
     "ece": f"mean probability, {calibration.BINS} bins of equal mass; *_calibrated: at the run's temperature",
     "aurc": "error of the mask, voxels ordered by uncertainty.nii.gz",
     "auroc_error": "does uncertainty.nii.gz find the wrong voxels of the mask; undefined where none or all are wrong",
@@ -144,9 +148,10 @@ def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask
     spacing_mm = [float(step) for step in spacing_of(affine)]
     maps = {kind: result.map(kind, region) for kind in (*SUFFIXES, "uncertainty")}
     uncertainty = maps["uncertainty"]
+    apart = _distances_of_slices(result.members(region), raters or [reference], axial_axis(affine))
     of_slices = {
         "expected_error_ml": _sums_ml(uncertainty, affine),
-        "ged2": _ged2_of_slices(result.members(region), raters or [reference], axial_axis(affine)),
+        "ged2": {z: of_slice.ged2 for z, of_slice in apart.items()},
     }
     slices = list(_slices(mask, reference, brain, affine, of_slices))
     values: Values = {
@@ -155,7 +160,7 @@ def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask
         **_lesions(lesion_detection(mask, reference, spacing_mm=spacing_mm, smallest_ml=SMALLEST_LESION_ML)),
         "dice_raters": mean([overlap.dice(mask, rater) for rater in raters]),
         "dice_slices": mean([row["dice"] for row in slices if row["reference_ml"]]),
-        "ged2": mean([row["ged2"] for row in slices]),
+        **_diversity(list(apart.values())),
     }
     reliability, risk = {}, None
     for kind, suffix in SUFFIXES.items():
@@ -168,6 +173,7 @@ def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask
             reliability[f"reliability{suffix}"] = calibration.reliability(inside, truth)
             if kind == "probability":
                 values["dice_raw"] = overlap.dice(probability > THRESHOLD, reference)
+                values |= _in_doubt(probability, mask, reference, brain, uncertainty)
     if uncertainty is not None:
         inside, wrong = uncertainty[brain], (mask != reference)[brain]
         values |= {"aurc": calibration.aurc(inside, wrong), "auroc_error": rank(inside, wrong).auroc()}
@@ -223,12 +229,43 @@ def _sums_ml(uncertainty: npt.NDArray[np.float32] | None, affine: Floats) -> dic
     return {z: float(plane.sum(dtype=np.float64) * voxel_ml) for z, plane in axial_slices(affine, uncertainty)}
 
 
-def _ged2_of_slices(members: Iterable[npt.NDArray[np.float32]], raters: Sequence[Mask], axial: int) -> dict[int, float]:
-    """GED² of each axial slice in which a rater marked the region; nothing without members."""
+def _in_doubt(
+    probability: npt.NDArray[np.float32],
+    mask: Mask,
+    reference: Mask,
+    brain: Mask,
+    uncertainty: npt.NDArray[np.float32] | None,
+) -> Values:
+    """Calibration and errors found among the voxels that are in doubt; nothing where none is."""
+    band = brain & (probability > BAND[0]) & (probability < BAND[1])
+    if not band.any():
+        return {}
+    values: Values = {"ece_band": calibration.ece(probability[band], reference[band])}
+    if uncertainty is not None:
+        values["auroc_error_band"] = rank(uncertainty[band], (mask != reference)[band]).auroc()
+    return values
+
+
+def _diversity(slices: Sequence[diversity.Distances]) -> Values:
+    """Means over the slices in which a rater marked the region; None without members."""
+    return {
+        "ged2": mean([each.ged2 for each in slices]),
+        "ged2_unbiased": mean([each.ged2_unbiased for each in slices]),
+        "distance_to_raters": mean([each.between for each in slices]),
+        "distance_of_members": mean([each.among_members for each in slices]),
+        "distance_of_raters": mean([each.among_raters for each in slices]),
+    }
+
+
+def _distances_of_slices(
+    members: Iterable[npt.NDArray[np.float32]], raters: Sequence[Mask], axial: int
+) -> dict[int, diversity.Distances]:
+    """Of each axial slice in which a rater marked the region; nothing without members."""
     masks = [np.moveaxis(member > THRESHOLD, axial, 0) for member in members]
     if not masks:
         return {}
-    return dict(diversity.ged2_of_slices(np.stack(masks), np.stack([np.moveaxis(rater, axial, 0) for rater in raters])))
+    stacked = np.stack([np.moveaxis(rater, axial, 0) for rater in raters])
+    return dict(diversity.distances_of_slices(np.stack(masks), stacked))
 
 
 def _warn_of_labels(measured: Sequence[MeasuredCase]) -> None:

@@ -5,18 +5,21 @@ Wolleb et al., Diffusion Models for Implicit Image Segmentation Ensembles, 2022,
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medseg_diff.diffusion import AnySolver, Condition, SeededNoise, walk
-from medseg_diff.diffusion.denoiser import AnyDenoiser
+from medseg_diff.diffusion.condition import one_after_another
+from medseg_diff.diffusion.denoiser import AnyDenoiser, prepared
 from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
 from medseg_diff.methods.batches import padded_batches
 from medseg_diff.methods.regions import Hierarchy, kept_inside
 
 SeedOf = Callable[[int, int], int]
+Cuts = Literal["half", "spread"]
 
 
 class Sample(NamedTuple):
@@ -31,7 +34,7 @@ class Plan:
     """How an ensemble is drawn. `members_at_once` changes the order of work and the memory, never a byte of the result.
 
     `hierarchy` names for each region those that hold it: every member is kept inside them. With `shared_noise` a
-    member's noise is the same in all slices of a case.
+    member's noise is the same in all slices of a case. `cuts`: where a member's mask ends, see `thresholds`.
     """
 
     times: Sequence[int]
@@ -42,6 +45,19 @@ class Plan:
     hierarchy: Hierarchy = ()
     shared_noise: bool = False
     noise: AnyNoise = GaussianNoise()
+    cuts: Cuts = "half"
+
+    def thresholds(self, seed: int) -> tuple[float, ...]:
+        """The probability above which each member's mask lies.
+
+        `half`: one half for all. `spread`: (k + 1/2) / n, each once, dealt out by the seed. A walk's last clean mask is an
+        expectation, not a sample: cut at one half, every member draws the middle of what may be, and they differ too
+        little; cut at thresholds of their own, they draw its levels.
+        """
+        if self.cuts == "half":
+            return (0.5,) * self.members
+        dealt = np.random.default_rng(seed).permutation(self.members)
+        return tuple((int(k) + 0.5) / self.members for k in dealt)
 
     def work(self, slices: Sequence[int]) -> list[Sample]:
         """Every (slice, member): group by group of members, within a group slice by slice."""
@@ -68,10 +84,12 @@ def sample_masks(
 
     images [N, C, *S] on the device that samples; the noise of a sample is that of seed_of(slice, member), whatever stands
     beside it. The last batch is padded to `network_batch`, so that the network always sees one shape. A member's last
-    clean mask is kept soft. `advance` is told how many samples each batch finished.
+    clean mask is kept soft. `advance` is told how many samples each batch finished. What a network need see only once of a
+    slice, it sees once for all members.
     """
+    known, place = _prepared_once(denoiser, images, slices, plan), {z: row for row, z in enumerate(slices)}
     for places, padded in padded_batches(plan.work(slices), plan.network_batch):
-        condition = Condition(image=images[[sample.slice for sample in padded]])
+        condition = known.take(torch.tensor([place[sample.slice] for sample in padded], device=images.device))
         noise = SeededNoise([seed_of(*sample) for sample in padded], plan.noise)
         shape = (len(padded), regions, *images.shape[2:])
         begin = noise(torch.empty(shape, dtype=images.dtype, device=images.device), 0)
@@ -81,9 +99,25 @@ def sample_masks(
         advance(len(places))
 
 
+def _prepared_once(denoiser: AnyDenoiser, images: Tensor, slices: Sequence[int], plan: Plan) -> Condition:
+    """What is known of each of the slices, in their order, as a walk wants it."""
+    parts = []
+    for places, padded in padded_batches(slices, plan.network_batch):
+        with torch.no_grad():
+            known = prepared(denoiser, Condition(image=images[padded]))
+        parts.append(known.take(slice(len(places))))
+    return one_after_another(parts)
+
+
+def recentred(probability: Tensor, threshold: float) -> Tensor:
+    """The probability with the odds shifted so that `threshold` becomes one half; 0 and 1 stay."""
+    return probability * (1 - threshold) / (probability * (1 - threshold) + (1 - probability) * threshold)
+
+
 class Ensemble:
     """What is kept of the samples: first and second moments and votes. Memory does not grow with the members.
 
+    A member votes for what lies above its own of the `thresholds`.
     With `keep_masks` every member's mask is held too, a byte a voxel and region, in the main memory: 10 members of
     192×160×155 voxels take 48 MB a region.
     """
@@ -93,24 +127,26 @@ class Ensemble:
         slices: int,
         regions: int,
         size: Sequence[int],
-        members: int,
+        thresholds: Sequence[float],
         device: torch.device | str,
         *,
         keep_masks: bool = False,
     ) -> None:
         shape = (slices, regions, *size)
-        self.members = members
+        self.thresholds, self.members = thresholds, len(thresholds)
         self._first = torch.zeros(shape, device=device)
         self._second = torch.zeros(shape, device=device)
         self.votes = torch.zeros(shape, device=device, dtype=torch.int16)
-        self.voxels = torch.zeros(members, regions, device=device, dtype=torch.int64)
-        self.masks = torch.zeros((members, *shape), dtype=torch.uint8) if keep_masks else None  # [n, slices, R, *S]
+        self.voxels = torch.zeros(self.members, regions, device=device, dtype=torch.int64)
+        self.masks = (
+            torch.zeros((self.members, *shape), dtype=torch.uint8) if keep_masks else None
+        )  # [n, slices, R, *S]
 
     def add(self, sample: Sample, probability: Tensor) -> None:
         """One member of one slice, [regions, *S]. Members of a slice must come in ascending order, as a plan's do."""
         self._first[sample.slice] += probability
         self._second[sample.slice] += probability**2
-        inside = probability > 0.5
+        inside = probability > self.thresholds[sample.member]
         self.votes[sample.slice] += inside
         self.voxels[sample.member] += inside.flatten(1).sum(1)
         if self.masks is not None:

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from medseg_diff.networks.monai_unet import MonaiUNetSettings
+from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.networks.unet import UNetSettings
 
-AnyNetwork = Annotated[UNetSettings | MonaiUNetSettings, Field(discriminator="kind")]
+AnyNetwork = Annotated[UNetSettings | MonaiUNetSettings | WithPriorSettings, Field(discriminator="kind")]

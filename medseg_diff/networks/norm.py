@@ -86,12 +86,11 @@ def _normalise(x: Tensor, weight: Tensor, bias: Tensor, groups: int, epsilon: fl
     """PyTorch's kernel."""
     x = x if x.device.type == "cpu" else x.contiguous()  # the GPU kernel reads its input as if it were contiguous
     weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-    shared = len(weight) == 1
-    affine = (weight[0], bias[0]) if shared else (None, None)
-    normalised, *moments = torch.native_group_norm(x, *affine, len(x), x.shape[1], x[0, 0].numel(), groups, epsilon)
-    if not shared:
-        normalised = torch.addcmul(_over_space(bias, x), normalised, _over_space(weight, x))
-    return normalised, *moments
+    shape = (len(x), x.shape[1], x[0, 0].numel())
+    if len(weight) == 1:
+        return torch.native_group_norm(x, weight[0], bias[0], *shape, groups, epsilon)
+    normalised, mean, inverse = torch.native_group_norm(x, None, None, *shape, groups, epsilon)
+    return torch.addcmul(_over_space(bias, x), normalised, _over_space(weight, x)), mean, inverse
 
 
 def _normalise_alone(

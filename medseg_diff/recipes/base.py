@@ -13,6 +13,7 @@ from medseg_diff.diffusion import Denoiser, NoiseSchedule
 from medseg_diff.diffusion.denoiser import DenoiserSettings
 from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
 from medseg_diff.networks import AnyNetwork
+from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.settings import ChannelName, Settings
 from medseg_diff.training.fit import FitSettings
@@ -40,6 +41,8 @@ class Recipe(Settings):
         beyond = [axis for axis in self.augmentation.flips if not 0 <= axis < self.view.dims]
         if beyond:
             raise ValueError(f"augmentation.flips names axis {beyond[0]}, but the view has {self.view.dims}")
+        if isinstance(self.network, WithPriorSettings) and self.denoiser.target != "logits":
+            raise ValueError(f"network with_prior says masks, not {self.denoiser.target}: set denoiser.target=logits")
         for name, value in self:
             if isinstance(value, FitSettings) and value.batch % value.accumulate:
                 raise ValueError(f"{name}.batch {value.batch} does not divide by accumulate {value.accumulate}")

@@ -14,7 +14,7 @@ from medseg_diff.diffusion.schedule import LONGEST
 from medseg_diff.errors import UsageError
 from medseg_diff.methods.components import Findings
 from medseg_diff.methods.regions import hierarchy_of
-from medseg_diff.methods.sampled_segmentation import Plan
+from medseg_diff.methods.sampled_segmentation import Cuts, Plan
 from medseg_diff.methods.tiled import Tiled
 from medseg_diff.recipes.base import Recipe
 from medseg_diff.settings import Label, Settings, parse_settings
@@ -25,7 +25,8 @@ Noise = Literal["independent", "shared"]
 class SamplingSettings(Settings):
     """How an ensemble is drawn. `members_at_once` null: all of them.
 
-    `noise`: each slice of a member has its own, or all slices of a member share one, so that they agree more.
+    `noise`: each slice of a member has its own, or all slices of a member share one, so that they agree more. `cuts`: a
+    member's mask is what lies above one half, or above a threshold of its own, (k + 1/2) / n for n members, each once.
     """
 
     solver: AnySolver = DDPM()
@@ -34,6 +35,7 @@ class SamplingSettings(Settings):
     members_at_once: int | None = Field(default=None, ge=1, le=1000)
     network_batch: int = Field(default=32, ge=1, le=4096)
     noise: Noise = "independent"
+    cuts: Cuts = "half"
 
 
 class Validation(Settings):
@@ -41,6 +43,8 @@ class Validation(Settings):
 
     At its end `calibration_slices` are sampled as `segment` would, for threshold and temperature; 0 leaves that out.
     `trajectories`: of so many slices, always the same, each validation draws how the mask comes out of the noise.
+    `weights`: those kept are of the validation with the best Dice, or the last ones. The last it is, whatever is said here,
+    where the slices are of patients that are trained on: these are learned by heart and can choose nothing.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {"film": "trajectories"}
@@ -49,6 +53,7 @@ class Validation(Settings):
     members: int = Field(default=3, ge=1, le=1000)
     trajectories: int = Field(default=3, ge=0, le=4)
     calibration_slices: int = Field(default=128, ge=0, le=100_000)
+    weights: Literal["best", "last"] = "best"
 
 
 class SegmentationRecipe(Recipe):
@@ -107,6 +112,7 @@ class SegmentationRecipe(Recipe):
             hierarchy=hierarchy_of(self.regions),
             shared_noise=sampling.noise == "shared",
             noise=self.noise,
+            cuts=sampling.cuts,
         )
 
 

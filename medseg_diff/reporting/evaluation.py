@@ -62,15 +62,19 @@ def evaluation_figure(folder: Path, png: Path) -> None:
 def _draw_reliability(axes: "Axes", region: Region) -> None:
     """Frequency against probability, the area of a dot by how many voxels it stands for."""
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), label="perfect")
-    kinds = (("reliability", "ece", BLUE, "mean"), ("reliability_calibrated", "ece_calibrated", ORANGE, "calibrated"))
-    for kind, metric, colour, word in kinds:
+    # Of the mean, the calibration of the voxels in doubt: that of a whole brain is small whatever is said of them.
+    kinds = (
+        ("reliability", "ece_band", BLUE, "mean", "ECE in doubt"),
+        ("reliability_calibrated", "ece_calibrated", ORANGE, "calibrated", "ECE"),
+    )
+    for kind, metric, colour, word, measure in kinds:
         curve = region.curves.get(kind)
         if curve is None:
             continue
         voxels = np.asarray(curve["voxels"], dtype=float)
         size = 8 + 70 * np.log1p(voxels) / np.log1p(voxels.max())
         ece = region.metrics.get(metric, {}).get("value")
-        label = f"{word}, ECE {ece:.4f}" if ece is not None else word
+        label = f"{word}, {measure} {ece:.3g}" if ece is not None else word
         axes.plot(curve["probability"], curve["frequency"], color=colour, linewidth=1.2)
         axes.scatter(
             curve["probability"], curve["frequency"], s=size, color=colour, alpha=0.8, linewidth=0, label=label

@@ -19,8 +19,9 @@ class Phase:
 
     `name` names its checkpoint; `prefix` goes before its numbers' names in metrics.csv and MLflow. `validate` measures
     every `settings.validate_every` steps and at the end; `better` is which of its numbers (higher is better) chooses the
-    best weights; without it the last ones are the best. `weights` says of which models the average is kept, and how the
-    files below weights/ are called: {"denoiser": {"best": "denoiser"}} keeps the best of one, as denoiser.safetensors.
+    best weights; without it, or where `latest` says so, the last ones are the best. `weights` says of which models the
+    average is kept, and how the files below weights/ are called: {"denoiser": {"best": "denoiser"}} keeps the best of one,
+    as denoiser.safetensors.
     `settings_of` are those of models that learn at a rate of their own (see `Learners`).
     `draw` writes a denoising trajectory, after each validation, into the PNG it is given.
     """
@@ -32,6 +33,7 @@ class Phase:
     validate: Callable[[Progress], dict[str, float]] | None = None
     draw: Callable[[Progress, Path], None] | None = None
     better: str | None = None
+    latest: bool = False
     prefix: str = ""
     settings_of: Mapping[str, FitSettings] = field(default_factory=dict)
     weights: Mapping[str, Mapping[str, str]] = field(

@@ -141,7 +141,7 @@ class Course:
         phase, run, step = self.phase, self.bench.run, progress.step
         found = phase.validate(progress) if phase.validate else {}
         score = found[phase.better] if phase.better else float(step)
-        best = self.mark.best is None or score >= self.mark.best
+        best = phase.latest or self.mark.best is None or score >= self.mark.best
         for model, files in phase.weights.items():
             for which, name in files.items():
                 if which == "last" or best:

@@ -25,6 +25,7 @@ def test_a_perfect_prediction_is_perfect_in_every_measure(study):
     values = {key: metric["value"] for key, metric in summary["metrics"].items()}
     assert values.pop("auroc_error") is None  # there is no error to find
     assert values.pop("ece_calibrated") is None and values.pop("brier_calibrated") is None  # nothing was calibrated
+    assert values.pop("ece_band") is None and values.pop("auroc_error_band") is None  # nothing is in doubt
     ones = {"dice", "dice_raw", "dice_raters", "dice_slices", "iou", "surface_dice_1mm"}
     ones |= {"lesion_sensitivity", "lesion_precision", "lesion_f1"}
     assert values == {key: pytest.approx(1.0 if key in ones else 0.0) for key in values}
@@ -147,6 +148,19 @@ def test_curves_add_up_over_cases_and_end_at_the_error_rate(study):
     risk = curves["risk_coverage"]
     assert risk["coverage"][-1] == 1.0 and risk["risk"][0] == 0
     assert risk["risk"][-1] == pytest.approx((larger & ~TUMOUR).sum() / BRAIN.sum(), rel=1e-4)
+
+
+def test_the_band_sees_what_the_whole_brain_hides(study):
+    """Half of the doubtful voxels are given 0.8 and half 0.2, all of them truly one in two: certain, and never right."""
+    random = np.random.default_rng(0)
+    doubtful = ball((12, 11, 8), 5)
+    truth = TUMOUR & ~doubtful | doubtful & (random.random(SHAPE) < 0.5)
+    said = np.where(doubtful, np.where(random.random(SHAPE) < 0.5, 0.8, 0.2), truth.astype(float))
+    study.add("a", seg=truth).predict("a", said > 0.5, probability=said)
+    values = {key: metric["value"] for key, metric in study.evaluate()["metrics"].items()}
+    share = doubtful.sum() / BRAIN.sum()
+    assert values["ece_band"] == pytest.approx(0.3, abs=0.04) and values["ece"] < 2 * 0.3 * share
+    assert values["auroc_error"] > 0.85 and values["auroc_error_band"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_calibrated_map_is_measured_beside_the_plain_one(study):

@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from medseg_diff.metrics.diversity import ged2, ged2_of_slices, pairwise_iou
+from medseg_diff.metrics.diversity import distances, distances_of_slices, pairwise_iou
 from medseg_diff.metrics.overlap import iou
+
+
+def ged2(members, raters):
+    return distances(members, raters).ged2
 
 
 def random_masks(number, *shape, share=0.3, seed=0):
@@ -54,10 +58,11 @@ def test_slices_are_those_where_any_rater_marked_a_lesion():
     members, raters = random_masks(3, 6, 8, 8), random_masks(2, 6, 8, 8, seed=3)
     raters[:, [0, 4]] = False
     raters[0, 2] = False
-    found = dict(ged2_of_slices(members, raters))
+    found = dict(distances_of_slices(members, raters))
     assert sorted(found) == [1, 2, 3, 5]
     for index, value in found.items():
-        assert value == pytest.approx(ged2(members[:, index], raters[:, index]))
+        assert value.ged2 == pytest.approx(ged2(members[:, index], raters[:, index]))
+        assert value.ged2_unbiased == pytest.approx(distances(members[:, index], raters[:, index]).ged2_unbiased)
 
 
 def test_members_as_diverse_as_the_raters_beat_their_consensus():
@@ -72,3 +77,22 @@ def test_members_as_diverse_as_the_raters_beat_their_consensus():
 def test_probabilities_are_refused():
     with pytest.raises(ValueError, match="boolean"):
         ged2(np.full((2, 4, 4), 0.4), np.ones((2, 4, 4), bool))
+
+
+def test_members_drawn_as_the_raters_are_have_no_unbiased_distance_however_few():
+    """Five such members and three raters: the V-statistic scores them well above 0, the U-statistic 0 on average."""
+    field = np.hypot(*np.mgrid[-1:1:32j, -1:1:32j])
+    generator = np.random.default_rng(5)
+    drawn = [
+        distances(*(np.stack([field < r for r in generator.uniform(0.2, 0.9, n)]) for n in (5, 3))) for _ in range(300)
+    ]
+    assert np.mean([each.ged2_unbiased for each in drawn]) == pytest.approx(0, abs=0.02)
+    assert np.mean([each.ged2 for each in drawn]) > 0.15
+    for each in drawn[:5]:
+        by_terms = 2 * each.between - 4 / 5 * each.among_members - 2 / 3 * each.among_raters
+        assert each.ged2 == pytest.approx(by_terms)
+
+
+def test_one_mask_alone_says_nothing_of_distances_among_its_like():
+    lone = distances(random_masks(1, 6, 6), random_masks(3, 6, 6, seed=1))
+    assert lone.among_members is None and lone.ged2_unbiased is None and lone.ged2 > 0

@@ -17,7 +17,7 @@ from medseg_diff.diffusion.denoiser import AnyDenoiser
 from medseg_diff.errors import UsageError
 from medseg_diff.methods.components import HALF, Findings
 from medseg_diff.methods.fusion import Fusion
-from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, sample_masks
+from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, recentred, sample_masks
 from medseg_diff.methods.tiled import Tiled
 from medseg_diff.recipes.calibration import SegmentationCalibration, read_calibration
 from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks, in_tiles
@@ -75,6 +75,7 @@ def open_system(run: Run, *, ensemble: EnsembleOptions, compute: Compute) -> Seg
         "members": plan.members,
         "network_batch": plan.network_batch,
         "noise": "shared" if plan.shared_noise else "independent",
+        "cuts": plan.cuts,
         "fusion": findings.fusion,
         "thresholds": thresholds,
         "temperatures": temperatures,
@@ -124,7 +125,8 @@ def sample_volume(
         # One member after the other: then only one has to be held.
         plan = replace(plan, members_at_once=1)
     keep_masks = system.findings.fusion == "staple"
-    ensemble = Ensemble(len(images), regions, size, plan.members, system.device, keep_masks=keep_masks)
+    thresholds = plan.thresholds(seed_of(system.seed, case, "thresholds"))
+    ensemble = Ensemble(len(images), regions, size, thresholds, system.device, keep_masks=keep_masks)
     keeper = _MemberWriter(prepared, recipe, members, (len(images), regions, *size)) if members else None
 
     def own_seed(z: int, member: int) -> int:
@@ -140,7 +142,7 @@ def sample_volume(
         ):
             ensemble.add(sample, probability)
             if keeper:
-                keeper.add(sample.slice, sample.member, probability)
+                keeper.add(sample.slice, sample.member, recentred(probability, thresholds[sample.member]))
     if keeper:
         keeper.close()
     return ensemble, work.passes

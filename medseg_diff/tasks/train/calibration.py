@@ -94,7 +94,8 @@ def draw_ensemble(
 ) -> Ensemble:
     """The slices sampled as `segment` would; the noise is that of the purpose."""
     images, regions = slices.image.to(fabric.device), len(recipe.regions)
-    ensemble = Ensemble(len(slices), regions, images.shape[2:], plan.members, fabric.device)
+    thresholds = plan.thresholds(seed_of(recipe.training.seed, purpose, "thresholds"))
+    ensemble = Ensemble(len(slices), regions, images.shape[2:], thresholds, fabric.device)
 
     def own_seed(z: int, member: int) -> int:
         return seed_of(recipe.training.seed, purpose, z, member)

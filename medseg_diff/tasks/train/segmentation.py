@@ -48,6 +48,7 @@ def _phases(given: Material[SegmentationRecipe], bench: Bench) -> Iterator[Phase
         validate=lambda progress: validate(progress, recipe, slices, fabric),
         draw=draw if recipe.validation.trajectories else None,
         better="val_dice",
+        latest=recipe.validation.weights == "last" or not study.separate,
     )
     if fabric.global_rank == 0:
         calibrate(bench.run, recipe, study, fabric)

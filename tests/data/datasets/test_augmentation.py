@@ -6,7 +6,8 @@ import torch
 from medseg_diff.data.datasets.augmentation import Augmentation
 
 BACKGROUND = -1.0
-NOTHING = dict.fromkeys(["rotation_degrees", "scaling", "translation", "contrast", "brightness", "gamma", "noise"], 0.0)
+INTENSITIES = ["contrast", "brightness", "gamma", "histogram", "bias", "blur", "noise"]
+NOTHING = dict.fromkeys(["rotation_degrees", "scaling", "translation", *INTENSITIES], 0.0)
 STILL = Augmentation(**NOTHING, flips=())
 
 
@@ -70,7 +71,7 @@ def test_a_flip_is_a_mirror_of_everything():
     assert same(change(mirror, 3), {name: part.flip(1) for name, part in head().items()})
 
 
-@pytest.mark.parametrize("kind", ["contrast", "brightness", "gamma", "noise"])
+@pytest.mark.parametrize("kind", INTENSITIES)
 def test_each_change_of_intensity_leaves_the_geometry_alone(kind):
     only = Augmentation(**NOTHING | {kind: 0.3}, flips=(), probability=1.0)
     changed = change(only, 1)
@@ -91,6 +92,33 @@ def test_gamma_bends_the_curve_of_the_brain_and_keeps_its_mean_and_deviation():
         assert torch.equal(after[brain].argsort(), before[brain].argsort())
     nobody = parts | {"brain": torch.zeros_like(parts["brain"])}
     assert (change(only, 1, nobody)["image"] == BACKGROUND).all()
+
+
+def test_each_channel_gets_a_scanner_of_its_own():
+    parts = head()
+    parts["image"][1] = parts["image"][0]
+    for kind in INTENSITIES:
+        changed = change(Augmentation(**NOTHING | {kind: 0.9}, flips=(), probability=1.0), 2, parts)["image"]
+        assert not torch.equal(changed[0], changed[1]), kind
+
+
+def test_a_histogram_is_bent_within_its_range_and_never_turned():
+    parts = head()
+    brain = parts["brain"][0]
+    bent = change(Augmentation(**NOTHING | {"histogram": 1.0}, flips=(), probability=1.0), 1, parts)["image"][1][brain]
+    before = parts["image"][1][brain]
+    order = before.argsort()
+    assert (bent[order].diff() >= -1e-6).all() and (bent - before).abs().max() > 0.01
+    torch.testing.assert_close(torch.stack(bent.aminmax()), torch.stack(before.aminmax()))
+
+
+def test_a_bias_field_multiplies_what_is_counted_from_the_background():
+    parts = head()
+    brain = parts["brain"][0]
+    changed = change(Augmentation(**NOTHING | {"bias": 0.3}, flips=(), probability=1.0), 1, parts)["image"]
+    field = ((changed[0] - BACKGROUND) / (parts["image"][0] - BACKGROUND)).log()
+    steps = torch.where(brain[1:] & brain[:-1], field.diff(dim=0), 0.0)
+    assert field[brain].std() > 0.02 and steps.abs().max() < 0.1  # uneven, and smooth across the lesion's edge
 
 
 def test_switched_off_it_is_the_identity():

@@ -15,6 +15,7 @@ from medseg_diff.recipes.trained import open_run
 from medseg_diff.reporting import curves
 from medseg_diff.run import Run
 from medseg_diff.settings import parse_settings, read_yaml
+from medseg_diff.tasks.train import segmentation
 from medseg_diff.tasks.train.segmentation import train_seg, validate
 from medseg_diff.tasks.train.study import ValidationSlices
 from medseg_diff.training.fit import Progress
@@ -110,6 +111,22 @@ def test_metrics_hold_the_losses_and_the_validation(trained):
     assert losses[1] < losses[0] < 0.8
     best = max(value for _, name, value in rows if name == "val_dice")
     assert Run(trained.folder).facts["best_val_dice"] == pytest.approx(best, rel=1e-4)
+
+
+def test_slices_of_patients_that_are_trained_on_choose_no_weights(trained, tmp_path, monkeypatch):
+    """Their Dice falls in every validation here: the best of separate patients is the first, of others the last."""
+    dice = iter(range(100, 0, -1))
+    monkeypatch.setattr(segmentation, "validate", lambda *_: {"val_dice": next(dice) / 100})
+    rows = [row for row in rows_of(trained.table) if row["split"] != "val"]
+    alone = write_rows(tmp_path / "alone.csv", [row | {"split": "train"} for row in rows])
+    often = ("training.validate_every=1", "validation.calibration_slices=0")
+    separate = train(trained, tmp_path / "separate", *often)
+    same = train(trained, tmp_path / "same", *often, data=alone)
+    asked = train(trained, tmp_path / "asked", *often, "validation.weights=last")
+    assert [run.facts["best_step"] for run in (separate, same, asked)] == [1, 3, 3]
+    for run in (same, asked):
+        assert run.weights("best").read_bytes() == run.weights("last").read_bytes()
+    assert separate.weights("best").read_bytes() != separate.weights("last").read_bytes()
 
 
 def test_the_validation_dice_is_that_of_all_slices_together(trained):

@@ -1,0 +1,73 @@
+"""A network in two parts: a prior that looks at the image alone, once, and a light one that corrects it at every step.
+
+Han et al., CARD: Classification and Regression Diffusion Models, 2022, arXiv 2206.07275: a denoiser that is shown what an
+ordinary network predicts need only learn what that leaves open.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from medseg_diff.diffusion.condition import Condition
+from medseg_diff.networks.unet import UNetSettings
+from medseg_diff.settings import Settings
+
+
+class WithPriorSettings(Settings):
+    """Sizes of both parts. For targets of the mask itself (`logits`), since a prior cannot know the noise."""
+
+    kind: Literal["with_prior"] = "with_prior"
+    prior: UNetSettings
+    correction: UNetSettings
+
+    @model_validator(mode="after")
+    def _knows_images_alone(self) -> "WithPriorSettings":
+        if any(part.classes or part.covariates for part in (self.prior, self.correction)):
+            raise ValueError("a prior is shown an image alone: classes and covariates are 0")
+        return self
+
+    @property
+    def width(self) -> int:
+        return self.prior.width
+
+    def build(self, *, dims: int, channels: int, outputs: int, image_channels: int = 0) -> "WithPrior":
+        """A network from [B, channels, *S] and a condition image of `image_channels` to [B, 2 outputs, *S]."""
+        prior = self.prior.build(dims=dims, channels=image_channels, outputs=outputs)
+        correction = self.correction.build(
+            dims=dims, channels=channels, outputs=outputs, image_channels=image_channels + outputs
+        )
+        return WithPrior(prior, correction)
+
+
+class WithPrior(nn.Module):
+    """f(x_t, t, image) = prior(image) + correction(x_t, t, image, prior(image)), and behind it prior(image) itself.
+
+    `prepare` looks at the image once a walk and leaves what the prior said in the condition's `mask`. The correction does
+    not teach the prior, which learns from a loss of its own.
+    """
+
+    says_prior = True
+
+    def __init__(self, prior: nn.Module, correction: nn.Module) -> None:
+        super().__init__()
+        self.prior, self.correction = prior, correction
+
+    def prepare(self, condition: Condition) -> Condition:
+        """The condition with the prior's logits [B, outputs, *S] as its mask."""
+        if condition.mask is not None:
+            return condition
+        assert condition.image is not None, "a prior is shown an image"
+        image = condition.image
+        said = self.prior(image, torch.ones(1, device=image.device), Condition())
+        # In one layout, however many there are: another one rounds otherwise.
+        return condition._replace(mask=said.contiguous())
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        known = self.prepare(condition)
+        assert known.image is not None and known.mask is not None
+        prior = known.mask.to(x_t.dtype)
+        shown = torch.cat([known.image.to(x_t.dtype), torch.tanh(prior.detach() / 2)], dim=1)
+        correction = self.correction(x_t, t, Condition(image=shown))
+        return torch.cat([prior.detach() + correction, prior], dim=1)
