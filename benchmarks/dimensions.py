@@ -32,7 +32,7 @@ from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.settings import write_yaml
 from medseg_diff.tasks.train.study import prepare_study, with_splits
-from medseg_diff.training.denoising import Denoising, mask_and_image
+from medseg_diff.training.denoising import Denoising, MaskAndImage
 from medseg_diff.training.fit import fit
 
 SHOWN = ("dice", "hd95_mm", "volume_error_ml", "ged2", "ece")
@@ -128,7 +128,7 @@ def seconds_per_step(
     for name, recipe in recipes.items():
         fabric = make_fabric(place, find_precision(recipe.training.precision, place))
         study = prepare_study(manifest, recipe, cache=cache)
-        objective = Denoising(recipe.build_denoiser(), mask_and_image, seed=0)
+        objective = Denoising(recipe.build_denoiser(), MaskAndImage(recipe.space), seed=0)
         walks[name] = fit(objective, slices_of(recipe, study.training, steps), recipe.training.but(steps=steps), fabric)
     seconds: dict[str, list[float]] = {name: [] for name in walks}
     for _ in range(steps):

@@ -32,9 +32,9 @@ from medseg_diff.diffusion import Condition
 from medseg_diff.files import write_json
 from medseg_diff.methods.sampled_segmentation import Plan, sample_masks
 from medseg_diff.recipes.lookup import load_recipe
-from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
+from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.seeds import seed_of
-from medseg_diff.training.denoising import Denoising, mask_and_image
+from medseg_diff.training.denoising import Denoising, MaskAndImage
 from medseg_diff.training.fit import fit
 
 RECIPES = {"the paper's": "wolleb", "default": "mask_logits"}
@@ -156,7 +156,7 @@ def _training(
     speeds = {}
     _reset_peak(device)
     for name, source in sources.items():
-        objective = Denoising(recipe.build_denoiser(), mask_and_image, seed=seed)
+        objective = Denoising(recipe.build_denoiser(), MaskAndImage(recipe.space), seed=seed)
         started = time.perf_counter()
         for progress in fit(objective, source, settings, fabric):
             if progress.step in (amount.warm_up_steps, steps):
@@ -202,7 +202,7 @@ def _sampling(
     recipe: SegmentationRecipe, case: Prepared, device: torch.device, precision: str, amount: Amount
 ) -> dict[str, Any]:
     """Seconds for the ensemble of a whole volume at the recipe's members, steps and network batch."""
-    denoiser, plan = for_masks(rough_denoiser(recipe).to(device)), recipe.plan()
+    denoiser, plan = recipe.for_masks(rough_denoiser(recipe).to(device)), recipe.plan()
     images = recipe.view.cut(case.image).to(device).contiguous()
     slices = recipe.view.for_sampling(case.brain)
     batches, steps = plan.batches(slices), len(plan.times) - 1

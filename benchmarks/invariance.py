@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from medseg_diff.device import autocast
 from medseg_diff.diffusion import Denoiser
 from medseg_diff.methods.sampled_segmentation import Sample, sample_masks
-from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
+from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.seeds import seed_of
 from medseg_diff.training.fit import channels_last
 
@@ -34,7 +34,7 @@ def invariance(
         plan = recipe.plan(steps=STEPS, members=members, members_at_once=members_at_once, network_batch=network_batch)
         with _as_asked(device, precision):
             drawn = sample_masks(
-                for_masks(denoiser), images, slices, plan, regions=len(recipe.regions), seed_of=_own_seed
+                recipe.for_masks(denoiser), images, slices, plan, regions=len(recipe.regions), seed_of=_own_seed
             )
             return {place: probability.cpu().clone() for place, probability in drawn}
 

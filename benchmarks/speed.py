@@ -30,9 +30,9 @@ from medseg_diff.methods.sampled_segmentation import sample_masks
 from medseg_diff.networks.norm import GroupNorm
 from medseg_diff.networks.unet import UNet, UNetSettings
 from medseg_diff.recipes.lookup import load_recipe
-from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
+from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.seeds import seed_of
-from medseg_diff.training.denoising import Denoising, mask_and_image
+from medseg_diff.training.denoising import Denoising, MaskAndImage
 from medseg_diff.training.fit import channels_last
 
 MONAI_WIDTHS = range(32, 257, 32)  # its norms want multiples of their groups
@@ -180,7 +180,7 @@ def _forward(setting: Setting, network: nn.Module, precision: str) -> None:
 def _training_step(setting: Setting, network: nn.Module, precision: str) -> Callable[[], None]:
     """Forward, backward and AdamW on one network of its own."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    objective = Denoising(setting.with_network(network), mask_and_image, seed=0)
+    objective = Denoising(setting.with_network(network), MaskAndImage(), seed=0)
 
     def step() -> None:
         network.train()
@@ -197,7 +197,7 @@ def _training_step(setting: Setting, network: nn.Module, precision: str) -> Call
 def _sample(setting: Setting, network: nn.Module, slices: int, members: int, *, network_batch: int) -> None:
     network.eval()
     plan = setting.recipe.plan(members=members, network_batch=network_batch)
-    denoiser = for_masks(setting.with_network(network))
+    denoiser = setting.recipe.for_masks(setting.with_network(network))
     images, regions = setting.batch.image[:slices], len(setting.recipe.regions)
     with autocast(setting.device, "bf16"):
         for _ in sample_masks(

@@ -32,7 +32,7 @@ from medseg_diff.methods.components import find_mask
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.train.study import Study
-from medseg_diff.training.denoising import Denoising, mask_and_image
+from medseg_diff.training.denoising import Denoising, MaskAndImage
 from medseg_diff.training.fit import channels_last, fit
 from medseg_diff.training.objective import Objective, Turn
 
@@ -174,7 +174,7 @@ def pace_of(
 ) -> Pace:
     """Time the recipe's training step beside the baseline's, on networks that are thrown away."""
     objectives: dict[str, Objective] = {
-        "recipe": Denoising(recipe.build_denoiser(), mask_and_image, seed=0),
+        "recipe": Denoising(recipe.build_denoiser(), MaskAndImage(recipe.space), seed=0),
         "baseline": SupervisedMasks(build(recipe)),
     }
     taken = seconds_per_step(recipe, study, objectives, fabric)

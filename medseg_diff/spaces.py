@@ -26,19 +26,23 @@ class Space(Protocol):
 
 
 class ImageSpace(Settings):
-    """x_0 is the image × `scale`, on its own grid."""
+    """x_0 is the image × `scale` + `offset`, on its own grid: 0.5 and 0.5 bring [-1, 1] to [0, 1].
+
+    What a condition shows lies in the same units.
+    """
 
     kind: Literal["image"] = "image"
     scale: float = Field(default=1.0, gt=0)
+    offset: float = 0.0
 
     def encode(self, image: Tensor) -> Tensor:
-        return image * self.scale
+        return image if self == PLAIN else image * self.scale + self.offset
 
     def decode(self, x: Tensor) -> Tensor:
-        return x / self.scale
+        return x if self == PLAIN else (x - self.offset) / self.scale
 
     def condition(self, condition: Condition) -> Condition:
-        return condition
+        return condition if condition.image is None else condition._replace(image=self.encode(condition.image))
 
 
 AnySpace = ImageSpace  # a union by `kind`, as soon as there is a second

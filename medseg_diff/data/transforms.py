@@ -31,6 +31,7 @@ ROBUST_RANGE = (-5.0, 10.0)  # robust deviations; the fluid in T2, the brightest
 AXIS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 MODES = {"image": "bilinear", "brain": "nearest", "reference": "nearest", "raters": "nearest"}
 
+Edge = Annotated[int, Field(ge=1, le=4096)]
 Spacing = Annotated[float, Field(ge=0.1, le=20)] | None
 
 
@@ -47,6 +48,8 @@ class Preparation(Settings):
     # Along each axis after reorientation; null keeps what the scan has.
     spacing_mm: tuple[Spacing, Spacing, Spacing] = (None, None, None)
     margin_mm: float = Field(default=5.0, ge=0, le=1000)
+    # At most so many voxels along each axis, in the middle of the volume as it lies then; null keeps all.
+    window: tuple[Edge | None, Edge | None, Edge | None] = (None, None, None)
     # foreground: what differs from a constant background; head: Otsu's threshold; auto: the first that works.
     brain: Literal["auto", "foreground", "head"] = "auto"
     # robust: the brain's median becomes 0 and a robust deviation 1, clipped at -5 and 10; a large or bright lesion hardly
@@ -101,11 +104,13 @@ def prepare_case(images: CaseImages, preparation: Preparation) -> Prepared:
     """Scale inside the brain, orient, crop to the brain and a margin, resample (images linear, labels nearest).
 
     The scale is that of the native voxels: mixed with background at the edges they would shift its percentiles.
-    Raises: ImageError where no brain is found in the way that was asked for.
+    Raises: ImageError where no brain is found in the way that was asked for, or none in the window.
     """
     found, warnings = _brain_of(images, preparation)
     oriented = geometry.reoriented(Volume(found, images.affine), preparation.orientation)
-    box = _box_of(oriented, preparation.margin_mm)
+    box = _box_of(oriented, preparation)
+    if any(side.start >= side.stop for side in box):
+        raise ImageError("its brain lies outside preparation.window", fix="widen the window", case=images.name)
     after = _chain(oriented.affine, preparation, box)(_as_tensors(images, _scaled(images, found, preparation), found))
     image, brain = after["image"].as_tensor(), after["brain"].as_tensor() > 0.5
     image = torch.where(brain, image, preparation.background).contiguous()
@@ -167,14 +172,15 @@ def with_change(images: CaseImages, prepared: Prepared, change: Tensor) -> np.nd
     return out
 
 
-def _box_of(brain: Volume, margin_mm: float) -> tuple[slice, ...]:
-    """The bounding box of a brain and a margin around it, within the volume."""
-    margins = np.ceil(margin_mm / geometry.spacing_of(brain.affine)).astype(int).tolist()
+def _box_of(brain: Volume, preparation: Preparation) -> tuple[slice, ...]:
+    """The bounding box of a brain and a margin around it, within the volume and the window in its middle."""
+    margins = np.ceil(preparation.margin_mm / geometry.spacing_of(brain.affine)).astype(int).tolist()
     tight = brains.bounding_box(brain.voxels)
-    return tuple(
-        slice(max(0, side.start - margin), min(n, side.stop + margin))
-        for side, margin, n in zip(tight, margins, brain.shape, strict=True)
-    )
+    box = []
+    for side, margin, n, most in zip(tight, margins, brain.shape, preparation.window, strict=True):
+        first = max(n - (most or n), 0) // 2
+        box.append(slice(max(first, side.start - margin), min(first + (most or n), n, side.stop + margin)))
+    return tuple(box)
 
 
 def _chain(affine: np.ndarray, preparation: Preparation, box: tuple[slice, ...]) -> Any:

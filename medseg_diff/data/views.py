@@ -18,8 +18,8 @@ class AxialSlices(Settings):
 
     Training crops or pads every slice to `size` and leaves out slices whose brain covers less than `smallest_brain` of
     its largest slice, as well as the first and last `drop` slices of the prepared volume. Sampling takes every slice
-    with brain, at its own size. The network is shown `context` neighbours on each side of a slice (2.5D), and predicts
-    the slice alone.
+    with brain, at its own size; without those in `drop` where `sample_dropped` is off: they stay empty. The network is
+    shown `context` neighbours on each side of a slice (2.5D), and predicts the slice alone.
     """
 
     dims: ClassVar[int] = 2
@@ -29,6 +29,7 @@ class AxialSlices(Settings):
     context: int = Field(default=0, ge=0, le=8)
     smallest_brain: float = Field(default=0.05, ge=0, lt=1)
     drop: tuple[Count, Count] = (0, 0)
+    sample_dropped: bool = True
 
     def shown(self, channels: int) -> int:
         """Channels of the condition image for a case of `channels`."""
@@ -60,7 +61,9 @@ class AxialSlices(Settings):
 
     def for_sampling(self, brain: Tensor) -> list[int]:
         """Indices of the slices that hold any brain; brain [1, X, Y, Z] booleans. The others are empty for certain."""
-        return brain[0].any(0).any(0).nonzero().flatten().tolist()
+        low, high = (0, 0) if self.sample_dropped else self.drop
+        held = brain[0].any(0).any(0).nonzero().flatten().tolist()
+        return [z for z in held if low <= z < brain.shape[3] - high]
 
     def owner(self, number: int) -> tuple[str | int, ...]:
         """Whose noise it is, beside case and member: that slice's."""

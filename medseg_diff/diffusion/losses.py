@@ -24,7 +24,8 @@ def denoising_loss(
     denoiser: Denoiser, clean: Tensor, t: Tensor, noise: Tensor, condition: Condition
 ) -> dict[str, Tensor]:
     """Loss of each sample, [B] by name: `simple` always, `dice` where it counts, `vlb` where the variance is learned, and
-    `prior` of what a network with a prior says without looking at x_t.
+    `prior` of what a network with a prior says without looking at x_t. Dice finds small lesions and makes a network
+    too sure: where there is a prior it is the prior's alone, and the cross-entropy of the rest brings the doubt back.
 
     clean, noise [B, C, *S]; t [B] in 1 … T. `simple` is the squared error in the network's own target, or for logits the
     binary cross-entropy against the mask (clean in [-1, 1]).
@@ -33,12 +34,10 @@ def denoising_loss(
     x_t = noised(clean, noise, level)
     output = denoiser.output(x_t, t, condition)
     losses = {"simple": _each(simple_error(denoiser, output, clean, noise, level))}
-    if denoiser.dice:
-        losses["dice"] = soft_dice_loss(output.value, clean)
     if output.prior is not None:
         losses["prior"] = _each(simple_error(denoiser, Output(output.prior), clean, noise, level))
-        if denoiser.dice:
-            losses["prior"] = losses["prior"] + denoiser.dice * soft_dice_loss(output.prior, clean)
+    if denoiser.dice:
+        losses["dice"] = soft_dice_loss(output.value if output.prior is None else output.prior, clean)
     if output.variance_mix is not None:
         # IDDPM Sec. 3.1: the bound teaches the variance only, so the mean is held fixed inside it.
         fixed = clean_and_noise(denoiser.target, output.value.detach(), x_t, level)

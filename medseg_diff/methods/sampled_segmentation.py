@@ -5,9 +5,8 @@ Wolleb et al., Diffusion Models for Implicit Image Segmentation Ensembles, 2022,
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +15,12 @@ from medseg_diff.diffusion.condition import one_after_another
 from medseg_diff.diffusion.denoiser import AnyDenoiser, prepared
 from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
 from medseg_diff.methods.batches import padded_batches
+from medseg_diff.methods.components import HALF
+from medseg_diff.methods.cuts import AT_HALF, AnyCut
 from medseg_diff.methods.regions import Hierarchy, kept_inside
+from medseg_diff.spaces import PLAIN, Space
 
 SeedOf = Callable[[int, int], int]
-Cuts = Literal["half", "spread"]
 
 
 class Sample(NamedTuple):
@@ -34,7 +35,7 @@ class Plan:
     """How an ensemble is drawn. `members_at_once` changes the order of work and the memory, never a byte of the result.
 
     `hierarchy` names for each region those that hold it: every member is kept inside them. With `shared_noise` a
-    member's noise is the same in all slices of a case. `cuts`: where a member's mask ends, see `thresholds`.
+    member's noise is the same in all slices of a case. `cut`: where a member's mask ends.
     """
 
     times: Sequence[int]
@@ -45,19 +46,8 @@ class Plan:
     hierarchy: Hierarchy = ()
     shared_noise: bool = False
     noise: AnyNoise = GaussianNoise()
-    cuts: Cuts = "half"
-
-    def thresholds(self, seed: int) -> tuple[float, ...]:
-        """The probability above which each member's mask lies.
-
-        `half`: one half for all. `spread`: (k + 1/2) / n, each once, dealt out by the seed. A walk's last clean mask is an
-        expectation, not a sample: cut at one half, every member draws the middle of what may be, and they differ too
-        little; cut at thresholds of their own, they draw its levels.
-        """
-        if self.cuts == "half":
-            return (0.5,) * self.members
-        dealt = np.random.default_rng(seed).permutation(self.members)
-        return tuple((int(k) + 0.5) / self.members for k in dealt)
+    cut: AnyCut = AT_HALF
+    space: Space = PLAIN
 
     def work(self, slices: Sequence[int]) -> list[Sample]:
         """Every (slice, member): group by group of members, within a group slice by slice."""
@@ -93,7 +83,7 @@ def sample_masks(
         noise = SeededNoise([seed_of(*sample) for sample in padded], plan.noise)
         shape = (len(padded), regions, *images.shape[2:])
         begin = noise(torch.empty(shape, dtype=images.dtype, device=images.device), 0)
-        masks = walk(denoiser, plan.solver, begin, plan.times, condition, noise)
+        masks = plan.space.decode(walk(denoiser, plan.solver, begin, plan.times, condition, noise))
         probability = kept_inside(((masks[: len(places)] + 1) / 2).clamp(0, 1), plan.hierarchy, dim=1)
         yield from zip(places, probability, strict=True)
         advance(len(places))
@@ -104,20 +94,15 @@ def _prepared_once(denoiser: AnyDenoiser, images: Tensor, slices: Sequence[int],
     parts = []
     for places, padded in padded_batches(slices, plan.network_batch):
         with torch.no_grad():
-            known = prepared(denoiser, Condition(image=images[padded]))
+            known = prepared(denoiser, plan.space.condition(Condition(image=images[padded])))
         parts.append(known.take(slice(len(places))))
     return one_after_another(parts)
-
-
-def recentred(probability: Tensor, threshold: float) -> Tensor:
-    """The probability with the odds shifted so that `threshold` becomes one half; 0 and 1 stay."""
-    return probability * (1 - threshold) / (probability * (1 - threshold) + (1 - probability) * threshold)
 
 
 class Ensemble:
     """What is kept of the samples: first and second moments and votes. Memory does not grow with the members.
 
-    A member votes for what lies above its own of the `thresholds`.
+    A member votes for what lies above `threshold_of` the sample, [*S] or a number.
     With `keep_masks` every member's mask is held too, a byte a voxel and region, in the main memory: 10 members of
     192×160×155 voxels take 48 MB a region.
     """
@@ -127,26 +112,25 @@ class Ensemble:
         slices: int,
         regions: int,
         size: Sequence[int],
-        thresholds: Sequence[float],
+        members: int,
         device: torch.device | str,
         *,
+        threshold_of: Callable[[Sample], Tensor | float] = lambda sample: HALF,
         keep_masks: bool = False,
     ) -> None:
         shape = (slices, regions, *size)
-        self.thresholds, self.members = thresholds, len(thresholds)
+        self.members, self.threshold_of = members, threshold_of
         self._first = torch.zeros(shape, device=device)
         self._second = torch.zeros(shape, device=device)
         self.votes = torch.zeros(shape, device=device, dtype=torch.int16)
-        self.voxels = torch.zeros(self.members, regions, device=device, dtype=torch.int64)
-        self.masks = (
-            torch.zeros((self.members, *shape), dtype=torch.uint8) if keep_masks else None
-        )  # [n, slices, R, *S]
+        self.voxels = torch.zeros(members, regions, device=device, dtype=torch.int64)
+        self.masks = torch.zeros((members, *shape), dtype=torch.uint8) if keep_masks else None  # [n, slices, R, *S]
 
     def add(self, sample: Sample, probability: Tensor) -> None:
         """One member of one slice, [regions, *S]. Members of a slice must come in ascending order, as a plan's do."""
         self._first[sample.slice] += probability
         self._second[sample.slice] += probability**2
-        inside = probability > self.thresholds[sample.member]
+        inside = probability > self.threshold_of(sample)
         self.votes[sample.slice] += inside
         self.voxels[sample.member] += inside.flatten(1).sum(1)
         if self.masks is not None:

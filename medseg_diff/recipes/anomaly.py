@@ -19,7 +19,6 @@ from medseg_diff.networks.noisy_classifier import NoisyClassifier, NoisyClassifi
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.recipes.base import Recipe
 from medseg_diff.settings import Label, Settings, apply_overrides, parse_settings
-from medseg_diff.spaces import AnySpace, ImageSpace
 from medseg_diff.training.fit import FitSettings
 
 LABELS = 2  # healthy and diseased
@@ -58,7 +57,6 @@ class AnomalyRecipe(Recipe):
     fewest_voxels: int = Field(default=1, ge=1, le=1_000_000)
     same_height: bool = False
     view: AxialSlices = AxialSlices()
-    space: AnySpace = ImageSpace()
     deepest: int | None = Field(default=None, ge=1, le=LONGEST)
     denoiser: DenoiserSettings = DenoiserSettings(target="noise")
     network: UNetSettings = UNetSettings()

@@ -16,11 +16,12 @@ from medseg_diff.networks import AnyNetwork
 from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.settings import ChannelName, Settings
+from medseg_diff.spaces import PLAIN, AnySpace, ImageSpace
 from medseg_diff.training.fit import FitSettings
 
 
 class Recipe(Settings):
-    """A system, read from YAML. `noise` is what training adds and sampling begins with."""
+    """A system, read from YAML. x_0 lives in `space`; `noise` is what training adds and sampling begins with."""
 
     task: str
     paper: str
@@ -28,6 +29,7 @@ class Recipe(Settings):
     preparation: Preparation = Preparation()
     view: AnyView = AxialSlices()
     augmentation: Augmentation = Augmentation()
+    space: AnySpace = ImageSpace()
     schedule: NoiseSchedule
     noise: AnyNoise = GaussianNoise()
     denoiser: DenoiserSettings = DenoiserSettings()
@@ -41,6 +43,8 @@ class Recipe(Settings):
         beyond = [axis for axis in self.augmentation.flips if not 0 <= axis < self.view.dims]
         if beyond:
             raise ValueError(f"augmentation.flips names axis {beyond[0]}, but the view has {self.view.dims}")
+        if self.denoiser.target == "logits" and self.space != PLAIN:
+            raise ValueError("logits say masks in [-1, 1]: leave space as it is")
         if isinstance(self.network, WithPriorSettings) and self.denoiser.target != "logits":
             raise ValueError(f"network with_prior says masks, not {self.denoiser.target}: set denoiser.target=logits")
         for name, value in self:

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
+import torch
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -13,8 +14,9 @@ from medseg_diff.diffusion.denoiser import AnyDenoiser
 from medseg_diff.diffusion.schedule import LONGEST
 from medseg_diff.errors import UsageError
 from medseg_diff.methods.components import Findings
+from medseg_diff.methods.cuts import AT_HALF, AnyCut
 from medseg_diff.methods.regions import hierarchy_of
-from medseg_diff.methods.sampled_segmentation import Cuts, Plan
+from medseg_diff.methods.sampled_segmentation import Plan
 from medseg_diff.methods.tiled import Tiled
 from medseg_diff.recipes.base import Recipe
 from medseg_diff.settings import Label, Settings, parse_settings
@@ -25,8 +27,8 @@ Noise = Literal["independent", "shared"]
 class SamplingSettings(Settings):
     """How an ensemble is drawn. `members_at_once` null: all of them.
 
-    `noise`: each slice of a member has its own, or all slices of a member share one, so that they agree more. `cuts`: a
-    member's mask is what lies above one half, or above a threshold of its own, (k + 1/2) / n for n members, each once.
+    `noise`: each slice of a member has its own, or all slices of a member share one, so that they agree more. `cut`:
+    where a member's mask ends.
     """
 
     solver: AnySolver = DDPM()
@@ -35,7 +37,7 @@ class SamplingSettings(Settings):
     members_at_once: int | None = Field(default=None, ge=1, le=1000)
     network_batch: int = Field(default=32, ge=1, le=4096)
     noise: Noise = "independent"
-    cuts: Cuts = "half"
+    cut: AnyCut = AT_HALF
 
 
 class Validation(Settings):
@@ -112,15 +114,17 @@ class SegmentationRecipe(Recipe):
             hierarchy=hierarchy_of(self.regions),
             shared_noise=sampling.noise == "shared",
             noise=self.noise,
-            cuts=sampling.cuts,
+            cut=sampling.cut,
+            space=self.space,
         )
 
+    def for_masks(self, denoiser: Denoiser) -> AnyDenoiser:
+        """The denoiser as it samples masks: its clean predictions stay between outside and inside, as logits' do anyway."""
+        if denoiser.target == "logits":
+            return denoiser
+        outside, inside = (float(self.space.encode(torch.tensor(value))) for value in (-1.0, 1.0))
+        return Clipped(denoiser, outside, inside)
 
-def for_masks(denoiser: Denoiser) -> AnyDenoiser:
-    """The denoiser as it samples masks: clean predictions kept inside [-1, 1]. Logits are there by construction."""
-    return denoiser if denoiser.target == "logits" else Clipped(denoiser)
-
-
-def in_tiles(denoiser: Denoiser, view: Patches, *, batch: int) -> Tiled:
-    """The denoiser of masks for whole volumes, `batch` tiles in a network pass."""
-    return Tiled(for_masks(denoiser), view.size, overlap=view.overlap, batch=batch)
+    def in_tiles(self, denoiser: Denoiser, view: Patches, *, batch: int) -> Tiled:
+        """The denoiser of masks for whole volumes, `batch` tiles in a network pass."""
+        return Tiled(self.for_masks(denoiser), view.size, overlap=view.overlap, batch=batch)

@@ -49,10 +49,15 @@ class Denoising:
         yield Turn("denoiser", loss, {f"loss_{name}": value.detach().mean() for name, value in losses.items()})
 
 
-def mask_and_image(batch: Batch, step: int) -> tuple[Tensor, Condition]:
-    """x_0 is the mask, conditioned on the MR channels."""
-    assert batch.mask is not None
-    return batch.mask, Condition(image=batch.image)
+@dataclass(frozen=True)
+class MaskAndImage:
+    """x_0 is the mask in its space, conditioned on the MR channels."""
+
+    space: Space = PLAIN
+
+    def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Condition]:
+        assert batch.mask is not None
+        return self.space.encode(batch.mask), self.space.condition(Condition(image=batch.image))
 
 
 @dataclass(frozen=True)

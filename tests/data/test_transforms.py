@@ -137,6 +137,24 @@ def test_the_fill_stands_outside_the_box():
     assert (back == 0.25).sum() == prepared.image[0].numel()
 
 
+def test_a_window_lies_in_the_middle_of_the_volume_and_leads_back():
+    images = head()
+    whole = prepare_case(images, Preparation(margin_mm=400.0))
+    prepared = prepare_case(images, Preparation(margin_mm=400.0, window=(10, 100, None)))
+    assert prepared.image.shape == (2, 10, 24, 22)
+    assert torch.equal(prepared.image, whole.image[:, 5:15])
+    back = restore(prepared, prepared.brain.float())
+    assert np.array_equal(back[0, 5:15], whole.brain[0, 5:15].numpy()) and not back[0, :5].any()
+
+
+def test_a_brain_outside_the_window_is_said():
+    images = head(shape=(60, 24, 22))
+    moved = np.roll(images.image, 22, axis=1)
+    aside = CaseImages(images.name, images.channels, moved, images.affine, None, None, ())
+    with pytest.raises(ImageError, match=r"outside preparation.window. Fix: widen the window"):
+        prepare_case(aside, Preparation(window=(20, None, None)))
+
+
 OBLIQUE = np.array([[0.96, -0.2, 0.1, -20], [0.2, 0.97, -0.05, 11], [-0.09, 0.07, 1.49, 5], [0, 0, 0, 1.0]])
 
 

@@ -37,6 +37,7 @@ def test_training_leaves_out_slices_with_little_brain_and_the_dropped_ends():
 
 def test_sampling_takes_every_slice_with_any_brain():
     assert AxialSlices(drop=(3, 2)).for_sampling(brain_of([0, 1, 0, 60, 1, 0])) == [1, 3, 4]
+    assert AxialSlices(drop=(2, 2), sample_dropped=False).for_sampling(brain_of([0, 1, 0, 60, 1, 0])) == [3]
     assert AxialSlices().for_sampling(brain_of([0, 0])) == []
 
 

@@ -9,10 +9,11 @@ import torch
 
 from medseg_diff.diffusion import DDIM, DDPM, Denoiser, DPMSolverPP, NoiseSchedule, Prediction, SeededNoise
 from medseg_diff.diffusion.exact import GaussianDenoiser
-from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, Sample, recentred, sample_masks, uncertainty_maps
+from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, Sample, sample_masks, uncertainty_maps
 from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.seeds import seed_of
+from medseg_diff.spaces import PLAIN, ImageSpace
 
 SCHEDULE = NoiseSchedule(kind="cosine", length=1000, input_scale=0.3)
 SLICES = (0, 2, 3, 4)  # slice 1 holds no brain
@@ -154,7 +155,7 @@ def test_a_member_stays_as_soft_as_its_clean_mask():
     """Where every mask is 0.2 in [-1, 1], every member is 0.6, and so is their mean; cut at one half it would be 1."""
     exact = GaussianDenoiser(SCHEDULE, mean=0.2, deviation=0.0)
     members = sampled(exact, plan_of(solver=DDIM()))
-    ensemble = Ensemble(5, 1, (20, 18), (0.5,) * 3, "cpu")
+    ensemble = Ensemble(5, 1, (20, 18), 3, "cpu")
     for place, probability in members.items():
         torch.testing.assert_close(probability, torch.full_like(probability, 0.6))
         ensemble.add(place, probability)
@@ -180,7 +181,7 @@ def members_of(members=6, slices=4, regions=2, size=(5, 7)):
 
 def ensemble_of(values, order=None):
     members, slices, regions, *size = values.shape
-    ensemble = Ensemble(slices, regions, size, (0.5,) * members, "cpu")
+    ensemble = Ensemble(slices, regions, size, members, "cpu")
     for member in order or range(members):
         for z in range(slices):
             ensemble.add(Sample(z, member), torch.from_numpy(values[member, z]))
@@ -248,30 +249,6 @@ def test_on_a_gpu_bytes_do_not_depend_on_order_neighbours_or_members_at_once(pre
     check_bytes("cuda", precision, width=64)
 
 
-def test_spread_thresholds_are_dealt_out_once_each_by_the_seed():
-    spread = dataclasses.replace(plan_of(members=5), cuts="spread")
-    dealt = spread.thresholds(3)
-    assert sorted(dealt) == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9]) and dealt == spread.thresholds(3)
-    assert len({spread.thresholds(seed) for seed in range(20)}) > 10
-    assert plan_of(members=5).thresholds(3) == (0.5,) * 5
-    assert dataclasses.replace(plan_of(members=1), cuts="spread").thresholds(3) == (0.5,)
-
-
-def test_a_member_votes_above_its_own_threshold_and_recentred_that_is_one_half():
-    probability = torch.linspace(0, 1, 50)[None, None]
-    thresholds = (0.25, 0.75)
-    ensemble = Ensemble(1, 1, (1, 50), thresholds, "cpu", keep_masks=True)
-    for member in range(2):
-        ensemble.add(Sample(0, member), probability)
-    for member, threshold in enumerate(thresholds):
-        mask = ensemble.masks[member, 0].bool()
-        assert torch.equal(mask, probability > threshold)
-        assert torch.equal(recentred(probability, threshold) > 0.5, mask)
-    assert torch.equal(recentred(probability, 0.5), probability)
-    assert recentred(torch.tensor([0.0, 1.0]), 0.9).tolist() == [0, 1]
-    assert ensemble.votes.unique().tolist() == [0, 1, 2]
-
-
 def test_what_a_network_need_see_once_it_sees_once_for_all_members():
     """The prior runs once a slice, in padded batches like everything else, and no byte depends on the members."""
     small = UNetSettings(width=8, multipliers=(1, 2), blocks=1, attention=(), groups=8, time_embedding="adaptive")
@@ -289,3 +266,27 @@ def test_what_a_network_need_see_once_it_sees_once_for_all_members():
     first = sampled(denoiser, plan_of(members=3), images=images_of(6), slices=(0, 1, 2, 4, 5))
     assert seen == [4, 4]  # five slices in batches of four, the second one padded
     assert same_bytes(first, sampled(denoiser, plan_of(members=2), images=images_of(6), slices=(5, 2)))
+
+
+def test_masks_of_another_space_are_probabilities_all_the_same():
+    """A denoiser that knows the mask, in [0, 1] and in [-1, 1]: the same probabilities come out."""
+    truth = (images_of()[:, :1] > 0.3).float()
+
+    class Knows:
+        schedule = SCHEDULE
+
+        def __init__(self, space):
+            self.space, self.shown = space, []
+
+        def __call__(self, x_t, t, condition):
+            self.shown.append(condition.image)
+            clean = self.space.encode(2 * truth[list(SLICES)] - 1)
+            level = SCHEDULE.level(t)
+            return Prediction(clean, (x_t - level.alpha * clean) / level.sigma)
+
+    for space in (PLAIN, ImageSpace(scale=0.5, offset=0.5)):
+        knows, plan = Knows(space), dataclasses.replace(plan_of(members=1), space=space)
+        found = sampled(knows, plan)
+        assert torch.equal(knows.shown[0], space.encode(images_of()[list(SLICES)]))
+        for (z, _), probability in found.items():
+            torch.testing.assert_close(probability, truth[z])

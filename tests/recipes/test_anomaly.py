@@ -82,6 +82,8 @@ def test_the_papers_recipe_is_the_papers():
     assert (engine.depth, engine.scale, recipe.schedule.length, recipe.network.classes) == (500, 100.0, 1000, 0)
     assert engine.times(recipe.schedule) == list(range(501))  # every step of the 1000 below L
     assert recipe.denoiser.target == "noise" and not engine.needs_labels
+    assert recipe.space.encode(torch.tensor([-1.0, 1.0])).tolist() == [0, 1]
+    assert recipe.classifier_training.weight_decay == 0 and not recipe.findings.normative
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,7 @@ def test_the_papers_recipe_is_the_papers():
         ("denoiser.target=logits", "denoiser.target logits is for masks"),
         ("network.classes=3", "network.classes is 2"),
         ("network.covariates=1", "no covariates"),
+        ("findings.normative=false", "a map as it is has no threshold of healthy brains"),
         ("diseased=[0]", "diseased needs labels, 1 or higher"),
         ("channels=[t1,t1]", "a channel is named twice"),
         ("findings.map=positive", "called `engine.map` now"),

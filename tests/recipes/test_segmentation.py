@@ -9,7 +9,7 @@ from medseg_diff.diffusion.condition import Condition
 from medseg_diff.errors import ConfigError, MedsegError, UsageError
 from medseg_diff.methods.components import Findings
 from medseg_diff.recipes.lookup import RECIPES, configs_folder, load_recipe, recipe_names
-from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
+from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.settings import parse_settings, read_yaml, write_yaml
 
 NAMES = recipe_names("segment")
@@ -63,11 +63,11 @@ def test_whatever_the_network_says_the_mask_stays_in_its_range_and_explains_what
     def wild(x_t, t, condition):
         return 30 * torch.ones_like(x_t).repeat(1, 1 + recipe.denoiser.learned_variance, 1, 1)
 
-    denoiser = for_masks(recipe.denoiser.around(wild, recipe.schedule))
+    denoiser = recipe.for_masks(recipe.denoiser.around(wild, recipe.schedule))
     x = torch.randn(2, len(recipe.regions), 8, 8, generator=torch.Generator().manual_seed(0))
     for t in (recipe.schedule.length, recipe.schedule.length // 2):
         seen, (alpha, sigma) = denoiser(x, t, Condition()), recipe.schedule.level(t)
-        assert float(seen.clean.abs().max()) == pytest.approx(1)
+        assert float(recipe.space.decode(seen.clean).abs().max()) == pytest.approx(1)
         torch.testing.assert_close(alpha * seen.clean + sigma * seen.noise, x, atol=1e-5, rtol=0)
 
 
@@ -84,6 +84,10 @@ def test_the_papers_recipe_has_the_papers_network():
         network = recipe.build_denoiser().network
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == 113.7
     assert (recipe.schedule.kind, recipe.schedule.length, recipe.sampling.members) == ("linear", 1000, 5)
+    assert recipe.space.encode(torch.tensor([-1.0, 1.0])).tolist() == [0, 1]
+    brain = torch.ones(1, 4, 4, 155, dtype=torch.bool)
+    assert recipe.view.for_training(brain) == recipe.view.for_sampling(brain) == list(range(80, 129))
+    assert recipe.validation.weights == "last"
 
 
 def test_overrides_and_paths(tmp_path):

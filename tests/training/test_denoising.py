@@ -9,7 +9,7 @@ from medseg_diff.data.datasets.labelled import UNKNOWN
 from medseg_diff.diffusion import Denoiser, NoiseSchedule
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.spaces import ImageSpace
-from medseg_diff.training.denoising import Denoising, ImageAndLabel, draw_times_and_noise, mask_and_image
+from medseg_diff.training.denoising import Denoising, ImageAndLabel, MaskAndImage, draw_times_and_noise
 from medseg_diff.training.fit import FitSettings, fit
 
 SCHEDULE = NoiseSchedule(kind="cosine", length=1000, input_scale=0.3)
@@ -21,7 +21,7 @@ def objective(*, target="logits", learned_variance=False, seed=0, rank=0, **netw
         torch.manual_seed(0)
         built = UNET.but(**network).build(dims=2, channels=1, outputs=1 + learned_variance, image_channels=1)
     denoiser = Denoiser(built, SCHEDULE, target=target, learned_variance=learned_variance)
-    return Denoising(denoiser, mask_and_image, seed=seed, rank=rank)
+    return Denoising(denoiser, MaskAndImage(), seed=seed, rank=rank)
 
 
 def batch_of(step, size=16):

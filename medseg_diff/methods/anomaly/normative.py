@@ -20,11 +20,14 @@ class AnomalyFindings(Settings):
     rim of `rim_mm` is left out.
     threshold: `healthy` is stored with the model, at `false_positive_rate` of the voxels of healthy validation brains;
     `otsu` is each scan's own; a number is taken as it stands. Components below `smallest_ml` are dropped.
+    The map is written above the normative mean of healthy brains, or as it is where `normative` is off, which leaves a
+    threshold of theirs nothing to say.
     """
 
     smoothing_mm: float = Field(default=3.0, ge=0, le=100)
     median: int = Field(default=0, ge=0, le=25)
     rim_mm: float = Field(default=2.0, ge=0)
+    normative: bool = True
     threshold: Literal["healthy", "otsu"] | Annotated[float, Field(ge=0)] = "healthy"
     false_positive_rate: float = Field(default=0.002, gt=0, lt=1)  # 2.4 ml of a brain of 1.2 litres
     smallest_ml: float = Field(default=0.5, ge=0)
@@ -40,6 +43,8 @@ class AnomalyFindings(Settings):
     def _fits(self) -> "AnomalyFindings":
         if self.median and self.median % 2 == 0:
             raise ValueError(f"a median needs an odd number of voxels a side, or 0; found {self.median}")
+        if not self.normative and self.threshold == "healthy":
+            raise ValueError("a map as it is has no threshold of healthy brains: use threshold otsu or a number")
         return self
 
 

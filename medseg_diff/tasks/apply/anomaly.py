@@ -204,11 +204,11 @@ def _write(
 def finished(
     name: str, raw: Tensor, prepared: Prepared, findings: AnomalyFindings, known: MapCalibration | None
 ) -> tuple[Tensor, npt.NDArray[np.float32], float]:
-    """The raw map `name` [1, *S] as it is written, above its normative mean at the scan's own gain; the depth [*S] of each
-    voxel below the brain's surface; and that gain."""
+    """The raw map `name` [1, *S] as it is written, above its normative mean at the scan's own gain (unless the recipe takes
+    it as it is); the depth [*S] of each voxel below the brain's surface; and that gain."""
     depth_mm = depth_of(prepared.brain, prepared.spacing_mm)
     score = cleaned(raw, prepared.brain, findings, spacing_mm=prepared.spacing_mm)[0].numpy()
-    inside, gain, normal = depth_mm > 0, 1.0, known.normative_mean if known else None
+    inside, gain, normal = depth_mm > 0, 1.0, known.normative_mean if known and findings.normative else None
     if normal and name in RECONSTRUCTED:
         gain = normal.gain_of(score[inside], depth_mm[inside])
     return from_numpy(above_normal(score, depth_mm, normal, rim_mm=findings.rim_mm, gain=gain))[None], depth_mm, gain

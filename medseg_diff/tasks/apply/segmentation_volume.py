@@ -16,11 +16,12 @@ from medseg_diff.diffusion import Denoiser
 from medseg_diff.diffusion.denoiser import AnyDenoiser
 from medseg_diff.errors import UsageError
 from medseg_diff.methods.components import HALF, Findings
+from medseg_diff.methods.cuts import recentred
 from medseg_diff.methods.fusion import Fusion
-from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, recentred, sample_masks
+from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, Sample, sample_masks
 from medseg_diff.methods.tiled import Tiled
 from medseg_diff.recipes.calibration import SegmentationCalibration, read_calibration
-from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks, in_tiles
+from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.trained import open_run
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
@@ -75,7 +76,7 @@ def open_system(run: Run, *, ensemble: EnsembleOptions, compute: Compute) -> Seg
         "members": plan.members,
         "network_batch": plan.network_batch,
         "noise": "shared" if plan.shared_noise else "independent",
-        "cuts": plan.cuts,
+        "cut": plan.cut.model_dump(mode="json"),
         "fusion": findings.fusion,
         "thresholds": thresholds,
         "temperatures": temperatures,
@@ -125,8 +126,17 @@ def sample_volume(
         # One member after the other: then only one has to be held.
         plan = replace(plan, members_at_once=1)
     keep_masks = system.findings.fusion == "staple"
-    thresholds = plan.thresholds(seed_of(system.seed, case, "thresholds"))
-    ensemble = Ensemble(len(images), regions, size, thresholds, system.device, keep_masks=keep_masks)
+    grid = prepared.image.shape[1:], prepared.spacing_mm
+    surfaces = plan.cut.surfaces(plan.members, *grid, seed_of(system.seed, case, "cut"))
+
+    def threshold_of(sample: Sample) -> Tensor:
+        whole = isinstance(view, Patches)
+        surface = surfaces.whole(sample.member) if whole else surfaces.plane(sample.member, sample.slice)
+        return surface.to(system.device)
+
+    ensemble = Ensemble(
+        len(images), regions, size, plan.members, system.device, threshold_of=threshold_of, keep_masks=keep_masks
+    )
     keeper = _MemberWriter(prepared, recipe, members, (len(images), regions, *size)) if members else None
 
     def own_seed(z: int, member: int) -> int:
@@ -142,7 +152,11 @@ def sample_volume(
         ):
             ensemble.add(sample, probability)
             if keeper:
-                keeper.add(sample.slice, sample.member, recentred(probability, thresholds[sample.member]))
+                keeper.add(
+                    sample.slice,
+                    sample.member,
+                    recentred(probability, threshold_of(sample)),
+                )
     if keeper:
         keeper.close()
     return ensemble, work.passes
@@ -162,8 +176,10 @@ def _work(system: SegmentationSystem, plan: Plan, slices: Sequence[int], size: S
     """Slices are batches of the network by themselves; volumes are cut into tiles, which are."""
     steps, view = len(plan.times) - 1, system.recipe.view
     if not isinstance(view, Patches):
-        return _Work(for_masks(system.denoiser), plan, plan.batches(slices) * steps, len(slices) * plan.members)
-    tiled = in_tiles(system.denoiser, view, batch=plan.network_batch)
+        return _Work(
+            system.recipe.for_masks(system.denoiser), plan, plan.batches(slices) * steps, len(slices) * plan.members
+        )
+    tiled = system.recipe.in_tiles(system.denoiser, view, batch=plan.network_batch)
     plan = replace(plan, network_batch=max(1, plan.network_batch // tiled.tiles(size)))  # volumes in one walk
     walked = plan.batches(slices) * steps
     passes, tiles = tiled.passes(plan.network_batch, size), plan.network_batch * tiled.tiles(size)

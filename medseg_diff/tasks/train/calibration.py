@@ -12,7 +12,7 @@ from medseg_diff.diffusion import Denoiser
 from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, sample_masks
 from medseg_diff.metrics import calibration, tuning
 from medseg_diff.recipes.calibration import RegionCalibration, SegmentationCalibration, write_calibration
-from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
+from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.trained import load_network
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
@@ -94,15 +94,14 @@ def draw_ensemble(
 ) -> Ensemble:
     """The slices sampled as `segment` would; the noise is that of the purpose."""
     images, regions = slices.image.to(fabric.device), len(recipe.regions)
-    thresholds = plan.thresholds(seed_of(recipe.training.seed, purpose, "thresholds"))
-    ensemble = Ensemble(len(slices), regions, images.shape[2:], thresholds, fabric.device)
+    ensemble = Ensemble(len(slices), regions, images.shape[2:], plan.members, fabric.device)
 
     def own_seed(z: int, member: int) -> int:
         return seed_of(recipe.training.seed, purpose, z, member)
 
     with fabric.autocast():
         for sample, probability in sample_masks(
-            for_masks(denoiser), images, range(len(slices)), plan, regions=regions, seed_of=own_seed
+            recipe.for_masks(denoiser), images, range(len(slices)), plan, regions=regions, seed_of=own_seed
         ):
             ensemble.add(sample, probability)
     return ensemble

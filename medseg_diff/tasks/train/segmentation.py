@@ -6,14 +6,14 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from medseg_diff.console import log
-from medseg_diff.recipes.segmentation import SegmentationRecipe, for_masks
+from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.run import Run
 from medseg_diff.tasks.options import TrainingRun, with_plain_keywords
 from medseg_diff.tasks.train.calibration import calibrate, draw_ensemble
 from medseg_diff.tasks.train.study import ValidationSlices, prepare_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_masks
-from medseg_diff.training.denoising import Denoising, mask_and_image
+from medseg_diff.training.denoising import Denoising, MaskAndImage
 from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Phase, seeded
@@ -38,11 +38,11 @@ def _phases(given: Material[SegmentationRecipe], bench: Bench) -> Iterator[Phase
     denoiser = seeded(seed, recipe.build_denoiser)
 
     def draw(progress: Progress, path: Path) -> None:
-        draw_masks(for_masks(averaged(progress, recipe)), recipe, slices, path, fabric)
+        draw_masks(recipe.for_masks(averaged(progress, recipe)), recipe, slices, path, fabric)
 
     yield Phase(
         "segmentation",
-        Denoising(denoiser, mask_and_image, seed=seed, rank=fabric.global_rank, noise=recipe.noise),
+        Denoising(denoiser, MaskAndImage(recipe.space), seed=seed, rank=fabric.global_rank, noise=recipe.noise),
         study.training,
         recipe.training,
         validate=lambda progress: validate(progress, recipe, slices, fabric),

@@ -18,6 +18,7 @@ from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.reporting.panels import Plane, shown_channels
 from medseg_diff.reporting.trajectories import Line, Picture, displayed, draw_lines
 from medseg_diff.seeds import seed_of
+from medseg_diff.spaces import Space
 from medseg_diff.tasks.train.study import LabelledStudy, ValidationSlices
 
 FRAMES = 6
@@ -88,11 +89,11 @@ def draw_masks(
     chosen = worth_showing(mask[:, 0], recipe.validation.trajectories)
     noise = SeededNoise([seed_of(recipe.training.seed, "film", number) for number in chosen], recipe.noise)
     begin = noise(torch.empty((len(chosen), mask.shape[1], *mask.shape[2:]), device=fabric.device), 0)
-    condition = Condition(image=slices.image[chosen].to(fabric.device))
+    condition = recipe.space.condition(Condition(image=slices.image[chosen].to(fabric.device)))
     with fabric.autocast():
         recorded = record(denoiser, plan.solver, begin, plan.times, condition, noise)
     channel = shown_channel(recipe)
-    shown = [_shown_mask(number, slices.image[number, channel], mask[number, 0]) for number in chosen]
+    shown = [_shown_mask(number, slices.image[number, channel], mask[number, 0], recipe.space) for number in chosen]
     draw(recorded, shown, path, end="probability")
 
 
@@ -135,8 +136,8 @@ def shown_channel(recipe: SegmentationRecipe) -> int:
     return number * among + among // 2
 
 
-def _shown_mask(number: int, image: Tensor, reference: Tensor) -> Shown:
-    """image and reference [*S]; of a patch the plane with most of the reference in it."""
+def _shown_mask(number: int, image: Tensor, reference: Tensor, space: Space) -> Shown:
+    """image and reference [*S], the mask drawn in `space`; of a patch the plane with most of the reference in it."""
     middle = _fullest(reference)
 
     def plane(tensor: Tensor) -> Plane:
@@ -149,9 +150,9 @@ def _shown_mask(number: int, image: Tensor, reference: Tensor) -> Shown:
         f"slice {number + 1}\nnoisy mask",
         Picture(grey, *window),
         Picture(grey, *window, outline),
-        lambda x: Picture(plane(x[0]), -2.0, 2.0),
-        lambda x: Picture(plane(x[0]), -1.0, 1.0),
-        lambda x: Picture(plane((x[0] + 1) / 2), outline=outline),
+        lambda x: Picture(plane(space.decode(x)[0]), -2.0, 2.0),
+        lambda x: Picture(plane(space.decode(x)[0]), -1.0, 1.0),
+        lambda x: Picture(plane((space.decode(x)[0] + 1) / 2), outline=outline),
     )
 
 
