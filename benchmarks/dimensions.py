@@ -76,10 +76,12 @@ def recipes_of(size: Size) -> dict[str, SegmentationRecipe]:
     def made(name: str, *words: str) -> SegmentationRecipe:
         return load_recipe(name, task="segment", overrides=[*common, *words])
 
+    deep = made("quick/mask_logits_3d", *size.patches)
+    alike = deep.model_dump(mode="json", include={"network", "denoiser", "sampling"})
     return {
-        "2D": made("quick/mask_logits", *size.slices),
-        "2.5D": made("quick/mask_logits", *size.slices, "view.context=1"),
-        "3D": made("quick/mask_logits_3d", *size.patches),
+        "2D": made("quick/mask_logits", *size.slices).but(**alike),
+        "2.5D": made("quick/mask_logits", *size.slices, "view.context=1").but(**alike),
+        "3D": deep,
     }
 
 

@@ -21,6 +21,7 @@ from medseg_diff.console import configure, log
 from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.device import find_device, find_precision, make_fabric
 from medseg_diff.files import write_json, write_text
+from medseg_diff.networks.encoder import EncoderSettings
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
@@ -134,7 +135,7 @@ def at_the_size_of(ours: SegmentationRecipe, paper: SegmentationRecipe, *, steps
     """The paper's schedule, target, network and sampler on our slices, augmentation and training."""
     borrowed = ("channels", "regions", "preparation", "view", "augmentation", "findings")
     training = ours.training.but(validate_every=ours.training.steps)  # one validation: its sampling takes many steps
-    assert isinstance(ours.network, UNetSettings) and isinstance(paper.network, UNetSettings)
+    assert isinstance(ours.network, EncoderSettings) and isinstance(paper.network, UNetSettings)
     network = paper.network.but(width=ours.network.width, multipliers=ours.network.multipliers)
     changes = {
         **ours.model_dump(mode="json", include=set(borrowed)),

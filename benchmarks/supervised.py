@@ -21,14 +21,18 @@ from torch.nn import functional
 from medseg_diff.data import geometry
 from medseg_diff.data.datasets.batch import Batch, SeededDraws, batches
 from medseg_diff.data.datasets.slices import PieceDataset
+from medseg_diff.data.geometry import spacing_of
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.results import SCHEMA
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import Prepared, prepare_case, restore
 from medseg_diff.device import autocast
 from medseg_diff.diffusion import Condition
+from medseg_diff.diffusion.losses import soft_dice_loss
 from medseg_diff.files import write_json
 from medseg_diff.methods.components import find_mask
+from medseg_diff.methods.cuts import AnyCut, SpreadCut, Surfaces
+from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.train.study import Study
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits and mask in {0, 1}, both [B, R, *S] → []
 
+LEVELS = SpreadCut(own=1.0)
 WARM_UP_STEPS = 3
 TIMED_STEPS = 12
 WIDTHS = range(4, 1025, 2)
@@ -57,10 +62,18 @@ class Baseline:
 
 
 def same_unet(recipe: SegmentationRecipe) -> Baseline:
-    """The recipe's own U-Net without noise and time: image in, logits out, binary cross-entropy."""
+    """The recipe's own U-Net (its prior, where it has one) without noise and time: image in, logits out, the loss that the
+    recipe gives to logits."""
+    network = recipe.network.prior if isinstance(recipe.network, WithPriorSettings) else recipe.network
+    shown = recipe.view.shown(len(recipe.channels))
     with _seeded(recipe):
-        unet = recipe.network.build(dims=recipe.view.dims, channels=len(recipe.channels), outputs=len(recipe.regions))
-    return Baseline("supervised U-Net, same size", WithoutTime(unet), functional.binary_cross_entropy_with_logits)
+        unet = network.build(dims=recipe.view.dims, channels=shown, outputs=len(recipe.regions))
+
+    def loss(logits: Tensor, mask: Tensor) -> Tensor:
+        error = functional.binary_cross_entropy_with_logits(logits, mask)
+        return error + recipe.denoiser.dice * soft_dice_loss(logits, 2 * mask - 1).mean()
+
+    return Baseline("supervised U-Net, same size", WithoutTime(unet), loss)
 
 
 def monai_unet(recipe: SegmentationRecipe) -> Baseline:
@@ -220,11 +233,12 @@ def segment_baseline(
     *,
     precision: str,
     level_sets: int = 1,
+    cut: AnyCut = LEVELS,
 ) -> None:
     """Write OUT/<case>/{mask, probability, uncertainty, members/NN}.nii.gz and case.json for `evaluate`.
 
     The members are `level_sets` nested masks, at evenly spaced thresholds; one is the mask itself, before components are
-    removed (members of a diffusion ensemble are counted so as well).
+    removed (members of a diffusion ensemble are counted so as well). Another `cut` gives each a surface of its own.
     """
     for case in cases:
         started = time.perf_counter()
@@ -232,7 +246,10 @@ def segment_baseline(
         read_seconds = time.perf_counter() - started
         probability, passes = _probability(trained.network, prepared, recipe, fabric, precision)
         sample_seconds = time.perf_counter() - started - read_seconds
-        _write_maps(np.clip(restore(prepared, probability), 0, 1), prepared, recipe, out / case.name, level_sets)
+        surfaces = cut.surfaces(
+            level_sets, prepared.native_shape, spacing_of(prepared.native_affine).tolist(), seed_of(0, case.name, "cut")
+        )
+        _write_maps(np.clip(restore(prepared, probability), 0, 1), prepared, recipe, out / case.name, surfaces)
         seconds = {"read": read_seconds, "sample": sample_seconds, "all": time.perf_counter() - started}
         facts: dict[str, Any] = {
             "case": case.name,
@@ -263,7 +280,7 @@ def _probability(
 
 
 def _write_maps(
-    probability: np.ndarray, prepared: Prepared, recipe: SegmentationRecipe, folder: Path, level_sets: int
+    probability: np.ndarray, prepared: Prepared, recipe: SegmentationRecipe, folder: Path, surfaces: Surfaces
 ) -> None:
     """Maps on the case's own grid, with the recipe's own rules for the mask. `probability` [R, X, Y, Z]."""
     voxel_ml = geometry.voxel_ml(prepared.native_affine)
@@ -275,8 +292,8 @@ def _write_maps(
         labels += outer
         prepared.write(folder / f"probability{suffix}.nii.gz", values)
         prepared.write(folder / f"uncertainty{suffix}.nii.gz", values * (1 - values))
-        for member in range(level_sets):
-            inside = values > (member + 0.5) / level_sets
+        for member in range(len(surfaces.levels)):
+            inside = values > surfaces.whole(member).numpy()
             prepared.write(folder / "members" / f"{member:02d}{suffix}.nii.gz", inside.astype(np.uint8))
     prepared.write(folder / "mask.nii.gz", labels)
 

@@ -40,7 +40,7 @@ class SpreadCut(Settings):
 
     kind: Literal["spread"] = "spread"
     own: float = Field(default=0.25, ge=0, le=1)
-    length_mm: float = Field(default=9.0, gt=0, le=100)
+    length_mm: float = Field(default=6.0, gt=0, le=100)
 
     def surfaces(self, members: int, size: Sequence[int], spacing_mm: Sequence[float], seed: int) -> "Surfaces":
         """Those of the members of a volume with sides `size` and steps `spacing_mm`; a function of the seed alone."""

@@ -11,34 +11,35 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
+from medseg_diff.networks.encoder import EncoderSettings
 from medseg_diff.networks.unet import UNetSettings
-from medseg_diff.settings import Settings
 
 
-class WithPriorSettings(Settings):
-    """Sizes of both parts. For targets of the mask itself (`logits`), since a prior cannot know the noise."""
+class WithPriorSettings(EncoderSettings):
+    """Size and kind of the prior, and those of the `correction`. For masks alone (target `logits`): a prior cannot know the
+    noise."""
 
     kind: Literal["with_prior"] = "with_prior"
-    prior: UNetSettings
     correction: UNetSettings
 
     @model_validator(mode="after")
     def _knows_images_alone(self) -> "WithPriorSettings":
-        if any(part.classes or part.covariates for part in (self.prior, self.correction)):
-            raise ValueError("a prior is shown an image alone: classes and covariates are 0")
+        if self.correction.classes or self.correction.covariates:
+            raise ValueError("a prior and its correction are shown an image: classes and covariates are 0")
         return self
 
     @property
-    def width(self) -> int:
-        return self.prior.width
+    def prior(self) -> UNetSettings:
+        """The prior as a network of its own."""
+        return UNetSettings(**self.model_dump(exclude={"kind", "correction"}))
 
     def build(self, *, dims: int, channels: int, outputs: int, image_channels: int = 0) -> "WithPrior":
         """A network from [B, channels, *S] and a condition image of `image_channels` to [B, 2 outputs, *S]."""
         prior = self.prior.build(dims=dims, channels=image_channels, outputs=outputs)
-        correction = self.correction.build(
-            dims=dims, channels=channels, outputs=outputs, image_channels=image_channels + outputs
+        seen = image_channels + outputs
+        return WithPrior(
+            prior, self.correction.build(dims=dims, channels=channels, outputs=outputs, image_channels=seen)
         )
-        return WithPrior(prior, correction)
 
 
 class WithPrior(nn.Module):

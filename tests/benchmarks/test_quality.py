@@ -61,8 +61,8 @@ def test_supervised_training_takes_the_same_seconds(result):
     assert taken == pytest.approx(wanted, abs=pace["baseline_seconds_per_step"])
 
 
-def test_the_same_size_means_about_the_same_parameters(result):
-    assert result["methods"][2]["parameters"] == pytest.approx(result["parameters"], rel=0.05)
+def test_the_rival_is_the_prior_alone(result):
+    assert 0 < result["methods"][2]["parameters"] < result["parameters"]
 
 
 def test_the_tables_say_whose_ged2_is_lower(result):

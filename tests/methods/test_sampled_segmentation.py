@@ -254,9 +254,9 @@ def test_what_a_network_need_see_once_it_sees_once_for_all_members():
     small = UNetSettings(width=8, multipliers=(1, 2), blocks=1, attention=(), groups=8, time_embedding="adaptive")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = WithPriorSettings(prior=small, correction=small).build(
-            dims=2, channels=1, outputs=1, image_channels=2
-        )
+        network = WithPriorSettings(
+            **small.model_dump(exclude={"kind", "classes", "covariates"}), correction=small
+        ).build(dims=2, channels=1, outputs=1, image_channels=2)
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter += 0.1 * torch.randn(parameter.shape)

@@ -15,7 +15,7 @@ SCHEDULE = NoiseSchedule(kind="cosine", length=1000, input_scale=0.3)
 
 
 def network_of(dims=2):
-    settings = WithPriorSettings(prior=SMALL, correction=SMALL)
+    settings = WithPriorSettings(**SMALL.model_dump(exclude={"kind", "classes", "covariates"}), correction=SMALL)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = settings.build(dims=dims, channels=1, outputs=1, image_channels=3)
@@ -75,5 +75,5 @@ def test_the_prior_learns_from_its_own_loss_and_the_correction_from_the_other():
 
 
 def test_a_prior_is_shown_an_image_alone():
-    with pytest.raises(ConfigError, match="an image alone"):
-        parse_settings(WithPriorSettings, {"prior": {"classes": 2}, "correction": {}}, source="network")
+    with pytest.raises(ConfigError, match="shown an image"):
+        parse_settings(WithPriorSettings, {"correction": {"classes": 2}}, source="network")

@@ -50,7 +50,8 @@ def test_it_builds_and_runs_without_memory(name):
         image = torch.empty(2, recipe.view.shown(len(recipe.channels)), *recipe.view.size)
         mask = torch.empty(2, len(recipe.regions), *recipe.view.size)
         out = denoiser.network(mask, torch.ones(2), Condition(image=image))
-    assert out.shape == (2, len(recipe.regions) * (1 + recipe.denoiser.learned_variance), *recipe.view.size)
+    parts = 1 + recipe.denoiser.learned_variance + denoiser.says_prior
+    assert out.shape == (2, len(recipe.regions) * parts, *recipe.view.size)
     plan = recipe.plan()
     assert plan.times[0] == recipe.schedule.length and plan.times[-1] == 0
     assert len(plan.times) == recipe.sampling.steps + 1 and plan.members_at_once == plan.members
@@ -198,7 +199,9 @@ def test_a_view_of_patches_makes_a_network_of_three_dimensions_and_neighbours_wi
     wide = load_recipe("quick/mask_logits", task="segment", overrides=["view.context=2"])
     with torch.device("meta"):
         assert isinstance(deep.build_denoiser().network.stem, torch.nn.Conv3d)
-        assert wide.build_denoiser().network.stem.in_channels == (1 + 5 * 4) * 4
+        network = wide.build_denoiser().network
+        assert network.prior.stem.in_channels == 5 * 4 * 2**2  # the image alone
+        assert network.correction.stem.in_channels == (1 + 5 * 4 + 1) * 4**2  # beside x_t and what the prior said
     assert wide.but(augmentation={"channel_dropout": 0.1}).bears_missing_channels and not wide.bears_missing_channels
     with pytest.raises(ConfigError, match=r"sampling.noise shared is for slices"):
         load_recipe("quick/mask_logits_3d", task="segment", overrides=["sampling.noise=shared"])
