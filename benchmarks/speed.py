@@ -28,6 +28,7 @@ from medseg_diff.errors import ConfigError
 from medseg_diff.files import write_json
 from medseg_diff.methods.sampled_segmentation import sample_masks
 from medseg_diff.networks.norm import GroupNorm
+from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.networks.unet import UNet, UNetSettings
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
@@ -50,7 +51,7 @@ class Duel:
 
 @dataclass(frozen=True)
 class Setting:
-    """One recipe's network with fixed weights and a fixed batch, on a device."""
+    """One recipe's U-Net (of its prior's size, where it has one) with fixed weights and a fixed batch, on a device."""
 
     recipe: SegmentationRecipe
     denoiser: Denoiser
@@ -60,6 +61,8 @@ class Setting:
     @classmethod
     def of(cls, recipe: SegmentationRecipe, batch: int, device: torch.device) -> "Setting":
         generator = torch.Generator().manual_seed(0)
+        if isinstance(recipe.network, WithPriorSettings):
+            recipe = recipe.but(network=recipe.network.prior.model_dump(mode="json"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             denoiser = recipe.build_denoiser()
@@ -127,10 +130,21 @@ def with_torch_norms(network: nn.Module) -> nn.Module:
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, GroupNorm):
-                norm = nn.GroupNorm(child.groups, child.weight.numel(), eps=child.epsilon).to(child.weight.device)
+                norm = TorchNorm(child.groups, child.weight.numel(), eps=child.epsilon).to(child.weight.device)
                 norm.load_state_dict(child.state_dict())
                 setattr(module, name, norm)
     return network
+
+
+class TorchNorm(nn.GroupNorm):
+    """PyTorch's norm, adaptive as the papers' code has it: what scales and shifts a sample comes after it."""
+
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        x = super().forward(x)
+        if scale is None or shift is None:
+            return x
+        scale, shift = (part.to(x.dtype).view(*part.shape, *(1,) * (x.ndim - 2)) for part in (scale, shift))
+        return torch.addcmul(shift, x, 1 + scale)
 
 
 class MonaiDiffusion(nn.Module):

@@ -37,7 +37,7 @@ from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.train.study import Study
 from medseg_diff.training.denoising import Denoising, MaskAndImage
-from medseg_diff.training.fit import channels_last, fit
+from medseg_diff.training.fit import Progress, channels_last, fit
 from medseg_diff.training.objective import Objective, Turn
 
 if TYPE_CHECKING:
@@ -146,14 +146,19 @@ def seconds_per_step(
 
     Taken in turn, so that a busy machine slows all of them alike. The networks are trained a little by it.
     """
+    return timed_in_turn({name: few_steps(recipe, study, objective, fabric) for name, objective in objectives.items()})
+
+
+def few_steps(recipe: SegmentationRecipe, study: Study, objective: Objective, fabric: "Fabric") -> Iterator[Progress]:
+    """A training just long enough to be timed."""
     steps = WARM_UP_STEPS + TIMED_STEPS
-    training = recipe.training.but(steps=steps)
-    runs = {
-        name: fit(objective, slices_of(recipe, study.training, steps), training, fabric)
-        for name, objective in objectives.items()
-    }
+    return fit(objective, slices_of(recipe, study.training, steps), recipe.training.but(steps=steps), fabric)
+
+
+def timed_in_turn(runs: Mapping[str, Iterator[Progress]]) -> dict[str, float]:
+    """Median seconds of a step of each of `few_steps`."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(steps):
+    for _ in range(WARM_UP_STEPS + TIMED_STEPS):
         for name, run in runs.items():
             start = time.perf_counter()
             next(run).read()  # reading waits for the device

@@ -176,9 +176,9 @@ def _work(system: SegmentationSystem, plan: Plan, slices: Sequence[int], size: S
     """Slices are batches of the network by themselves; volumes are cut into tiles, which are."""
     steps, view = len(plan.times) - 1, system.recipe.view
     if not isinstance(view, Patches):
-        return _Work(
-            system.recipe.for_masks(system.denoiser), plan, plan.batches(slices) * steps, len(slices) * plan.members
-        )
+        once = -(-len(slices) // plan.network_batch) if system.denoiser.says_prior else 0
+        passes = once + plan.batches(slices) * steps
+        return _Work(system.recipe.for_masks(system.denoiser), plan, passes, len(slices) * plan.members)
     tiled = system.recipe.in_tiles(system.denoiser, view, batch=plan.network_batch)
     plan = replace(plan, network_batch=max(1, plan.network_batch // tiled.tiles(size)))  # volumes in one walk
     walked = plan.batches(slices) * steps
