@@ -20,6 +20,7 @@ Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
 FACTS, SCHEMA = "case.json", 2
+MEMBER_MASKS = "member_masks"  # of members that are cut at surfaces of their own, beside the soft ones
 TASKS = {"segment": "mask*.nii.gz", "anomaly": "anomaly.nii.gz"}  # and what a complete case must hold
 
 
@@ -61,13 +62,16 @@ class CaseResult:
         return self._read_map(path, kind) if path.is_file() else None
 
     def members(self, region: str) -> Iterator[Floats]:
-        """Each member's probability or mask [X, Y, Z] in the order of their numbers; none without --save-members.
+        """Each member's mask, or its probability where that decides alone, [X, Y, Z] in the order of their numbers; none
+        without --save-members.
 
         One at a time, because all of them as floats would be gigabytes. Raises: ImageError.
         """
-        name = re.compile(rf"\d+{re.escape(self._suffix(region))}\.nii\.gz")
-        paths = sorted(path for path in self.folder.glob("members/*.nii.gz") if name.fullmatch(path.name))
-        yield from (self._read_map(path, "members") for path in paths)
+        name = re.compile(rf"(\d+){re.escape(self._suffix(region))}\.nii\.gz")
+        folder = MEMBER_MASKS if (self.folder / MEMBER_MASKS).is_dir() else "members"
+        found = [(name.fullmatch(path.name), path) for path in self.folder.glob(f"{folder}/*.nii.gz")]
+        numbered = sorted((int(match[1]), path) for match, path in found if match)
+        yield from (self._read_map(path, "members") for _, path in numbered)
 
     def baselines(self) -> Iterator[tuple[str, Floats]]:
         """(name, map [X, Y, Z]) of what stands beside an anomaly map, by name, one at a time. Raises: ImageError."""

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medseg_diff.console import bar
+from medseg_diff.data.results import MEMBER_MASKS
 from medseg_diff.data.transforms import Prepared
 from medseg_diff.data.views import Patches
 from medseg_diff.device import autocast
@@ -16,7 +18,7 @@ from medseg_diff.diffusion import Denoiser
 from medseg_diff.diffusion.denoiser import AnyDenoiser
 from medseg_diff.errors import UsageError
 from medseg_diff.methods.components import HALF, Findings
-from medseg_diff.methods.cuts import recentred
+from medseg_diff.methods.cuts import AT_HALF, recentred
 from medseg_diff.methods.fusion import Fusion
 from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, Sample, sample_masks
 from medseg_diff.methods.tiled import Tiled
@@ -152,11 +154,7 @@ def sample_volume(
         ):
             ensemble.add(sample, probability)
             if keeper:
-                keeper.add(
-                    sample.slice,
-                    sample.member,
-                    recentred(probability, threshold_of(sample)),
-                )
+                keeper.add(sample, probability, threshold_of(sample))
     if keeper:
         keeper.close()
     return ensemble, work.passes
@@ -187,22 +185,28 @@ def _work(system: SegmentationSystem, plan: Plan, slices: Sequence[int], size: S
 
 
 class _MemberWriter:
-    """Collects the slices of one member, `shape` [N, R, *S] in all, and writes it when the next begins."""
+    """Collects the slices of one member, `shape` [N, R, *S] in all, and writes it when the next begins: soft, and where it
+    is not cut at one half its mask too, into MEMBER_MASKS beside the `folder`."""
 
     def __init__(self, prepared: Prepared, recipe: SegmentationRecipe, folder: Path, shape: Sequence[int]) -> None:
         self.prepared, self.recipe, self.folder, self.shape = prepared, recipe, folder, shape
         self.member: int | None = None
 
-    def add(self, z: int, member: int, probability: Tensor) -> None:
-        if member != self.member:
+    def add(self, sample: Sample, probability: Tensor, threshold: Tensor) -> None:
+        if sample.member != self.member:
             self.close()
-            self.member, self.slices = member, torch.zeros(self.shape)
-        self.slices[z] = probability.cpu()
+            self.member, self.slices, self.decisions = sample.member, torch.zeros(self.shape), torch.zeros(self.shape)
+        self.slices[sample.slice] = probability.cpu()
+        self.decisions[sample.slice] = recentred(probability, threshold).cpu()
 
     def close(self) -> None:
         if self.member is None:
             return
-        maps = brought_back(self.prepared, self.recipe, self.slices)
+        self._write(self.folder, brought_back(self.prepared, self.recipe, self.slices))
+        if self.recipe.sampling.cut != AT_HALF:
+            decided = brought_back(self.prepared, self.recipe, self.decisions)
+            self._write(self.folder.with_name(MEMBER_MASKS), (decided > HALF).astype(np.uint8))
+
+    def _write(self, folder: Path, maps: np.ndarray) -> None:
         for region, values in zip(self.recipe.regions, maps, strict=True):
-            name = f"{self.member:02d}{suffix_of(self.recipe, region)}.nii.gz"
-            self.prepared.write(self.folder / name, values)
+            self.prepared.write(folder / f"{self.member:02d}{suffix_of(self.recipe, region)}.nii.gz", values)

@@ -9,14 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from medseg_diff.data.brain import find_brain
 from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.geometry import Volume, axes_of, reoriented
 from medseg_diff.data.reading import read_map
 from medseg_diff.errors import CheckpointError, ImageError, UsageError
+from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.run import Run
+from medseg_diff.settings import write_yaml
 from medseg_diff.tasks.apply.segment import segment
+from medseg_diff.training.weights import save_weights
+from tests.conftest import shake
 
 MAPS = ("probability", "variance_between", "variance_within", "uncertainty")
 CHANNELS = ("t1", "t1ce", "t2", "flair")
@@ -123,7 +128,12 @@ def test_a_network_of_the_papers_target_is_clipped_at_every_step(study, tmp_path
 
     shutil.copytree(study.model, tmp_path / "model")
     run = Run(tmp_path / "model")
-    run.recipe_file.write_text(run.recipe_file.read_text().replace("target: logits", "target: noise"))
+    recipe = load_recipe(str(run.recipe_file), task="segment")
+    recipe = recipe.but(network=recipe.network.prior.model_dump(mode="json"), denoiser={"target": "noise"})
+    run.recipe_file.write_text(write_yaml(recipe))
+    network = recipe.build_denoiser().network
+    shake(network, torch.Generator().manual_seed(0))
+    save_weights(network, run.weights("best"))
     run.seal()
     output, largest = Denoiser.output, []
 
@@ -162,7 +172,7 @@ def test_the_network_passes_are_counted(study, tmp_path):
     report = report_of(study.out / study.cases[0])
     image = np.stack([read(study.data / study.cases[0] / f"{channel}.nii.gz").voxels for channel in CHANNELS])
     slices = int(find_brain(image).any((0, 1)).sum())
-    assert report["network_passes"] == -(-slices * 3 // 8) * 3
+    assert report["network_passes"] == -(-slices // 8) + -(-slices * 3 // 8) * 3  # the prior's once, then every step
 
 
 def test_bytes_do_not_depend_on_order_or_shards_or_members_at_once(study, tmp_path):
@@ -289,7 +299,11 @@ def test_members_are_saved_and_average_to_the_probability(study, tmp_path):
     members = np.stack([read(path).voxels for path in paths])
     np.testing.assert_allclose(members.mean(0), read(tmp_path / case / "probability.nii.gz").voxels, atol=1e-6)
     np.testing.assert_allclose(members.var(0), read(tmp_path / case / "variance_between.nii.gz").voxels, atol=1e-5)
-    votes = (members > 0.5).sum(0)  # each pair shares c (c - 1) / 2 voxels, and holds 2 c in all
+    decided = [tmp_path / case / "member_masks" / path.name for path in paths]
+    masks = np.stack([read(path).voxels for path in decided])  # cut at surfaces of their own, not at one half
+    assert set(np.unique(masks)) == {0, 1} and (masks != (members > 0.5)).any()
+    assert (masks[members > 0.999] == 1).mean() > 0.99 > 0.01 > (masks[members < 0.001] == 1).mean()
+    votes = masks.sum(0)  # each pair shares c (c - 1) / 2 voxels, and holds 2 c in all
     agreement = report_of(study.out / case)["agreement"]["whole_tumour"]
     assert agreement == pytest.approx((votes * (votes - 1)).sum() / (2 * votes.sum()), abs=1e-4)
     whole = {name: content for name, content in images_in(tmp_path / case).items() if "/" not in name}
@@ -297,7 +311,7 @@ def test_members_are_saved_and_average_to_the_probability(study, tmp_path):
     study.again(tmp_path, one=True, overwrite=True, members=2, steps=1, save_members=True)
     assert len(list((tmp_path / case / "members").iterdir())) == 2  # those of the last time are gone
     study.again(tmp_path, one=True, overwrite=True, members=1, steps=1)
-    assert not list(tmp_path.glob("*/members/*"))
+    assert not list(tmp_path.glob("*/members/*")) and not list(tmp_path.glob("*/member_masks/*"))
 
 
 def test_a_bad_case_stops_the_others_unless_asked_to_keep_going(study, tmp_path, caplog, monkeypatch):

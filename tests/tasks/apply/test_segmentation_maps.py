@@ -39,9 +39,10 @@ def read(path):
     return read_map(path).voxels
 
 
-def untrained(folder, regions, *, nested=True, calibration=None):
+def untrained(folder, regions, *, nested=True, calibration=None, overrides=()):
     """A finished run of a network with large random weights."""
-    recipe = load_recipe("quick/phantom", task="segment", overrides=TINY).but(regions=regions, nested=nested)
+    recipe = load_recipe("quick/phantom", task="segment", overrides=[*TINY, *overrides])
+    recipe = recipe.but(regions=regions, nested=nested)
     run = create_run(folder, task="segment", recipe="tiny", settings=write_yaml(recipe))
     network, generator = recipe.build_denoiser().network, torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -99,7 +100,8 @@ def nest(folder, kind, regions=tuple(NESTED)):
 @pytest.mark.parametrize("fusion", ["mean", "vote", "staple"])
 def test_the_hierarchy_holds_in_every_file(written, fusion):
     folder = written[fusion]
-    kinds = ["probability", "calibrated", *(f"members/{number:02d}" for number in range(3))]
+    each = [f"{of}/{number:02d}" for of in ("members", "member_masks") for number in range(3)]
+    kinds = ["probability", "calibrated", *each]
     checked = {f"{kind}_{region}.nii.gz" for kind in kinds for region in NESTED}
     for kind in kinds:
         assert nest(folder, kind), kind
@@ -140,7 +142,7 @@ def test_fusion_changes_the_mask_alone_and_is_told(written):
 
 
 def test_a_vote_marks_what_most_members_mark(work, phantoms, tmp_path):
-    run = untrained(tmp_path / "run", {"whole": [1, 2, 4]})
+    run = untrained(tmp_path / "run", {"whole": [1, 2, 4]}, overrides=["sampling.cut={kind: half}"])
     (folder,) = segment(
         [str(phantoms.parent / work.case)],
         out=tmp_path,
