@@ -160,7 +160,7 @@ def test_the_band_sees_what_the_whole_brain_hides(study):
     values = {key: metric["value"] for key, metric in study.evaluate()["metrics"].items()}
     share = doubtful.sum() / BRAIN.sum()
     assert values["ece_band"] == pytest.approx(0.3, abs=0.04) and values["ece"] < 2 * 0.3 * share
-    assert values["auroc_error"] > 0.85 and values["auroc_error_band"] == pytest.approx(0.5, abs=0.05)
+    assert values["auroc_error"] > 0.85 and values["auroc_error_band"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_calibrated_map_is_measured_beside_the_plain_one(study):
