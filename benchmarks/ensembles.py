@@ -22,6 +22,7 @@ from medseg_diff.console import configure, log
 from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.device import find_device, find_precision, make_fabric
 from medseg_diff.files import read_facts, write_json
+from medseg_diff.methods.cuts import SpreadCut
 from medseg_diff.metrics.intervals import mean_interval
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.run import Run
@@ -127,6 +128,7 @@ def _seed(bench: Bench) -> dict[str, Any]:
     study = prepare_study(manifest, recipe, cache=bench.out / "runs" / "cache")
     pace = pace_of(recipe, study, same_unet, fabric)
     trained = train_baseline(same_unet(recipe), recipe, study, fabric, steps=pace.baseline_steps)
+    assert isinstance(recipe.sampling.cut, SpreadCut)
     for name, cut in ((LEVEL_SETS, LEVELS), (SURFACES, recipe.sampling.cut)):
         folder, members = bench.out / name, bench.size.members
         given = (trained, manifest.of("test"), recipe, folder, fabric)

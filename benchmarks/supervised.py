@@ -31,7 +31,7 @@ from medseg_diff.diffusion import Condition
 from medseg_diff.diffusion.losses import soft_dice_loss
 from medseg_diff.files import write_json
 from medseg_diff.methods.components import find_mask
-from medseg_diff.methods.cuts import AnyCut, SpreadCut, Surfaces
+from medseg_diff.methods.cuts import SpreadCut, Surfaces
 from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.seeds import seed_of
@@ -238,7 +238,7 @@ def segment_baseline(
     *,
     precision: str,
     level_sets: int = 1,
-    cut: AnyCut = LEVELS,
+    cut: SpreadCut = LEVELS,
 ) -> None:
     """Write OUT/<case>/{mask, probability, uncertainty, members/NN}.nii.gz and case.json for `evaluate`.
 

@@ -20,7 +20,7 @@ Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
 FACTS, SCHEMA = "case.json", 2
-MEMBER_MASKS = "member_masks"  # of members that are cut at surfaces of their own, beside the soft ones
+MEMBER_MASKS = "member_masks"  # of members whose masks are cut out of the mean of all, beside the soft ones
 TASKS = {"segment": "mask*.nii.gz", "anomaly": "anomaly.nii.gz"}  # and what a complete case must hold
 
 

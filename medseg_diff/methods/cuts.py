@@ -1,9 +1,10 @@
-"""Where a member's mask ends: at one half, or at a smooth surface of thresholds of its own.
+"""Where a member's mask ends: its own at one half, or the ensemble's probability at a smooth surface of thresholds.
 
 A walk's last clean mask is an expectation and not a sample. Cut at one half, every member draws the middle of what may be,
-and members differ too little. Cut where a random surface, uniform between 0 and 1 at every voxel, lies below it, a voxel is
-inside as often as its probability says; what is random is smooth over millimetres, as a hand is that draws a border (a
-Gaussian copula; Lê et al., Sampling image segmentations for uncertainty quantification, 2016, draw borders alike).
+and members differ too little, or as the noise has it. Where a random surface, uniform between 0 and 1 at every voxel, cuts
+the mean of all members, a voxel is inside as often as the ensemble says; what is random is smooth over millimetres, as a
+hand is that draws a border (a Gaussian copula; Lê et al., Sampling image segmentations for uncertainty quantification,
+2016, draw borders alike). So the walks say how probable each voxel is, and the surfaces which voxels go together.
 """
 
 from collections.abc import Sequence
@@ -22,17 +23,14 @@ FINE = 2.0  # nodes to a deviation of the surface: between them it is straight
 
 
 class HalfCut(Settings):
-    """Every member at one half, as the papers have it."""
+    """Every member by itself, at one half, as the papers have it."""
 
     kind: Literal["half"] = "half"
 
-    def surfaces(self, members: int, size: Sequence[int], spacing_mm: Sequence[float], seed: int) -> "Surfaces":
-        """The same for all members."""
-        return Surfaces((), [0.0] * members, own=1.0)
-
 
 class SpreadCut(Settings):
-    """Each member at a surface of its own, Gaussian before it is made uniform, smooth over `length_mm` (a deviation).
+    """The mean of all members at a surface for each, Gaussian before it is made uniform, smooth over `length_mm` (a
+    deviation).
 
     A share `own` of its variance is one number for the whole volume, spread evenly over the members: some draw everything
     generously. 1: one threshold a member, (k + 1/2) / n.

@@ -102,7 +102,7 @@ def _prepared_once(denoiser: AnyDenoiser, images: Tensor, slices: Sequence[int],
 class Ensemble:
     """What is kept of the samples: first and second moments and votes. Memory does not grow with the members.
 
-    A member votes for what lies above `threshold_of` the sample, [*S] or a number.
+    A member votes for what lies above one half of its own, or for what `redraw` gives it.
     With `keep_masks` every member's mask is held too, a byte a voxel and region, in the main memory: 10 members of
     192×160×155 voxels take 48 MB a region.
     """
@@ -115,11 +115,10 @@ class Ensemble:
         members: int,
         device: torch.device | str,
         *,
-        threshold_of: Callable[[Sample], Tensor | float] = lambda sample: HALF,
         keep_masks: bool = False,
     ) -> None:
         shape = (slices, regions, *size)
-        self.members, self.threshold_of = members, threshold_of
+        self.members = members
         self._first = torch.zeros(shape, device=device)
         self._second = torch.zeros(shape, device=device)
         self.votes = torch.zeros(shape, device=device, dtype=torch.int16)
@@ -130,7 +129,22 @@ class Ensemble:
         """One member of one slice, [regions, *S]. Members of a slice must come in ascending order, as a plan's do."""
         self._first[sample.slice] += probability
         self._second[sample.slice] += probability**2
-        inside = probability > self.threshold_of(sample)
+        self._count(sample, probability > HALF)
+
+    def redraw(self, slices: Sequence[int], threshold_of: Callable[[Sample], Tensor]) -> None:
+        """Give every member the mask where the mean of all lies above its own threshold [*S], in the place of its own.
+
+        Once all members of all `slices` were added.
+        """
+        self.votes.zero_()
+        self.voxels.zero_()
+        for z in slices:
+            mean = self._first[z] / self.members
+            for member in range(self.members):
+                sample = Sample(z, member)
+                self._count(sample, mean > threshold_of(sample))
+
+    def _count(self, sample: Sample, inside: Tensor) -> None:
         self.votes[sample.slice] += inside
         self.voxels[sample.member] += inside.flatten(1).sum(1)
         if self.masks is not None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg_diff.methods.cuts import HalfCut, SmoothNoise, SpreadCut, recentred
+from medseg_diff.methods.cuts import SmoothNoise, SpreadCut, recentred
 from medseg_diff.methods.sampled_segmentation import Ensemble, Sample
 
 SIZE, SPACING = (40, 36, 30), (2.0, 2.0, 1.5)
@@ -13,10 +13,6 @@ SIZE, SPACING = (40, 36, 30), (2.0, 2.0, 1.5)
 def thresholds(cut, members=10, seed=3):
     surfaces = cut.surfaces(members, SIZE, SPACING, seed)
     return torch.stack([surfaces.whole(member) for member in range(members)])
-
-
-def test_a_half_is_a_half():
-    assert thresholds(HalfCut()).unique().tolist() == [0.5]
 
 
 def test_alone_the_members_share_the_levels_evenly():
@@ -42,7 +38,7 @@ def test_surfaces_are_smooth_over_their_length_and_differ_between_members():
     assert not torch.equal(one, thresholds(SpreadCut(), 2, seed=4)[0])
 
 
-@pytest.mark.parametrize("cut", [HalfCut(), SpreadCut(own=1.0), SpreadCut(), SpreadCut(length_mm=1.0)])
+@pytest.mark.parametrize("cut", [SpreadCut(own=1.0), SpreadCut(), SpreadCut(length_mm=1.0)])
 def test_a_plane_is_that_of_the_whole(cut):
     surfaces = cut.surfaces(2, SIZE, SPACING, 3)
     for z in (0, 7, SIZE[2] - 1):
@@ -63,18 +59,21 @@ def test_smooth_noise_has_mean_0_and_variance_1_and_its_own_length(deviations):
     assert float(along) == pytest.approx(np.exp(-(distance**2) / (4 * deviations[0] ** 2)), abs=0.12)
 
 
-def test_a_member_votes_above_its_own_surface_and_recentred_that_is_one_half():
-    probability = torch.linspace(0, 1, 50)[None, None]
-    surfaces = torch.rand(2, 1, 1, 50, generator=torch.Generator().manual_seed(0))
-    ensemble = Ensemble(
-        1, 1, (1, 50), 2, "cpu", threshold_of=lambda sample: surfaces[sample.member, 0], keep_masks=True
-    )
+def test_members_are_redrawn_from_the_mean_of_all_at_their_surfaces():
+    random = torch.Generator().manual_seed(0)
+    drawn, surfaces = torch.rand(2, 1, 1, 50, generator=random), torch.rand(2, 1, 50, generator=random)
+    ensemble = Ensemble(2, 1, (1, 50), 2, "cpu", keep_masks=True)
     for member in range(2):
-        ensemble.add(Sample(0, member), probability)
+        ensemble.add(Sample(0, member), drawn[member])
+    mean = drawn.mean(0)
+    assert torch.equal(ensemble.masks[0, 0].bool(), drawn[0] > 0.5)
+    ensemble.redraw([0], lambda sample: surfaces[sample.member])
+    for member in range(2):
         mask = ensemble.masks[member, 0].bool()
-        assert torch.equal(mask, probability > surfaces[member, 0])
-        assert torch.equal(recentred(probability, surfaces[member, 0]) > 0.5, mask)
-    assert torch.equal(ensemble.mean, probability[None])  # wherever it is cut, the probability is what it was
+        assert torch.equal(mask, mean > surfaces[member]) and int(ensemble.voxels[member]) == int(mask.sum())
+        assert torch.equal(recentred(mean, surfaces[member]) > 0.5, mask)
+    assert torch.equal(ensemble.votes[0], ensemble.masks[:, 0].sum(0, dtype=torch.int16))
+    assert torch.equal(ensemble.mean[0], mean)  # wherever it is cut, the probability is what it was
     half = torch.tensor(0.5)
-    torch.testing.assert_close(recentred(probability, half), probability)
+    torch.testing.assert_close(recentred(mean, half), mean)
     assert recentred(torch.tensor([0.0, 1.0]), torch.tensor(0.9)).tolist() == [0, 1]

@@ -18,7 +18,7 @@ from medseg_diff.diffusion import Denoiser
 from medseg_diff.diffusion.denoiser import AnyDenoiser
 from medseg_diff.errors import UsageError
 from medseg_diff.methods.components import HALF, Findings
-from medseg_diff.methods.cuts import AT_HALF, recentred
+from medseg_diff.methods.cuts import SpreadCut, recentred
 from medseg_diff.methods.fusion import Fusion
 from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, Sample, sample_masks
 from medseg_diff.methods.tiled import Tiled
@@ -128,17 +128,7 @@ def sample_volume(
         # One member after the other: then only one has to be held.
         plan = replace(plan, members_at_once=1)
     keep_masks = system.findings.fusion == "staple"
-    grid = prepared.image.shape[1:], prepared.spacing_mm
-    surfaces = plan.cut.surfaces(plan.members, *grid, seed_of(system.seed, case, "cut"))
-
-    def threshold_of(sample: Sample) -> Tensor:
-        whole = isinstance(view, Patches)
-        surface = surfaces.whole(sample.member) if whole else surfaces.plane(sample.member, sample.slice)
-        return surface.to(system.device)
-
-    ensemble = Ensemble(
-        len(images), regions, size, plan.members, system.device, threshold_of=threshold_of, keep_masks=keep_masks
-    )
+    ensemble = Ensemble(len(images), regions, size, plan.members, system.device, keep_masks=keep_masks)
     keeper = _MemberWriter(prepared, recipe, members, (len(images), regions, *size)) if members else None
 
     def own_seed(z: int, member: int) -> int:
@@ -154,10 +144,43 @@ def sample_volume(
         ):
             ensemble.add(sample, probability)
             if keeper:
-                keeper.add(sample, probability, threshold_of(sample))
+                keeper.add(sample, probability)
     if keeper:
         keeper.close()
+    if isinstance(plan.cut, SpreadCut):
+        _redraw(case, prepared, system, ensemble, slices, members)
     return ensemble, work.passes
+
+
+def _redraw(
+    case: str,
+    prepared: Prepared,
+    system: SegmentationSystem,
+    ensemble: Ensemble,
+    slices: Sequence[int],
+    members: Path | None,
+) -> None:
+    """Give every member the mask that its surface of thresholds cuts out of the mean, and write it into MEMBER_MASKS beside
+    the folder `members`, where one is given."""
+    cut, view = system.plan.cut, system.recipe.view
+    assert isinstance(cut, SpreadCut)
+    grid = prepared.image.shape[1:], prepared.spacing_mm
+    surfaces = cut.surfaces(ensemble.members, *grid, seed_of(system.seed, case, "cut"))
+
+    def threshold_of(sample: Sample) -> Tensor:
+        whole = isinstance(view, Patches)
+        surface = surfaces.whole(sample.member) if whole else surfaces.plane(sample.member, sample.slice)
+        return surface.to(system.device)
+
+    ensemble.redraw(slices, threshold_of)
+    for member in range(ensemble.members if members else 0):
+        odds = torch.zeros_like(ensemble.mean, device="cpu")
+        for z in slices:
+            odds[z] = recentred(ensemble.mean[z], threshold_of(Sample(z, member))).cpu()
+        for region, values in zip(system.recipe.regions, brought_back(prepared, system.recipe, odds), strict=True):
+            assert members is not None
+            name = f"{member:02d}{suffix_of(system.recipe, region)}.nii.gz"
+            prepared.write(members.with_name(MEMBER_MASKS) / name, (values > HALF).astype(np.uint8))
 
 
 class _Work(NamedTuple):
@@ -185,28 +208,22 @@ def _work(system: SegmentationSystem, plan: Plan, slices: Sequence[int], size: S
 
 
 class _MemberWriter:
-    """Collects the slices of one member, `shape` [N, R, *S] in all, and writes it when the next begins: soft, and where it
-    is not cut at one half its mask too, into MEMBER_MASKS beside the `folder`."""
+    """Collects the slices of one member, `shape` [N, R, *S] in all, and writes it when the next begins."""
 
     def __init__(self, prepared: Prepared, recipe: SegmentationRecipe, folder: Path, shape: Sequence[int]) -> None:
         self.prepared, self.recipe, self.folder, self.shape = prepared, recipe, folder, shape
         self.member: int | None = None
 
-    def add(self, sample: Sample, probability: Tensor, threshold: Tensor) -> None:
+    def add(self, sample: Sample, probability: Tensor) -> None:
         if sample.member != self.member:
             self.close()
-            self.member, self.slices, self.decisions = sample.member, torch.zeros(self.shape), torch.zeros(self.shape)
+            self.member, self.slices = sample.member, torch.zeros(self.shape)
         self.slices[sample.slice] = probability.cpu()
-        self.decisions[sample.slice] = recentred(probability, threshold).cpu()
 
     def close(self) -> None:
         if self.member is None:
             return
-        self._write(self.folder, brought_back(self.prepared, self.recipe, self.slices))
-        if self.recipe.sampling.cut != AT_HALF:
-            decided = brought_back(self.prepared, self.recipe, self.decisions)
-            self._write(self.folder.with_name(MEMBER_MASKS), (decided > HALF).astype(np.uint8))
-
-    def _write(self, folder: Path, maps: np.ndarray) -> None:
+        maps = brought_back(self.prepared, self.recipe, self.slices)
         for region, values in zip(self.recipe.regions, maps, strict=True):
-            self.prepared.write(folder / f"{self.member:02d}{suffix_of(self.recipe, region)}.nii.gz", values)
+            name = f"{self.member:02d}{suffix_of(self.recipe, region)}.nii.gz"
+            self.prepared.write(self.folder / name, values)
