@@ -61,6 +61,7 @@ LEVERS: dict[str, tuple[str, ...]] = {
     "no histogram": ("augmentation.histogram=0",),
     "no bias field": ("augmentation.bias=0",),
     "no blur": ("augmentation.blur=0",),
+    "no dimming": ("augmentation.dimming=0",),
     "little noise": ("augmentation.noise=0.1",),
     "always augmented": ("augmentation.probability=0.8",),
     "percentile scale": ("preparation.intensity=percentile", "preparation.background=-1.0"),

@@ -19,6 +19,7 @@ from medseg_diff.seeds import seed_of
 from medseg_diff.settings import Settings
 
 Axis = Annotated[int, Field(ge=0, le=2)]
+FADED = (-1.0, -0.5)  # what is taken of a faded channel's contrast: all to half of it
 CONTROL_POINTS = (4, 8)  # of a histogram's curve; between them it is straight
 
 
@@ -28,7 +29,8 @@ class Augmentation(Settings):
     `probability` is each change's own. `flips` lists axes of the view (0 is left-right in RAS). `gamma` bends a channel's
     curve over the range of its brain, whose mean and deviation stay; `histogram` is the share of a random rising curve over
     that range. `contrast` and `brightness` scale about 0 and shift. `bias` is the largest coefficient of a field of third
-    degree, in logarithms; `blur` the largest deviation in voxels. `channel_dropout` is the probability that a channel is
+    degree, in logarithms; `blur` the largest deviation in voxels. `dimming` is the probability that a channel fades, up to
+    nothing but its mean: what makes a model look at all of them. `channel_dropout` is the probability that a channel is
     taken away whole, background in its place, never all of them: what makes a model accept cases that lack some.
     """
 
@@ -44,6 +46,7 @@ class Augmentation(Settings):
     bias: float = Field(default=0.0, ge=0)
     blur: float = Field(default=0.0, ge=0)
     noise: float = Field(default=0.1, ge=0)
+    dimming: float = Field(default=0.0, ge=0, le=1)
     channel_dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def __call__(
@@ -90,6 +93,8 @@ class Augmentation(Settings):
         for curve, share in self._curves:
             for bend in draw([curve]):
                 values = torch.lerp(values, bend(values), share)
+        if self.dimming and draw.state.random() < self.dimming:
+            values = self._fade.set_random_state(state=draw.state)(values)
         channel = channel.masked_scatter(inside, values)
         for field in draw(self._fields):
             channel = field(channel - background) + background
@@ -143,6 +148,12 @@ class Augmentation(Settings):
         if self.histogram:
             curves.append((mt.RandHistogramShift(CONTROL_POINTS, prob=1), self.histogram))
         return curves
+
+    @cached_property
+    def _fade(self) -> Any:
+        import monai.transforms as mt
+
+        return mt.RandScaleIntensityFixedMean(prob=1, factors=FADED, fixed_mean=True, preserve_range=False)
 
     @cached_property
     def _fields(self) -> list[Any]:

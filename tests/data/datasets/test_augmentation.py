@@ -121,6 +121,20 @@ def test_a_bias_field_multiplies_what_is_counted_from_the_background():
     assert field[brain].std() > 0.02 and steps.abs().max() < 0.1  # uneven, and smooth across the lesion's edge
 
 
+def test_a_dimmed_channel_fades_towards_its_mean():
+    parts = head()
+    brain = parts["brain"][0]
+    faded = [change(Augmentation(**NOTHING | {"dimming": 0.5}, flips=()), seed, parts)["image"] for seed in range(40)]
+    before, shares = parts["image"][:, brain], []
+    for image in faded:
+        after = image[:, brain]
+        torch.testing.assert_close(after.mean(1), before.mean(1), atol=1e-4, rtol=0)
+        shares += (after.std(1) / before.std(1)).tolist()
+    whole = [share > 0.999 for share in shares]
+    assert 0.3 < sum(whole) / len(whole) < 0.7
+    assert all(share < 0.501 for share in shares if share < 0.999) and min(shares) < 0.1
+
+
 def test_switched_off_it_is_the_identity():
     assert same(change(STILL, 5), head())
     assert same(change(Augmentation(probability=0.0), 5), head())
