@@ -302,8 +302,8 @@ def test_members_are_saved_and_average_to_the_probability(study, tmp_path):
     decided = [tmp_path / case / "member_masks" / path.name for path in paths]
     masks = np.stack([read(path).voxels for path in decided])  # cut at surfaces of their own, not at one half
     assert set(np.unique(masks)) == {0, 1} and (masks != (members > 0.5)).any()
-    mean = members.mean(0)
-    assert masks[:, mean > 0.999].mean() > 0.99 and masks[:, mean < 0.001].mean() < 0.01
+    likely = (mean := members.mean(0)) > np.median(mean[mean > 0])  # the likelier, the oftener inside
+    assert masks[:, likely].mean() > masks[:, ~likely & (mean > 0)].mean() + 0.1 and not masks[:, mean == 0].any()
     votes = masks.sum(0)  # each pair shares c (c - 1) / 2 voxels, and holds 2 c in all
     agreement = report_of(study.out / case)["agreement"]["whole_tumour"]
     assert agreement == pytest.approx((votes * (votes - 1)).sum() / (2 * votes.sum()), abs=1e-4)

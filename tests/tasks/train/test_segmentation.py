@@ -105,10 +105,10 @@ def test_metrics_hold_the_losses_and_the_validation(trained):
     with (trained.folder / "metrics.csv").open() as file:
         rows = [(int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)]
     assert [(step, name) for step, name, _ in rows] == [
-        (step, name) for step in (10, 20) for name in ("loss", "loss_simple", "val_dice")
+        (step, name) for step in (10, 20) for name in ("loss", "loss_simple", "loss_prior", "val_dice")
     ]
     losses = [value for _, name, value in rows if name == "loss"]
-    assert losses[1] < losses[0] < 0.8
+    assert losses[1] < losses[0] < 2 * 0.8  # the correction's and the prior's
     best = max(value for _, name, value in rows if name == "val_dice")
     assert Run(trained.folder).facts["best_val_dice"] == pytest.approx(best, rel=1e-4)
 
@@ -169,6 +169,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_last_byte(trained, tmp_path
 def test_accumulation_and_learned_variance_train(trained, tmp_path):
     words = (
         "training.accumulate=2",
+        "network={kind: unet, width: 16, multipliers: [1, 2], attention: []}",
         "denoiser={target: noise, learned_variance: true}",
         "sampling.solver={kind: ddpm, variance: learned}",
         "regions={whole: [1, 2, 4], core: [1, 4]}",
