@@ -9,6 +9,7 @@ made up.
 
 import argparse
 import csv
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -80,10 +81,7 @@ class Bench:
 
     def seconds_per_case(self, name: str) -> float:
         """As the cases of a folder took."""
-        return mean(read_facts(path.parent / "case.json")["seconds"]["all"] for path in self._cases(name))
-
-    def _cases(self, name: str) -> list[Path]:
-        return sorted((self.out / name).glob("*/case.json"))
+        return mean(read_facts(path)["seconds"]["all"] for path in (self.out / name).glob("*/case.json"))
 
 
 def measure(out: Path, *, size: Size = Size(), device: str = "auto") -> dict[str, Any]:
@@ -157,10 +155,10 @@ def _seed(bench: Bench) -> dict[str, Any]:
 
 
 def _trained(bench: Bench, overrides: Sequence[str]) -> Run:
-    """Through the public verb; what an earlier call trained there is taken as it is."""
+    """Through the public verb."""
     folder = bench.out / "runs" / OURS
-    if (folder / "run.json").is_file():
-        return Run(folder)
+    if (folder / "run.json").is_file():  # of an earlier call
+        shutil.rmtree(folder)
     return train_seg(
         bench.data,
         config=CONFIG,

@@ -29,6 +29,7 @@ from medseg_diff.metrics import calibration, diversity, overlap
 from medseg_diff.metrics.anomaly import rank
 from medseg_diff.metrics.detection import HIT, Detection, lesion_detection
 
+Real = npt.NDArray[np.float32]
 THRESHOLD = 0.5
 TOLERANCE_MM = 1.0
 BAND = (0.02, 0.98)  # of the probability: voxels that are in doubt
@@ -163,6 +164,7 @@ def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask
         **_diversity(list(apart.values())),
     }
     reliability, risk = {}, None
+    wrong, doubt = (mask != reference)[brain], None if uncertainty is None else uncertainty[brain]
     for kind, suffix in SUFFIXES.items():
         if (probability := maps[kind]) is not None:
             inside, truth = probability[brain], reference[brain]
@@ -173,11 +175,10 @@ def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask
             reliability[f"reliability{suffix}"] = calibration.reliability(inside, truth)
             if kind == "probability":
                 values["dice_raw"] = overlap.dice(probability > THRESHOLD, reference)
-                values |= _in_doubt(probability, mask, reference, brain, uncertainty)
-    if uncertainty is not None:
-        inside, wrong = uncertainty[brain], (mask != reference)[brain]
-        values |= {"aurc": calibration.aurc(inside, wrong), "auroc_error": rank(inside, wrong).auroc()}
-        risk = calibration.risk_coverage(inside, wrong, coverage=COVERAGE)
+                values |= _in_doubt(inside, truth, wrong, doubt)
+    if doubt is not None:
+        values |= {"aurc": calibration.aurc(doubt, wrong), "auroc_error": rank(doubt, wrong).auroc()}
+        risk = calibration.risk_coverage(doubt, wrong, coverage=COVERAGE)
     return MeasuredRegion(values, slices, reliability, risk)
 
 
@@ -221,7 +222,7 @@ def _slices(
             }
 
 
-def _sums_ml(uncertainty: npt.NDArray[np.float32] | None, affine: Floats) -> dict[int, float]:
+def _sums_ml(uncertainty: Real | None, affine: Floats) -> dict[int, float]:
     """How many ml of each axial slice may be wrong: the sum of its uncertainty."""
     if uncertainty is None:
         return {}
@@ -229,20 +230,14 @@ def _sums_ml(uncertainty: npt.NDArray[np.float32] | None, affine: Floats) -> dic
     return {z: float(plane.sum(dtype=np.float64) * voxel_ml) for z, plane in axial_slices(affine, uncertainty)}
 
 
-def _in_doubt(
-    probability: npt.NDArray[np.float32],
-    mask: Mask,
-    reference: Mask,
-    brain: Mask,
-    uncertainty: npt.NDArray[np.float32] | None,
-) -> Values:
-    """Calibration and errors found among the voxels that are in doubt; nothing where none is."""
-    band = brain & (probability > BAND[0]) & (probability < BAND[1])
+def _in_doubt(probability: Real, truth: Mask, wrong: Mask, uncertainty: Real | None) -> Values:
+    """Calibration and errors found among those brain voxels [N] that are in doubt; nothing where none is."""
+    band = (probability > BAND[0]) & (probability < BAND[1])
     if not band.any():
         return {}
-    values: Values = {"ece_band": calibration.ece(probability[band], reference[band])}
+    values: Values = {"ece_band": calibration.ece(probability[band], truth[band])}
     if uncertainty is not None:
-        values["auroc_error_band"] = rank(uncertainty[band], (mask != reference)[band]).auroc()
+        values["auroc_error_band"] = rank(uncertainty[band], wrong[band]).auroc()
     return values
 
 
@@ -257,9 +252,7 @@ def _diversity(slices: Sequence[diversity.Distances]) -> Values:
     }
 
 
-def _distances_of_slices(
-    members: Iterable[npt.NDArray[np.float32]], raters: Sequence[Mask], axial: int
-) -> dict[int, diversity.Distances]:
+def _distances_of_slices(members: Iterable[Real], raters: Sequence[Mask], axial: int) -> dict[int, diversity.Distances]:
     """Of each axial slice in which a rater marked the region; nothing without members."""
     masks = [np.moveaxis(member > THRESHOLD, axial, 0) for member in members]
     if not masks:

@@ -17,7 +17,9 @@ class Listening(Watcher):
 
 def test_one_that_fails_is_named_once_and_the_others_hear_on(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
-    monkeypatch.setattr(logging.getLogger("medseg_diff"), "handlers", [])  # another test may have left one that is heard too
+    monkeypatch.setattr(
+        logging.getLogger("medseg_diff"), "handlers", []
+    )  # another test may have left one that is heard too
     caplog.set_level(logging.WARNING, "medseg_diff")  # whatever a command before this test has set
     bad, good = Listening(fails_at=2), Listening()
     watchers = Watchers([bad, good])

@@ -173,12 +173,14 @@ def _redraw(
         return surface.to(system.device)
 
     ensemble.redraw(slices, threshold_of)
-    for member in range(ensemble.members if members else 0):
-        odds = torch.zeros_like(ensemble.mean, device="cpu")
+    if members is None:
+        return
+    mean = ensemble.mean
+    for member in range(ensemble.members):
+        odds = torch.zeros_like(mean, device="cpu")
         for z in slices:
-            odds[z] = recentred(ensemble.mean[z], threshold_of(Sample(z, member))).cpu()
+            odds[z] = recentred(mean[z], threshold_of(Sample(z, member))).cpu()
         for region, values in zip(system.recipe.regions, brought_back(prepared, system.recipe, odds), strict=True):
-            assert members is not None
             name = f"{member:02d}{suffix_of(system.recipe, region)}.nii.gz"
             prepared.write(members.with_name(MEMBER_MASKS) / name, (values > HALF).astype(np.uint8))
 
