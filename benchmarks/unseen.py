@@ -45,12 +45,21 @@ AT_3_MM = (
     "training.validate_every=400",
 )
 UNET = "kind: unet, width: 32, multipliers: [1, 2, 2], blocks: 1, time_embedding: adaptive, stem: 2"
-MILD = "{contrast: 0.3, brightness: 0.5, noise: 0.1}"
+ROBUST = ("preparation.intensity=robust", "preparation.background=-5.0")
+MILD = "{contrast: 0.3, brightness: 0.2, noise: 0.05}"
+MILD_ON_ROBUST = "{contrast: 0.3, brightness: 0.5, noise: 0.1}"
 AS_IT_WAS = f"network={{{UNET}, attention: [2], groups: 8, resampling: residual}}"
 # Each changes one thing of the recipe, and trains for as many seconds.
 LEVERS: dict[str, tuple[str, ...]] = {
     "the recipe": (),
-    "as it was": (AS_IT_WAS, f"augmentation={MILD}", "denoiser.dice=0", "sampling.cut={kind: half}"),
+    "as it was": (
+        AS_IT_WAS,
+        *ROBUST,
+        f"augmentation={MILD_ON_ROBUST}",
+        "denoiser.dice=0",
+        "sampling.cut={kind: half}",
+        "sampling.mirrors=[]",
+    ),
     "no prior": (f"network={{{UNET}, attention: [], groups: 32, resampling: plain}}",),
     "no Dice": ("denoiser.dice=0",),
     "norm of eight groups": ("network.groups=8", "network.correction.groups=8"),
@@ -68,9 +77,12 @@ LEVERS: dict[str, tuple[str, ...]] = {
         "augmentation.scaling=0.15",
         "augmentation.translation=4",
     ),
-    "little noise": ("augmentation.noise=0.1",),
+    "more noise": ("augmentation.noise=0.2",),
     "always augmented": ("augmentation.probability=0.8",),
-    "percentile scale": ("preparation.intensity=percentile", "preparation.background=-1.0"),
+    "lesions as bright as they are": ("augmentation.lesion_contrast=0",),
+    "robust scale": (*ROBUST, "augmentation.brightness=1.0", "augmentation.noise=0.4"),
+    "batch of 16": ("training.batch=16",),
+    "not mirrored in sampling": ("sampling.mirrors=[]",),
 }
 RIVALS = {"MONAI's U-Net": monai_unet, "the prior alone": same_unet}
 TEST_SEED = 10_000  # of the cases to be tested on; training seeds are 0, 1, 2 …

@@ -20,6 +20,7 @@ OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 
 
 ChannelName = Annotated[str, Field(pattern=r"^\w[\w.-]{0,40}$")]  # it becomes a part of files' names
+Axis = Annotated[int, Field(ge=0, le=2)]  # of a view, in space
 Label = Annotated[int, Field(ge=0, le=2**15 - 1)]  # of a voxel: masks are int16
 
 

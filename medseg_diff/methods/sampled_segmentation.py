@@ -3,6 +3,7 @@
 Wolleb et al., Diffusion Models for Implicit Image Segmentation Ensembles, 2022, arXiv 2112.03145.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -35,7 +36,8 @@ class Plan:
     """How an ensemble is drawn. `members_at_once` changes the order of work and the memory, never a byte of the result.
 
     `hierarchy` names for each region those that hold it: every member is kept inside them. With `shared_noise` a
-    member's noise is the same in all slices of a case. `cut`: where a member's mask ends.
+    member's noise is the same in all slices of a case. `cut`: where a member's mask ends. `mirrors`: along these axes of
+    *S the members see the slices mirrored, one member so and the next otherwise, and their masks are mirrored back.
     """
 
     times: Sequence[int]
@@ -48,6 +50,13 @@ class Plan:
     noise: AnyNoise = GaussianNoise()
     cut: AnyCut = AT_HALF
     space: Space = PLAIN
+    mirrors: Sequence[int] = ()
+
+    @property
+    def views(self) -> list[tuple[int, ...]]:
+        """The axes that are mirrored in each view that the members have, by turns; the first is the slice as it is."""
+        every = (itertools.combinations(self.mirrors, n) for n in range(len(self.mirrors) + 1))
+        return list(itertools.chain.from_iterable(every))[: self.members]
 
     def work(self, slices: Sequence[int]) -> list[Sample]:
         """Every (slice, member): group by group of members, within a group slice by slice."""
@@ -77,15 +86,20 @@ def sample_masks(
     clean mask is kept soft. `advance` is told how many samples each batch finished. What a network need see only once of a
     slice, it sees once for all members.
     """
-    known, place = _prepared_once(denoiser, images, slices, plan), {z: row for row, z in enumerate(slices)}
+    dims = images.ndim - 2
+    views = [[axis - dims for axis in axes] for axes in plan.views]  # counted from the end, with or without a batch
+    known = one_after_another([_prepared_once(denoiser, images.flip(axes), slices, plan) for axes in views])
+    place = {z: row for row, z in enumerate(slices)}
     for places, padded in padded_batches(plan.work(slices), plan.network_batch):
-        condition = known.take(torch.tensor([place[sample.slice] for sample in padded], device=images.device))
+        rows = [sample.member % len(views) * len(slices) + place[sample.slice] for sample in padded]
+        condition = known.take(torch.tensor(rows, device=images.device))
         noise = SeededNoise([seed_of(*sample) for sample in padded], plan.noise)
         shape = (len(padded), regions, *images.shape[2:])
         begin = noise(torch.empty(shape, dtype=images.dtype, device=images.device), 0)
         masks = plan.space.decode(walk(denoiser, plan.solver, begin, plan.times, condition, noise))
         probability = kept_inside(((masks[: len(places)] + 1) / 2).clamp(0, 1), plan.hierarchy, dim=1)
-        yield from zip(places, probability, strict=True)
+        for sample, own in zip(places, probability, strict=True):
+            yield sample, own.flip(views[sample.member % len(views)])
         advance(len(places))
 
 

@@ -21,12 +21,12 @@ from medseg_diff.phantoms.anatomy import Person, build_anatomy
 from medseg_diff.phantoms.geometry import Grid
 from medseg_diff.phantoms.lesion import GliomaPlan, draw_labels, grow_glioma, hyperintensities
 from medseg_diff.phantoms.scanner import acquire, any_scanner, seen_by, usual_scanner
-from medseg_diff.phantoms.signal import CHANNELS, tissue_shares
+from medseg_diff.phantoms.signal import CHANNELS, any_oedema, tissue_shares
 from medseg_diff.settings import Settings
 
 Edge = Annotated[int, Field(ge=32, le=512)]
 TABLE, MARKER = "cases.csv", "phantom.json"
-SCANNER = 2**32  # no case's number of a stream: scanners draw from generators of their own
+SCANNER, OEDEMA = 2**32, 2**33  # no case's number of a stream: scanners draw from generators of their own, and oedemas
 WORKERS = 2  # more would only wait for one another, and each holds a whole case
 
 
@@ -34,7 +34,8 @@ class PhantomSettings(Settings):
     """A set of phantoms. `shape` in voxels; the voxel size follows, because a head always fills the field of view.
 
     `held_out` of the cases are for testing, half as many for validation. `scanners`: that many, each unlike the others in
-    field, protocol, coil, noise, resolution and skull stripping, take the cases in turn; 0: one kind of scanner.
+    field, protocol, coil, noise, resolution and skull stripping, take the cases in turn, and each patient's oedema is as
+    wet as patients' are; 0: one kind of scanner, and of oedema.
     """
 
     cases: int = Field(ge=1, le=100_000)
@@ -81,7 +82,8 @@ def make_case(settings: PhantomSettings, index: int) -> PhantomCase:
     shares = tissue_shares(anatomy, hyperintensities(anatomy, person.age_years, distractor_rng), glioma)
     if settings.scanners:
         own = np.random.default_rng([settings.seed, index % settings.scanners, SCANNER])
-        scanner = any_scanner(own, noise=settings.noise)
+        oedema = any_oedema(np.random.default_rng([settings.seed, index, OEDEMA]))
+        scanner = any_scanner(own, noise=settings.noise, oedema=oedema)
     else:
         scanner = usual_scanner(scanner_rng, noise=settings.noise)
     inside = seen_by(scanner, anatomy)

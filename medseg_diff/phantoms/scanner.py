@@ -52,13 +52,13 @@ def usual_scanner(rng: np.random.Generator, *, noise: float) -> Scanner:
     t2 = partial(spin_echo, repetition_ms=5000, echo_ms=t2_echo)
     flair = partial(inversion_recovery, repetition_ms=9000, inversion_ms=flair_inversion, echo_ms=flair_echo)
     return Scanner(
-        _signals({"t1": t1, "t1ce": t1, "t2": t2, "flair": flair}),
+        _signals({"t1": t1, "t1ce": t1, "t2": t2, "flair": flair}, TISSUES),
         noise={channel: noise * (1.6 if channel == "flair" else 1.0) for channel in CHANNELS},
         bias={channel: 0.18 if channel == "flair" else 0.05 for channel in CHANNELS},
     )
 
 
-def any_scanner(rng: np.random.Generator, *, noise: float) -> Scanner:
+def any_scanner(rng: np.random.Generator, *, noise: float, oedema: Tissue = TISSUES["oedema"]) -> Scanner:
     """One among all scanners: 1.5 or 3 T, one of three T1-weighted sequences, thick or thin slices of each channel, half to
     one and a half doses of contrast medium, even or uneven coils, more or less noise, skull stripped tightly or not."""
     tesla = float(rng.choice([1.5, 3.0]))
@@ -76,6 +76,7 @@ def any_scanner(rng: np.random.Generator, *, noise: float) -> Scanner:
     return Scanner(
         _signals(
             {"t1": _any_t1(rng), "t1ce": _any_t1(rng), "t2": t2, "flair": flair},
+            TISSUES | {"oedema": oedema},
             tesla=tesla,
             dose=rng.uniform(0.5, 1.5),
         ),
@@ -101,10 +102,14 @@ def _any_t1(rng: np.random.Generator) -> Sequence:
 
 
 def _signals(
-    sequences: Mapping[str, Sequence], *, tesla: float | None = None, dose: float = 1.0
+    sequences: Mapping[str, Sequence],
+    tissues: Mapping[str, Tissue],
+    *,
+    tesla: float | None = None,
+    dose: float = 1.0,
 ) -> dict[str, dict[str, float]]:
     """Every tissue's signal in every channel, relative to white matter; `t1ce` follows the contrast medium."""
-    tissues = TISSUES | {"dura": DURA}
+    tissues = {**tissues, "dura": DURA}
     if tesla:
         tissues = {name: tissue.at_field(tesla) for name, tissue in tissues.items()}
     signals = {

@@ -19,7 +19,7 @@ from medseg_diff.methods.regions import hierarchy_of
 from medseg_diff.methods.sampled_segmentation import Plan
 from medseg_diff.methods.tiled import Tiled
 from medseg_diff.recipes.base import Recipe
-from medseg_diff.settings import Label, Settings, parse_settings
+from medseg_diff.settings import Axis, Label, Settings, parse_settings
 
 Noise = Literal["independent", "shared"]
 
@@ -28,7 +28,8 @@ class SamplingSettings(Settings):
     """How an ensemble is drawn. `members_at_once` null: all of them.
 
     `noise`: each slice of a member has its own, or all slices of a member share one, so that they agree more. `cut`:
-    where a member's mask ends.
+    where a member's mask ends. `mirrors`: axes of the view, as in `augmentation.flips`, along which one member after the
+    other sees the scan mirrored.
     """
 
     solver: AnySolver = DDPM()
@@ -38,6 +39,7 @@ class SamplingSettings(Settings):
     network_batch: int = Field(default=32, ge=1, le=4096)
     noise: Noise = "independent"
     cut: AnyCut = AT_HALF
+    mirrors: tuple[Axis, ...] = ()
 
 
 class Validation(Settings):
@@ -82,6 +84,9 @@ class SegmentationRecipe(Recipe):
             raise ValueError("regions must be nested, the outermost first; if they are not meant to, set nested=false")
         if self.sampling.steps > self.schedule.length:
             raise ValueError(f"{self.sampling.steps} sampling steps, but the schedule has {self.schedule.length}")
+        mirrors = self.sampling.mirrors
+        if len(set(mirrors)) < len(mirrors) or any(axis >= self.view.dims for axis in mirrors):
+            raise ValueError(f"sampling.mirrors names each of the view's {self.view.dims} axes once at most, from 0")
         if self.sampling.noise == "shared" and isinstance(self.view, Patches):
             raise ValueError("sampling.noise shared is for slices: a volume in patches has one noise already")
         return self
@@ -115,6 +120,7 @@ class SegmentationRecipe(Recipe):
             shared_noise=sampling.noise == "shared",
             noise=self.noise,
             cut=sampling.cut,
+            mirrors=sampling.mirrors,
             space=self.space,
         )
 

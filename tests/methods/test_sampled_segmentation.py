@@ -108,6 +108,19 @@ def test_so_it_is_with_every_solver(solver):
     assert same_bytes(first, sampled(denoiser, plan_of(solver=solver, steps=3, members=2, members_at_once=1), (3, 2)))
 
 
+def test_members_see_mirrored_slices_by_turns_and_are_mirrored_back():
+    denoiser, images = denoiser_of(), images_of()
+    plan = dataclasses.replace(plan_of(members=6), mirrors=(0, 1))
+    assert plan.views == [(), (0,), (1,), (0, 1)] and plan_of().views == [()]
+    found = sampled(denoiser, plan)
+    for member, axes in enumerate([[], [-2], [-1], [-2, -1], [], [-2]]):
+        plain = sampled(denoiser, plan_of(members=6), images=images.flip(axes))
+        for z in SLICES:
+            torch.testing.assert_close(found[z, member], plain[z, member].flip(axes), atol=1e-5, rtol=0)
+    few = dataclasses.replace(plan, members=3, members_at_once=1)
+    assert len(few.views) == 3 and same_bytes(found, sampled(denoiser, few, SLICES[::-1]))
+
+
 def test_another_network_batch_changes_rounding_only():
     denoiser = denoiser_of()
     one, many = (sampled(denoiser, plan_of(network_batch=batch)) for batch in (1, 32))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from medseg_diff.data.tables.sources.brats import OEDEMA
 from medseg_diff.phantoms.anatomy import Person, build_anatomy
 from medseg_diff.phantoms.geometry import Grid
 from medseg_diff.phantoms.make import PhantomSettings, make_case
@@ -51,6 +52,16 @@ def test_another_scanner_leaves_the_person_and_the_lesion_as_they_were() -> None
     assert ((other.seg > 0) <= (usual.seg > 0)).all()  # tight stripping may take some of it
     assert (other.seg > 0).sum() > 0.7 * (usual.seg > 0).sum()
     assert (other.images["t1"][other.seg > 0] > 0).all()
+
+
+def test_patients_of_one_scanner_have_oedemas_of_their_own() -> None:
+    settings = PhantomSettings(cases=8, shape=SMALL, healthy=0, scanners=1, seed=5, noise=0.0)
+    brightness = []
+    for index in range(8):
+        case = make_case(settings, index)
+        flair, oedema = case.images["flair"].astype(float), case.seg == OEDEMA
+        brightness.append(np.median(flair[oedema]) / np.median(flair[(flair > 0) & (case.seg == 0)]))
+    assert max(brightness) > 1.25 * min(brightness) and min(brightness) > 1
 
 
 def test_half_a_dose_enhances_half_as_much_and_a_stronger_field_lengthens_t1_but_not_that_of_fluid() -> None:

@@ -194,6 +194,13 @@ def test_a_plan_takes_the_changes_that_are_given():
         recipe.plan(steps=1001)
 
 
+@pytest.mark.parametrize("mirrors", [[2], [0, 0]])
+def test_mirrors_are_axes_of_the_view(mirrors):
+    with pytest.raises(ConfigError, match=r"sampling.mirrors names each of the view's 2 axes once at most"):
+        small(sampling={"mirrors": mirrors})
+    assert small(sampling={"mirrors": [1, 0]}).plan().mirrors == (1, 0)
+
+
 def test_a_view_of_patches_makes_a_network_of_three_dimensions_and_neighbours_widen_it():
     deep = load_recipe("quick/mask_logits_3d", task="segment", overrides=["augmentation.flips=[0,1,2]"])
     wide = load_recipe("quick/mask_logits", task="segment", overrides=["view.context=2"])

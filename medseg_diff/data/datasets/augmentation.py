@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from math import radians
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from medseg_diff.seeds import seed_of
-from medseg_diff.settings import Settings
+from medseg_diff.settings import Axis, Settings
 
-Axis = Annotated[int, Field(ge=0, le=2)]
 FADED = (-1.0, -0.5)  # what is taken of a faded channel's contrast: all to half of it
 CONTROL_POINTS = (4, 8)  # of a histogram's curve; between them it is straight
 
@@ -30,8 +29,10 @@ class Augmentation(Settings):
     curve over the range of its brain, whose mean and deviation stay; `histogram` is the share of a random rising curve over
     that range. `contrast` and `brightness` scale about 0 and shift. `bias` is the largest coefficient of a field of third
     degree, in logarithms; `blur` the largest deviation in voxels. `dimming` is the probability that a channel fades, up to
-    nothing but its mean: what makes a model look at all of them. `channel_dropout` is the probability that a channel is
-    taken away whole, background in its place, never all of them: what makes a model accept cases that lack some.
+    nothing but its mean: what makes a model look at all of them. `lesion_contrast` scales what is labelled about the
+    mean of the rest of its brain, so that a model of bright lesions finds faint ones. `channel_dropout` is the probability
+    that a channel is taken away whole, background in its place, never all of them: what makes a model accept cases that
+    lack some.
     """
 
     probability: float = Field(default=0.5, ge=0, le=1)
@@ -47,6 +48,7 @@ class Augmentation(Settings):
     blur: float = Field(default=0.0, ge=0)
     noise: float = Field(default=0.1, ge=0)
     dimming: float = Field(default=0.0, ge=0, le=1)
+    lesion_contrast: float = Field(default=0.0, ge=0, le=1)
     channel_dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def __call__(
@@ -64,6 +66,8 @@ class Augmentation(Settings):
             inside = moved["brain"] > 0.5
             channels = moved["image"].unflatten(0, (-1, len(inside)))
             if inside.any():
+                if self.lesion_contrast:
+                    channels = self._with_other_lesions(channels, moved["labels"], inside, draw)
                 channels = torch.stack([self._scanned(channel, inside, background, draw) for channel in channels])
         if self.channel_dropout:
             dropped = self._dropped(len(channels), seed)
@@ -86,6 +90,21 @@ class Augmentation(Settings):
         for turn in draw(affine):
             whole = turn(whole - nothing) + nothing
         return dict(zip(parts, whole.split(sizes), strict=True))
+
+    def _with_other_lesions(self, channels: Tensor, labels: Tensor, inside: Tensor, draw: "_Draw") -> Tensor:
+        """[C, N, *S] with fainter or stronger lesions, each channel by itself, their edges softened by a voxel."""
+        lesion = labels.amax(0)
+        rest = inside & (lesion < 0.5)
+        if not lesion.any() or not rest.any():
+            return channels
+        share = self._soften(lesion[None])
+        changed = []
+        for channel in channels:
+            if draw.happens():
+                gain = draw.state.uniform(-self.lesion_contrast, self.lesion_contrast)
+                channel = channel + gain * share * (channel - channel[rest].mean())
+            changed.append(channel)
+        return torch.stack(changed)
 
     def _scanned(self, channel: Tensor, inside: Tensor, background: float, draw: "_Draw") -> Tensor:
         """A channel [N, *S] as another scanner would show it; its field multiplies what is counted from the background."""
@@ -150,6 +169,12 @@ class Augmentation(Settings):
         return curves
 
     @cached_property
+    def _soften(self) -> Any:
+        import monai.transforms as mt
+
+        return mt.GaussianSmooth(sigma=1.0)
+
+    @cached_property
     def _fade(self) -> Any:
         import monai.transforms as mt
 
@@ -189,8 +214,12 @@ class _Draw:
 
     def __call__(self, changes: Iterable[Any]) -> Iterator[Any]:
         for change in changes:
-            if self.state.random() < self.probability:
+            if self.happens():
                 yield change.set_random_state(state=self.state)
+
+    def happens(self) -> bool:
+        """Whether the next change does."""
+        return bool(self.state.random() < self.probability)
 
 
 @contextmanager

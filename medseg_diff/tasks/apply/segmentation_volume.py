@@ -79,6 +79,7 @@ def open_system(run: Run, *, ensemble: EnsembleOptions, compute: Compute) -> Seg
         "network_batch": plan.network_batch,
         "noise": "shared" if plan.shared_noise else "independent",
         "cut": plan.cut.model_dump(mode="json"),
+        "mirrors": list(plan.mirrors),
         "fusion": findings.fusion,
         "thresholds": thresholds,
         "temperatures": temperatures,
@@ -199,7 +200,7 @@ def _work(system: SegmentationSystem, plan: Plan, slices: Sequence[int], size: S
     """Slices are batches of the network by themselves; volumes are cut into tiles, which are."""
     steps, view = len(plan.times) - 1, system.recipe.view
     if not isinstance(view, Patches):
-        once = -(-len(slices) // plan.network_batch) if system.denoiser.says_prior else 0
+        once = len(plan.views) * -(-len(slices) // plan.network_batch) if system.denoiser.says_prior else 0
         passes = once + plan.batches(slices) * steps
         return _Work(system.recipe.for_masks(system.denoiser), plan, passes, len(slices) * plan.members)
     tiled = system.recipe.in_tiles(system.denoiser, view, batch=plan.network_batch)

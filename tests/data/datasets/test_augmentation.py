@@ -135,6 +135,24 @@ def test_a_dimmed_channel_fades_towards_its_mean():
     assert all(share < 0.501 for share in shares if share < 0.999) and min(shares) < 0.1
 
 
+def test_a_lesion_gets_fainter_or_stronger_and_the_rest_of_the_brain_stays():
+    parts = head()
+    only = Augmentation(**NOTHING | {"lesion_contrast": 0.7}, flips=())
+    far = parts["brain"][0] & (torch.nn.functional.max_pool2d(parts["labels"], 13, 1, 6)[0] == 0)
+    middle, rest = parts["image"][0, 24, 20], parts["image"][0, parts["brain"][0] & (parts["labels"][0] == 0)].mean()
+    gains = []
+    for seed in range(60):
+        image = change(only, seed, parts)["image"]
+        torch.testing.assert_close(image[:, far], parts["image"][:, far], atol=1e-4, rtol=0)
+        gains.append(float((image[0, 24, 20] - rest) / (middle - rest)))
+    assert 0.25 < sum(abs(gain - 1) < 1e-6 for gain in gains) / 60 < 0.75
+    assert 0.29 < min(gains) < 0.5 and 1.4 < max(gains) < 1.71
+    nobody = parts | {"labels": torch.zeros_like(parts["labels"])}
+    assert same(change(only, 1, nobody), nobody)
+    everything = parts | {"labels": torch.ones_like(parts["labels"])}
+    assert same(change(only, 1, everything), everything)
+
+
 def test_switched_off_it_is_the_identity():
     assert same(change(STILL, 5), head())
     assert same(change(Augmentation(probability=0.0), 5), head())
