@@ -52,8 +52,7 @@ TISSUES = {
 
 
 def any_oedema(rng: np.random.Generator) -> Tissue:
-    """That of any patient: from hardly wetter than grey matter to nearly free water. In FLAIR, with the brain's median as 0
-    and its robust deviation as 1, lesions then have about 0.5 to 4; three patients of BraTS had 1.7, 4.7 and 4.8."""
+    """That of any patient: from hardly wetter than grey matter to nearly free water, in FLAIR from faint to far brighter."""
     wetness = rng.uniform(0, 1)
     return Tissue(t1_ms=1450 + 550 * wetness, t2_ms=115 * 6**wetness, proton_density=0.84 + 0.12 * wetness)
 

@@ -84,9 +84,9 @@ class SegmentationRecipe(Recipe):
             raise ValueError("regions must be nested, the outermost first; if they are not meant to, set nested=false")
         if self.sampling.steps > self.schedule.length:
             raise ValueError(f"{self.sampling.steps} sampling steps, but the schedule has {self.schedule.length}")
-        mirrors = self.sampling.mirrors
-        if len(set(mirrors)) < len(mirrors) or any(axis >= self.view.dims for axis in mirrors):
-            raise ValueError(f"sampling.mirrors names each of the view's {self.view.dims} axes once at most, from 0")
+        mirrors, flips = self.sampling.mirrors, self.augmentation.flips
+        if len(set(mirrors)) < len(mirrors) or not set(mirrors) <= set(flips):
+            raise ValueError(f"sampling.mirrors names axes of augmentation.flips {list(flips)}, each once at most")
         if self.sampling.noise == "shared" and isinstance(self.view, Patches):
             raise ValueError("sampling.noise shared is for slices: a volume in patches has one noise already")
         return self

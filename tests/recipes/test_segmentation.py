@@ -194,11 +194,11 @@ def test_a_plan_takes_the_changes_that_are_given():
         recipe.plan(steps=1001)
 
 
-@pytest.mark.parametrize("mirrors", [[2], [0, 0]])
-def test_mirrors_are_axes_of_the_view(mirrors):
-    with pytest.raises(ConfigError, match=r"sampling.mirrors names each of the view's 2 axes once at most"):
-        small(sampling={"mirrors": mirrors})
-    assert small(sampling={"mirrors": [1, 0]}).plan().mirrors == (1, 0)
+@pytest.mark.parametrize(("flips", "mirrors"), [([0], [0, 0]), ([0], [1]), ([], [0])])
+def test_mirrors_are_axes_that_training_mirrors_too(flips, mirrors):
+    with pytest.raises(ConfigError, match=r"sampling.mirrors names axes of augmentation.flips"):
+        small(augmentation={"flips": flips}, sampling={"mirrors": mirrors})
+    assert small(augmentation={"flips": [0, 1]}, sampling={"mirrors": [1, 0]}).plan().mirrors == (1, 0)
 
 
 def test_a_view_of_patches_makes_a_network_of_three_dimensions_and_neighbours_widen_it():
@@ -209,7 +209,10 @@ def test_a_view_of_patches_makes_a_network_of_three_dimensions_and_neighbours_wi
         network = wide.build_denoiser().network
         assert network.prior.stem.in_channels == 5 * 4 * 2**2  # the image alone
         assert network.correction.stem.in_channels == (1 + 5 * 4 + 1) * 4**2  # beside x_t and what the prior said
-    assert wide.but(augmentation={"channel_dropout": 0.1}).bears_missing_channels and not wide.bears_missing_channels
+    assert (
+        wide.but(augmentation={"flips": [0, 1], "channel_dropout": 0.1}).bears_missing_channels
+        and not wide.bears_missing_channels
+    )
     with pytest.raises(ConfigError, match=r"sampling.noise shared is for slices"):
         load_recipe("quick/mask_logits_3d", task="segment", overrides=["sampling.noise=shared"])
     assert wide.plan(noise="shared").shared_noise and not wide.plan().shared_noise
