@@ -71,7 +71,7 @@ QUICK = Size(cases=12, minutes=0.25, timed_steps=2)
 
 def recipes_of(size: Size) -> dict[str, SegmentationRecipe]:
     """The contenders: what they do not share is how they see a volume, and what follows from it."""
-    common = (NATIVE, MIRROR, "validation.calibration_slices=0", *size.overrides)
+    common = (NATIVE, MIRROR, "sampling.mirrors=[]", "validation.calibration_slices=0", *size.overrides)
 
     def made(name: str, *words: str) -> SegmentationRecipe:
         return load_recipe(name, task="segment", overrides=[*common, *words])
