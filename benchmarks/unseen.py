@@ -9,6 +9,7 @@ round. Phantoms are easier than patients: the numbers compare methods, they prom
 
 import argparse
 import csv
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +34,7 @@ from medseg_diff.data.tables.manifest import read_manifest, write_manifest
 from medseg_diff.device import find_device, find_precision, make_fabric
 from medseg_diff.files import read_facts, write_json
 from medseg_diff.recipes.lookup import load_recipe
+from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.tasks.train.study import prepare_study, with_splits
 from medseg_diff.training.denoising import Denoising, MaskAndImage
 
@@ -81,6 +83,8 @@ LEVERS: dict[str, tuple[str, ...]] = {
     "more noise": ("augmentation.noise=0.2",),
     "always augmented": ("augmentation.probability=0.8",),
     "lesions as bright as they are": ("augmentation.lesion_contrast=0",),
+    "lesions where they are": ("augmentation.lesion_paste=0",),
+    "neighbouring slices": ("view.context=1",),
     "robust scale": (*ROBUST, "augmentation.brightness=1.0", "augmentation.noise=0.4"),
     "batch of 16": ("training.batch=16",),
     "not mirrored in sampling": ("sampling.mirrors=[]",),
@@ -165,7 +169,10 @@ def coverage(folder: Path, rows: Sequence[Mapping[str, str]]) -> float | None:
 
 
 def measure(out: Path, *, size: Size = Size(), device: str = "auto") -> dict[str, Any]:
-    """Train and test every lever and rival with every seed. Returns what goes into unseen.json, written after each row."""
+    """Train and test every lever and rival with every seed. Returns what goes into unseen.json, written after each row.
+
+    What an earlier call measured with the same recipe on the same cases is not measured again.
+    """
     tested = phantom(
         out / "tested", cases=size.tested, shape=size.shape, healthy=0.0, scanners=size.tested, seed=TEST_SEED
     )
@@ -181,24 +188,44 @@ def measure(out: Path, *, size: Size = Size(), device: str = "auto") -> dict[str
         "conventions": CONVENTIONS,
     }
     for name in (*size.levers, *size.rivals):
-        runs = []
-        for seed, data in enumerate(tables):
-            log.info("%s, seed %d", name, seed)
-            runs.append(_lever(bench, name, data, seed) if name in LEVERS else _rival(bench, name, data, seed))
+        runs = [_measured_once(bench, name, data, seed) for seed, data in enumerate(tables)]
         result["rows"].append({"name": name, "overrides": LEVERS.get(name), "seeds": runs})
         write_json(out / "unseen.json", result)
     return result
 
 
+def _measured_once(bench: Bench, name: str, data: Path, seed: int) -> dict[str, Any]:
+    """One training and its test, kept in OUT/measured."""
+    kept = bench.out / "measured" / f"{_word(name, seed)}.json"
+    recipes = [_recipe(bench, each, seed).model_dump(mode="json") for each in ("the recipe", name)]
+    cases = {"patients": bench.size.patients, "tested": bench.size.tested, "shape": list(bench.size.shape)}
+    asked = {"recipes": recipes, **cases}
+    if kept.is_file() and (earlier := read_facts(kept))["asked"] == asked:
+        return dict(earlier["run"])
+    log.info("%s, seed %d", name, seed)
+    run = _lever(bench, name, data, seed) if name in LEVERS else _rival(bench, name, data, seed)
+    write_json(kept, {"asked": asked, "run": run})
+    return run
+
+
+def _word(name: str, seed: int) -> str:
+    """A lever or rival and its seed as the name of a folder."""
+    return f"{re.sub('[^a-z0-9]+', '_', name.lower())}_{seed}"
+
+
+def _recipe(bench: Bench, name: str, seed: int) -> SegmentationRecipe:
+    """The recipe with a lever; for a rival the recipe as it is."""
+    return load_recipe(CONFIG, task="segment", overrides=_overrides(bench, name, seed))
+
+
 def _overrides(bench: Bench, name: str, seed: int) -> list[str]:
-    return [*LEVERS[name], *bench.size.overrides, f"training.seed={seed}"]
+    return [*LEVERS.get(name, ()), *bench.size.overrides, f"training.seed={seed}"]
 
 
 def _lever(bench: Bench, name: str, data: Path, seed: int) -> dict[str, Any]:
     """Through the public verbs, for as long as the recipe as it is."""
     steps = _steps_in_equal_seconds(bench, name, data, seed)
-    word = f"{name.replace(' ', '_').replace(',', '')}_{seed}"
-    model, folder = bench.out / "runs" / word, bench.out / "predictions" / word
+    model, folder = (bench.out / kind / _word(name, seed) for kind in ("runs", "predictions"))
     if (model / "run.json").is_file():  # of an earlier call
         shutil.rmtree(model)
     runs, device = bench.out / "runs", bench.device
@@ -211,10 +238,7 @@ def _lever(bench: Bench, name: str, data: Path, seed: int) -> dict[str, Any]:
 
 def _steps_in_equal_seconds(bench: Bench, name: str, data: Path, seed: int) -> int:
     """How many steps with this lever take as long as the recipe's, a step of both timed in turn."""
-    recipes = {
-        each: load_recipe(CONFIG, task="segment", overrides=_overrides(bench, each, seed))
-        for each in ("the recipe", name)
-    }
+    recipes = {each: _recipe(bench, each, seed) for each in ("the recipe", name)}
     wanted = recipes["the recipe"].training.steps
     if len(recipes) == 1:
         return wanted
@@ -232,14 +256,14 @@ def _steps_in_equal_seconds(bench: Bench, name: str, data: Path, seed: int) -> i
 def _rival(bench: Bench, name: str, data: Path, seed: int) -> dict[str, Any]:
     """A supervised network on the slices of the recipe as it is."""
     build, device = RIVALS[name], find_device(bench.device)
-    recipe = load_recipe(CONFIG, task="segment", overrides=_overrides(bench, "the recipe", seed))
+    recipe = _recipe(bench, name, seed)
     precision = find_precision(recipe.training.precision, device)
     fabric = make_fabric(device, precision)
     study = prepare_study(with_splits(read_manifest(data)), recipe, cache=bench.out / "runs" / "cache")
     pace = pace_of(recipe, study, build, fabric)
     baseline: Baseline = build(recipe)
     trained = train_baseline(baseline, recipe, study, fabric, steps=pace.baseline_steps)
-    folder = bench.out / "predictions" / f"{build.__name__}_{seed}"
+    folder = bench.out / "predictions" / _word(name, seed)
     segment_baseline(trained, read_manifest(bench.tested).cases, recipe, folder, fabric, precision=precision)
     return {"seed": seed, "seconds": round(trained.seconds, 1), "steps": trained.steps, **bench.measured(folder)}
 

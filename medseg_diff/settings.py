@@ -182,7 +182,7 @@ def write_yaml(settings: BaseModel) -> str:
 def _config_error(kind: type[BaseModel], data: dict[str, Any], fault: dict[str, Any], source: str) -> MedsegError:
     """One pydantic fault as one line."""
     path = [part for part in fault["loc"] if not _is_union_tag(part, data, fault["loc"])]
-    dotted = ".".join(str(part) for part in path) or "the file"
+    dotted = ".".join(str(part) for part in path)
     if fault["type"] == "extra_forbidden":
         if name := _name_now(kind, path):
             return ConfigError(f"setting `{dotted}` is called `{name}` now", fix=f"write `{name}`", file=source)
@@ -196,6 +196,8 @@ def _config_error(kind: type[BaseModel], data: dict[str, Any], fault: dict[str, 
         kinds = ", ".join(str(each.model_fields["kind"].default) for each in _kinds_at(kind, path))
         return ConfigError(f"setting `{dotted}.kind` is missing", fix=f"add `kind`, one of {kinds}", file=source)
     message = fault["msg"].removeprefix("Value error, ")
+    if not path:  # about several settings at once, which it names
+        return ConfigError(f"these settings do not go together: {message}", fix="change one of them", file=source)
     value = fault.get("input")
     shown = "" if isinstance(value, dict | list) else f" (found {value!r})"
     return ConfigError(

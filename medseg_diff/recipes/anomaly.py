@@ -78,6 +78,8 @@ class AnomalyRecipe(Recipe):
             raise ValueError("view.context is 0: an engine changes every slice that it looks at")
         if self.augmentation.channel_dropout:
             raise ValueError("augmentation.channel_dropout is 0: a channel that is not there cannot be reconstructed")
+        if self.augmentation.lesion_paste:
+            raise ValueError("augmentation.lesion_paste is 0: a healthy slice with a lesion in it is not healthy")
         if self.denoiser.target == "logits":
             raise ValueError("denoiser.target logits is for masks; use velocity, noise or clean")
         if self.network.covariates or self.network.classes not in (0, LABELS):

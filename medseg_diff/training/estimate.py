@@ -1,4 +1,4 @@
-"""How long a training would take on this machine, from arithmetic counted on no data and a moment's measurement."""
+"""How long a training would take on this machine, from counted arithmetic and a moment's measurement."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from medseg_diff.data.datasets.batch import Items, SeededDraws, batches, cores
+from medseg_diff.device import autocast
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.training.fit import FitSettings, channels_last
 
@@ -49,7 +51,7 @@ def flops_per_second(device: torch.device, precision: torch.dtype, width: int) -
 @dataclass(frozen=True)
 class Work:
     """A training that is yet to come: what `build` makes learns from x_t [B, channels, *size] and, where it has
-    `image_channels`, an image; every validation samples it forward `sampled` times."""
+    `image_channels`, an image; every validation samples it forward `sampled` times. Batches are made of `examples`."""
 
     build: Callable[[], nn.Module]
     settings: FitSettings
@@ -58,15 +60,18 @@ class Work:
     channels: int
     image_channels: int = 0
     sampled: int = 0
+    examples: Items | None = None
 
     def seconds(self, device: torch.device, precision: str) -> float:
-        """How long it takes on a device, in fp32 or bf16, inside `autocast`."""
+        """How long it takes on a device, in fp32 or bf16."""
         settings = self.settings
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        one = self._pass_seconds(device, dtype)
+        with autocast(device, precision):
+            one = self._pass_seconds(device, dtype)
         forward = one / settings.passes_batch / BACKWARD_AND_FORWARD
         sampled = self.sampled * -(-settings.steps // settings.validate_every)
-        return settings.steps * settings.accumulate * one + sampled * forward
+        with_loading = self._beside_loading(one, device)
+        return settings.steps * settings.accumulate * with_loading + sampled * forward
 
     def forward(self, network: nn.Module, batch: int, device: torch.device) -> Tensor:
         """The network's answer to a batch of zeros."""
@@ -75,6 +80,21 @@ class Work:
         answer = network(x, torch.ones(batch, device=device), Condition(image=image))
         assert isinstance(answer, Tensor)
         return answer
+
+    def _beside_loading(self, one: float, device: torch.device) -> float:
+        """Seconds of a pass and its batch: workers load while a GPU computes, and take a share of the cores beside a CPU."""
+        if self.examples is None:
+            return one
+        draws = SeededDraws(len(self.examples), self.settings.passes_batch, 2, seed=0)
+        stream = batches(self.examples, draws, workers=0)
+        next(stream)  # imports, opens files
+        start = time.perf_counter()
+        next(stream)
+        loading = time.perf_counter() - start
+        workers = min(self.settings.workers, cores() - 1)
+        if not workers:
+            return one + loading
+        return one + loading / cores() if device.type == "cpu" else max(one, loading / workers)
 
     def _pass_seconds(self, device: torch.device, dtype: torch.dtype) -> float:
         """Seconds of one pass of a batch forward and back: counted operations over a measured rate. Where a pass takes

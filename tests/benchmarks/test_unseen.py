@@ -8,6 +8,7 @@ import pytest
 from benchmarks import unseen
 from benchmarks.unseen import LEVERS, QUICK, coverage, measure, show
 from medseg_diff.data.tables.manifest import read_manifest
+from medseg_diff.files import read_facts, write_json
 from medseg_diff.recipes.lookup import load_recipe
 
 TINY = replace(
@@ -46,6 +47,9 @@ def test_a_lever_and_a_rival_are_trained_and_tested_on_other_scanners(tmp_path) 
     assert {case.split for case in learned.cases} == {"train"}
     images = [{case.paths["t1"].read_bytes() for case in manifest.cases} for manifest in (learned, tested)]
     assert not images[0] & images[1]
+    kept = tmp_path / "measured/no_gamma_0.json"
+    write_json(kept, read_facts(kept) | {"run": {"dice": 0.5}})
+    assert measure(tmp_path, size=replace(TINY, rivals=()), device="cpu")["rows"][0]["seeds"] == [{"dice": 0.5}]
     text = show(result)
     assert "no gamma" in text and "worst tenth" in text and "2 phantoms of three scanners" in text
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from medseg_diff.training import estimate
 from medseg_diff.training.estimate import Work, flops_per_second, forward_flops, in_words
 from medseg_diff.training.fit import FitSettings
 
@@ -30,6 +31,35 @@ def test_accumulated_passes_and_the_sampling_of_validations_are_counted(monkeypa
     assert work.seconds(torch.device("cpu"), "fp32") == 200
     sampling = replace(work, sampled=6)
     assert sampling.seconds(torch.device("cpu"), "fp32") == pytest.approx(200 + 3 * 6 / 4 / 3)
+
+
+class Slow:
+    """Examples that take 10 ms each, by their own clock."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, key):
+        self.now += 0.01
+        return {"image": torch.zeros(1)}
+
+
+@pytest.mark.parametrize(
+    ("workers", "machine", "cores", "expected"),
+    [(0, "cpu", 2, 1.08), (3, "cpu", 1, 1.08), (1, "cpu", 2, 1.04), (3, "cuda", 2, 1.0), (0, "cuda", 2, 1.08)],
+)
+def test_loading_is_counted_where_it_takes_time_of_its_own(monkeypatch, workers, machine, cores, expected):
+    monkeypatch.setattr(Work, "_pass_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(estimate, "cores", lambda: cores)
+    settings, slow = FitSettings(steps=1, batch=8, workers=workers), Slow()
+    monkeypatch.setattr(estimate, "time", slow)
+    work = Work(nn.Identity, settings, width=8, size=(4, 4), channels=1, examples=slow)
+    assert work.seconds(torch.device(machine), "fp32") == pytest.approx(expected)
 
 
 def test_the_network_is_shown_what_it_is_trained_on():

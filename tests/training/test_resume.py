@@ -147,7 +147,9 @@ def uninterrupted(place):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("dims", SMALL)
 def test_killed_and_resumed_is_the_uninterrupted_run(place, uninterrupted, tmp_path, monkeypatch, dims, workers, kill):
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)  # or a small machine would be given fewer workers
+    monkeypatch.setattr(
+        "medseg_diff.data.datasets.batch.cores", lambda: 4
+    )  # or a small machine would be given fewer workers
     how, step, kept = KILLS[kill]
     words = (f"training.workers={workers}",)
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -424,7 +426,7 @@ def test_a_loader_worker_that_dies_is_named_and_done_without(place, uninterrupte
             os.kill(os.getpid(), signal.SIGKILL)
         return whole(dataset, key)
 
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("medseg_diff.data.datasets.batch.cores", lambda: 2)
     monkeypatch.setattr(SliceDataset, "__getitem__", mortal)
     run = train(place, tmp_path / "run", "training.workers=1")
     assert "segmentation: DataLoader worker (pid" in caplog.text

@@ -7,7 +7,7 @@ uneven coil, a wider voxel, noise. A slice with its neighbours is one image: wha
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from math import radians
+from math import pi, radians
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from medseg_diff.seeds import seed_of
 from medseg_diff.settings import Axis, Settings
 
+PASTED_SCALE = (-0.2, 1.5)  # 1 plus this: how many times smaller a pasted lesion gets along each axis
 FADED = (-1.0, -0.5)  # what is taken of a faded channel's contrast: all to half of it
 CONTROL_POINTS = (4, 8)  # of a histogram's curve; between them it is straight
 
@@ -30,7 +31,9 @@ class Augmentation(Settings):
     that range. `contrast` and `brightness` scale about 0 and shift. `bias` is the largest coefficient of a field of third
     degree, in logarithms; `blur` the largest deviation in voxels. `dimming` is the probability that a channel fades, up to
     nothing but its mean: what makes a model look at all of them. `lesion_contrast` scales what is labelled about the
-    mean of the rest of its brain, so that a model of bright lesions finds faint ones. `channel_dropout` is the probability
+    mean of the rest of its brain, so that a model of bright lesions finds faint ones. `lesion_paste` is the probability
+    that the lesion of another piece, turned and mostly shrunk, is pasted in, so that few patients show lesions of any size
+    and place (after CarveMix, Zhang et al. 2021, arXiv 2108.06883). `channel_dropout` is the probability
     that a channel is taken away whole, background in its place, never all of them: what makes a model accept cases that
     lack some.
     """
@@ -49,20 +52,34 @@ class Augmentation(Settings):
     noise: float = Field(default=0.1, ge=0)
     dimming: float = Field(default=0.0, ge=0, le=1)
     lesion_contrast: float = Field(default=0.0, ge=0, le=1)
+    lesion_paste: float = Field(default=0.0, ge=0, le=1)
     channel_dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def __call__(
-        self, image: Tensor, labels: Tensor, brain: Tensor, *, seed: int, background: float
+        self,
+        image: Tensor,
+        labels: Tensor,
+        brain: Tensor,
+        *,
+        seed: int,
+        background: float,
+        donor: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """image [C N, *S], labels [R, *S] of 0 and 1, brain [N, *S] → the same under those names; equal seeds give equal
         bytes.
 
         N > 1 where a slice stands among its neighbours, those of a channel beside each other. Outside the (moved) brain
-        every channel is `background` again, as in an image that was never changed.
+        every channel is `background` again, as in an image that was never changed. The lesion of `donor`, the same three
+        parts of another piece, is pasted in.
         """
         draw = _Draw(self.probability, seed)
         with _without_geometry():
-            moved = self._moved({"image": image, "labels": labels.float(), "brain": brain.float()}, background, draw)
+            flips, turns = self._moves[brain.ndim - 1]
+            moved = _moved({"image": image, "labels": labels, "brain": brain}, background, draw(flips), draw(turns))
+            if donor is not None:
+                always = _Draw(1.0, seed_of(seed, "donor"))
+                flips, turns = self._scattering[brain.ndim - 1]
+                moved = self._pasted(moved, _moved(donor, background, always(flips), always(turns)))
             inside = moved["brain"] > 0.5
             channels = moved["image"].unflatten(0, (-1, len(inside)))
             if inside.any():
@@ -78,18 +95,24 @@ class Augmentation(Settings):
             "brain": inside,
         }
 
-    def _moved(self, parts: Mapping[str, Tensor], background: float, draw: "_Draw") -> dict[str, Tensor]:
-        """All parts [·, *S] flipped and turned together, between voxels linearly, with nothing where no voxel comes from."""
-        sizes = [len(part) for part in parts.values()]
-        whole = torch.cat(list(parts.values()))
-        nothing = torch.zeros(sum(sizes), *(1,) * (whole.ndim - 1))
-        nothing[: sizes[0]] = background
-        flips, affine = self._moves[whole.ndim - 1]
-        for flip in draw(flips):
-            whole = flip(whole)
-        for turn in draw(affine):
-            whole = turn(whole - nothing) + nothing
-        return dict(zip(parts, whole.split(sizes), strict=True))
+    def _pasted(self, parts: Mapping[str, Tensor], donor: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The moved parts with the donor's lesion where both have a brain, its edges softened by a voxel, and as far above
+        the rest of this brain as it was above the rest of its own."""
+        inside, there = parts["brain"] > 0.5, donor["brain"] > 0.5
+        both = inside & there
+        lesion = both.all(0) & (donor["labels"].amax(0) > 0.5)
+        here = inside & (parts["labels"].amax(0) < 0.5)
+        rest = there & (donor["labels"].amax(0) < 0.5)
+        if not lesion.any() or not here.any() or not rest.any():
+            return dict(parts)
+        share = self._soften(lesion[None].float()) * both
+        channels = [part["image"].unflatten(0, (-1, len(inside))) for part in (parts, donor)]
+        pasted = [
+            own + share * (other - other[rest].mean() + own[here].mean() - own)
+            for own, other in zip(*channels, strict=True)
+        ]
+        labels = torch.where(lesion, donor["labels"], parts["labels"])
+        return {"image": torch.stack(pasted).flatten(0, 1), "labels": labels, "brain": parts["brain"]}
 
     def _with_other_lesions(self, channels: Tensor, labels: Tensor, inside: Tensor, draw: "_Draw") -> Tensor:
         """[C, N, *S] with fainter or stronger lesions, each channel by itself, their edges softened by a voxel."""
@@ -156,6 +179,27 @@ class Augmentation(Settings):
         }
 
     @cached_property
+    def _scattering(self) -> dict[int, tuple[list[Any], list[Any]]]:
+        """A flip and a turn of a lesion to be pasted, for two spatial axes and for three."""
+        import monai.transforms as mt
+
+        return {
+            dims: (
+                [mt.RandFlip(prob=0.5, spatial_axis=0)],
+                [
+                    mt.RandAffine(
+                        prob=1,
+                        rotate_range=(pi,) * (1 if dims == 2 else 3),
+                        scale_range=(PASTED_SCALE,) * dims,
+                        translate_range=(2 * self.translation,) * dims,
+                        padding_mode="zeros",
+                    )
+                ],
+            )
+            for dims in (2, 3)
+        }
+
+    @cached_property
     def _curves(self) -> list[tuple[Any, float]]:
         """Curves of a brain's values, each with the share that it has."""
         import monai.transforms as mt
@@ -201,6 +245,22 @@ class Augmentation(Settings):
         if self.noise:
             changes.append(mt.RandGaussianNoise(prob=1, std=self.noise))
         return changes
+
+
+def _moved(
+    parts: Mapping[str, Tensor], background: float, flips: Iterable[Any], turns: Iterable[Any]
+) -> dict[str, Tensor]:
+    """image, labels and brain [·, *S] flipped and turned together, between voxels linearly, with nothing where no voxel
+    comes from."""
+    sizes = [len(part) for part in parts.values()]
+    whole = torch.cat([part.float() for part in parts.values()])
+    nothing = torch.zeros(sum(sizes), *(1,) * (whole.ndim - 1))
+    nothing[: sizes[0]] = background
+    for flip in flips:
+        whole = flip(whole)
+    for turn in turns:
+        whole = turn(whole - nothing) + nothing
+    return dict(zip(parts, whole.split(sizes), strict=True))
 
 
 class _Draw:

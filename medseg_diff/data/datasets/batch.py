@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,18 +91,43 @@ class SeededDraws(Sampler[list[Key]]):
 def batches(dataset: Items, draws: SeededDraws, *, workers: int) -> Iterator[Batch]:
     """Batches in the order of `draws`, made by at most `workers` processes (0: in this one), one core left free.
 
-    How many there are changes no byte. Raises: RuntimeError that LOST_WORKER knows, where one of them dies or hangs.
+    How many there are changes no byte: each works on one thread. Raises: RuntimeError that LOST_WORKER knows, where one of
+    them dies or hangs.
     """
     from monai.data import DataLoader
 
-    workers = min(workers, (os.cpu_count() or 1) - 1)
-    yield from DataLoader(
-        dataset,
-        batch_sampler=draws,
-        num_workers=workers,
-        collate_fn=_collate,
-        timeout=LONGEST_WAIT_SECONDS if workers else 0,
+    workers = min(workers, cores() - 1)
+    stream = iter(
+        DataLoader(
+            dataset,
+            batch_sampler=draws,
+            num_workers=workers,
+            collate_fn=_collate,
+            timeout=LONGEST_WAIT_SECONDS if workers else 0,
+        )
     )
+    while True:
+        with nullcontext() if workers else _on_one_thread():
+            batch = next(stream, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def cores() -> int:
+    """How many cores this process may use, which a scheduler may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _on_one_thread() -> Iterator[None]:
+    """As in a loader's worker; for pieces as small as slices it is also the fastest."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _collate(items: Sequence[Mapping[str, Tensor]]) -> Batch:

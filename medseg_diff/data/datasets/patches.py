@@ -36,6 +36,14 @@ class PatchDataset(PieceDataset):
         corner = self._corner(index, opinion, choose, share=self.view.lesion_share)
         return self._cut(index, opinion, corner, self.view.margin)
 
+    def donor(self, choose: np.random.Generator) -> dict[str, Tensor] | None:
+        cases = [number for number, counts in enumerate(self._lesion) if counts[0].any()]
+        if not cases:
+            return None
+        index = cases[int(choose.integers(len(cases)))] * self.view.per_case
+        opinion = self.opinion(index, choose)
+        return self._cut(index, opinion, self._corner(index, opinion, choose, share=1.0), self.view.margin)
+
     def plain(self, index: int) -> dict[str, Tensor]:
         choose = np.random.default_rng(seed_of(self.seed, "validation", index))
         parts = self._cut(index, 0, self._corner(index, 0, choose, share=0.0), 0)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -46,17 +47,27 @@ class PieceDataset(torch.utils.data.Dataset[dict[str, Tensor]], ABC):
         want more than the view's size."""
 
     @abstractmethod
+    def donor(self, choose: np.random.Generator) -> dict[str, Tensor] | None:
+        """A piece with a lesion, the same parts; None where there is none."""
+
+    @abstractmethod
     def plain(self, index: int) -> dict[str, Tensor]:
         """The piece as validation sees it: never changed, by the reference; mask [R, *S] and brain [1, *S] booleans."""
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
         own = seed_of(self.seed, "image", key.epoch, key.index)
         choose = np.random.default_rng(own)
-        raters = self.case_of(key.index).labels.shape[1] - 1
-        opinion = 1 + int(choose.integers(raters)) if raters else 0
-        changed = self.augmentation(**self.piece(key.index, opinion, choose), seed=own, background=self.background)
+        parts = self.piece(key.index, self.opinion(key.index, choose), choose)
+        pasted = np.random.default_rng(seed_of(own, "paste"))  # its own, so that the other changes stay as they are
+        donor = self.donor(pasted) if pasted.random() < self.augmentation.lesion_paste else None
+        changed = self.augmentation(**parts, seed=own, background=self.background, donor=donor)
         image, labels = (fit_to(self.view.size, changed[name], fill=0) for name in ("image", "labels"))
         return {"image": image, "mask": labels * 2 - 1}
+
+    def opinion(self, index: int, choose: np.random.Generator) -> int:
+        """One of the raters of piece `index`, 1 … R, or the reference, 0, where there are none."""
+        raters = self.case_of(index).labels.shape[1] - 1
+        return 1 + int(choose.integers(raters)) if raters else 0
 
 
 @dataclass(eq=False, repr=False)
@@ -82,6 +93,12 @@ class SliceDataset(PieceDataset):
     def case_of(self, index: int) -> PreparedCase:
         return self.cases[self.slices[index][0]]
 
+    def donor(self, choose: np.random.Generator) -> dict[str, Tensor] | None:
+        if not self._with_lesion:
+            return None
+        index = self._with_lesion[int(choose.integers(len(self._with_lesion)))]
+        return self.piece(index, self.opinion(index, choose), choose)
+
     def piece(self, index: int, opinion: int, choose: np.random.Generator) -> dict[str, Tensor]:
         parts = self._parts(index, opinion)
         surplus = [max(n - wanted, 0) for n, wanted in zip(parts["image"].shape[1:], self.view.size, strict=True)]
@@ -91,6 +108,14 @@ class SliceDataset(PieceDataset):
         parts, context = self._fitted(self._parts(index, 0), None), self.view.context
         brain = parts["brain"][context : context + 1] > 0
         return {"image": parts["image"], "mask": parts["labels"] > 0.5, "brain": brain}
+
+    @cached_property
+    def _with_lesion(self) -> list[int]:
+        """Which slices have a label of any region, by the reference."""
+        wanted = [label for labels in self.regions.values() for label in labels]
+        return [
+            index for index, (case, z) in enumerate(self.slices) if np.isin(self.cases[case].labels[z, 0], wanted).any()
+        ]
 
     def _parts(self, index: int, opinion: int) -> dict[str, Tensor]:
         (case, z), context = self.slices[index], self.view.context

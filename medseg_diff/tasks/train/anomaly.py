@@ -1,13 +1,15 @@
 """`train-anomaly`: a table of cases in, a run folder out with an engine's networks and its calibration on healthy brains."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from medseg_diff.console import log
+from medseg_diff.data.datasets.batch import Items
 from medseg_diff.data.datasets.labelled import HalfAndHalf
 from medseg_diff.diffusion import Condition
 from medseg_diff.diffusion.losses import denoising_loss
@@ -48,7 +50,8 @@ def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
     study = prepare_labelled_study(given.manifest, recipe, cache=given.cache)
     numbers = len(study.training), study.cases, study.healthy, study.diseased, len(study.validation)
     log.info("training on %d slices of %d cases (labelled: %d healthy, %d diseased), validating on %d", *numbers)
-    say_how_long(works_of(recipe, bench), bench, quick="quick/guided")
+    examples = {"denoiser": study.training, "classifier": study.classified}
+    say_how_long(works_of(recipe, bench, examples), bench, quick="quick/guided")
     yield _denoiser_phase(recipe, study, bench)
     if study.classified:
         yield _classifier_phase(recipe, study, study.classified, bench)
@@ -178,12 +181,21 @@ def measure_classifier(run: Run, recipe: AnomalyRecipe, study: LabelledStudy, fa
     return skill
 
 
-def works_of(recipe: AnomalyRecipe, bench: Bench) -> list[Work]:
-    """What is left to do for each network of the engine."""
+def works_of(
+    recipe: AnomalyRecipe, bench: Bench, examples: Mapping[str, Items | None] = MappingProxyType({})
+) -> list[Work]:
+    """What is left to do for each network of the engine, learning from its `examples`."""
     settings = {"denoiser": recipe.training, "classifier": recipe.classifier_training}
     width = {"denoiser": recipe.network.width, "classifier": recipe.classifier.width}
     return [
-        Work(build, bench.left(name, settings[name]), width[name], recipe.view.size, len(recipe.channels))
+        Work(
+            build,
+            bench.left(name, settings[name]),
+            width[name],
+            recipe.view.size,
+            len(recipe.channels),
+            examples=examples.get(name),
+        )
         for name, build in recipe.parts().items()
     ]
 

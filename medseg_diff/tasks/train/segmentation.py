@@ -6,6 +6,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from medseg_diff.console import log
+from medseg_diff.data.datasets.batch import Items
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.run import Run
 from medseg_diff.tasks.options import TrainingRun, with_plain_keywords
@@ -34,7 +35,7 @@ def _phases(given: Material[SegmentationRecipe], bench: Bench) -> Iterator[Phase
     slices = study.validation(recipe.validation.slices)
     numbers = len(study.training), recipe.view.piece, study.cases, len(slices)
     log.info("training on %d %s of %d cases, validating on %d", *numbers)
-    say_how_long([work_of(recipe, bench)], bench, quick="quick/mask_logits")
+    say_how_long([work_of(recipe, bench, study.training)], bench, quick="quick/mask_logits")
     denoiser = seeded(seed, recipe.build_denoiser)
 
     def draw(progress: Progress, path: Path) -> None:
@@ -71,7 +72,7 @@ def validate(
     return {"val_dice": sum(dice) / len(dice), **(named if len(dice) > 1 else {})}
 
 
-def work_of(recipe: SegmentationRecipe, bench: Bench) -> Work:
+def work_of(recipe: SegmentationRecipe, bench: Bench, examples: Items | None = None) -> Work:
     """What is left to do, the sampling of the validations included."""
     return Work(
         lambda: recipe.build_denoiser().module(),
@@ -81,4 +82,5 @@ def work_of(recipe: SegmentationRecipe, bench: Bench) -> Work:
         len(recipe.regions),
         image_channels=recipe.view.shown(len(recipe.channels)),
         sampled=recipe.validation.slices * recipe.validation.members * recipe.sampling.steps,
+        examples=examples,
     )

@@ -88,8 +88,7 @@ def averaged(progress: Progress, recipe: SegmentationRecipe | AnomalyRecipe) -> 
 def say_how_long(works: Sequence[Work], bench: Bench, *, quick: str) -> None:
     """`this machine: about 41 days …`, and where that is long, which quicker recipe there is."""
     device, precision = bench.fabric.device, bench.precision
-    with bench.fabric.autocast():
-        seconds = sum(work.seconds(device, precision) for work in works)
+    seconds = sum(work.seconds(device, precision) for work in works)
     amounts = " and ".join(f"{work.settings.steps} steps of {work.settings.batch}" for work in works)
     long = seconds > LONG_SECONDS and device.type == "cpu"
     advice = f"; try --config {quick}, or a machine with a GPU" if long else ""

@@ -153,6 +153,52 @@ def test_a_lesion_gets_fainter_or_stronger_and_the_rest_of_the_brain_stays():
     assert same(change(only, 1, everything), everything)
 
 
+def donor(value=0.9, rest=-0.6):
+    """Another head, darker, without fine structure, with a large bright lesion in its middle."""
+    parts = head()
+    x, y = torch.meshgrid(*(torch.arange(n) for n in (40, 36)), indexing="ij")
+    lesion = ((x - 19) ** 2 + (y - 17) ** 2 < 7**2)[None]
+    image = torch.where(parts["brain"], torch.where(lesion, value, rest), BACKGROUND).repeat(2, 1, 1)
+    return {"image": image, "labels": lesion.float(), "brain": parts["brain"]}
+
+
+def test_a_pasted_lesion_lies_in_the_brain_and_is_as_far_above_it_as_it_was_above_its_own():
+    healthy, sizes = head(), []
+    healthy["image"][:, healthy["brain"][0]] = 0.0
+    healthy["labels"] *= 0
+    for seed in range(30):
+        changed = STILL(**healthy, seed=seed, background=BACKGROUND, donor=donor())
+        lesion, brain = changed["labels"][0] == 1, changed["brain"][0]
+        assert torch.equal(brain, healthy["brain"][0]) and not (lesion & ~brain).any()
+        assert (changed["image"][:, ~brain] == BACKGROUND).all()
+        bright = changed["image"][0] > 0.75  # half of 0.9 - -0.6
+        assert 2 * (bright & lesion).sum() / (bright.sum() + lesion.sum()) > 0.85
+        assert 0.6 < changed["image"][0].max() <= 1.51 and changed["image"][:, brain].min() > -0.2
+        sizes.append(float(lesion.sum() / donor()["labels"].sum()))
+    assert min(sizes) < 0.35 and max(sizes) > 0.9
+
+
+def test_a_pasted_lesion_replaces_what_was_there_and_leaves_the_rest():
+    for seed in range(10):
+        changed = STILL(**head(), seed=seed, background=BACKGROUND, donor=donor())
+        far = torch.nn.functional.max_pool2d(changed["labels"], 13, 1, 6)[0] == 0
+        assert torch.equal(changed["image"][:, far], head()["image"][:, far])
+        assert (changed["labels"] >= head()["labels"] * (changed["image"][:1] > 0.79)).all()
+    without = donor() | {"labels": torch.zeros(1, 40, 36)}
+    assert same(STILL(**head(), seed=1, background=BACKGROUND, donor=without), head())
+
+
+def test_a_lesion_is_pasted_among_neighbours_and_into_volumes():
+    changed = STILL(**among_neighbours(), seed=1, background=BACKGROUND, donor=among_neighbours())
+    image = changed["image"].unflatten(0, (2, 3))
+    assert torch.equal(image[:, 0], image[:, 2]) and changed["labels"].sum() > head()["labels"].sum()
+    lesion = torch.zeros_like(ball()["labels"])
+    lesion[:, 9:13, 8:12, 7:11] = 1
+    parts = ball() | {"labels": torch.zeros_like(lesion)}
+    pasted = STILL(**parts, seed=2, background=BACKGROUND, donor=ball() | {"labels": lesion})
+    assert pasted["image"].shape == parts["image"].shape and 0 < pasted["labels"].sum() < 2 * lesion.sum()
+
+
 def test_switched_off_it_is_the_identity():
     assert same(change(STILL, 5), head())
     assert same(change(Augmentation(probability=0.0), 5), head())

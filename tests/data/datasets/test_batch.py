@@ -1,6 +1,5 @@
 """Which items make a batch, in which order, and that each part stands under its own name."""
 
-import os
 import time
 
 import pytest
@@ -22,7 +21,7 @@ class Numbered(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_batch_has_the_parts_of_its_items_and_no_others(monkeypatch, workers):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(batch, "cores", lambda: 2)
     (one,) = batches(Numbered(), SeededDraws(6, 4, 1, seed=0), workers=workers)
     assert len(one) == 4 and set(one.parts) == {"image", "label"} and one.mask is None
     assert torch.equal(one.label, one.image[:, 0, 0, 0].long())
@@ -55,7 +54,7 @@ def test_a_loader_worker_that_hangs_is_one_that_is_lost(monkeypatch):
         def __getitem__(self, key):
             time.sleep(30)
 
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(batch, "cores", lambda: 2)
     monkeypatch.setattr(batch, "LONGEST_WAIT_SECONDS", 0.2)
     with pytest.raises(RuntimeError) as caught:
         next(batch.batches(Slow(), SeededDraws(4, 2, 2, seed=0), workers=1))

@@ -100,6 +100,16 @@ def test_the_lesion_is_that_of_the_rater_who_was_drawn():
     assert {corner_of(data[Key(0, index)]) for index in range(60)} == {(0, 0, 0), (1, 0, 0), (2, 0, 0)}
 
 
+def test_a_lesion_of_another_patch_is_pasted():
+    healthy, lesion = coded(lesion=(), name="b"), [(x, y, z) for x in (5, 6, 7) for y in (5, 6, 7) for z in (4, 5, 6)]
+    paste = Augmentation(probability=0.0, lesion_paste=1.0, translation=0.0)
+    data = dataset([healthy, coded(lesion=lesion)], augmentation=paste, size=(10, 10, 10))
+    found = [int((data[Key(epoch, 0)]["mask"][0] > 0).sum()) for epoch in range(8)]
+    assert data.case_of(0).name == "b" and sum(count > 0 for count in found) >= 4
+    alone = dataset([healthy], augmentation=paste)
+    assert torch.equal(alone[Key(0, 0)]["image"], dataset([healthy])[Key(0, 0)]["image"])
+
+
 def test_a_case_without_a_lesion_gives_patches_all_the_same():
     data = dataset([coded(lesion=())], lesion_share=1.0)
     assert all((data[Key(0, index)]["mask"] == -1).all() for index in range(len(data)))

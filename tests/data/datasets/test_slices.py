@@ -72,6 +72,20 @@ def test_a_rater_is_drawn_for_every_key_and_all_of_them_come_up():
     assert counts.sum(0).min() > 15
 
 
+def test_a_lesion_of_another_slice_is_pasted_and_nothing_where_there_is_none():
+    healthy = made_up(raters=0, name="b")
+    healthy.labels[:] = 0
+    paste = Augmentation(probability=0.0, lesion_paste=1.0, translation=0.0)
+    data = dataset([made_up(raters=0), healthy], augmentation=paste)
+    keys = [Key(0, index) for index in range(6, 12)]
+    assert all(data.case_of(key.index).name == "b" for key in keys)
+    masks = [data[key]["mask"] > 0 for key in keys]
+    assert sum(bool(mask.any()) for mask in masks) >= 4 and all(torch.equal(*mask) for mask in masks)
+    assert all(torch.equal(mask, data[key]["mask"] > 0) for mask, key in zip(masks, keys, strict=True))
+    nowhere = [dataset([healthy], augmentation=each) for each in (paste, OFF)]
+    assert torch.equal(nowhere[0][Key(0, 1)]["image"], nowhere[1][Key(0, 1)]["image"])
+
+
 def test_without_raters_the_reference_is_learned():
     data = dataset([made_up(raters=0)])
     wanted = torch.full((2, 12, 12), -1.0)
