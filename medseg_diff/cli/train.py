@@ -1,14 +1,16 @@
 """A table of cases → a trained run: `train-seg`, `train-anomaly`."""
 
 from medseg_diff.cli.options import Data, DataRoot, Device
-from medseg_diff.tasks.options import TrainingRun
+from medseg_diff.tasks.options import Folds, TrainingRun
 
 
-def train_seg(data: Data, training: TrainingRun, device: Device = "auto", data_root: DataRoot = None) -> None:
-    """Train a segmentation model."""
+def train_seg(
+    data: Data, training: TrainingRun, folds: Folds, device: Device = "auto", data_root: DataRoot = None
+) -> None:
+    """Train a segmentation model, or one for each fold of the patients."""
     from medseg_diff.tasks.train.segmentation import train_seg as run
 
-    run(data=data, training=training, device=device, data_root=data_root)
+    run(data=data, training=training, folds=folds, device=device, data_root=data_root)
 
 
 def train_anomaly(data: Data, training: TrainingRun, device: Device = "auto", data_root: DataRoot = None) -> None:

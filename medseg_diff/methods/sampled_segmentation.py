@@ -138,12 +138,21 @@ class Ensemble:
         self.votes = torch.zeros(shape, device=device, dtype=torch.int16)
         self.voxels = torch.zeros(members, regions, device=device, dtype=torch.int64)
         self.masks = torch.zeros((members, *shape), dtype=torch.uint8) if keep_masks else None  # [n, slices, R, *S]
+        self._models = 0
 
     def add(self, sample: Sample, probability: Tensor) -> None:
         """One member of one slice, [regions, *S]. Members of a slice must come in ascending order, as a plan's do."""
         self._first[sample.slice] += probability
         self._second[sample.slice] += probability**2
         self._count(sample, probability > HALF)
+
+    def end_model(self, members: int) -> None:
+        """The members since the last call, so many, were all that one of several models drew."""
+        if not self._models:
+            self._before, self._of_models = torch.zeros_like(self._first), torch.zeros_like(self._first)
+        self._of_models += ((self._first - self._before) / members) ** 2
+        self._before.copy_(self._first)
+        self._models += 1
 
     def redraw(self, slices: Sequence[int], threshold_of: Callable[[Sample], Tensor]) -> None:
         """Give every member the mask where the mean of all lies above its own threshold [*S], in the place of its own.
@@ -174,6 +183,11 @@ class Ensemble:
         """E[p²], [slices, regions, *S]."""
         return self._second / self.members
 
+    @property
+    def second_moment_of_models(self) -> Tensor | None:
+        """E[m²] over the means m of several models, [slices, regions, *S]; None of one model."""
+        return self._of_models / self._models if self._models > 1 else None
+
     def agreement(self) -> list[float]:
         """Dice between members, over all pairs pooled, for each region (1 where all are empty).
 
@@ -184,12 +198,16 @@ class Ensemble:
         return torch.where(size > 0, shared / size.clamp(min=1), 1.0).tolist()
 
 
-def uncertainty_maps(mean: Tensor, second_moment: Tensor) -> dict[str, Tensor]:
-    """Var[p] between the members, E[p (1 - p)] within them, and m (1 - m), which is their sum. Shapes as given."""
+def uncertainty_maps(mean: Tensor, second_moment: Tensor, of_models: Tensor | None = None) -> dict[str, Tensor]:
+    """Var[p] between the members, E[p (1 - p)] within them, and m (1 - m), which is their sum; with the second moment of the
+    means of several models also the part of the first that lies between the models. Shapes as given."""
     variance_between = (second_moment - mean**2).clamp(min=0)
     uncertainty = mean * (1 - mean)
-    return {
+    maps = {
         "variance_between": variance_between,
         "variance_within": (uncertainty - variance_between).clamp(min=0),
         "uncertainty": uncertainty,
     }
+    if of_models is not None:
+        maps["variance_models"] = (of_models - mean**2).clamp(min=0).minimum(variance_between)
+    return maps

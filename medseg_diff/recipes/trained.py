@@ -13,6 +13,7 @@ from medseg_diff.recipes.base import Recipe
 from medseg_diff.run import Run
 from medseg_diff.runs import find_run
 from medseg_diff.settings import of_a_run, parse_settings, read_yaml
+from medseg_diff.studies import FoundModel, find_folds
 from medseg_diff.tracking.registry import SCHEME, fetch
 from medseg_diff.training.fit import channels_last
 from medseg_diff.training.weights import load_weights
@@ -27,9 +28,19 @@ def find_model(model: Path | str | None, *, task: str, runs: Path) -> Run:
     Raises: CheckpointError where that is no run of this task or is damaged, UsageError where there is none,
     EnvironmentFault where MLflow does not answer.
     """
-    if model is not None:
-        model = fetch(str(model), runs).folder if str(model).startswith(SCHEME) else Path(model)
-    return find_run(model, task=task, runs=runs)
+    return find_run(_brought(model, runs), task=task, runs=runs)
+
+
+def find_models(model: Path | str | None, *, task: str, runs: Path) -> FoundModel:
+    """The same, or the runs of all folds where it is a study. Raises: what `find_model` raises."""
+    return find_folds(_brought(model, runs), task=task, runs=runs)
+
+
+def _brought(model: Path | str | None, runs: Path) -> Path | None:
+    """A model as a path, a registered one after it was fetched."""
+    if model is None:
+        return None
+    return fetch(str(model), runs).folder if str(model).startswith(SCHEME) else Path(model)
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,21 @@ class TrainingRun:
     parent: str | None = option(None, "Name of a study whose runs stand together in MLflow.", names=())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Folds:
+    """Several trainings of one recipe, and which of them a call does."""
+
+    folds: int | None = option(
+        None, "So many trainings, each without another part of the patients; --out is their study.", min=2
+    )
+    shard: Shard = option((1, 1), "K/N: every N-th fold, starting with the K-th [1/1].", parse=_shard)
+
+    def check(self) -> None:
+        """Raises: UsageError for a share of one training."""
+        if self.folds is None and self.shard != (1, 1):
+            raise UsageError("--shard is for --folds", fix="leave it out, or say how many folds there are")
+
+
 def groups_of(verb: Callable[..., Any]) -> dict[str, Any]:
     """The parameters of a verb that are groups: name → class."""
     return {name: kind for name, kind in get_type_hints(verb).items() if is_dataclass(kind) and name != "return"}

@@ -52,7 +52,7 @@ def train(
         if run.facts["finished"]:
             log.info("%s is finished: nothing to do", run.folder)
             return run
-        given = {"--runs": (runs, Path("runs")), "--device": (device, "auto"), "--out": (run.folder, None)}
+        given = {"--runs": (runs, Path("runs")), "--device": (device, "auto"), "--out": (job.study or run.folder, None)}
         words = [str(word) for name, (value, usual) in given.items() if value != usual for word in (name, value)]
         again = shlex.join([*job.command, *words, "--resume", "auto"])
         bench = Bench(run, fabric, precision, job.recipe_sha256, job.data_digest, again)

@@ -27,7 +27,8 @@ SHOWN_DIFFERENCES = 3
 @dataclass(frozen=True)
 class Job:
     """What a train verb was asked for: `recipe` is the name of its resolved `settings`, `command` the words that ask for
-    it again, but for --runs, --device, --out and --resume. A run that it goes on with has to be of the same."""
+    it again, but for --runs, --device, --out and --resume; `study` is the --out of a run that is a fold of one.
+    A run that it goes on with has to be of the same."""
 
     task: str
     recipe: str
@@ -35,6 +36,7 @@ class Job:
     manifest: Manifest
     precision: str = "auto"
     command: Sequence[str] = ("medseg-diff",)
+    study: Path | None = None
 
     @cached_property
     def text(self) -> str:

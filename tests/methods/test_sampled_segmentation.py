@@ -303,3 +303,20 @@ def test_masks_of_another_space_are_probabilities_all_the_same():
         assert torch.equal(knows.shown[0], space.encode(images_of()[list(SLICES)]))
         for (z, _), probability in found.items():
             torch.testing.assert_close(probability, truth[z])
+
+
+def test_the_variance_between_models_is_a_part_of_that_between_members():
+    members = torch.rand(6, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0))  # three models of two
+    ensemble = Ensemble(2, 1, (4, 4), 6, "cpu")
+    for model in range(3):
+        for member in (2 * model, 2 * model + 1):
+            for z in range(2):
+                ensemble.add(Sample(z, member), members[member, z])
+        ensemble.end_model(2)
+    of_models = ensemble.second_moment_of_models
+    assert of_models is not None
+    maps = uncertainty_maps(ensemble.mean, ensemble.second_moment, of_models)
+    expected = members.unflatten(0, (3, 2)).mean(1).var(0, correction=0)
+    torch.testing.assert_close(maps["variance_models"], expected, atol=1e-6, rtol=0)
+    assert (maps["variance_models"] <= maps["variance_between"]).all()
+    assert Ensemble(2, 1, (4, 4), 6, "cpu").second_moment_of_models is None

@@ -19,6 +19,7 @@ __all__ = [
     "Manifest",
     "Split",
     "draw_splits",
+    "folds_by_patient",
     "read_manifest",
     "scan_manifest",
     "split_by_patient",
@@ -114,13 +115,7 @@ def draw_splits(patients: Mapping[str, str], held_out: Mapping[Split, float], *,
     """
     if len(patients) < FEWEST_PATIENTS:
         return None
-    drawn = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
-    places: dict[str, tuple[float, int]] = {}
-    for group in sorted(set(patients.values())):
-        members = [patient for patient in drawn if patients[patient] == group]
-        for rank, patient in enumerate(members):
-            places[patient] = ((rank + 0.5) / len(members), drawn.index(patient))
-    queue = sorted(drawn, key=lambda patient: places[patient])
+    queue = _mixed(patients, seed)
     splits: dict[str, Split] = dict.fromkeys(queue, "train")
     taken = 0
     for split, share in held_out.items():
@@ -128,6 +123,40 @@ def draw_splits(patients: Mapping[str, str], held_out: Mapping[Split, float], *,
         splits |= dict.fromkeys(queue[taken : taken + count], split)
         taken += count
     return splits
+
+
+def folds_by_patient(manifest: Manifest, folds: int, *, seed: int = 0) -> list[Manifest]:
+    """The table once for each fold, whose patients are its `val` and all others its `train`; every patient is held out
+    once. Cases of split `test` stay that.
+
+    Raises: ManifestError where there are fewer patients than folds.
+    """
+    patients = {case.patient: case.label or "" for case in manifest.cases if case.split != "test"}
+    if not 2 <= folds <= len(patients):
+        raise ManifestError(
+            f"{len(patients)} patients cannot be left out in {folds} folds",
+            fix=f"use --folds 2 to {len(patients)}" if len(patients) > 1 else "add patients",
+            file=manifest.file,
+        )
+    fold_of = {patient: place % folds for place, patient in enumerate(_mixed(patients, seed))}
+
+    def of_fold(case: Case, fold: int) -> Case:
+        if case.split == "test":
+            return case
+        return replace(case, split="val" if fold_of[case.patient] == fold else "train")
+
+    return [replace(manifest, cases=tuple(of_fold(case, fold) for case in manifest.cases)) for fold in range(folds)]
+
+
+def _mixed(patients: Mapping[str, str], seed: int) -> list[str]:
+    """Patients in an order of (seed, name) in which every stretch has the groups in proportion."""
+    drawn = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
+    places: dict[str, tuple[float, int]] = {}
+    for group in sorted(set(patients.values())):
+        members = [patient for patient in drawn if patients[patient] == group]
+        for rank, patient in enumerate(members):
+            places[patient] = ((rank + 0.5) / len(members), drawn.index(patient))
+    return sorted(drawn, key=lambda patient: places[patient])
 
 
 def _row_of(case: Case, below: Path) -> dict[str, str]:

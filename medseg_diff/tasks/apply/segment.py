@@ -10,7 +10,7 @@ from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import filled, missing_channels, prepare_case, present_channels
 from medseg_diff.device import halved_to_fit, less_at_once
 from medseg_diff.files import check_writable
-from medseg_diff.recipes.trained import find_model
+from medseg_diff.recipes.trained import find_models
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
 from medseg_diff.tasks.apply.channels import refuse_missing
@@ -49,10 +49,12 @@ def segment(
     """
     source.check()
     check_writable(results.out)
-    run = find_model(model.model, task="segment", runs=model.runs)
-    system = open_system(run, ensemble=ensemble, compute=compute)
+    found = find_models(model.model, task="segment", runs=model.runs)
+    system = open_system(found, ensemble=ensemble, compute=compute)
     plan, recipe = system.plan, system.recipe
-    log.info("model %s (%s): %d steps × %d members", run.name, run.facts["recipe"], len(plan.times) - 1, plan.members)
+    drawn = f"{len(plan.times) - 1} steps × {plan.members} members"
+    drawn += f" × {len(found.runs)} folds" if len(found.runs) > 1 else ""
+    log.info("model %s (%s): %s", found.name, found.runs[0].facts["recipe"], drawn)
     fill = recipe.bears_missing_channels
     cases = find_cases(source, recipe.channels, runs=model.runs, fill_missing=fill)
     if not results.keep_going:

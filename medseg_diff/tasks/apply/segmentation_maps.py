@@ -53,11 +53,17 @@ def write_maps(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSyst
     recipe, affine = system.recipe, prepared.native_affine
     voxel_ml = geometry.voxel_ml(affine)
     means = brought_back(prepared, recipe, ensemble.mean)
-    squares = np.clip(restore(prepared, recipe.view.join(ensemble.second_moment.cpu())), 0, 1)
+
+    def restored(moment: Tensor) -> Tensor:
+        return torch.from_numpy(np.clip(restore(prepared, recipe.view.join(moment.cpu())), 0, 1))
+
+    squares, of_models = restored(ensemble.second_moment), ensemble.second_moment_of_models
+    between = None if of_models is None else restored(of_models)
     masks, removed = _masks(ensemble, means, prepared, system)
     report: dict[str, Any] = {"volume_ml": {}, "agreement": {}, "removed": {}, "slices_to_review": {}}
     for number, (region, agreement) in enumerate(zip(recipe.regions, ensemble.agreement(), strict=True)):
-        maps = uncertainty_maps(torch.from_numpy(means[number]), torch.from_numpy(squares[number]))
+        own = None if between is None else between[number]
+        maps = uncertainty_maps(torch.from_numpy(means[number]), squares[number], own)
         written = {"probability": means[number], **{kind: values.numpy() for kind, values in maps.items()}}
         for kind, values in written.items():
             prepared.write(folder / f"{kind}{suffix_of(recipe, region)}.nii.gz", values)

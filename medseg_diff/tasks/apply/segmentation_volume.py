@@ -1,5 +1,6 @@
 """A trained segmentation system, and the ensemble that it draws of one volume."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from medseg_diff.data.views import Patches
 from medseg_diff.device import autocast
 from medseg_diff.diffusion import Denoiser
 from medseg_diff.diffusion.denoiser import AnyDenoiser
-from medseg_diff.errors import UsageError
+from medseg_diff.errors import CheckpointError, UsageError
 from medseg_diff.methods.components import HALF, Findings
 from medseg_diff.methods.cuts import SpreadCut, recentred
 from medseg_diff.methods.fusion import Fusion
@@ -24,20 +25,24 @@ from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, Sample, sam
 from medseg_diff.methods.tiled import Tiled
 from medseg_diff.recipes.calibration import SegmentationCalibration, read_calibration
 from medseg_diff.recipes.segmentation import SegmentationRecipe
-from medseg_diff.recipes.trained import open_run
+from medseg_diff.recipes.trained import Trained, open_run
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
+from medseg_diff.studies import FoundModel, study_of
 from medseg_diff.tasks.apply.segmentation_maps import brought_back, suffix_of
 from medseg_diff.tasks.options import Compute, EnsembleOptions
+from medseg_diff.training.weights import load_weights
 
 
 @dataclass(frozen=True)
 class SegmentationSystem:
-    """A trained run ready to draw ensembles; `facts` is what every case.json says of it. `thresholds` are of each region,
-    `temperatures` too, but for runs that are not asked for calibrated maps."""
+    """A trained run, or several of one recipe, ready to draw ensembles; `facts` is what every case.json says of it. Of
+    several the denoiser puts on one set of `weights` after the other: the memory is that of one.
+    `thresholds` are of each region, `temperatures` too, but for runs that are not asked for calibrated maps."""
 
     recipe: SegmentationRecipe
     denoiser: Denoiser
+    weights: tuple[Path, ...]
     plan: Plan
     findings: Findings
     thresholds: dict[str, float]
@@ -52,13 +57,16 @@ class SegmentationSystem:
         return replace(self, plan=replace(self.plan, network_batch=batch))
 
 
-def open_system(run: Run, *, ensemble: EnsembleOptions, compute: Compute) -> SegmentationSystem:
-    """The run's best weights on a device, and the plan and the findings with some numbers changed.
+def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Compute) -> SegmentationSystem:
+    """The best weights of a run, or of the runs of a study, on a device, and the plan and the findings with some numbers
+    changed.
 
-    Raises: CheckpointError where the run's files are damaged or do not fit each other; UsageError for an unknown fusion,
-    or where calibrated maps are asked of a run without calibration.
+    Raises: CheckpointError where a run's files are damaged or do not fit each other, or the runs are of several recipes;
+    UsageError for an unknown fusion, or where calibrated maps are asked of a model without calibration.
     """
-    trained = open_run(run, SegmentationRecipe, device=compute.device, precision=compute.precision)
+    name, runs = model
+    trained = open_run(runs[0], SegmentationRecipe, device=compute.device, precision=compute.precision)
+    digests = [_digest_of_weights(run, trained) for run in runs]
     recipe = trained.recipe
     plan = recipe.plan(
         members=ensemble.members,
@@ -68,14 +76,14 @@ def open_system(run: Run, *, ensemble: EnsembleOptions, compute: Compute) -> Seg
         noise=ensemble.noise,
     )
     findings = _findings(recipe, ensemble)
-    thresholds, temperatures = _chosen(run, recipe, findings)
+    thresholds, temperatures = _chosen(runs, recipe, findings)
     facts = trained.facts | {
         "regions": {region: list(labels) for region, labels in recipe.regions.items()},
         "nested": recipe.nested,
         "seed": ensemble.seed,
         "solver": plan.solver.model_dump(mode="json"),
         "steps": len(plan.times) - 1,
-        "members": plan.members,
+        "members": plan.members * len(runs),
         "network_batch": plan.network_batch,
         "noise": "shared" if plan.shared_noise else "independent",
         "cut": plan.cut.model_dump(mode="json"),
@@ -84,9 +92,23 @@ def open_system(run: Run, *, ensemble: EnsembleOptions, compute: Compute) -> Seg
         "thresholds": thresholds,
         "temperatures": temperatures,
     }
+    if len(runs) > 1:
+        each = [{"model": run.name, "sha256": digest} for run, digest in zip(runs, digests, strict=True)]
+        joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+        facts |= {"model": name, "sha256": joined, "models": each}
     denoiser = recipe.denoiser.around(trained.networks["best"], recipe.schedule)
-    known = (trained.device, trained.precision, ensemble.seed, facts)
-    return SegmentationSystem(recipe, denoiser, plan, findings, thresholds, temperatures, *known)
+    known = (findings, thresholds, temperatures, trained.device, trained.precision, ensemble.seed, facts)
+    return SegmentationSystem(recipe, denoiser, tuple(run.weights("best") for run in runs), plan, *known)
+
+
+def _digest_of_weights(run: Run, first: Trained[SegmentationRecipe]) -> str:
+    """The verified digest of a run's weights. Raises: CheckpointError where it is damaged or of another recipe."""
+    digests = run.verified(run.recipe_file, run.weights("best"))
+    if digests[run.recipe_file] != first.facts["recipe_sha256"]:
+        raise CheckpointError(
+            f"was trained by another recipe than {first.facts['model']}", fix="train its study again", file=run.name
+        )
+    return digests[run.weights("best")]
 
 
 def _findings(recipe: SegmentationRecipe, ensemble: EnsembleOptions) -> Findings:
@@ -97,9 +119,14 @@ def _findings(recipe: SegmentationRecipe, ensemble: EnsembleOptions) -> Findings
     return recipe.findings.but(**{name: value for name, value in changes.items() if value is not None})
 
 
-def _chosen(run: Run, recipe: SegmentationRecipe, findings: Findings) -> tuple[dict[str, float], dict[str, float]]:
+def _chosen(
+    runs: Sequence[Run], recipe: SegmentationRecipe, findings: Findings
+) -> tuple[dict[str, float], dict[str, float]]:
     """Each region's threshold, and its temperature where calibrated maps are asked for. Raises: UsageError."""
-    calibration = read_calibration(run, SegmentationCalibration)
+    run, *others = runs
+    study = study_of(run) if others else None
+    measured = study.calibrated() if study else run
+    calibration = read_calibration(measured, SegmentationCalibration) if measured else None
     thresholds = {}
     for region in recipe.regions:
         tuned = calibration.threshold(region) if calibration else HALF
@@ -110,7 +137,7 @@ def _chosen(run: Run, recipe: SegmentationRecipe, findings: Findings) -> tuple[d
     missing = [region for region in recipe.regions if region not in known]
     if missing:
         raise UsageError(
-            f"{run.name} has no calibration for {', '.join(missing)}",
+            f"{study.name if study else run.name} has no calibration for {', '.join(missing)}",
             fix="train with validation.calibration_slices above 0, or leave --calibrated out",
         )
     return thresholds, {region: known[region].temperature for region in recipe.regions}
@@ -128,29 +155,36 @@ def sample_volume(
     if members is not None:
         # One member after the other: then only one has to be held.
         plan = replace(plan, members_at_once=1)
-    keep_masks = system.findings.fusion == "staple"
-    ensemble = Ensemble(len(images), regions, size, plan.members, system.device, keep_masks=keep_masks)
+    keep_masks, models = system.findings.fusion == "staple", len(system.weights)
+    ensemble = Ensemble(len(images), regions, size, models * plan.members, system.device, keep_masks=keep_masks)
     keeper = _MemberWriter(prepared, recipe, members, (len(images), regions, *size)) if members else None
-
-    def own_seed(z: int, member: int) -> int:
-        return seed_of(system.seed, case, *(() if plan.shared_noise else view.owner(z)), member)
-
     work = _work(system, plan, slices, size)
-    with autocast(system.device, system.precision), bar(f"  {case}", work.total) as advance:
+    with autocast(system.device, system.precision), bar(f"  {case}", models * work.total) as advance:
         if isinstance(work.denoiser, Tiled):
             work.denoiser.advance = advance
         finished = (lambda samples: None) if isinstance(work.denoiser, Tiled) else advance
-        for sample, probability in sample_masks(
-            work.denoiser, images, slices, work.plan, regions=regions, seed_of=own_seed, advance=finished
-        ):
-            ensemble.add(sample, probability)
-            if keeper:
-                keeper.add(sample, probability)
+        for number, weights in enumerate(system.weights):
+            first = number * plan.members
+            if models > 1:
+                load_weights(system.denoiser.module(), weights)
+
+            def own_seed(z: int, member: int, first: int = first) -> int:
+                return seed_of(system.seed, case, *(() if plan.shared_noise else view.owner(z)), first + member)
+
+            for sample, probability in sample_masks(
+                work.denoiser, images, slices, work.plan, regions=regions, seed_of=own_seed, advance=finished
+            ):
+                own = Sample(sample.slice, first + sample.member)
+                ensemble.add(own, probability)
+                if keeper:
+                    keeper.add(own, probability)
+            if models > 1:
+                ensemble.end_model(plan.members)
     if keeper:
         keeper.close()
     if isinstance(plan.cut, SpreadCut):
         _redraw(case, prepared, system, ensemble, slices, members)
-    return ensemble, work.passes
+    return ensemble, models * work.passes
 
 
 def _redraw(

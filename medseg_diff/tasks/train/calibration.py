@@ -4,6 +4,10 @@ The best weights sample the slices as `segment` would. Where these come from pat
 with few patients, the numbers say little about a new one: they are kept, and nothing uses them unless told to.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -43,6 +47,12 @@ def calibrate(run: Run, recipe: SegmentationRecipe, study: Study, fabric: Fabric
         },
     )
     write_calibration(run, found)
+    tell(found)
+    return found
+
+
+def tell(found: SegmentationCalibration) -> None:
+    """A line for each region."""
     for region, chosen in found.regions.items():
         log.info(
             "calibrated %s on %d slices of %d %s: threshold %.2f (best %.2f), temperature %.2f, ECE %.4f → %.4f",
@@ -56,30 +66,34 @@ def calibrate(run: Run, recipe: SegmentationRecipe, study: Study, fabric: Fabric
             chosen.ece_before,
             chosen.ece_after,
         )
-    return found
 
 
 def calibrate_region(mean: Tensor, mask: Tensor, brain: Tensor, patients: tuple[str, ...]) -> RegionCalibration:
     """Threshold by patients, temperature over brain voxels: mean [N, *S] in [0, 1], mask and brain [N, *S] booleans."""
     tissue = [z for z in range(len(patients)) if brain[z].any()]  # a patch may lie outside
     groups = {patients[z]: [other for other in tissue if patients[other] == patients[z]] for z in tissue}
-    threshold = tuning.choose_threshold(
+    return calibrate_patients(
         [mean[places][brain[places]].numpy() for places in groups.values()],
         [mask[places][brain[places]].numpy() for places in groups.values()],
     )
-    probability, reference = mean[brain].numpy(), mask[brain].numpy()
-    temperature = round(tuning.fit_temperature(probability, reference), 4)
-    after = tuning.tempered(probability, temperature)
+
+
+def calibrate_patients(probability: Sequence[npt.ArrayLike], reference: Sequence[npt.ArrayLike]) -> RegionCalibration:
+    """Threshold by patients and temperature over all: of each patient probabilities in [0, 1] and booleans, [N]."""
+    threshold = tuning.choose_threshold(probability, reference)
+    voxels, truth = np.concatenate(probability), np.concatenate(reference)
+    temperature = round(tuning.fit_temperature(voxels, truth), 4)
+    after = tuning.tempered(voxels, temperature)
     return RegionCalibration(
         threshold=threshold.chosen,
         best_threshold=threshold.best,
         dice_at_half=round(threshold.dice_at_half, 6),
         dice_at_best=round(threshold.dice_at_best, 6),
         temperature=temperature,
-        ece_before=round(calibration.ece(probability, reference), 6),
-        ece_after=round(calibration.ece(after, reference), 6),
-        log_loss_before=round(tuning.log_loss(probability, reference), 6),
-        log_loss_after=round(tuning.log_loss(after, reference), 6),
+        ece_before=round(calibration.ece(voxels, truth), 6),
+        ece_after=round(calibration.ece(after, truth), 6),
+        log_loss_before=round(tuning.log_loss(voxels, truth), 6),
+        log_loss_after=round(tuning.log_loss(after, truth), 6),
     )
 
 

@@ -9,8 +9,10 @@ from medseg_diff.console import log
 from medseg_diff.data.datasets.batch import Items
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.run import Run
-from medseg_diff.tasks.options import TrainingRun, with_plain_keywords
+from medseg_diff.studies import FoldStudy
+from medseg_diff.tasks.options import Folds, TrainingRun, with_plain_keywords
 from medseg_diff.tasks.train.calibration import calibrate, draw_ensemble
+from medseg_diff.tasks.train.folds import train_folds
 from medseg_diff.tasks.train.study import ValidationSlices, prepare_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_masks
@@ -21,12 +23,17 @@ from medseg_diff.training.job import Bench, Phase, seeded
 
 
 @with_plain_keywords
-def train_seg(data: Path, training: TrainingRun, device: str = "auto", data_root: Path | None = None) -> Run:
-    """Train a recipe on the table `data`. Returns the run.
+def train_seg(
+    data: Path, training: TrainingRun, folds: Folds, device: str = "auto", data_root: Path | None = None
+) -> Run | FoldStudy:
+    """Train a recipe on the table `data`. Returns the run, or the study of so many `folds`.
 
     Raises: ConfigError, ManifestError, ImageError; UsageError where `out` already holds something; Diverged.
     """
-    return VERB.run(data, training, device=device, data_root=data_root)
+    folds.check()
+    if folds.folds is None:
+        return VERB.run(data, training, device=device, data_root=data_root)
+    return train_folds(VERB, data, training, folds.folds, folds.shard, device=device, data_root=data_root)
 
 
 def _phases(given: Material[SegmentationRecipe], bench: Bench) -> Iterator[Phase]:

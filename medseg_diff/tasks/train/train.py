@@ -1,7 +1,7 @@
 """What every train verb does: recipe and table read, phases trained into a run folder, curves drawn, MLflow told."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar, cast
@@ -26,11 +26,14 @@ Kind = TypeVar("Kind", SegmentationRecipe, AnomalyRecipe)
 
 @dataclass(frozen=True)
 class Material(Generic[Kind]):
-    """What a training is given: its recipe, the table with its splits, and the folder of prepared cases."""
+    """What a training is given: its recipe and the recipe's name, the table with its splits, the folder of prepared cases,
+    and the words that ask for the same again, but for --runs, --device, --out and --resume."""
 
     recipe: Kind
+    name: str
     manifest: Manifest
     cache: Path
+    command: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -49,25 +52,42 @@ class TrainVerb(Generic[Kind]):
         Raises: ConfigError, ManifestError, ImageError; UsageError where `out` already holds something; CheckpointError;
         EnvironmentFault; Preempted; Diverged.
         """
+        given = self.material(data, options, data_root=data_root)
+        run = self.train(replace(given, manifest=with_splits(given.manifest)), options, device=device)
+        log.info("next: medseg-diff %s --model %s --volume PATIENT_FOLDER --out results", self.task, run.folder)
+        return run
+
+    def material(self, data: Path, options: TrainingRun, *, data_root: Path | None) -> Material[Kind]:
+        """The recipe, and the table as it is, with the recipe's channels. Raises: ConfigError, ManifestError."""
         config = options.config or self.config
         recipe = cast(Kind, load_recipe(config, task=self.task, overrides=options.overrides))
-        manifest = with_splits(read_manifest(Path(data), data_root=data_root))
+        manifest = read_manifest(Path(data), data_root=data_root)
         check_channels(manifest, recipe.channels, fill_missing=recipe.bears_missing_channels)
         name = Path(config).stem if config.endswith((".yaml", ".yml")) else config.replace("/", "-")
         command = ["medseg-diff", self.name, "--data", str(data), "--config", config, *options.overrides]
         command += ["--data-root", str(data_root)] if data_root else []
-        material = Material(recipe, manifest, options.runs / "cache")
-        run = train(
-            Job(self.task, name, recipe, manifest, precision=recipe.training.precision, command=command),
-            partial(self.phases, material),
+        return Material(recipe, name, manifest, options.runs / "cache", command)
+
+    def train(self, given: Material[Kind], options: TrainingRun, *, device: str, study: Path | None = None) -> Run:
+        """Into `options.out`, or a new run folder; of a fold `study` is the folder of all. Raises: what `run` raises."""
+        job = Job(
+            self.task,
+            given.name,
+            given.recipe,
+            given.manifest,
+            precision=given.recipe.training.precision,
+            command=given.command,
+            study=study,
+        )
+        return train(
+            job,
+            partial(self.phases, given),
             out=options.out,
             runs=options.runs,
             device=device,
             resume=options.resume,
             watchers=[Curves(), *([Mirror(options.runs, parent=options.parent)] if options.mlflow else [])],
         )
-        log.info("next: medseg-diff %s --model %s --volume PATIENT_FOLDER --out results", self.task, run.folder)
-        return run
 
 
 class Curves(Watcher):
