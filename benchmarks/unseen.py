@@ -97,7 +97,7 @@ CONVENTIONS = {
     "dice … ece_band": "means over cases as `medseg-diff evaluate` defines them, then over "
     "seeds; ± is the standard deviation over seeds",
     "worst_tenth": "mean Dice of the tenth of the cases with the lowest",
-    "coverage": "share of cases whose reference volume lies in the interval of case.json (low to high of the members)",
+    "coverage": "share of cases whose reference volume lies among those of the members (low to high in case.json)",
     "seconds": "of the training as it ran, validation included",
     "steps": "as many as fit into the seconds of the recipe's, a step of both timed in turn, loading included",
     "rivals": "trained on the same slices with the same augmentation",
@@ -160,11 +160,12 @@ class Bench:
 
 
 def coverage(folder: Path, rows: Sequence[Mapping[str, str]]) -> float | None:
-    """Share of the cases whose volume lies in the interval that their case.json states; None where none states any."""
+    """Share of the cases whose volume lies among those of their members; None where no case.json states any."""
     inside = []
     for row in rows:
         for volume in read_facts(folder / row["case"] / "case.json").get("volume_ml", {}).values():
-            inside.append(volume["low"] <= float(row["reference_ml"]) <= volume["high"])
+            members = volume["members"]
+            inside.append(members["low"] <= float(row["reference_ml"]) <= members["high"])
     return mean(inside) if inside else None
 
 

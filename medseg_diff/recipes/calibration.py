@@ -16,7 +16,12 @@ BETTER_THAN_CHANCE = 0.55  # balanced accuracy or AUROC at which to follow a gra
 
 class RegionCalibration(Settings):
     """One region: `threshold` is one half unless `best_threshold` is clearly better; ECE and log loss (nats) over brain
-    voxels, of the plain mean and at the temperature, on the slices that it was fitted on."""
+    voxels, of the plain mean and at the temperature, on the slices that it was fitted on.
+
+    Of a study, whose patients are predicted whole: `volume_scores`, one of each patient (`conformal.volume_score`, the worst
+    of several scans), and `missed`, the share of a lesion that is not above each of `conformal.THRESHOLDS`, the mean over
+    `lesions` patients.
+    """
 
     threshold: float
     best_threshold: float
@@ -27,6 +32,9 @@ class RegionCalibration(Settings):
     ece_after: float
     log_loss_before: float
     log_loss_after: float
+    volume_scores: tuple[float, ...] = ()
+    missed: tuple[float, ...] = ()
+    lesions: int = 0
 
 
 class SegmentationCalibration(Settings):

@@ -35,6 +35,14 @@ def _threshold(word: str) -> Threshold:
     return word if word in ("healthy", "otsu") else float(word)  # type: ignore[return-value]
 
 
+def _fnr(word: str) -> float:
+    """fnr=SHARE, such as fnr=0.1."""
+    name, _, share = word.partition("=")
+    if name != "fnr":
+        raise ValueError(word)
+    return float(share)
+
+
 def _names(word: str) -> tuple[str, ...]:
     """names with commas between, such as flair,t1."""
     return tuple(name.strip() for name in word.split(","))
@@ -102,6 +110,10 @@ class EnsembleOptions:
     noise: str | None = option(None, "Of a member: independent in each slice, or shared by all [the recipe's].")
     fusion: str | None = option(None, "What makes the mask of the members: mean, vote or staple [the recipe's].")
     calibrated: bool = option(False, "Also write the probability at the run's temperature.")
+    level: float = option(0.95, "Of the interval of volumes, where the model's patients are enough for one.")
+    guarantee: float | None = option(
+        None, "fnr=0.1: also a mask that misses at most so much of a lesion, on average over patients.", parse=_fnr
+    )
     save_members: bool = option(False, "Also write members/NN.nii.gz.")
 
 

@@ -57,7 +57,7 @@ def test_a_lever_and_a_rival_are_trained_and_tested_on_other_scanners(tmp_path) 
 def test_coverage_is_the_share_of_references_in_their_intervals(tmp_path) -> None:
     for name, low, high in (("a", 10, 20), ("b", 30, 40)):
         (tmp_path / name).mkdir()
-        facts = {"volume_ml": {"whole_tumour": {"low": low, "high": high}}}
+        facts = {"volume_ml": {"whole_tumour": {"members": {"low": low, "high": high}}}}
         (tmp_path / name / "case.json").write_text(json.dumps(facts))
     rows = [{"case": "a", "reference_ml": "12"}, {"case": "b", "reference_ml": "12"}]
     assert coverage(tmp_path, rows) == 0.5

@@ -10,6 +10,7 @@ from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import filled, missing_channels, prepare_case, present_channels
 from medseg_diff.device import halved_to_fit, less_at_once
 from medseg_diff.files import check_writable
+from medseg_diff.metrics.conformal import fewest_patients
 from medseg_diff.recipes.trained import find_models
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
@@ -31,6 +32,7 @@ SAME = (
     "fusion",
     "thresholds",
     "temperatures",
+    "level",
 )
 
 
@@ -55,12 +57,15 @@ def segment(
     drawn = f"{len(plan.times) - 1} steps × {plan.members} members"
     drawn += f" × {len(found.runs)} folds" if len(found.runs) > 1 else ""
     log.info("model %s (%s): %s", found.name, found.runs[0].facts["recipe"], drawn)
+    log.info("%s", interval_in_words(system))
     fill = recipe.bears_missing_channels
     cases = find_cases(source, recipe.channels, runs=model.runs, fill_missing=fill)
     if not results.keep_going:
         refuse_missing(cases, recipe.channels, fill_missing=fill, runs=model.runs)
     asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
-    saved = {"save_members": True} if ensemble.save_members else {}
+    saved: dict[str, Any] = {"save_members": True} if ensemble.save_members else {}
+    if system.guaranteed:
+        saved["guarantee"] = system.facts["guarantee"]
     identity = Identity({key: system.facts[key] for key in SAME} | asked | saved)
     folder = Results.into(results, "segment", identity, source=source, runs=model.runs)
     folder.check_room(cases, maps=_maps_of_a_region(system, ensemble.save_members) * len(recipe.regions))
@@ -110,6 +115,18 @@ def segment_case(
     facts = {"channels": list(recipe.channels), "missing_channels": list(missing), **system.facts, **report}
     facts |= {"warnings": warnings, "inputs": inputs, "network_batch": batch, "network_passes": passes}
     return facts | {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
+
+
+def interval_in_words(system: SegmentationSystem) -> str:
+    """What the intervals of volumes are worth."""
+    patients, level = min(map(len, system.volume_scores.values())), f"{system.level:.0%}"
+    needed = fewest_patients(system.level)
+    if patients >= needed:
+        return f"volumes with {level} intervals, measured on {patients} patients that their models had not seen"
+    measured = f"{patients} patients are measured" if patients else "no patient is measured: train with --folds"
+    return (
+        f"volumes without an interval: {level} needs {needed} patients, {measured}; members differ, and promise nothing"
+    )
 
 
 def _maps_of_a_region(system: SegmentationSystem, save_members: bool) -> int:

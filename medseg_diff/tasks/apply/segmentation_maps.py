@@ -15,10 +15,11 @@ from torch import Tensor
 
 from medseg_diff.data import geometry
 from medseg_diff.data.transforms import Prepared, restore
-from medseg_diff.methods.components import Removed, find_mask
+from medseg_diff.methods.components import Findings, Removed, find_mask
 from medseg_diff.methods.fusion import staple, vote
 from medseg_diff.methods.regions import hierarchy_of, kept_inside
 from medseg_diff.methods.sampled_segmentation import Ensemble, uncertainty_maps
+from medseg_diff.metrics import conformal
 from medseg_diff.metrics.tuning import tempered
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 MOST_SLICES = 5
 FEWEST_ML = 0.05  # an axial slice with less expected error than this needs no second look
-INTERVAL = (2.5, 97.5)
+CENTRAL = (2.5, 97.5)  # percentiles of the members' volumes
 
 Floats = npt.NDArray[np.float32]
 Masks = dict[str, npt.NDArray[np.bool_]]
@@ -67,16 +68,17 @@ def write_maps(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSyst
         written = {"probability": means[number], **{kind: values.numpy() for kind, values in maps.items()}}
         for kind, values in written.items():
             prepared.write(folder / f"{kind}{suffix_of(recipe, region)}.nii.gz", values)
-        counts = ensemble.voxels[:, number].tolist()
-        report["volume_ml"][region] = volume_interval(counts, prepared.voxel_ml) | {
-            "mask": round(float(masks[region].sum()) * voxel_ml, 3)
-        }
+        of_members = volumes_of_members(ensemble.voxels[:, number].tolist(), prepared.voxel_ml)
+        report["volume_ml"][region] = _volume(system, region, float(masks[region].sum()) * voxel_ml, of_members)
         report["agreement"][region] = round(agreement, 4)
         report["removed"][region] = {
             "components": removed[region].components,
             "volume_ml": round(removed[region].volume_ml, 3),
         }
         report["slices_to_review"][region] = slices_to_review(written["uncertainty"], affine, voxel_ml)
+        if system.guaranteed:
+            inclusive = (means[number] > system.guaranteed[region]).astype(np.uint8)
+            prepared.write(folder / f"guaranteed_mask{suffix_of(recipe, region)}.nii.gz", inclusive)
     _write_masks(masks, recipe, prepared, folder)
     _write_calibrated(means, system, prepared, folder)
     return report
@@ -86,16 +88,24 @@ def _masks(
     ensemble: Ensemble, means: Floats, prepared: Prepared, system: "SegmentationSystem"
 ) -> tuple[Masks, dict[str, Removed]]:
     """Each region's mask on the case's own grid, inside the outer ones, and what was left out of it."""
-    recipe, hierarchy = system.recipe, hierarchy_of(system.recipe.regions)
+    recipe = system.recipe
     fused = means if system.findings.fusion == "mean" else _fused(ensemble, prepared, system)
     voxel_ml = geometry.voxel_ml(prepared.native_affine)
+    return cut_masks(fused, recipe, system.findings, system.thresholds, voxel_ml)
+
+
+def cut_masks(
+    values: Floats, recipe: SegmentationRecipe, findings: Findings, thresholds: Mapping[str, float], voxel_ml: float
+) -> tuple[Masks, dict[str, Removed]]:
+    """The mask of each region where its values [R, X, Y, Z] lie above its threshold, inside the outer regions' masks, and
+    what was left out as too small."""
     found, removed = [], {}
-    for region, values in zip(recipe.regions, fused, strict=True):
-        mask, removed[region] = find_mask(values, system.findings, voxel_ml, threshold=system.thresholds[region])
+    for region, own in zip(recipe.regions, values, strict=True):
+        mask, removed[region] = find_mask(own, findings, voxel_ml, threshold=thresholds[region])
         found.append(mask)
     inside = [
         np.logical_and.reduce([mask, *(found[place] for place in outer)])
-        for mask, outer in zip(found, hierarchy, strict=True)
+        for mask, outer in zip(found, hierarchy_of(recipe.regions), strict=True)
     ]
     return dict(zip(recipe.regions, inside, strict=True)), removed
 
@@ -133,10 +143,28 @@ def _write_calibrated(means: Floats, system: "SegmentationSystem", prepared: Pre
         prepared.write(folder / f"calibrated{suffix_of(recipe, region)}.nii.gz", calibrated)
 
 
-def volume_interval(voxels: Sequence[int], voxel_ml: float) -> dict[str, float]:
+def _volume(
+    system: "SegmentationSystem", region: str, mask_ml: float, of_members: Mapping[str, float]
+) -> dict[str, Any]:
+    """What case.json says of a volume: the mask's; the interval that the true one lies in with probability `level`, and on
+    how many patients that was measured; the members' volumes, which promise nothing."""
+    scores = system.volume_scores[region]
+    interval = conformal.volume_interval(mask_ml, scores, system.level)
+    low, high, level = (None, None, None) if interval is None else (*interval, system.level)
+    return {
+        "mask": round(mask_ml, 3),
+        "low": None if low is None else round(low, 3),
+        "high": None if high is None else round(high, 3),
+        "level": level,
+        "calibrated_on": len(scores),
+        "members": dict(of_members),
+    }
+
+
+def volumes_of_members(voxels: Sequence[int], voxel_ml: float) -> dict[str, float]:
     """Mean volume over members and its central 95 %, in millilitres."""
     volumes = np.asarray(voxels, dtype=np.float64) * voxel_ml
-    low, high = np.percentile(volumes, INTERVAL)
+    low, high = np.percentile(volumes, CENTRAL)
     return {"mean": round(float(volumes.mean()), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
 
 

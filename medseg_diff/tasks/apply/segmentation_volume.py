@@ -23,6 +23,7 @@ from medseg_diff.methods.cuts import SpreadCut, recentred
 from medseg_diff.methods.fusion import Fusion
 from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, Sample, sample_masks
 from medseg_diff.methods.tiled import Tiled
+from medseg_diff.metrics import conformal
 from medseg_diff.recipes.calibration import SegmentationCalibration, read_calibration
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.trained import Trained, open_run
@@ -38,7 +39,9 @@ from medseg_diff.training.weights import load_weights
 class SegmentationSystem:
     """A trained run, or several of one recipe, ready to draw ensembles; `facts` is what every case.json says of it. Of
     several the denoiser puts on one set of `weights` after the other: the memory is that of one.
-    `thresholds` are of each region, `temperatures` too, but for runs that are not asked for calibrated maps."""
+    `thresholds` are of each region, `temperatures` too, but for runs that are not asked for calibrated maps.
+    `volume_scores` are those of the patients that its volumes were measured on, none where they were not; intervals are
+    of the `level`. `guaranteed` are the thresholds of the masks that miss no more than was asked, none where nothing was."""
 
     recipe: SegmentationRecipe
     denoiser: Denoiser
@@ -47,6 +50,9 @@ class SegmentationSystem:
     findings: Findings
     thresholds: dict[str, float]
     temperatures: dict[str, float]
+    volume_scores: dict[str, tuple[float, ...]]
+    level: float
+    guaranteed: dict[str, float]
     device: torch.device
     precision: str
     seed: int
@@ -65,6 +71,8 @@ def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Comput
     UsageError for an unknown fusion, or where calibrated maps are asked of a model without calibration.
     """
     name, runs = model
+    if not 0 < ensemble.level < 1:
+        raise UsageError(f"there is no level {ensemble.level:g}", fix="use one between 0 and 1, such as 0.9")
     trained = open_run(runs[0], SegmentationRecipe, device=compute.device, precision=compute.precision)
     digests = [_digest_of_weights(run, trained) for run in runs]
     recipe = trained.recipe
@@ -76,7 +84,12 @@ def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Comput
         noise=ensemble.noise,
     )
     findings = _findings(recipe, ensemble)
-    thresholds, temperatures = _chosen(runs, recipe, findings)
+    calibration, measured_as = _calibration(model), recipe.findings
+    thresholds = _thresholds(calibration, recipe, findings)
+    temperatures = _temperatures(calibration, recipe, name) if findings.calibrated else {}
+    same = (findings.fusion, findings.threshold) == (measured_as.fusion, measured_as.threshold)
+    known_volumes = calibration.regions if calibration and same else {}
+    scores = {each: known_volumes[each].volume_scores if each in known_volumes else () for each in recipe.regions}
     facts = trained.facts | {
         "regions": {region: list(labels) for region, labels in recipe.regions.items()},
         "nested": recipe.nested,
@@ -91,14 +104,19 @@ def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Comput
         "fusion": findings.fusion,
         "thresholds": thresholds,
         "temperatures": temperatures,
+        "level": ensemble.level,
     }
     if len(runs) > 1:
         each = [{"model": run.name, "sha256": digest} for run, digest in zip(runs, digests, strict=True)]
         joined = hashlib.sha256("".join(digests).encode()).hexdigest()
         facts |= {"model": name, "sha256": joined, "models": each}
     denoiser = recipe.denoiser.around(trained.networks["best"], recipe.schedule)
-    known = (findings, thresholds, temperatures, trained.device, trained.precision, ensemble.seed, facts)
-    return SegmentationSystem(recipe, denoiser, tuple(run.weights("best") for run in runs), plan, *known)
+    guaranteed = {} if ensemble.guarantee is None else _of_risk(calibration, recipe, ensemble.guarantee, name)
+    if guaranteed:
+        facts |= {"guarantee": {"fnr": ensemble.guarantee, "thresholds": guaranteed}}
+    chosen = (findings, thresholds, temperatures, scores, ensemble.level, guaranteed)
+    known = (trained.device, trained.precision, ensemble.seed, facts)
+    return SegmentationSystem(recipe, denoiser, tuple(run.weights("best") for run in runs), plan, *chosen, *known)
 
 
 def _digest_of_weights(run: Run, first: Trained[SegmentationRecipe]) -> str:
@@ -119,28 +137,57 @@ def _findings(recipe: SegmentationRecipe, ensemble: EnsembleOptions) -> Findings
     return recipe.findings.but(**{name: value for name, value in changes.items() if value is not None})
 
 
-def _chosen(
-    runs: Sequence[Run], recipe: SegmentationRecipe, findings: Findings
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Each region's threshold, and its temperature where calibrated maps are asked for. Raises: UsageError."""
-    run, *others = runs
+def _calibration(model: FoundModel) -> SegmentationCalibration | None:
+    """What a run, or a study as a whole, measured. Raises: CheckpointError."""
+    run, *others = model.runs
     study = study_of(run) if others else None
     measured = study.calibrated() if study else run
-    calibration = read_calibration(measured, SegmentationCalibration) if measured else None
+    return read_calibration(measured, SegmentationCalibration) if measured else None
+
+
+def _thresholds(
+    calibration: SegmentationCalibration | None, recipe: SegmentationRecipe, findings: Findings
+) -> dict[str, float]:
+    """Where each region's fused map is cut."""
     thresholds = {}
     for region in recipe.regions:
         tuned = calibration.threshold(region) if calibration else HALF
         thresholds[region] = HALF if findings.fusion != "mean" else findings.threshold or tuned
-    if not findings.calibrated:
-        return thresholds, {}
+    return thresholds
+
+
+def _temperatures(
+    calibration: SegmentationCalibration | None, recipe: SegmentationRecipe, name: str
+) -> dict[str, float]:
+    """Each region's, of the model `name`. Raises: UsageError where it has none."""
     known = calibration.regions if calibration else {}
     missing = [region for region in recipe.regions if region not in known]
     if missing:
         raise UsageError(
-            f"{study.name if study else run.name} has no calibration for {', '.join(missing)}",
+            f"{name} has no calibration for {', '.join(missing)}",
             fix="train with validation.calibration_slices above 0, or leave --calibrated out",
         )
-    return thresholds, {region: known[region].temperature for region in recipe.regions}
+    return {region: known[region].temperature for region in recipe.regions}
+
+
+def _of_risk(
+    calibration: SegmentationCalibration | None, recipe: SegmentationRecipe, risk: float, name: str
+) -> dict[str, float]:
+    """Where each region is cut for its mask to miss at most that share of a lesion. Raises: UsageError where too few
+    patients with a lesion were measured to promise it."""
+    known = calibration.regions if calibration else {}
+    thresholds = {}
+    for region in recipe.regions:
+        own = known.get(region)
+        lesions = own.lesions if own else 0
+        threshold = conformal.threshold_of_risk(own.missed, lesions, risk) if own and lesions else None
+        if threshold is None:
+            raise UsageError(
+                f"{name} cannot promise fnr={risk:g} for {region}: measured on {lesions} patients with a lesion",
+                fix="train a study (--folds) on more patients, or ask for a larger share",
+            )
+        thresholds[region] = threshold
+    return thresholds
 
 
 def sample_volume(

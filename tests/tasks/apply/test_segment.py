@@ -157,7 +157,8 @@ def test_case_json_tells_what_was_done(study):
     assert set(report["seconds"]) == {"read", "sample", "all"} and report["warnings"] == []
     assert {"medseg_diff", "torch"} <= set(report["versions"])
     volume = report["volume_ml"]["whole_tumour"]
-    assert volume["low"] <= volume["mean"] <= volume["high"]
+    assert volume["members"]["low"] <= volume["members"]["mean"] <= volume["members"]["high"]
+    assert (volume["low"], volume["high"], volume["level"], volume["calibrated_on"]) == (None, None, None, 0)
     voxels = read(study.out / study.cases[0] / "mask.nii.gz").voxels
     spacing = np.abs(np.linalg.det(read(study.out / study.cases[0] / "mask.nii.gz").affine[:3, :3])) / 1000
     assert volume["mask"] == pytest.approx(voxels.sum() * spacing, abs=1e-3)

@@ -16,7 +16,7 @@ from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.run import create_run
 from medseg_diff.settings import write_yaml
 from medseg_diff.tasks.apply.segment import segment
-from medseg_diff.tasks.apply.segmentation_maps import slices_to_review, volume_interval
+from medseg_diff.tasks.apply.segmentation_maps import slices_to_review, volumes_of_members
 from medseg_diff.tasks.evaluate import evaluate
 from medseg_diff.training.weights import save_weights
 
@@ -57,7 +57,8 @@ def untrained(folder, regions, *, nested=True, calibration=None, overrides=()):
 
 
 def calibrated(regions, thresholds, temperatures, *, separate=True):
-    rest = dict.fromkeys(set(RegionCalibration.model_fields) - {"threshold", "temperature"}, 0.1)
+    needed = {name for name, field in RegionCalibration.model_fields.items() if field.is_required()}
+    rest = dict.fromkeys(needed - {"threshold", "temperature"}, 0.1)
     found = {
         region: RegionCalibration(threshold=threshold, temperature=temperature, **rest)
         for region, threshold, temperature in zip(regions, thresholds, temperatures, strict=True)
@@ -119,7 +120,7 @@ def test_the_hierarchy_holds_in_every_file(written, fusion):
     voxel_ml = volumes[0] / np.count_nonzero(depth >= 1)
     assert volumes == pytest.approx([np.count_nonzero(depth > place) * voxel_ml for place in range(3)], abs=2e-3)
     for bound in ("mean", "low", "high"):
-        of_members = [report["volume_ml"][region][bound] for region in NESTED]
+        of_members = [report["volume_ml"][region]["members"][bound] for region in NESTED]
         assert of_members == sorted(of_members, reverse=True)
 
 
@@ -217,10 +218,10 @@ def test_a_changed_calibration_is_refused(work, tmp_path):
         work.of(run, "none")
 
 
-def test_the_volume_interval_is_the_central_95_percent_of_members():
-    found = volume_interval(list(range(101)), 0.01)
+def test_the_volumes_of_members_are_told_by_their_central_95_percent():
+    found = volumes_of_members(list(range(101)), 0.01)
     assert found == {"mean": 0.5, "low": 0.025, "high": 0.975}
-    assert volume_interval([700], 0.001) == {"mean": 0.7, "low": 0.7, "high": 0.7}
+    assert volumes_of_members([700], 0.001) == {"mean": 0.7, "low": 0.7, "high": 0.7}
 
 
 def uncertain(expected_ml, axis):

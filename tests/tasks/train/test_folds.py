@@ -1,6 +1,7 @@
 """Folds: every patient is left out once, shards and breaks change no byte, and the study is used as one model."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from medseg_diff.data.reading import read_map
 from medseg_diff.data.tables.manifest import folds_by_patient, read_manifest
 from medseg_diff.errors import CheckpointError, MedsegError, UsageError
 from medseg_diff.files import read_facts
+from medseg_diff.metrics import conformal
 from medseg_diff.run import Run
 from medseg_diff.studies import FoldStudy, find_folds
 from medseg_diff.tasks.apply.segment import segment
@@ -64,7 +66,10 @@ def test_a_study_holds_its_runs_and_what_they_say_of_patients_that_they_never_sa
             assert facts["model"] == f"fold_{fold}" and facts["thresholds"] == {"whole_tumour": 0.5}
     calibration = read_facts(study.whole.calibration_file)
     assert calibration["separate"] and calibration["patients"] == len(manifest.cases) - len(manifest.of("test"))
-    assert calibration["regions"]["whole_tumour"]["temperature"] > 0
+    region = calibration["regions"]["whole_tumour"]
+    assert region["temperature"] > 0 and region["volume_scores"] == sorted(region["volume_scores"])
+    assert len(region["volume_scores"]) == region["lesions"] == calibration["patients"]
+    assert region["missed"] == sorted(region["missed"]) and len(region["missed"]) == len(conformal.THRESHOLDS)
     text = "".join(path.read_text() for path in study.folder.glob("*.json"))
     assert str(trained.table.parent) not in text and str(study.folder.parent) not in text
 
@@ -116,6 +121,39 @@ def test_a_study_is_one_model_and_tells_the_models_doubt_from_the_members(study,
             read_map(alone / "members" / name).voxels, read_map(folder / "members" / name).voxels
         )
     assert not (alone / "variance_models.nii.gz").exists()
+
+
+def test_volumes_have_an_interval_where_enough_patients_were_measured(study, trained, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
+    options = {"data": trained.table, "split": "test", "model": study.folder}
+    with caplog.at_level("INFO", "medseg_diff"):
+        (plain, *_) = segment(out=tmp_path / "95", **options)
+        (low, *_) = segment(out=tmp_path / "80", level=0.8, **options)
+        (vote, *_) = segment(out=tmp_path / "vote", level=0.8, fusion="vote", **options)
+    patients = len(read_facts(study.whole.calibration_file)["regions"]["whole_tumour"]["volume_scores"])
+    assert f"95% needs 19 patients, {patients} patients are measured" in caplog.text
+    assert f"volumes with 80% intervals, measured on {patients} patients" in caplog.text
+    volumes = [read_facts(folder / "case.json")["volume_ml"]["whole_tumour"] for folder in (plain, low, vote)]
+    assert [volume["level"] for volume in volumes] == [None, 0.8, None] and volumes[0]["low"] is None
+    assert volumes[1]["low"] < volumes[1]["mask"] < volumes[1]["high"] and volumes[1]["calibrated_on"] == patients
+    assert volumes[2]["calibrated_on"] == 0  # measured on masks that were made otherwise
+    with pytest.raises(UsageError, match="there is no level 95"):
+        segment(out=tmp_path / "odd", level=95, **options)
+
+
+def test_a_mask_that_misses_little_is_promised_only_where_enough_lesions_were_measured(study, trained, tmp_path):
+    options = {"data": trained.table, "split": "test", "model": study.folder}
+    region = read_facts(study.whole.calibration_file)["regions"]["whole_tumour"]
+    threshold = conformal.threshold_of_risk(region["missed"], region["lesions"], 0.3)
+    assert threshold is not None
+    (folder, *_) = segment(out=tmp_path / "some", guarantee=0.3, **options)
+    inside = read_map(folder / "probability.nii.gz").voxels > threshold
+    np.testing.assert_array_equal(read_map(folder / "guaranteed_mask.nii.gz").voxels > 0, inside)
+    assert read_facts(folder / "case.json")["guarantee"] == {"fnr": 0.3, "thresholds": {"whole_tumour": threshold}}
+    with pytest.raises(UsageError, match=r"cannot promise fnr=0.01 for whole_tumour: measured on \d patients"):
+        segment(out=tmp_path / "none", guarantee=0.01, **options)
+    with pytest.raises(UsageError, match="measured on 0 patients"):
+        segment(out=tmp_path / "alone", guarantee=0.3, **options | {"model": study.run(1).folder})
 
 
 def test_a_study_is_found_by_its_name_and_as_the_newest_model(study, tmp_path):

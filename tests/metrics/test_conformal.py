@@ -1,0 +1,69 @@
+"""Intervals and thresholds hold for a new patient as often as they say."""
+
+import numpy as np
+import pytest
+
+from medseg_diff.metrics.conformal import (
+    THRESHOLDS,
+    bound,
+    fewest_patients,
+    missed_shares,
+    threshold_of_risk,
+    volume_interval,
+    volume_score,
+)
+
+
+def test_a_level_needs_so_many_patients():
+    assert [fewest_patients(level) for level in (0.5, 0.8, 0.9, 0.95, 0.99)] == [1, 4, 9, 19, 99]
+    for level in (0.8, 0.9, 0.95):
+        scores = [0.1] * fewest_patients(level)
+        assert bound(scores, level) == 0.1 and bound(scores[1:], level) is None
+
+
+@pytest.mark.parametrize(("patients", "level"), [(19, 0.95), (40, 0.9), (60, 0.9), (100, 0.8)])
+def test_the_bound_covers_the_next_score_as_often_as_it_says(patients, level):
+    """Over many draws the coverage lies between the level and the level + 1 / (n + 1)."""
+    rng = np.random.default_rng(0)
+    scores = rng.exponential(size=(4000, patients + 1))
+    covered = np.mean([last <= bound(list(others), level) for *others, last in scores])
+    assert level - 0.015 < covered < level + 1 / (patients + 1) + 0.015
+
+
+def test_a_volume_lies_in_its_interval_exactly_where_its_score_is_within_the_bound():
+    rng = np.random.default_rng(1)
+    found, true = rng.gamma(1, 40, size=(2, 60)) * (rng.random((2, 60)) > 0.2)
+    scores = [volume_score(*pair) for pair in zip(found, true, strict=True)]
+    farthest = bound(scores, 0.8)
+    for each, volume in zip(found, true, strict=True):
+        interval = volume_interval(each, scores, 0.8)
+        assert interval.low <= each <= interval.high and interval.low >= 0
+        inside = interval.low - 1e-9 <= volume <= interval.high + 1e-9
+        assert inside == (volume_score(each, volume) <= farthest + 1e-12)
+    assert volume_score(0, 0) == 0 and volume_interval(30.0, scores[:3], 0.8) is None
+
+
+def test_the_share_missed_is_that_of_the_references_voxels_below_a_threshold():
+    probability = np.array([0.9, 0.5, 0.3, 0.0, 1.0], np.float32)
+    reference = np.array([True, True, True, True, False])
+    missed = dict(zip(THRESHOLDS, missed_shares(probability, reference), strict=True))
+    assert (missed[0.0001], missed[0.2], missed[0.3], missed[0.5], missed[0.99]) == (0.25, 0.25, 0.5, 0.75, 1.0)
+    assert not missed_shares(probability, np.zeros(5, bool)).any()
+
+
+@pytest.mark.parametrize("risk", [0.1, 0.2])
+def test_the_next_patient_misses_no_more_than_the_risk_on_average(risk):
+    """Lesions whose voxels have probabilities of a beta distribution that differs from patient to patient."""
+    rng = np.random.default_rng(2)
+
+    def shares():
+        voxels = rng.beta(rng.uniform(0.5, 6), rng.uniform(0.3, 2), size=200).astype(np.float32)
+        return missed_shares(voxels, np.ones(200, bool))
+
+    missed = []
+    for _ in range(300):
+        threshold = threshold_of_risk(np.mean([shares() for _ in range(25)], axis=0), 25, risk)
+        missed.append(0.0 if threshold is None else shares()[THRESHOLDS.index(threshold)])
+    assert 0.3 * risk < np.mean(missed) < risk + 0.015
+    assert threshold_of_risk([0.0] * len(THRESHOLDS), 3, 0.1) is None
+    assert threshold_of_risk([0.0] * len(THRESHOLDS), 9, 0.1) == THRESHOLDS[-1]
