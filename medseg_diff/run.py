@@ -66,6 +66,10 @@ class Run:
         return self.folder / "calibration.json"
 
     @property
+    def typicality_file(self) -> Path:
+        return self.folder / "typicality.json"
+
+    @property
     def figures(self) -> Path:
         return self.folder / "figures"
 
@@ -173,13 +177,13 @@ class Run:
             os.truncate(self.metrics_file, size)
 
     def seal(self) -> None:
-        """Write SHA256SUMS over recipe, weights and calibration, in the format of sha256sum."""
+        """Write SHA256SUMS over recipe, weights and what was measured, in the format of sha256sum."""
         paths = [self.recipe_file, *sorted((self.folder / "weights").glob("*.safetensors")), *self._measured()]
         lines = [f"{sha256_of(path)}  {path.relative_to(self.folder).as_posix()}" for path in paths]
         write_text(self.folder / SUMS, "\n".join(lines) + "\n")
 
     def verified(self, *needed: Path) -> dict[Path, str]:
-        """The SHA-256 of every file that SHA256SUMS lists; those `needed`, and a calibration, have to be among them.
+        """The SHA-256 of every file that SHA256SUMS lists; those `needed`, and what was measured, have to be among them.
 
         Raises: CheckpointError where a file is missing or differs, or where SHA256SUMS does or is not the run's own.
         """
@@ -193,7 +197,7 @@ class Run:
         return found
 
     def _measured(self) -> list[Path]:
-        return [path for path in (self.calibration_file,) if path.is_file()]
+        return [path for path in (self.calibration_file, self.typicality_file) if path.is_file()]
 
     def _listed(self) -> dict[Path, str]:
         """What SHA256SUMS says; no name leads out of the folder. Raises: CheckpointError."""

@@ -10,6 +10,7 @@ from torch import nn
 from medseg_diff import __version__
 from medseg_diff.device import find_device, find_precision
 from medseg_diff.recipes.base import Recipe
+from medseg_diff.recipes.typicality import Typicality, read_typicality
 from medseg_diff.run import Run
 from medseg_diff.runs import find_run
 from medseg_diff.settings import of_a_run, parse_settings, read_yaml
@@ -46,7 +47,7 @@ def _brought(model: Path | str | None, runs: Path) -> Path | None:
 @dataclass(frozen=True)
 class Trained(Generic[Kind]):
     """A run ready for use: `networks` by the names of their weights; `digests` of all its files, which were verified;
-    `facts` is what every case.json says of it."""
+    `facts` is what every case.json says of it; `typicality` tells scans that are unlike those trained on."""
 
     recipe: Kind
     networks: dict[str, nn.Module]
@@ -54,6 +55,7 @@ class Trained(Generic[Kind]):
     device: torch.device
     precision: str
     facts: dict[str, Any]
+    typicality: Typicality | None
 
 
 def recipe_of(run: Run, kind: type[Kind]) -> Kind:
@@ -87,7 +89,7 @@ def open_run(run: Run, kind: type[Kind], *, device: str = "auto", precision: str
         "threads": torch.get_num_threads(),
         "versions": {"medseg_diff": __version__, "torch": torch.__version__},
     }
-    return Trained(recipe, networks, digests, chosen, exact, facts)
+    return Trained(recipe, networks, digests, chosen, exact, facts, read_typicality(run))
 
 
 def load_network(network: Network, weights: Path, device: torch.device) -> Network:

@@ -3,15 +3,16 @@
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from medseg_diff import __version__
+from medseg_diff.data.appearance import appearance_of
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.tables.case import Case
 from medseg_diff.data.transforms import Preparation, filled, prepare_case, present_channels
@@ -25,7 +26,8 @@ CACHED, FACTS = ("image", "labels", "brain"), "prepared.json"
 @dataclass(frozen=True)
 class PreparedCase:
     """A case as it lies in the cache: image float16 [Z, C, X, Y], labels int16 [Z, 1 + R, X, Y] (reference, raters),
-    brain uint8 [Z, 1, X, Y]; memory-mapped, so that only the slices in use are read. `warnings` are the reader's."""
+    brain uint8 [Z, 1, X, Y]; memory-mapped, so that only the slices in use are read. `warnings` are the reader's,
+    `appearance` is how the scan looks (`appearance_of`)."""
 
     name: str
     patient: str
@@ -33,6 +35,7 @@ class PreparedCase:
     labels: np.ndarray
     brain: np.ndarray
     warnings: tuple[str, ...] = ()
+    appearance: Mapping[str, float] = field(default_factory=dict)
 
 
 def prepare_training_case(
@@ -55,19 +58,24 @@ def prepare_training_case(
     if needs_reference and not (case.seg or case.raters):
         raise ImageError("the case has no reference", fix="fill the column seg, or leave it out", case=case.name)
     folder = cache / _key(case, channels, preparation)
-    warnings = _kept(folder)
-    if warnings is None:
-        warnings = _into_cache(case, channels, preparation, folder, fill_missing=fill_missing)
+    known = _kept(folder) or _into_cache(case, channels, preparation, folder, fill_missing=fill_missing)
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in CACHED}
-    return PreparedCase(case.name, case.patient, **arrays, warnings=warnings)
+    return PreparedCase(case.name, case.patient, **arrays, warnings=known.warnings, appearance=known.appearance)
 
 
-def _kept(folder: Path) -> tuple[str, ...] | None:
-    """The warnings of a case that is all there, with the bytes that were written, which are read once; else None."""
+class _Known(NamedTuple):
+    """What is told of a cached case besides its arrays."""
+
+    warnings: tuple[str, ...]
+    appearance: dict[str, float]
+
+
+def _kept(folder: Path) -> _Known | None:
+    """Of a case that is all there, with the bytes that were written, which are read once; else None."""
     try:
         facts = read_json(folder / FACTS)
         same = facts["crc32"] == {name: _sum_of(folder / f"{name}.npy") for name in CACHED}
-        return tuple(facts["warnings"]) if same else None
+        return _Known(tuple(facts["warnings"]), dict(facts["appearance"])) if same else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -78,7 +86,7 @@ def _sum_of(file: Path) -> int:
 
 def _into_cache(
     case: Case, channels: Sequence[str], preparation: Preparation, folder: Path, *, fill_missing: bool
-) -> tuple[str, ...]:
+) -> _Known:
     images = read_case(case, present_channels(case, channels) if fill_missing else channels)
     prepared = filled(prepare_case(images, preparation), channels)
     masks = [mask for mask in (prepared.reference, prepared.raters) if mask is not None]
@@ -97,8 +105,9 @@ def _into_cache(
         with whole_file(folder / f"{name}.npy") as temporary:
             np.save(temporary, arrays[name].contiguous().numpy())
             sums[name] = _sum_of(temporary)
-    write_json(folder / FACTS, {"warnings": prepared.warnings, "crc32": sums})
-    return prepared.warnings
+    appearance = appearance_of(prepared.image, prepared.brain, prepared.spacing_mm, channels)
+    write_json(folder / FACTS, {"warnings": prepared.warnings, "appearance": appearance, "crc32": sums})
+    return _Known(prepared.warnings, appearance)
 
 
 def _key(case: Case, channels: Sequence[str], preparation: Preparation) -> str:

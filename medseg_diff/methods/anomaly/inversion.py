@@ -177,14 +177,19 @@ def _rise(facts: Facts, diseased: Tensor) -> Check:
     """Means over the slices that are called diseased; None where there is none."""
     names = {"before": "p_healthy_before", "at_depth": "p_healthy_noisy", "after": "p_healthy_after"}
     if not diseased.any():
-        return Check("p_healthy", {"slices": 0} | dict.fromkeys((*names, "share_rising", "rose")))
+        return Check("p_healthy", {"slices": 0} | dict.fromkeys((*names, "share_rising", "rose", "still_diseased")))
     values = {name: facts[fact][diseased] for name, fact in names.items()}
     means = {name: round(float(value.mean()), 5) for name, value in values.items()}
     share = float((values["after"] > values["before"]).float().mean())
     rose = bool(values["after"].mean() > values["before"].mean() and share > 0.5)
-    warning = f"p(healthy) did not rise while decoding: {means['before']:.2f} before, {means['after']:.2f} after"
-    measured = {"slices": int(diseased.sum()), **means, "share_rising": round(share, 5), "rose": rose}
-    return Check("p_healthy", measured, None if rose else warning)
+    left, called = int((values["after"] < CALLED_HEALTHY).sum()), int(diseased.sum())
+    measured = {"slices": called, **means, "share_rising": round(share, 5), "rose": rose, "still_diseased": left}
+    warning = None
+    if not rose:
+        warning = f"p(healthy) did not rise while decoding: {means['before']:.2f} before, {means['after']:.2f} after"
+    elif left > called / 2:
+        warning = f"{left} of {called} slices that are called diseased are so still after decoding: it led nowhere"
+    return Check("p_healthy", measured, warning)
 
 
 def _drift(facts: Facts, healthy: Tensor, usual: float | None) -> Check:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor, cat, from_numpy
 
 from medseg_diff.console import bar, log
+from medseg_diff.data.appearance import appearance_of
 from medseg_diff.data.digests import read_inputs
 from medseg_diff.data.reading import CaseImages
 from medseg_diff.data.tables.manifest import Case
@@ -32,6 +33,7 @@ from medseg_diff.methods.anomaly.normative import (
 from medseg_diff.methods.components import LESION_COLUMNS, find_lesions
 from medseg_diff.recipes.calibration import MapCalibration
 from medseg_diff.recipes.trained import find_model
+from medseg_diff.recipes.typicality import warning_of
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume, map_volume, open_system
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
@@ -158,13 +160,15 @@ def find_anomalies(
     report, gain = _write(volume, images, prepared, system, cut, folder)
     if baselines:
         report["baseline_thresholds"] = _write_baselines(volume, prepared, system, folder / BASELINES)
-    checks = quality_checks(volume, system, gain)
-    warnings = [*prepared.warnings, *(check.warning for check in checks if check.warning)]
+    checks = quality_checks(volume, system, gain, lesions=report["lesions"])
+    looks = appearance_of(prepared.image, prepared.brain, prepared.spacing_mm, system.recipe.channels)
+    typicality = system.typicality.judge(looks) if system.typicality else None
+    warnings = [*prepared.warnings, *warning_of(typicality), *(check.warning for check in checks if check.warning)]
     if batch < system.engine.network_batch:
         warnings.append(less_at_once(batch, system.engine.network_batch))
     seconds = {"read": read_seconds, "map": map_seconds, "all": time.perf_counter() - started}
     facts = {"channels": list(images.channels), **system.facts, **report, "baselines": baselines}
-    facts |= {"warnings": warnings, "inputs": inputs, "network_batch": batch}
+    facts |= {"typicality": typicality, "warnings": warnings, "inputs": inputs, "network_batch": batch}
     facts |= {"quality_checks": {check.name: check.values for check in checks}, "slices": len(slices)}
     return facts | {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
 

@@ -20,6 +20,7 @@ from medseg_diff.methods.batches import padded_batches
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.calibration import AnomalyCalibration, read_calibration
 from medseg_diff.recipes.trained import open_run
+from medseg_diff.recipes.typicality import Typicality
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.options import Compute
@@ -31,7 +32,8 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class AnomalySystem:
-    """A trained run ready to map; `facts` is what every case.json says of it. `calibration` is None while it is made."""
+    """A trained run ready to map; `facts` is what every case.json says of it. `calibration` is None while it is made;
+    `typicality` tells scans that are unlike those trained on, None of a run that did not measure it."""
 
     recipe: AnomalyRecipe
     networks: Networks
@@ -40,6 +42,7 @@ class AnomalySystem:
     precision: str
     seed: int
     facts: dict[str, Any]
+    typicality: Typicality | None = None
 
     @property
     def engine(self) -> AnyEngine:
@@ -82,7 +85,8 @@ def open_system(
         "seed": seed,
         "network_evaluations": recipe.engine.evaluations,
     }
-    return AnomalySystem(recipe, networks, calibration, trained.device, trained.precision, seed, facts)
+    known = (trained.device, trained.precision, seed, facts, trained.typicality)
+    return AnomalySystem(recipe, networks, calibration, *known)
 
 
 def _calibration_of(run: Run, recipe: AnomalyRecipe) -> AnomalyCalibration:

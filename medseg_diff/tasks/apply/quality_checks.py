@@ -1,15 +1,23 @@
 """Is an anomaly map to be trusted? The engine's own checks of a volume, and those that hold for every engine."""
 
 from medseg_diff.methods.anomaly.engine import Check
+from medseg_diff.methods.anomaly.inversion import CALLED_HEALTHY
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume
 
 HIGHEST_GAIN = 1.5  # times the normative mean at which a whole scan may lie
+FEWEST_CALLED, OFTEN = (
+    0.1,
+    2.0,
+)  # share of a scan's slices, and times the usual one, above which somebody should find something
 
 
-def quality_checks(volume: AnomalyVolume, system: AnomalySystem, gain: float) -> list[Check]:
-    """What case.json says of the quality of one volume's map, and what a person must be warned of."""
-    of_engine = system.engine.checks(volume.facts, system.calibrated.reference if system.calibrated else {})
-    return [_calibration(system), _round_trip(volume, system), _gain(gain), *of_engine]
+def quality_checks(volume: AnomalyVolume, system: AnomalySystem, gain: float, *, lesions: int) -> list[Check]:
+    """What case.json says of the quality of one volume's map, in which so many lesions are marked, and what a person must be
+    warned of."""
+    reference = system.calibrated.reference if system.calibrated else {}
+    marked = _marked(volume, reference.get("called_diseased", 0.0), lesions)
+    of_engine = system.engine.checks(volume.facts, reference)
+    return [_calibration(system), _round_trip(volume, system), _gain(gain), *marked, *of_engine]
 
 
 def _calibration(system: AnomalySystem) -> Check:
@@ -39,3 +47,16 @@ def _gain(gain: float) -> Check:
         "and its map was scaled down by as much"
     )
     return Check("intensity_gain", {"gain": round(gain, 4)}, warning if gain > HIGHEST_GAIN else None)
+
+
+def _marked(volume: AnomalyVolume, usual: float, lesions: int) -> list[Check]:
+    """Whether nothing is marked in a scan that a classifier calls diseased in far more slices than the `usual` share of
+    healthy ones; no check where there is no classifier."""
+    if "p_healthy_before" not in volume.facts:
+        return []
+    diseased = volume.facts["p_healthy_before"] < CALLED_HEALTHY
+    called, slices = int(diseased.sum()), len(diseased)
+    many = called > FEWEST_CALLED * slices and called > OFTEN * usual * slices
+    warning = f"{called} of {slices} slices are called diseased and nothing is marked: this is no all-clear"
+    measured = {"called_diseased": called, "lesions": lesions}
+    return [Check("marked", measured, warning if many and not lesions else None)]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg_diff.console import log
+from medseg_diff.data.appearance import appearance_of
 from medseg_diff.data.digests import read_inputs
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import filled, missing_channels, prepare_case, present_channels
@@ -12,6 +13,7 @@ from medseg_diff.device import halved_to_fit, less_at_once
 from medseg_diff.files import check_writable
 from medseg_diff.metrics.conformal import fewest_patients
 from medseg_diff.recipes.trained import find_models
+from medseg_diff.recipes.typicality import judged, warning_of
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
 from medseg_diff.tasks.apply.channels import refuse_missing
@@ -100,6 +102,10 @@ def segment_case(
     warnings = list(prepared.warnings)
     if missing:
         warnings.append(f"lacks {', '.join(missing)}: the background stands for it, as in training by channel dropout")
+    typicality = judged(
+        system.typical, appearance_of(prepared.image, prepared.brain, prepared.spacing_mm, recipe.channels)
+    )
+    warnings += warning_of(typicality)
     for warning in warnings:
         log.warning("[%s] %s", case.name, warning)
     read_seconds = time.perf_counter() - started
@@ -113,7 +119,13 @@ def segment_case(
     report = write_maps(ensemble, prepared, system, folder)
     seconds = {"read": read_seconds, "sample": sample_seconds, "all": time.perf_counter() - started}
     facts = {"channels": list(recipe.channels), "missing_channels": list(missing), **system.facts, **report}
-    facts |= {"warnings": warnings, "inputs": inputs, "network_batch": batch, "network_passes": passes}
+    facts |= {
+        "typicality": typicality,
+        "warnings": warnings,
+        "inputs": inputs,
+        "network_batch": batch,
+        "network_passes": passes,
+    }
     return facts | {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
 
 

@@ -27,6 +27,7 @@ from medseg_diff.metrics import conformal
 from medseg_diff.recipes.calibration import SegmentationCalibration, read_calibration
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.trained import Trained, open_run
+from medseg_diff.recipes.typicality import Typicality, read_typicality
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
 from medseg_diff.studies import FoundModel, study_of
@@ -41,7 +42,8 @@ class SegmentationSystem:
     several the denoiser puts on one set of `weights` after the other: the memory is that of one.
     `thresholds` are of each region, `temperatures` too, but for runs that are not asked for calibrated maps.
     `volume_scores` are those of the patients that its volumes were measured on, none where they were not; intervals are
-    of the `level`. `guaranteed` are the thresholds of the masks that miss no more than was asked, none where nothing was."""
+    of the `level`. `guaranteed` are the thresholds of the masks that miss no more than was asked, none where nothing was.
+    `typical` of the runs that measured it tell scans that are unlike those trained on."""
 
     recipe: SegmentationRecipe
     denoiser: Denoiser
@@ -57,6 +59,7 @@ class SegmentationSystem:
     precision: str
     seed: int
     facts: dict[str, Any]
+    typical: tuple[Typicality, ...]
 
     def at_once(self, batch: int) -> "SegmentationSystem":
         """The same with so many samples in a pass of the network."""
@@ -115,7 +118,8 @@ def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Comput
     if guaranteed:
         facts |= {"guarantee": {"fnr": ensemble.guarantee, "thresholds": guaranteed}}
     chosen = (findings, thresholds, temperatures, scores, ensemble.level, guaranteed)
-    known = (trained.device, trained.precision, ensemble.seed, facts)
+    typical = [trained.typicality, *(read_typicality(run) for run in runs[1:])]
+    known = (trained.device, trained.precision, ensemble.seed, facts, tuple(each for each in typical if each))
     return SegmentationSystem(recipe, denoiser, tuple(run.weights("best") for run in runs), plan, *chosen, *known)
 
 

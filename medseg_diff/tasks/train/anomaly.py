@@ -18,6 +18,7 @@ from medseg_diff.methods.anomaly.engine import Networks
 from medseg_diff.networks.noisy_classifier import HEALTHY
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.trained import load_network
+from medseg_diff.recipes.typicality import write_typicality
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.options import TrainingRun, with_plain_keywords
@@ -56,6 +57,7 @@ def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
     if study.classified:
         yield _classifier_phase(recipe, study, study.classified, bench)
     if fabric.global_rank == 0:
+        write_typicality(bench.run, study.appearances)
         skill = measure_classifier(bench.run, recipe, study, fabric) if study.classified else []
         calibrate(bench.run, given.manifest, skill=skill, device=_name_of(fabric), precision=bench.precision)
 

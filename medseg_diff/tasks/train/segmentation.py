@@ -8,6 +8,7 @@ from lightning_fabric import Fabric
 from medseg_diff.console import log
 from medseg_diff.data.datasets.batch import Items
 from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.recipes.typicality import write_typicality
 from medseg_diff.run import Run
 from medseg_diff.studies import FoldStudy
 from medseg_diff.tasks.options import Folds, TrainingRun, with_plain_keywords
@@ -59,6 +60,7 @@ def _phases(given: Material[SegmentationRecipe], bench: Bench) -> Iterator[Phase
         latest=recipe.validation.weights == "last" or not study.separate,
     )
     if fabric.global_rank == 0:
+        write_typicality(bench.run, study.appearances)
         calibrate(bench.run, recipe, study, fabric)
 
 

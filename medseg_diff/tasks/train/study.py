@@ -1,6 +1,6 @@
 """What a training works with: cases prepared once, split by patient into slices to learn from and slices to validate on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,11 @@ class Study:
         """How many are learned from."""
         return len(self.training.cases)
 
+    @property
+    def appearances(self) -> list[Mapping[str, float]]:
+        """How each of them looks."""
+        return [case.appearance for case in self.training.cases]
+
     def validation(self, count: int) -> ValidationSlices:
         """At most `count` of the slices held, evenly spaced."""
         return validation_slices(self.held, evenly_spaced(range(len(self.held)), count))
@@ -67,7 +72,7 @@ class Study:
 class LabelledStudy:
     """What an engine's networks learn: the denoiser from `training`, all slices or the healthy ones; a classifier from
     `classified`, those with a label, healthy and diseased in turn. `label` [N] of the validation slices is 0 healthy,
-    1 diseased; `healthy` and `diseased` count slices to learn from."""
+    1 diseased; `healthy` and `diseased` count slices to learn from; `appearances` are of the cases."""
 
     training: LabelledSlices | OneKind
     classified: HalfAndHalf | None
@@ -76,6 +81,7 @@ class LabelledStudy:
     cases: int
     healthy: int
     diseased: int
+    appearances: list[Mapping[str, float]]
 
     @property
     def of_both_kinds(self) -> bool:
@@ -185,13 +191,16 @@ def prepare_labelled_study(manifest: Manifest, recipe: AnomalyRecipe, *, cache: 
     engine = recipe.engine
     both = "classifier" in engine.networks or engine.needs_labels
     half = HalfAndHalf(training, same_height=recipe.same_height) if both else None
+    healthy, diseased = (int((training.classes == label).sum()) for label in (HEALTHY, DISEASED))
     return LabelledStudy(
         training if engine.learns_from == "all" else OneKind(training, HEALTHY),
         half if "classifier" in engine.networks else None,
         validation_slices(study.held, chosen),
         torch.from_numpy(held.classes[chosen]),
         study.cases,
-        *(int((training.classes == label).sum()) for label in (HEALTHY, DISEASED)),
+        healthy,
+        diseased,
+        study.appearances,
     )
 
 

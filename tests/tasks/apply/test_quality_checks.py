@@ -21,12 +21,12 @@ def recalibrated(system, **reference):
     return replace(system, calibration=known.but(reference=known.reference | reference))
 
 
-def checked(system, before, after, mean_score, trip=0.01, gain=1.0):
+def checked(system, before, after, mean_score, trip=0.01, gain=1.0, lesions=1):
     """The checks by name, and their warnings, of a volume of which this was measured."""
     values = {"p_healthy_before": before, "p_healthy_noisy": before, "p_healthy_after": after, "mean_score": mean_score}
     facts = {name: torch.tensor(value, dtype=torch.float32) for name, value in values.items()}
     volume = AnomalyVolume(list(range(len(before))), None, None, {}, facts, trip)
-    checks = quality_checks(volume, system, gain)
+    checks = quality_checks(volume, system, gain, lesions=lesions)
     return {check.name: check.values for check in checks}, [check.warning for check in checks if check.warning]
 
 
@@ -55,3 +55,20 @@ def test_with_other_settings_than_those_of_the_calibration_nothing_is_claimed(sy
 def test_a_classifier_that_knows_places_only_is_warned_of(system):
     _, warnings = checked(recalibrated(system, called_diseased=0.6), [0.9], [0.9], [0])
     assert ["60% of healthy slices diseased" in warning for warning in warnings] == [True]
+
+
+def test_a_scan_that_is_called_diseased_and_in_which_nothing_is_marked_is_no_all_clear(system):
+    drift = system.calibration.reference["drift"]
+    before = [0.1] * 4 + [0.9] * 4
+    for lesions, said in ((0, ["4 of 8 slices are called diseased and nothing is marked"]), (1, [])):
+        checks, warnings = checked(system, before, [0.9] * 8, [drift] * 8, lesions=lesions)
+        assert [warning.split(":")[0] for warning in warnings] == said
+        assert checks["marked"] == {"called_diseased": 4, "lesions": lesions}
+    usual = recalibrated(system, called_diseased=0.3)  # as often as that healthy slices are called so too
+    assert checked(usual, before, [0.9] * 8, [drift] * 8, lesions=0)[1] == []
+
+
+def test_slices_that_stay_diseased_are_counted(system):
+    checks, warnings = checked(system, [0.01] * 8, [0.2] * 7 + [0.9], [0] * 8)
+    assert checks["p_healthy"]["still_diseased"] == 7 and checks["p_healthy"]["rose"]
+    assert ["7 of 8 slices that are called diseased are so still after decoding" in each for each in warnings] == [True]

@@ -60,7 +60,7 @@ def study(steep, tmp_path_factory):
 
         def again(self, out, **options):
             source = {"volumes": [str(self.data / self.cases[0])]} if options.pop("one", False) else {}
-            if not source and "data" not in options:
+            if not source and not {"data", "volumes"} & set(options):
                 source = {"data": self.table, "split": "test"}
             return segment(out=out, device="cpu", **{"model": self.model} | source | options)
 
@@ -167,6 +167,21 @@ def test_case_json_tells_what_was_done(study):
         assert set(found) == {"axis", "slice", "expected_error_ml"}
     text = (study.out / study.cases[0] / "case.json").read_text()
     assert str(study.out) not in text and str(study.model.parent) not in text
+
+
+def test_a_scan_unlike_those_trained_on_is_said_so_in_words(study, tmp_path):
+    """Its channels are mistaken for one another; the cases of the training's kind are not warned of."""
+    usual = [report_of(study.out / case)["typicality"] for case in study.cases]
+    assert all(0 < said["score"] < said["threshold"] for said in usual)
+    scan = study.data / study.cases[0]
+    mistaken = {"t1": "t2", "t1ce": "flair", "t2": "t1", "flair": "t1ce"}
+    volumes = [f"{channel}={scan / f'{other}.nii.gz'}" for channel, other in mistaken.items()]
+    (folder,) = study.again(tmp_path, volumes=volumes)
+    report = report_of(folder)
+    assert report["typicality"]["score"] > report["typicality"]["threshold"]
+    (warning,) = [each for each in report["warnings"] if "unlike" in each]
+    assert "looks unlike the scans that the model was trained on" in warning and "in training" in warning
+    assert len(report["typicality"]["striking"]) == 3
 
 
 def test_the_network_passes_are_counted(study, tmp_path):

@@ -59,6 +59,7 @@ def test_what_a_run_folder_holds(trained):
         "environment.json",
         "run.json",
         "metrics.csv",
+        "typicality.json",
         "SHA256SUMS",
         "weights/best.safetensors",
         "weights/last.safetensors",
