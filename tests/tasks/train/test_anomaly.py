@@ -99,6 +99,7 @@ def test_what_a_run_folder_holds(trained):
         "metrics.csv",
         "classifier.csv",
         "calibration.json",
+        "typicality.json",
         "SHA256SUMS",
         "weights/denoiser.safetensors",
         "weights/classifier.safetensors",
