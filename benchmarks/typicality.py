@@ -29,10 +29,7 @@ from medseg_diff.recipes.lookup import load_recipe
 CONFIG = "quick/mask_logits"
 SHAPE = (64, 64, 48)
 AT_3_MM = ("preparation.spacing_mm=[3.0, 3.0, null]",)
-KINDS = {
-    "one kind of scanner": 0,
-    "three scanners": 3,
-}  # that cases are learned from, and how many scanners they are of
+KINDS = {"one kind of scanner": 0, "three scanners": 3}  # of the cases learned from: `phantom --scanners`
 LEARNED = (3, 6, 12, 24, 45)
 
 

@@ -79,11 +79,16 @@ def less_at_once(batch: int, asked: int) -> str:
     return f"memory ran out: {batch} samples in a pass of the network instead of {asked}, which changes only rounding"
 
 
+def processes() -> int:
+    """How many processes torchrun or srun started for one training."""
+    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+
+
 def make_fabric(device: torch.device, precision: str) -> Fabric:
     """One device, or, started by torchrun or srun, as many as they name."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it sets its own level when imported
 
-    spread = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
+    spread = processes() > 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or "auto"  # what torchrun says; srun: every device
     fabric = Fabric(
         accelerator=device.type,

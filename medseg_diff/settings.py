@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg_diff.errors import CheckpointError, ConfigError, MedsegError, Problems, raise_all
+from medseg_diff.files import read_json
 
 LARGEST_YAML = 2**20  # bytes
 DEEPEST, MOST_EVENTS = 32, 20_000
@@ -66,6 +67,24 @@ def of_a_run() -> Iterator[None]:
     except MedsegError as error:
         faults = error.problems if isinstance(error, Problems) else [error]
         raise_all([CheckpointError(fault.found, fix=fault.fix, file=fault.file) for fault in faults])
+
+
+def read_measured(path: Path, kind: type[Kind]) -> Kind | None:
+    """What a run measured and wrote into a JSON file of its folder; None where it is not there.
+
+    Raises: CheckpointError, or Problems of them, where the file is not what was written.
+    """
+    if not path.is_file():
+        return None
+    file = f"{path.parent.name}/{path.name}"
+    try:
+        data = read_json(path)
+    except ValueError:
+        raise CheckpointError("is no JSON", fix="train again", file=file) from None
+    if not isinstance(data, dict):
+        raise CheckpointError("holds no settings", fix="train again", file=file)
+    with of_a_run():
+        return parse_settings(kind, data, source=file)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

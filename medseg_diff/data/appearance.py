@@ -30,10 +30,8 @@ def appearance_of(
     if not len(filled):
         return {}
     chosen = filled[:: -(-len(filled) // MOST_SLICES)]
-    planes, inside = (
-        image[..., chosen].movedim(-1, 0).float(),
-        brain[..., chosen].movedim(-1, 0) > 0,
-    )  # [Z, C or 1, X, Y]
+    planes = image[..., chosen].movedim(-1, 0).float()  # [Z, C, X, Y]
+    inside = brain[..., chosen].movedim(-1, 0) > 0  # [Z, 1, X, Y]
     voxels = planes.movedim(1, 0)[:, inside[:, 0]]  # [C, N]
     varied = [number for number in range(len(channels)) if voxels[number].std() > SMALLEST]
     interior = _shrunk(inside)[:, 0]

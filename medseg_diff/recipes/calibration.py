@@ -1,15 +1,14 @@
 """What a run measured after its training, typed: calibration.json of segmentation and of anomaly runs."""
 
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import Field
 
-from medseg_diff.errors import CheckpointError
-from medseg_diff.files import read_json, write_json
+from medseg_diff.files import write_json
 from medseg_diff.methods.anomaly import AnyEngine
 from medseg_diff.methods.anomaly.normative import OWN, AnomalyFindings, NormativeMean
 from medseg_diff.run import Run
-from medseg_diff.settings import Settings, of_a_run, parse_settings
+from medseg_diff.settings import Settings, read_measured
 
 BETTER_THAN_CHANCE = 0.55  # balanced accuracy or AUROC at which to follow a gradient; below it the map is noise
 
@@ -119,14 +118,4 @@ def write_calibration(run: Run, calibration: Settings) -> None:
 
 def read_calibration(run: Run, kind: type[Kind]) -> Kind | None:
     """What the run measured; None for a run without. Raises: CheckpointError where the file is not what was written."""
-    if not run.calibration_file.is_file():
-        return None
-    file = f"{run.name}/{run.calibration_file.name}"
-    try:
-        data: Any = read_json(run.calibration_file)
-    except ValueError:
-        raise CheckpointError("is no JSON", fix="train again", file=file) from None
-    if not isinstance(data, dict):
-        raise CheckpointError("is no calibration", fix="train again", file=file)
-    with of_a_run():
-        return parse_settings(kind, data, source=file)
+    return read_measured(run.calibration_file, kind)

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medseg_diff.errors import CheckpointError
-from medseg_diff.files import read_json, write_json
+from medseg_diff.files import write_json
 from medseg_diff.metrics import typicality
 from medseg_diff.metrics.typicality import Feature
 from medseg_diff.run import Run
-from medseg_diff.settings import Settings, of_a_run, parse_settings
+from medseg_diff.settings import Settings, read_measured
 
 
 class Typicality(Settings):
@@ -37,17 +36,7 @@ def write_typicality(run: Run, appearances: Sequence[Mapping[str, float]]) -> No
 
 def read_typicality(run: Run) -> Typicality | None:
     """What the run measured; None for a run without. Raises: CheckpointError where the file is not what was written."""
-    if not run.typicality_file.is_file():
-        return None
-    file = f"{run.name}/{run.typicality_file.name}"
-    try:
-        data: Any = read_json(run.typicality_file)
-    except ValueError:
-        raise CheckpointError("is no JSON", fix="train again", file=file) from None
-    if not isinstance(data, dict):
-        raise CheckpointError("is no object", fix="train again", file=file)
-    with of_a_run():
-        return parse_settings(Typicality, data, source=file)
+    return read_measured(run.typicality_file, Typicality)
 
 
 def judged(known: Sequence[Typicality], appearance: Mapping[str, float]) -> dict[str, Any] | None:

@@ -73,9 +73,9 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Which trained run: a folder, a name below `runs`, or a registered `models:/NAME/VERSION`."""
+    """Which trained run: a folder, a name below `runs`, a registered `models:/NAME/VERSION`; for `segment` also a study."""
 
-    model: Path | None = option(None, "Run: its folder or name [the newest below --runs].")
+    model: Path | None = option(None, "Run (for segment also a study): its folder or name [the newest below --runs].")
     runs: Path = option(Path("runs"), "Where to look for the newest run.")
 
 

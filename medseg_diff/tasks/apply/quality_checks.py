@@ -5,10 +5,8 @@ from medseg_diff.methods.anomaly.inversion import CALLED_HEALTHY
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume
 
 HIGHEST_GAIN = 1.5  # times the normative mean at which a whole scan may lie
-FEWEST_CALLED, OFTEN = (
-    0.1,
-    2.0,
-)  # share of a scan's slices, and times the usual one, above which somebody should find something
+FEWEST_CALLED = 0.1  # share of a scan's slices that are called diseased, above which something should be marked
+OFTEN = 2.0  # the same, as a multiple of the share of healthy slices that are called so
 
 
 def quality_checks(volume: AnomalyVolume, system: AnomalySystem, gain: float, *, lesions: int) -> list[Check]:

@@ -19,7 +19,8 @@ from medseg_diff.tasks.apply.cases import find_cases
 from medseg_diff.tasks.apply.channels import refuse_missing
 from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.segmentation_maps import write_maps
-from medseg_diff.tasks.apply.segmentation_volume import SegmentationSystem, open_system, sample_volume
+from medseg_diff.tasks.apply.segmentation_system import SegmentationSystem, open_system
+from medseg_diff.tasks.apply.segmentation_volume import sample_volume
 from medseg_diff.tasks.options import Compute, EnsembleOptions, Model, ResultFolder, Source, with_plain_keywords
 
 # In every case of one folder.
@@ -143,4 +144,5 @@ def interval_in_words(system: SegmentationSystem) -> str:
 
 def _maps_of_a_region(system: SegmentationSystem, save_members: bool) -> int:
     """Float maps that a case takes on the disk for each region; masks take next to nothing."""
-    return 4 + system.findings.calibrated + (system.plan.members if save_members else 0)
+    models = len(system.weights)
+    return 4 + (models > 1) + system.findings.calibrated + (models * system.plan.members if save_members else 0)

@@ -24,7 +24,7 @@ from medseg_diff.metrics.tuning import tempered
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 
 if TYPE_CHECKING:
-    from medseg_diff.tasks.apply.segmentation_volume import SegmentationSystem
+    from medseg_diff.tasks.apply.segmentation_system import SegmentationSystem
 
 MOST_SLICES = 5
 FEWEST_ML = 0.05  # an axial slice with less expected error than this needs no second look

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from medseg_diff.console import log
 from medseg_diff.data import geometry
-from medseg_diff.data.results import CaseResult, read_result
+from medseg_diff.data.results import CaseResult, holds_result, read_result
 from medseg_diff.data.tables.manifest import Case, Manifest, folds_by_patient, write_manifest
+from medseg_diff.device import processes
 from medseg_diff.errors import CheckpointError, UsageError
 from medseg_diff.evaluation.summary import majority
 from medseg_diff.metrics import conformal
@@ -30,7 +31,8 @@ from medseg_diff.tasks.options import TrainingRun
 from medseg_diff.tasks.train.calibration import calibrate_patients, tell
 from medseg_diff.tasks.train.train import Material, TrainVerb
 
-MOST_VOXELS = 500_000  # of a patient's brain, evenly spaced, that a calibration looks at
+MOST_VOXELS = 500_000  # of a brain, evenly spaced, that a calibration looks at,
+MOST_IN_ALL = 50_000_000  # and of all brains together: 250 MB a region
 
 
 def train_folds(
@@ -49,6 +51,8 @@ def train_folds(
     Raises: what a training raises; ManifestError for fewer patients than folds; CheckpointError where the study was begun
     with another recipe, table or number of folds.
     """
+    if processes() > 1:
+        raise UsageError("folds are trained one by one, each by one process", fix="share them with --shard K/N")
     given = _that_choose_nothing(verb.material(data, options, data_root=data_root))
     chosen = _share(folds, shard)
     parts = folds_by_patient(given.manifest, folds)
@@ -56,12 +60,8 @@ def train_folds(
     for fold in chosen:
         held = len({case.patient for case in parts[fold - 1].of("val")})
         log.info("fold %d of %d: %d patients left out", fold, folds, held)
-        words = [
-            *given.command,
-            "--folds",
-            str(folds),
-            *([] if shard == (1, 1) else ["--shard", "{}/{}".format(*shard)]),
-        ]
+        words = [*given.command, "--folds", str(folds)]
+        words += [] if shard == (1, 1) else ["--shard", "{}/{}".format(*shard)]
         run = verb.train(
             replace(given, manifest=parts[fold - 1], command=words),
             replace(options, out=study.run(fold).folder, parent=options.parent or study.name),
@@ -71,6 +71,12 @@ def train_folds(
         _predict(study, run, parts[fold - 1], device=device, runs=options.runs)
     if left := study.unfinished:
         log.info("fold %s of %d: still to be trained", ", ".join(map(str, left)), folds)
+        return study
+    predicted = {case.name for part in parts for case in part.of("val")}
+    if missing := [name for name in predicted if not holds_result(study.out_of_fold / name, "segment")]:
+        log.info(
+            "%d patients' scans are still being predicted by another process, which finishes the study", len(missing)
+        )
         return study
     calibrate_study(study, given.recipe, given.manifest)
     study.finish()
@@ -147,7 +153,8 @@ def calibrate_study(study: FoldStudy, recipe: SegmentationRecipe, manifest: Mani
     cases = [case for case in manifest.cases if case.split != "test" and case.references]
     if not cases:
         return None
-    predicted = [_predicted(study, case) for case in cases]
+    most = min(MOST_VOXELS, MOST_IN_ALL // len(cases))
+    predicted = [_predicted(study, case, most) for case in cases]
     found = {
         region: calibrate_patients(
             [each.regions[region].probability for each in predicted],
@@ -210,11 +217,11 @@ class Predicted(NamedTuple):
     regions: dict[str, RegionVoxels]
 
 
-def _predicted(study: FoldStudy, case: Case) -> Predicted:
+def _predicted(study: FoldStudy, case: Case, most: int) -> Predicted:
     result = read_result(study.out_of_fold / case.name, case.name)
     brain, references = result.brain(case, case.channels[:1]), result.references(case)
     places = np.flatnonzero(brain)
-    places = places[:: -(-len(places) // MOST_VOXELS) or 1]
+    places = places[:: -(-len(places) // most) or 1]
     regions = {}
     for region in result.regions:
         probability, truth = _probability(result, region), _truth(result, references, region)

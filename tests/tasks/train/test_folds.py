@@ -10,7 +10,7 @@ import pytest
 from medseg_diff.data.reading import read_map
 from medseg_diff.data.tables.manifest import folds_by_patient, read_manifest
 from medseg_diff.errors import CheckpointError, MedsegError, UsageError
-from medseg_diff.files import read_facts
+from medseg_diff.files import read_facts, write_json
 from medseg_diff.metrics import conformal
 from medseg_diff.run import Run
 from medseg_diff.studies import FoldStudy, find_folds
@@ -194,6 +194,28 @@ def test_what_cannot_be_trained_is_refused_at_once(train, tmp_path, options, sai
     with pytest.raises(MedsegError, match=said):
         train(tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_study_is_not_calibrated_before_all_are_predicted(train, study, tmp_path, monkeypatch, caplog):
+    """Another process has trained its fold, and still predicts its patients."""
+    monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
+    shutil.copytree(study.folder, tmp_path / "s")
+    again = FoldStudy(tmp_path / "s")
+    facts = {name: value for name, value in again.facts.items() if name not in ("finished", "calibration_sha256")}
+    write_json(again.folder / "study.json", facts)
+    late = next(path.parent for path in again.out_of_fold.glob("*/case.json") if read_facts(path)["model"] == "fold_2")
+    shutil.move(late, tmp_path / "late")
+    with caplog.at_level("INFO", "medseg_diff"):
+        assert "finished" not in train(again.folder, shard=(1, 2), resume="auto").facts
+    assert "1 patients' scans are still being predicted" in caplog.text
+    shutil.move(tmp_path / "late", late)
+    assert train(again.folder, shard=(1, 2), resume="auto").facts["finished"] and contents(again) == contents(study)
+
+
+def test_one_training_of_several_processes_is_no_fold(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="each by one process"):
+        train(tmp_path / "new")
 
 
 def test_a_study_goes_on_with_what_it_was_begun_with(train, study, tmp_path):

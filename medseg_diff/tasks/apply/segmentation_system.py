@@ -1,0 +1,180 @@
+"""A trained segmentation model ready for use: weights, how its ensembles are drawn and cut, and what it can promise."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from medseg_diff.diffusion import Denoiser
+from medseg_diff.errors import CheckpointError, UsageError
+from medseg_diff.methods.components import HALF, Findings
+from medseg_diff.methods.fusion import Fusion
+from medseg_diff.methods.sampled_segmentation import Plan
+from medseg_diff.metrics import conformal
+from medseg_diff.recipes.calibration import SegmentationCalibration, read_calibration
+from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.recipes.trained import Trained, open_run
+from medseg_diff.recipes.typicality import Typicality, read_typicality
+from medseg_diff.run import Run
+from medseg_diff.studies import FoundModel, study_of
+from medseg_diff.tasks.options import Compute, EnsembleOptions
+
+
+@dataclass(frozen=True)
+class SegmentationSystem:
+    """A trained run, or several of one recipe, ready to draw ensembles; `facts` is what every case.json says of it. Of
+    several the denoiser puts on one set of `weights` after the other: the memory is that of one.
+    `thresholds` are of each region, `temperatures` too, but for runs that are not asked for calibrated maps.
+    `volume_scores` are those of the patients that its volumes were measured on, none where they were not; intervals are
+    of the `level`. `guaranteed` are the thresholds of the masks that miss no more than was asked, none where nothing was.
+    `typical` of the runs that measured it tell scans that are unlike those trained on."""
+
+    recipe: SegmentationRecipe
+    denoiser: Denoiser
+    weights: tuple[Path, ...]
+    plan: Plan
+    findings: Findings
+    thresholds: dict[str, float]
+    temperatures: dict[str, float]
+    volume_scores: dict[str, tuple[float, ...]]
+    level: float
+    guaranteed: dict[str, float]
+    device: torch.device
+    precision: str
+    seed: int
+    facts: dict[str, Any]
+    typical: tuple[Typicality, ...]
+
+    def at_once(self, batch: int) -> "SegmentationSystem":
+        """The same with so many samples in a pass of the network."""
+        return replace(self, plan=replace(self.plan, network_batch=batch))
+
+
+def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Compute) -> SegmentationSystem:
+    """The best weights of a run, or of the runs of a study, on a device, and the plan and the findings with some numbers
+    changed.
+
+    Raises: CheckpointError where a run's files are damaged or do not fit each other, or the runs are of several recipes;
+    UsageError for an unknown fusion, or where calibrated maps are asked of a model without calibration.
+    """
+    name, runs = model
+    if not 0 < ensemble.level < 1:
+        raise UsageError(f"there is no level {ensemble.level:g}", fix="use one between 0 and 1, such as 0.9")
+    trained = open_run(runs[0], SegmentationRecipe, device=compute.device, precision=compute.precision)
+    digests = [_digest_of_weights(run, trained) for run in runs]
+    recipe = trained.recipe
+    plan = recipe.plan(
+        members=ensemble.members,
+        steps=ensemble.steps,
+        network_batch=compute.network_batch,
+        members_at_once=ensemble.members_at_once,
+        noise=ensemble.noise,
+    )
+    findings = _findings(recipe, ensemble)
+    calibration, measured_as = _calibration(model), recipe.findings
+    thresholds = _thresholds(calibration, recipe, findings)
+    temperatures = _temperatures(calibration, recipe, name) if findings.calibrated else {}
+    same = (findings.fusion, findings.threshold) == (measured_as.fusion, measured_as.threshold)
+    known_volumes = calibration.regions if calibration and same else {}
+    scores = {each: known_volumes[each].volume_scores if each in known_volumes else () for each in recipe.regions}
+    facts = trained.facts | {
+        "regions": {region: list(labels) for region, labels in recipe.regions.items()},
+        "nested": recipe.nested,
+        "seed": ensemble.seed,
+        "solver": plan.solver.model_dump(mode="json"),
+        "steps": len(plan.times) - 1,
+        "members": plan.members * len(runs),
+        "network_batch": plan.network_batch,
+        "noise": "shared" if plan.shared_noise else "independent",
+        "cut": plan.cut.model_dump(mode="json"),
+        "mirrors": list(plan.mirrors),
+        "fusion": findings.fusion,
+        "thresholds": thresholds,
+        "temperatures": temperatures,
+        "level": ensemble.level,
+    }
+    if len(runs) > 1:
+        each = [{"model": run.name, "sha256": digest} for run, digest in zip(runs, digests, strict=True)]
+        joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+        facts |= {"model": name, "sha256": joined, "models": each}
+    denoiser = recipe.denoiser.around(trained.networks["best"], recipe.schedule)
+    guaranteed = {} if ensemble.guarantee is None else _of_risk(calibration, recipe, ensemble.guarantee, name)
+    if guaranteed:
+        facts |= {"guarantee": {"fnr": ensemble.guarantee, "thresholds": guaranteed}}
+    chosen = (findings, thresholds, temperatures, scores, ensemble.level, guaranteed)
+    typical = [trained.typicality, *(read_typicality(run) for run in runs[1:])]
+    known = (trained.device, trained.precision, ensemble.seed, facts, tuple(each for each in typical if each))
+    return SegmentationSystem(recipe, denoiser, tuple(run.weights("best") for run in runs), plan, *chosen, *known)
+
+
+def _digest_of_weights(run: Run, first: Trained[SegmentationRecipe]) -> str:
+    """The verified digest of a run's weights. Raises: CheckpointError where it is damaged or of another recipe."""
+    digests = run.verified(run.recipe_file, run.weights("best"))
+    if digests[run.recipe_file] != first.facts["recipe_sha256"]:
+        raise CheckpointError(
+            f"was trained by another recipe than {first.facts['model']}", fix="train its study again", file=run.name
+        )
+    return digests[run.weights("best")]
+
+
+def _findings(recipe: SegmentationRecipe, ensemble: EnsembleOptions) -> Findings:
+    """The recipe's, with what is asked for changed. Raises: UsageError."""
+    if ensemble.fusion not in (None, *get_args(Fusion)):
+        raise UsageError(f"there is no fusion `{ensemble.fusion}`", fix=f"use one of {', '.join(get_args(Fusion))}")
+    changes = {"fusion": ensemble.fusion, "calibrated": ensemble.calibrated or None}
+    return recipe.findings.but(**{name: value for name, value in changes.items() if value is not None})
+
+
+def _calibration(model: FoundModel) -> SegmentationCalibration | None:
+    """What a run, or a study as a whole, measured. Raises: CheckpointError."""
+    run, *others = model.runs
+    study = study_of(run) if others else None
+    measured = study.calibrated() if study else run
+    return read_calibration(measured, SegmentationCalibration) if measured else None
+
+
+def _thresholds(
+    calibration: SegmentationCalibration | None, recipe: SegmentationRecipe, findings: Findings
+) -> dict[str, float]:
+    """Where each region's fused map is cut."""
+    thresholds = {}
+    for region in recipe.regions:
+        tuned = calibration.threshold(region) if calibration else HALF
+        thresholds[region] = HALF if findings.fusion != "mean" else findings.threshold or tuned
+    return thresholds
+
+
+def _temperatures(
+    calibration: SegmentationCalibration | None, recipe: SegmentationRecipe, name: str
+) -> dict[str, float]:
+    """Each region's, of the model `name`. Raises: UsageError where it has none."""
+    known = calibration.regions if calibration else {}
+    missing = [region for region in recipe.regions if region not in known]
+    if missing:
+        raise UsageError(
+            f"{name} has no calibration for {', '.join(missing)}",
+            fix="train with validation.calibration_slices above 0, or leave --calibrated out",
+        )
+    return {region: known[region].temperature for region in recipe.regions}
+
+
+def _of_risk(
+    calibration: SegmentationCalibration | None, recipe: SegmentationRecipe, risk: float, name: str
+) -> dict[str, float]:
+    """Where each region is cut for its mask to miss at most that share of a lesion. Raises: UsageError where too few
+    patients with a lesion were measured to promise it."""
+    known = calibration.regions if calibration else {}
+    thresholds = {}
+    for region in recipe.regions:
+        own = known.get(region)
+        lesions = own.lesions if own else 0
+        threshold = conformal.threshold_of_risk(own.missed, lesions, risk) if own and lesions else None
+        if threshold is None:
+            raise UsageError(
+                f"{name} cannot promise fnr={risk:g} for {region}: measured on {lesions} patients with a lesion",
+                fix="train a study (--folds) on more patients, or ask for a larger share",
+            )
+        thresholds[region] = threshold
+    return thresholds
