@@ -47,6 +47,13 @@ SEGMENTATION = {  # in the order of per_case.csv
     "aurc": Metric("1", BRAIN, "lower"),
     "auroc_error_band": Metric("1", DOUBTFUL),
     "auroc_error": Metric("1", BRAIN),
+    "coverage90": Metric("1", "cases with a 90 % interval", None),
+    "width90_ml": Metric("ml", "cases with a 90 % interval", "lower"),
+    "guaranteed_missed": Metric("1", f"{LESION} and a guaranteed mask", "lower", lesion_only=True),
+    "guaranteed_ratio": Metric("1", f"{LESION} and a guaranteed mask", "lower", lesion_only=True),
+    "presence_brier": Metric("1", "cases with a probability of a lesion", "lower"),
+    "typicality": Metric("1", "cases", None),
+    "atypical": Metric("1", "cases", None),
 }
 ANOMALY = {  # in the order of per_case.csv
     "auroc": Metric("1", LESION_VOXELS, lesion_only=True),

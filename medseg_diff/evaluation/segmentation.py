@@ -13,12 +13,13 @@ from medseg_diff.data.geometry import axial_axis, spacing_of
 from medseg_diff.data.results import CaseResult, read_result
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.evaluation.catalogue import SEGMENTATION
+from medseg_diff.evaluation.promises import coverage_curve, promises_kept
+from medseg_diff.evaluation.slices import SLICE_COLUMNS, slice_rows, sums_ml
 from medseg_diff.evaluation.summary import (
     Evaluation,
     Floats,
     Mask,
     Values,
-    axial_slices,
     listed,
     majority,
     mean,
@@ -57,6 +58,10 @@ CONVENTIONS = {
     "ece": f"mean probability, {calibration.BINS} bins of equal mass; *_calibrated: at the run's temperature",
     "aurc": "error of the mask, voxels ordered by uncertainty.nii.gz",
     "auroc_error": "does uncertainty.nii.gz find the wrong voxels of the mask; undefined where none or all are wrong",
+    "coverage90": "share of the cases whose true volume lies in the 90 % interval of case.json, width90_ml wide",
+    "guaranteed_missed": "share of the lesion outside guaranteed_mask.nii.gz, which has guaranteed_ratio times its volume",
+    "presence_brier": "squared difference of lesion_presence's probability and whether there is a lesion",
+    "typicality": "score of case.json over its threshold; atypical: share of the cases above it, of which `segment` warned",
     "interval": "95 %, percentile bootstrap, patients drawn with replacement; null for fewer than two patients",
     "reliability": f"brain voxels of all cases together, {calibration.BINS} bins of equal width; empty bins are left out",
     "risk_coverage": "error rate of the most certain share of a brain's voxels, mean over cases",
@@ -64,7 +69,7 @@ CONVENTIONS = {
 }
 
 
-SLICE_COLUMNS = ("axis", "slice", "reference_ml", "mask_ml", "dice", "error_ml", "expected_error_ml", "ged2")
+INTERVAL = ("low90_ml", "high90_ml")
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ def evaluate_segmentation(cases: Sequence[Case], predictions: Path) -> Evaluatio
         },
         per_case=table(
             ("case", "patient", "split", "region"),
-            ("reference_ml", *SEGMENTATION),
+            ("reference_ml", *INTERVAL, *SEGMENTATION),
             [((case.name, case.patient, case.split, name), region.values) for case, name, region in every],
         ),
         per_slice=table(
@@ -151,10 +156,10 @@ def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask
     uncertainty = maps["uncertainty"]
     apart = _distances_of_slices(result.members(region), raters or [reference], axial_axis(affine))
     of_slices = {
-        "expected_error_ml": _sums_ml(uncertainty, affine),
+        "expected_error_ml": sums_ml(uncertainty, affine),
         "ged2": {z: of_slice.ged2 for z, of_slice in apart.items()},
     }
-    slices = list(_slices(mask, reference, brain, affine, of_slices))
+    slices = list(slice_rows(mask, reference, brain, affine, of_slices))
     values: Values = {
         "reference_ml": overlap.volume_ml(reference, spacing_mm=spacing_mm),
         **_overlap(mask, reference, spacing_mm),
@@ -162,6 +167,7 @@ def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask
         "dice_raters": mean([overlap.dice(mask, rater) for rater in raters]),
         "dice_slices": mean([row["dice"] for row in slices if row["reference_ml"]]),
         **_diversity(list(apart.values())),
+        **promises_kept(result, region, reference),
     }
     reliability, risk = {}, None
     wrong, doubt = (mask != reference)[brain], None if uncertainty is None else uncertainty[brain]
@@ -202,32 +208,6 @@ def _lesions(found: Detection) -> Values:
         "false_positive_lesions": found.false_positives,
         "false_positives_ml": found.false_positive_ml,
     }
-
-
-def _slices(
-    mask: Mask, reference: Mask, brain: Mask, affine: Floats, known: Mapping[str, Mapping[int, float]]
-) -> Iterator[Values]:
-    """A row for each axial slice that holds brain or is marked, from the first to the last; `known` are further columns."""
-    voxel_ml = float(np.prod(spacing_of(affine))) / 1000
-    for z, marked, truth, tissue in axial_slices(affine, mask, reference, brain):
-        if tissue.any() or marked.any() or truth.any():
-            yield {
-                "axis": axial_axis(affine),
-                "slice": z,
-                "reference_ml": np.count_nonzero(truth) * voxel_ml,
-                "mask_ml": np.count_nonzero(marked) * voxel_ml,
-                "dice": overlap.dice(marked, truth) if marked.any() or truth.any() else None,
-                "error_ml": np.count_nonzero(marked != truth) * voxel_ml,
-                **{name: numbers.get(z) for name, numbers in known.items()},
-            }
-
-
-def _sums_ml(uncertainty: Real | None, affine: Floats) -> dict[int, float]:
-    """How many ml of each axial slice may be wrong: the sum of its uncertainty."""
-    if uncertainty is None:
-        return {}
-    voxel_ml = float(np.prod(spacing_of(affine))) / 1000
-    return {z: float(plane.sum(dtype=np.float64) * voxel_ml) for z, plane in axial_slices(affine, uncertainty)}
 
 
 def _in_doubt(probability: Real, truth: Mask, wrong: Mask, uncertainty: Real | None) -> Values:
@@ -294,4 +274,6 @@ def _curves(measured: Sequence[MeasuredRegion]) -> dict[str, Mapping[str, Any]]:
     if risks:
         risk = np.mean(risks, axis=0)
         found["risk_coverage"] = {"coverage": COVERAGE.tolist(), "risk": risk.round(8).tolist()}
+    if held := coverage_curve([each.values for each in measured]):
+        found["intervals"] = held
     return found

@@ -1,7 +1,7 @@
 """What holds for the next patient as often as it says, whatever the model: conformal intervals, thresholds of bounded risk.
 
 All of it rests on one assumption: the next patient is like those that it was measured on (exchangeable with them: the same
-scanners, the same disease). Angelopoulos & Bates, A Gentle Introduction to Conformal Prediction, 2021, arXiv 2107.07511;
+scanners, the same disease). Barber et al., Predictive inference with the jackknife+, 2019, arXiv 1905.02928 (its CV+);
 Angelopoulos et al., Conformal Risk Control, 2022, arXiv 2208.02814.
 """
 
@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-SMALL_ML = (
-    1.0  # volumes are compared as logarithms of what they are above this: one of 0 has one, and a drop is no lesion
-)
+# Volumes are compared as logarithms of what they are above this: one of 0 has one, and a drop is no lesion.
+SMALL_ML = 1.0
+LEVELS = (0.5, 0.8, 0.9, 0.95)  # of the intervals that every result states
 # Where a mask of bounded risk may be cut: closer together near 0, where faint lesions lie.
 THRESHOLDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, *(round(0.01 * step, 2) for step in range(1, 100)))
 
@@ -31,28 +31,27 @@ def fewest_patients(level: float) -> int:
     return math.ceil(round(level / (1 - level), 9))
 
 
-def bound(scores: Sequence[float], level: float) -> float | None:
-    """What the score of the next patient stays below with probability `level`; None of too few scores.
-
-    The ceil((n + 1) level)-th smallest of n exchangeable scores.
-    """
-    rank = math.ceil(round((len(scores) + 1) * level, 9))
-    return sorted(scores)[rank - 1] if rank <= len(scores) else None
-
-
 def volume_score(found_ml: float, true_ml: float) -> float:
     """How far a volume is from the true one, as |log| of their ratio, both taken `SMALL_ML` larger."""
     return abs(math.log((true_ml + SMALL_ML) / (found_ml + SMALL_ML)))
 
 
-def volume_interval(found_ml: float, scores: Sequence[float], level: float) -> VolumeInterval | None:
-    """Where the true volume lies with probability `level`, by the scores of other patients; None of too few of them."""
-    farthest = bound(scores, level)
-    if farthest is None:
+def volume_interval(
+    volumes_ml: Sequence[float], scores: Sequence[Sequence[float]], level: float
+) -> VolumeInterval | None:
+    """Where the true volume lies with probability `level`: CV+, of the volumes that one or several models find, each with
+    the scores of the patients it never saw. None of too few scores.
+
+    Models that differ more about a scan than about their patients widen it. Of one model it is split conformal, and holds
+    for sure; of several, (2 level - 1) is sure and `level` usual.
+    """
+    found = np.repeat([math.log(volume + SMALL_ML) for volume in volumes_ml], [len(own) for own in scores])
+    apart = np.array([score for own in scores for score in own])
+    rank = math.ceil(round((len(apart) + 1) * level, 9))
+    if rank > len(apart):
         return None
-    ratio = math.exp(farthest)
-    low, high = (found_ml + SMALL_ML) / ratio - SMALL_ML, (found_ml + SMALL_ML) * ratio - SMALL_ML
-    return VolumeInterval(max(low, 0.0), high)
+    low, high = np.sort(found - apart)[len(apart) - rank], np.sort(found + apart)[rank - 1]
+    return VolumeInterval(max(math.exp(low) - SMALL_ML, 0.0), math.exp(high) - SMALL_ML)
 
 
 def missed_shares(probability: npt.NDArray[np.float32], reference: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

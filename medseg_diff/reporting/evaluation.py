@@ -1,6 +1,6 @@
 """One figure of an evaluated folder: whether its probability and its doubt can be believed, its masks and volumes trusted.
 
-A picture for paper: dark on white, a row for each region. Everything comes from metrics.json and per_case.csv.
+A picture for paper: dark on white, two rows for each region. Everything comes from metrics.json and per_case.csv.
 """
 
 import csv
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 INK, GREY, BLUE, ORANGE = "#1c1e21", "#9aa0a6", "#1f77b4", "#d9730d"
-WIDTH, HEIGHT = 13.0, 3.3  # inches, a row
-PANELS = ("Reliability", "Risk–coverage", "Dice of each case", "Volume agreement")
+WIDTH, HEIGHT = 11.5, 3.3  # inches, a row
+ROWS, COLUMNS = 2, 3  # of panels, for each region
 LIMITS = 1.96  # standard deviations to each side of the bias (Bland and Altman 1986)
 FEWEST_FOR_LIMITS = 3
 SMALLEST_RISK = 1e-7
@@ -40,16 +40,17 @@ class Region:
 
 
 def evaluation_figure(folder: Path, png: Path) -> None:
-    """Draw the metrics.json and per_case.csv of `folder`: reliability, risk–coverage, Dice by case, volume agreement.
+    """Draw the metrics.json and per_case.csv of `folder`: reliability, risk–coverage, Dice by case, volume agreement,
+    intervals of volumes, and how unlike the training's the scans are.
 
     Raises: UsageError where they are missing or not those of a segmentation, EnvironmentFault where `png` cannot be written.
     """
     summary, regions = _read(folder)
-    figure = new_figure(WIDTH, HEIGHT * len(regions) + 0.35, paper="white", layout="constrained")
-    grid = figure.subplots(len(regions), len(PANELS), squeeze=False)
-    drawers = (_draw_reliability, _draw_risk, _draw_dice, _draw_volumes)
+    rows = ROWS * len(regions)
+    figure = new_figure(WIDTH, HEIGHT * rows + 0.35, paper="white", layout="constrained")
+    grid = figure.subplots(rows, COLUMNS, squeeze=False).reshape(len(regions), ROWS * COLUMNS)
     for row, region in zip(grid, regions, strict=True):
-        for axes, title, draw in zip(row, PANELS, drawers, strict=True):
+        for axes, (title, draw) in zip(row, PANELS.items(), strict=True):
             axes.set_title(f"{title}: {region.name}" if len(regions) > 1 else title, fontsize=9.5, color=INK)
             axes.tick_params(labelsize=8, colors=INK)
             axes.spines[["top", "right"]].set_visible(False)
@@ -145,6 +146,54 @@ def _draw_volumes(axes: "Axes", region: Region) -> None:
     _legend(axes, "upper left")
 
 
+def _draw_intervals(axes: "Axes", region: Region) -> None:
+    """Volumes with their 90 % intervals, smallest first, and where the true one lies."""
+    low, high, true = (region.columns[name] for name in ("low90_ml", "high90_ml", "reference_ml"))
+    stated = np.isfinite(low)
+    if not stated.any():
+        _say(axes, "no interval: its model is no study of folds,\nor on too few patients")
+        return
+    mask = (true + region.columns["volume_bias_ml"])[stated]
+    order = np.argsort(mask, kind="stable")
+    low, high, true = (values[stated][order] for values in (low, high, true))
+    inside, places = (low <= true) & (true <= high), np.arange(1, len(low) + 1)
+    axes.vlines(places, low, high, color=GREY, linewidth=1.6, alpha=0.8, label="90 % interval")
+    for which, colour, word in ((inside, BLUE, "true volume inside"), (~inside, ORANGE, "outside")):
+        label = f"{word}: {np.count_nonzero(which)} of {len(true)}"
+        axes.scatter(places[which], true[which], s=12, color=colour, linewidth=0, zorder=3, label=label)
+    _label(axes, "case, smallest mask first", "volume (ml)")
+    axes.set(yscale="symlog", ylim=(0, 12 * max(high.max(), true.max())))  # the legend stands above
+    _legend(axes, "upper left")
+
+
+def _draw_typicality(axes: "Axes", region: Region) -> None:
+    """Dice over how unlike the training's a scan is; to the right of the line `segment` warned."""
+    unlike = region.columns["typicality"]
+    if not np.isfinite(unlike).any():
+        _say(axes, "nothing known of the training's scans")
+        return
+    counted = (region.columns["reference_ml"] > 0) & np.isfinite(unlike)
+    axes.scatter(unlike[counted], region.columns["dice"][counted], s=18, color=BLUE, linewidth=0, label="with a lesion")
+    healthy = ~counted & np.isfinite(unlike)
+    if healthy.any():
+        axes.plot(unlike[healthy], np.full(healthy.sum(), -0.04), "|", color=ORANGE, label="without")
+    warned = np.count_nonzero(unlike > 1)
+    axes.axvline(1, color=INK, linewidth=0.9, linestyle=":", label=f"warned: {warned} of {np.isfinite(unlike).sum()}")
+    _label(axes, "score over its threshold", "Dice")
+    axes.set(xlim=(0, 1.1 * max(1.2, float(np.nanmax(unlike)))), ylim=(-0.08, 1.45), yticks=np.arange(6) / 5)
+    _legend(axes, "upper left")
+
+
+PANELS = {
+    "Reliability": _draw_reliability,
+    "Risk–coverage": _draw_risk,
+    "Dice of each case": _draw_dice,
+    "Volume agreement": _draw_volumes,
+    "Intervals of volumes": _draw_intervals,
+    "Scans unlike the training's": _draw_typicality,
+}
+
+
 def _label(axes: "Axes", across: str, up: str) -> None:
     axes.set_xlabel(across, fontsize=8.5, color=INK)
     axes.set_ylabel(up, fontsize=8.5, color=INK)
@@ -178,6 +227,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[Region]]:
 def _region(name: str, summary: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> Region:
     curves, metrics = summary["curves"], summary["metrics"]
     own = {key.removeprefix(f"{name}_"): value for key, value in metrics.items() if key.startswith(f"{name}_")}
-    columns = ("reference_ml", "dice", "dice_raters", "volume_bias_ml")
+    columns, newer = ("reference_ml", "dice", "dice_raters", "volume_bias_ml"), ("low90_ml", "high90_ml", "typicality")
     numbers = {column: np.array([float(row[column] or "nan") for row in rows]) for column in columns}
+    numbers |= {column: np.array([float(row.get(column) or "nan") for row in rows]) for column in newer}
     return Region(name, curves[name], own if len(curves) > 1 else metrics, numbers)

@@ -26,6 +26,8 @@ def test_a_perfect_prediction_is_perfect_in_every_measure(study):
     assert values.pop("auroc_error") is None  # there is no error to find
     assert values.pop("ece_calibrated") is None and values.pop("brier_calibrated") is None  # nothing was calibrated
     assert values.pop("ece_band") is None and values.pop("auroc_error_band") is None  # nothing is in doubt
+    promised = ("coverage90", "width90_ml", "guaranteed_missed", "guaranteed_ratio", "presence_brier", "typicality")
+    assert all(values.pop(name) is None for name in (*promised, "atypical"))  # nothing was promised
     ones = {"dice", "dice_raw", "dice_raters", "dice_slices", "iou", "surface_dice_1mm"}
     ones |= {"lesion_sensitivity", "lesion_precision", "lesion_f1"}
     assert values == {key: pytest.approx(1.0 if key in ones else 0.0) for key in values}
@@ -57,7 +59,16 @@ def test_cases_without_a_lesion_are_left_out_of_means_over_lesions_only(study):
     rows = list(csv.DictReader((study.predictions / "per_case.csv").open()))
     assert {row["case"]: row["dice"] for row in rows} == {"sick": "1", "healthy": "1", "alarm": "0", "missed": "0"}
     assert {row["case"]: row["hd95_mm"] for row in rows}["missed"] == ""
-    assert list(rows[0]) == ["case", "patient", "split", "region", "reference_ml", *SEGMENTATION]
+    assert list(rows[0]) == [
+        "case",
+        "patient",
+        "split",
+        "region",
+        "reference_ml",
+        "low90_ml",
+        "high90_ml",
+        *SEGMENTATION,
+    ]
 
 
 def test_diversity_is_measured_against_the_raters(study):

@@ -5,7 +5,6 @@ import pytest
 
 from medseg_diff.metrics.conformal import (
     THRESHOLDS,
-    bound,
     fewest_patients,
     missed_shares,
     threshold_of_risk,
@@ -18,29 +17,53 @@ def test_a_level_needs_so_many_patients():
     assert [fewest_patients(level) for level in (0.5, 0.8, 0.9, 0.95, 0.99)] == [1, 4, 9, 19, 99]
     for level in (0.8, 0.9, 0.95):
         scores = [0.1] * fewest_patients(level)
-        assert bound(scores, level) == 0.1 and bound(scores[1:], level) is None
+        assert volume_interval([9.0], [scores], level) == pytest.approx((10 / np.exp(0.1) - 1, 10 * np.exp(0.1) - 1))
+        assert volume_interval([9.0], [scores[1:]], level) is None
+        assert volume_interval([9.0, 9.0], [scores[:2], scores[2:]], level) is not None
 
 
 @pytest.mark.parametrize(("patients", "level"), [(19, 0.95), (40, 0.9), (60, 0.9), (100, 0.8)])
-def test_the_bound_covers_the_next_score_as_often_as_it_says(patients, level):
+def test_of_one_model_the_interval_holds_the_next_volume_as_often_as_it_says(patients, level):
     """Over many draws the coverage lies between the level and the level + 1 / (n + 1)."""
     rng = np.random.default_rng(0)
-    scores = rng.exponential(size=(4000, patients + 1))
-    covered = np.mean([last <= bound(list(others), level) for *others, last in scores])
-    assert level - 0.015 < covered < level + 1 / (patients + 1) + 0.015
+    scores = rng.exponential(size=(4000, patients + 1)).tolist()
+    covered = []
+    for *others, last in scores:
+        _, high = volume_interval([30.0], [others], level)
+        covered.append(volume_score(30.0, high) >= last)
+    assert level - 0.015 < np.mean(covered) < level + 1 / (patients + 1) + 0.015
+
+
+def test_of_several_models_it_holds_as_often_and_is_wider_where_they_differ():
+    """Three models, each with an error of its own of every patient beside one that they have in common."""
+    rng = np.random.default_rng(3)
+    covered = []
+    for _ in range(500):
+        common, own = rng.normal(0, 0.2, 46), rng.normal(0, 0.2, (3, 46))
+        true = rng.gamma(2, 20, 46)
+        found = (true + 1) * np.exp(common + own) - 1
+        scores = [
+            [volume_score(found[model, each], true[each]) for each in range(45) if each % 3 == model]
+            for model in range(3)
+        ]
+        low, high = volume_interval(np.maximum(found[:, 45], 0), scores, 0.9)
+        covered.append(low <= true[45] <= high)
+    assert 0.9 < np.mean(covered) < 0.99
+    agreed, apart = (volume_interval(volumes, scores, 0.9) for volumes in ([40.0] * 3, [20.0, 40.0, 60.0]))
+    assert apart.low < agreed.low < 40 < agreed.high < apart.high
 
 
 def test_a_volume_lies_in_its_interval_exactly_where_its_score_is_within_the_bound():
     rng = np.random.default_rng(1)
     found, true = rng.gamma(1, 40, size=(2, 60)) * (rng.random((2, 60)) > 0.2)
     scores = [volume_score(*pair) for pair in zip(found, true, strict=True)]
-    farthest = bound(scores, 0.8)
+    farthest = sorted(scores)[48]  # the 49th of 60: ceil(61 x 0.8)
     for each, volume in zip(found, true, strict=True):
-        interval = volume_interval(each, scores, 0.8)
+        interval = volume_interval([each], [scores], 0.8)
         assert interval.low <= each <= interval.high and interval.low >= 0
         inside = interval.low - 1e-9 <= volume <= interval.high + 1e-9
         assert inside == (volume_score(each, volume) <= farthest + 1e-12)
-    assert volume_score(0, 0) == 0 and volume_interval(30.0, scores[:3], 0.8) is None
+    assert volume_score(0, 0) == 0 and volume_interval([30.0], [scores[:3]], 0.8) is None
 
 
 def test_the_share_missed_is_that_of_the_references_voxels_below_a_threshold():

@@ -132,7 +132,8 @@ def segment_case(
 
 def interval_in_words(system: SegmentationSystem) -> str:
     """What the intervals of volumes are worth."""
-    patients, level = min(map(len, system.volume_scores.values())), f"{system.level:.0%}"
+    known = [system.measured[region].volumes if region in system.measured else 0 for region in system.recipe.regions]
+    patients, level = min(known), f"{system.level:.0%}"
     needed = fewest_patients(system.level)
     if patients >= needed:
         return f"volumes with {level} intervals, measured on {patients} patients that their models had not seen"

@@ -1,11 +1,13 @@
 """A trained segmentation model ready for use: weights, how its ensembles are drawn and cut, and what it can promise."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from medseg_diff.diffusion import Denoiser
 from medseg_diff.errors import CheckpointError, UsageError
@@ -13,7 +15,7 @@ from medseg_diff.methods.components import HALF, Findings
 from medseg_diff.methods.fusion import Fusion
 from medseg_diff.methods.sampled_segmentation import Plan
 from medseg_diff.metrics import conformal
-from medseg_diff.recipes.calibration import SegmentationCalibration, read_calibration
+from medseg_diff.recipes.calibration import RegionCalibration, SegmentationCalibration, read_calibration
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.trained import Trained, open_run
 from medseg_diff.recipes.typicality import Typicality, read_typicality
@@ -27,9 +29,9 @@ class SegmentationSystem:
     """A trained run, or several of one recipe, ready to draw ensembles; `facts` is what every case.json says of it. Of
     several the denoiser puts on one set of `weights` after the other: the memory is that of one.
     `thresholds` are of each region, `temperatures` too, but for runs that are not asked for calibrated maps.
-    `volume_scores` are those of the patients that its volumes were measured on, none where they were not; intervals are
-    of the `level`. `guaranteed` are the thresholds of the masks that miss no more than was asked, none where nothing was.
-    `typical` of the runs that measured it tell scans that are unlike those trained on."""
+    `measured` is what patients that its models never saw showed of each region, empty where masks were made otherwise;
+    intervals are of the `level`. `guaranteed` are the thresholds of the masks that miss no more than was asked, none where
+    nothing was. `typical` of the runs that measured it tell scans that are unlike those trained on."""
 
     recipe: SegmentationRecipe
     denoiser: Denoiser
@@ -38,7 +40,7 @@ class SegmentationSystem:
     findings: Findings
     thresholds: dict[str, float]
     temperatures: dict[str, float]
-    volume_scores: dict[str, tuple[float, ...]]
+    measured: Mapping[str, RegionCalibration]
     level: float
     guaranteed: dict[str, float]
     device: torch.device
@@ -50,6 +52,11 @@ class SegmentationSystem:
     def at_once(self, batch: int) -> "SegmentationSystem":
         """The same with so many samples in a pass of the network."""
         return replace(self, plan=replace(self.plan, network_batch=batch))
+
+    @property
+    def cuts(self) -> Tensor:
+        """The threshold of each region [R], on the device."""
+        return torch.tensor(list(self.thresholds.values()), device=self.device)
 
 
 def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Compute) -> SegmentationSystem:
@@ -77,8 +84,7 @@ def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Comput
     thresholds = _thresholds(calibration, recipe, findings)
     temperatures = _temperatures(calibration, recipe, name) if findings.calibrated else {}
     same = (findings.fusion, findings.threshold) == (measured_as.fusion, measured_as.threshold)
-    known_volumes = calibration.regions if calibration and same else {}
-    scores = {each: known_volumes[each].volume_scores if each in known_volumes else () for each in recipe.regions}
+    measured = calibration.regions if calibration and same else {}
     facts = trained.facts | {
         "regions": {region: list(labels) for region, labels in recipe.regions.items()},
         "nested": recipe.nested,
@@ -103,7 +109,7 @@ def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Comput
     guaranteed = {} if ensemble.guarantee is None else _of_risk(calibration, recipe, ensemble.guarantee, name)
     if guaranteed:
         facts |= {"guarantee": {"fnr": ensemble.guarantee, "thresholds": guaranteed}}
-    chosen = (findings, thresholds, temperatures, scores, ensemble.level, guaranteed)
+    chosen = (findings, thresholds, temperatures, measured, ensemble.level, guaranteed)
     typical = [trained.typicality, *(read_typicality(run) for run in runs[1:])]
     known = (trained.device, trained.precision, ensemble.seed, facts, tuple(each for each in typical if each))
     return SegmentationSystem(recipe, denoiser, tuple(run.weights("best") for run in runs), plan, *chosen, *known)

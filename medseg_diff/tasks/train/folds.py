@@ -19,7 +19,7 @@ from medseg_diff.data.tables.manifest import Case, Manifest, folds_by_patient, w
 from medseg_diff.device import processes
 from medseg_diff.errors import CheckpointError, UsageError
 from medseg_diff.evaluation.summary import majority
-from medseg_diff.metrics import conformal
+from medseg_diff.metrics import conformal, presence
 from medseg_diff.recipes.calibration import SegmentationCalibration, write_calibration
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.run import Run, new_name
@@ -172,14 +172,17 @@ def calibrate_study(study: FoldStudy, recipe: SegmentationRecipe, manifest: Mani
     )
     thresholds = {region: recipe.findings.threshold or whole.threshold(region) for region in recipe.regions}
     scores = [_volume_scores(study, case, recipe, thresholds) for case in cases]
+    parts = [{case.patient for case in part.of("val")} for part in folds_by_patient(manifest, study.facts["folds"])]
     regions = {}
     for region, chosen in found.items():
         volumes = _of_patients(cases, [score[region] for score in scores])
-        shares = [
-            np.mean(own, axis=0) for own in _of_patients(cases, [each.regions[region].missed for each in predicted])
-        ]
+        looked_at = [each.regions[region] for each in predicted]
+        shares = [np.mean(own, axis=0) for own in _of_patients(cases, [each.missed for each in looked_at]).values()]
         regions[region] = chosen.but(
-            volume_scores=sorted(round(max(own), 6) for own in volumes),
+            volume_scores=[
+                sorted(round(max(own), 6) for patient, own in volumes.items() if patient in part) for part in parts
+            ],
+            presence=_presence_scores(_of_patients(cases, looked_at)),
             missed=[round(float(share), 6) for share in np.mean(shares, axis=0)] if shares else [],
             lesions=len(shares),
         )
@@ -189,25 +192,36 @@ def calibrate_study(study: FoldStudy, recipe: SegmentationRecipe, manifest: Mani
     return whole
 
 
-Number = TypeVar("Number")
+Value = TypeVar("Value")
 
 
-def _of_patients(cases: Sequence[Case], values: Sequence[Number | None]) -> list[list[Number]]:
+def _of_patients(cases: Sequence[Case], values: Sequence[Value | None]) -> dict[str, list[Value]]:
     """The values that there are of each patient, who may have several scans: these are no two patients."""
-    own: dict[str, list[Number]] = {}
+    own: dict[str, list[Value]] = {}
     for case, value in zip(cases, values, strict=True):
         if value is not None:
             own.setdefault(case.patient, []).append(value)
-    return list(own.values())
+    return own
 
 
 class RegionVoxels(NamedTuple):
-    """Probability in [0, 1] and whether the reference marks it, of some of a brain's voxels, [N] each; and which share of
-    the reference's voxels is missed at each threshold, None without a lesion."""
+    """Probability in [0, 1] and whether the reference marks it, of some of a brain's voxels, [N] each; which share of the
+    reference's voxels is missed at each threshold, None without a lesion; and the score of there being one."""
 
     probability: npt.NDArray[np.float32]
     reference: npt.NDArray[np.bool_]
     missed: npt.NDArray[np.float64] | None
+    presence: float
+
+
+def _presence_scores(patients: Mapping[str, Sequence[RegionVoxels]]) -> dict[str, list[float]]:
+    """As calibration.json holds them: of each patient's first scan."""
+    first = [own[0] for own in patients.values()]
+    diseased, healthy = (
+        sorted(round(each.presence, 6) for each in first if (each.missed is not None) == there)
+        for there in (True, False)
+    )
+    return {"diseased": diseased, "healthy": healthy}
 
 
 class Predicted(NamedTuple):
@@ -226,7 +240,8 @@ def _predicted(study: FoldStudy, case: Case, most: int) -> Predicted:
     for region in result.regions:
         probability, truth = _probability(result, region), _truth(result, references, region)
         missed = conformal.missed_shares(probability, truth) if truth.any() else None
-        regions[region] = RegionVoxels(probability.ravel()[places], truth.ravel()[places], missed)
+        present = presence.score(probability, geometry.voxel_ml(result.main.affine))
+        regions[region] = RegionVoxels(probability.ravel()[places], truth.ravel()[places], missed, present)
     return Predicted(int(brain.any(axis=(0, 1)).sum()), regions)
 
 
