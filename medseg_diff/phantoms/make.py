@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from medseg_diff.data.formats.writing import write_volume
-from medseg_diff.data.tables.manifest import Split, draw_splits, write_manifest
+from medseg_diff.data.tables.manifest import Case, Split, draw_splits, write_manifest
 from medseg_diff.files import write_json
 from medseg_diff.phantoms.anatomy import Person, build_anatomy
 from medseg_diff.phantoms.geometry import Grid
@@ -25,7 +25,7 @@ from medseg_diff.phantoms.signal import CHANNELS, any_oedema, tissue_shares
 from medseg_diff.settings import Settings
 
 Edge = Annotated[int, Field(ge=32, le=512)]
-TABLE, MARKER = "cases.csv", "phantom.json"
+TABLE, MARKER, PREFIX = "cases.csv", "phantom.json", "phantom_"
 SCANNER, OEDEMA = 2**32, 2**33  # no case's number of a stream: scanners draw from generators of their own, and oedemas
 WORKERS = 2  # more would only wait for one another, and each holds a whole case
 
@@ -89,7 +89,7 @@ def make_case(settings: PhantomSettings, index: int) -> PhantomCase:
     inside = seen_by(scanner, anatomy)
     raters = [np.random.default_rng([settings.seed, index, len(streams), r]) for r in range(settings.raters)]
     return PhantomCase(
-        name=f"phantom_{index:04d}",
+        name=f"{PREFIX}{index:04d}",
         images=acquire(shares, anatomy, scanner, scanner_rng),
         seg=inside * draw_labels(glioma, anatomy),
         raters=tuple(inside * draw_labels(glioma, anatomy, rng) for rng in raters),
@@ -110,7 +110,7 @@ def write_phantoms(settings: PhantomSettings, out: Path, *, progress: Callable[[
     The same settings give the same bytes. Cases of an earlier set that this one does not have are removed.
     `progress` is told (cases done, cases in all). Raises: EnvironmentFault where OUT cannot be written.
     """
-    cases = [f"phantom_{index:04d}" for index in range(settings.cases)]
+    cases = [f"{PREFIX}{index:04d}" for index in range(settings.cases)]
     _forget(out, cases, settings.raters)
     write_json(out / MARKER, {"schema": 1, **settings.model_dump(mode="json")})
     # Threads, because NumPy, SciPy and zlib let others run meanwhile; a case depends on its index alone.
@@ -133,6 +133,12 @@ def is_phantom_folder(folder: Path) -> bool:
     return (folder / MARKER).is_file()
 
 
+def is_phantom(case: Case) -> bool:
+    """Whether a case is made up: by its name, or by the folder of phantoms that it lies in."""
+    folders = {folder for path in case.paths.values() for folder in path.parents[:2]}
+    return case.name.startswith(PREFIX) or any(is_phantom_folder(folder) for folder in folders)
+
+
 def _write_case(case: PhantomCase, out: Path) -> dict[str, str]:
     """Write the images of one case; return its row of the table, split still open."""
     volumes: dict[str, NDArray[np.int16] | NDArray[np.uint8]] = {**case.images, "seg": case.seg}
@@ -149,7 +155,7 @@ def _forget(out: Path, cases: list[str], raters: int) -> None:
     if not is_phantom_folder(out):
         return
     (out / TABLE).unlink(missing_ok=True)
-    for folder in out.glob("phantom_[0-9]*"):
+    for folder in out.glob(f"{PREFIX}[0-9]*"):
         stale = [folder / f"{channel}.nii.gz" for channel in (*CHANNELS, "seg")] if folder.name not in cases else []
         stale += [file for file in folder.glob("seg_*.nii.gz") if folder.name not in cases or _rater(file) > raters]
         for file in stale:

@@ -11,9 +11,11 @@ from medseg_diff.settings import Settings, read_measured
 
 
 class Typicality(Settings):
-    """Of so many `cases`: mean and deviation of each feature, and the score above which a scan is unlike them."""
+    """Of so many `cases`: whether they are `phantoms`, mean and deviation of each feature, and the score above which a scan
+    is unlike them."""
 
     cases: int
+    phantoms: bool = False
     threshold: float
     features: dict[str, tuple[float, float]]
 
@@ -24,13 +26,19 @@ class Typicality(Settings):
         if judged is None:
             return None
         striking = [typicality.in_words(name, appearance[name], features[name]) for name in judged.striking]
-        return {"score": round(judged.score, 3), "threshold": self.threshold, "striking": striking}
+        return {
+            "score": round(judged.score, 3),
+            "threshold": self.threshold,
+            "striking": striking,
+            "by_phantoms": self.phantoms,
+        }
 
 
-def write_typicality(run: Run, appearances: Sequence[Mapping[str, float]]) -> None:
+def write_typicality(run: Run, appearances: Sequence[Mapping[str, float]], *, phantoms: bool) -> None:
     """RUN/typicality.json, of the cases trained on; the run is to be sealed after it. Raises: EnvironmentFault."""
     features = {name: (each.mean, each.deviation) for name, each in typicality.features_of(appearances).items()}
-    found = Typicality(cases=len(appearances), threshold=typicality.threshold_of(appearances), features=features)
+    threshold = typicality.threshold_of(appearances)
+    found = Typicality(cases=len(appearances), phantoms=phantoms, threshold=threshold, features=features)
     write_json(run.typicality_file, found.model_dump(mode="json"))
 
 
@@ -45,11 +53,14 @@ def judged(known: Sequence[Typicality], appearance: Mapping[str, float]) -> dict
     return min(found, key=lambda said: said["score"] / said["threshold"], default=None)
 
 
-def warning_of(said: Mapping[str, Any] | None) -> list[str]:
-    """A warning where the score is above its threshold."""
-    if said is None or said["score"] <= said["threshold"]:
-        return []
-    why = "; ".join(said["striking"]) or "many numbers, none of them striking"
-    return [
-        f"looks unlike the scans that the model was trained on ({said['score']} is above {said['threshold']}): {why}"
-    ]
+def warnings_of(said: Mapping[str, Any] | None, *, phantom: bool) -> list[str]:
+    """One where the score is above its threshold, and one where phantoms were learned from and the scan is no `phantom`."""
+    warnings = []
+    if said and said["by_phantoms"] and not phantom:
+        warnings.append("the model learned from phantoms, made-up brains: on a person's scan it is worth nothing")
+    if said and said["score"] > said["threshold"]:
+        why = "; ".join(said["striking"]) or "many numbers, none of them striking"
+        warnings.append(
+            f"looks unlike the scans that the model was trained on ({said['score']} is above {said['threshold']}): {why}"
+        )
+    return warnings

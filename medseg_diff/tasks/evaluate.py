@@ -11,7 +11,7 @@ from medseg_diff.errors import ManifestError, UsageError
 from medseg_diff.evaluation.comparison import compare_predictions
 from medseg_diff.evaluation.segmentation import evaluate_segmentation
 from medseg_diff.evaluation.summary import listed
-from medseg_diff.phantoms.make import is_phantom_folder
+from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.tracking.evaluations import attach_to_run
 
 SCHEMA = 1
@@ -115,5 +115,4 @@ def cases_to_measure(manifest: Manifest, predictions: Path, split: str | None, *
 
 def _name_of(manifest: Manifest, cases: Sequence[Case]) -> str:
     """What the numbers are about; made-up brains are never passed off as patients."""
-    made_up = is_phantom_folder(manifest.root) or all(case.name.startswith("phantom_") for case in cases)
-    return "phantom" if made_up else Path(manifest.file).stem
+    return "phantom" if all(map(is_phantom, cases)) else Path(manifest.file).stem

@@ -178,13 +178,21 @@ def written_out(verb: Callable[..., Any], parameters_of: Callable[[Any], Iterato
 
 
 def gathered(verb: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Plain keywords as the verb takes them: fields in their groups, everything else as it is."""
-    options = dict(options)
-    parts = {
-        name: kind(**{each.name: options.pop(each.name) for each in fields(kind) if each.name in options})
-        for name, kind in groups_of(verb).items()
-    }
-    return options | parts
+    """Plain keywords as the verb takes them: fields in their groups, everything else as it is. Paths may be text."""
+    parts, known = {}, dict(options)
+    for name, kind in groups_of(verb).items():
+        own = {each.name: known.pop(each.name) for each in fields(kind) if each.name in known}
+        parts[name] = kind(**{each: _as_declared(value, get_type_hints(kind)[each]) for each, value in own.items()})
+    return known | parts
+
+
+def _as_declared(value: Any, kind: Any) -> Any:
+    """Text where a path belongs, and a single path where several words do, as the field has them."""
+    if isinstance(value, str) and kind in (Path, Path | None):
+        return Path(value)
+    if kind == Sequence[str] and isinstance(value, str | Path | Sequence):
+        return tuple(map(str, [value] if isinstance(value, str | Path) else value))
+    return value
 
 
 def with_plain_keywords(verb: Callable[..., Answer]) -> Callable[..., Answer]:

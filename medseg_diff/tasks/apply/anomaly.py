@@ -31,9 +31,10 @@ from medseg_diff.methods.anomaly.normative import (
     top_mean,
 )
 from medseg_diff.methods.components import LESION_COLUMNS, find_lesions
+from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.calibration import MapCalibration
 from medseg_diff.recipes.trained import find_model
-from medseg_diff.recipes.typicality import warning_of
+from medseg_diff.recipes.typicality import warnings_of
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume, map_volume, open_system
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
@@ -163,7 +164,8 @@ def find_anomalies(
     checks = quality_checks(volume, system, gain, lesions=report["lesions"])
     looks = appearance_of(prepared.image, prepared.brain, prepared.spacing_mm, system.recipe.channels)
     typicality = system.typicality.judge(looks) if system.typicality else None
-    warnings = [*prepared.warnings, *warning_of(typicality), *(check.warning for check in checks if check.warning)]
+    unlike = warnings_of(typicality, phantom=is_phantom(case))
+    warnings = [*prepared.warnings, *unlike, *(check.warning for check in checks if check.warning)]
     if batch < system.engine.network_batch:
         warnings.append(less_at_once(batch, system.engine.network_batch))
     seconds = {"read": read_seconds, "map": map_seconds, "all": time.perf_counter() - started}

@@ -12,8 +12,9 @@ from medseg_diff.data.transforms import filled, missing_channels, prepare_case, 
 from medseg_diff.device import halved_to_fit, less_at_once
 from medseg_diff.files import check_writable
 from medseg_diff.metrics.conformal import fewest_patients
+from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.trained import find_models
-from medseg_diff.recipes.typicality import judged, warning_of
+from medseg_diff.recipes.typicality import judged, warnings_of
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
 from medseg_diff.tasks.apply.channels import refuse_missing
@@ -106,7 +107,7 @@ def segment_case(
     typicality = judged(
         system.typical, appearance_of(prepared.image, prepared.brain, prepared.spacing_mm, recipe.channels)
     )
-    warnings += warning_of(typicality)
+    warnings += warnings_of(typicality, phantom=is_phantom(case))
     for warning in warnings:
         log.warning("[%s] %s", case.name, warning)
     read_seconds = time.perf_counter() - started

@@ -16,6 +16,7 @@ from medseg_diff.diffusion.losses import denoising_loss
 from medseg_diff.files import write_table
 from medseg_diff.methods.anomaly.engine import Networks
 from medseg_diff.networks.noisy_classifier import HEALTHY
+from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.trained import load_network
 from medseg_diff.recipes.typicality import write_typicality
@@ -57,7 +58,7 @@ def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
     if study.classified:
         yield _classifier_phase(recipe, study, study.classified, bench)
     if fabric.global_rank == 0:
-        write_typicality(bench.run, study.appearances)
+        write_typicality(bench.run, study.appearances, phantoms=all(map(is_phantom, given.manifest.cases)))
         skill = measure_classifier(bench.run, recipe, study, fabric) if study.classified else []
         calibrate(bench.run, given.manifest, skill=skill, device=_name_of(fabric), precision=bench.precision)
 

@@ -7,6 +7,7 @@ from lightning_fabric import Fabric
 
 from medseg_diff.console import log
 from medseg_diff.data.datasets.batch import Items
+from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.typicality import write_typicality
 from medseg_diff.run import Run
@@ -60,7 +61,7 @@ def _phases(given: Material[SegmentationRecipe], bench: Bench) -> Iterator[Phase
         latest=recipe.validation.weights == "last" or not study.separate,
     )
     if fabric.global_rank == 0:
-        write_typicality(bench.run, study.appearances)
+        write_typicality(bench.run, study.appearances, phantoms=all(map(is_phantom, given.manifest.cases)))
         calibrate(bench.run, recipe, study, fabric)
 
 

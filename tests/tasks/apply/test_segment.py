@@ -184,6 +184,15 @@ def test_a_scan_unlike_those_trained_on_is_said_so_in_words(study, tmp_path):
     assert len(report["typicality"]["striking"]) == 3
 
 
+def test_a_model_that_learned_from_phantoms_says_so_on_a_persons_scan(study, tmp_path):
+    for case in study.cases:
+        assert report_of(study.out / case)["typicality"]["by_phantoms"]
+        assert not any("made-up" in warning for warning in report_of(study.out / case)["warnings"])
+    shutil.copytree(study.data / study.cases[0], tmp_path / "person")
+    (folder,) = study.again(tmp_path / "out", volumes=[tmp_path / "person"])
+    assert any("learned from phantoms, made-up brains" in warning for warning in report_of(folder)["warnings"])
+
+
 def test_the_network_passes_are_counted(study, tmp_path):
     report = report_of(study.out / study.cases[0])
     image = np.stack([read(study.data / study.cases[0] / f"{channel}.nii.gz").voxels for channel in CHANNELS])
