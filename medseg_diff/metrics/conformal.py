@@ -18,6 +18,8 @@ LEVELS = (0.5, 0.8, 0.9, 0.95)  # of the intervals that every result states
 # Where a mask of bounded risk may be cut: closer together near 0, where faint lesions lie.
 THRESHOLDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, *(round(0.01 * step, 2) for step in range(1, 100)))
 
+FALSE_POSITIVES_ML = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # that may be marked in a healthy brain
+
 
 class VolumeInterval(NamedTuple):
     """Of the true volume, in ml."""
@@ -74,3 +76,23 @@ def threshold_of_risk(mean_missed: Sequence[float], patients: int, risk: float) 
         if (patients * missed + 1) / (patients + 1) <= risk + 1e-12
     ]
     return max(bounded, default=None)
+
+
+def thresholds_of_volumes(scores: npt.NDArray[np.float32], voxel_ml: float) -> list[float]:
+    """The threshold of a healthy brain's voxels [N] above which no more than each of FALSE_POSITIVES_ML lies."""
+    ordered = np.sort(scores)[::-1]
+    places = [min(int(volume / voxel_ml + 1e-9), len(ordered) - 1) for volume in FALSE_POSITIVES_ML]
+    return [float(ordered[place]) for place in places]
+
+
+def threshold_of_volume(thresholds: Sequence[Sequence[float]], volume_ml: float, level: float) -> float | None:
+    """Above which no more than a volume is marked in the next healthy brain, with probability `level`.
+
+    `thresholds` are what `thresholds_of_volumes` says of each of several brains; of the volumes listed there the largest
+    that is no larger than this one counts. None of too few brains, or where the volume is smaller than all of them.
+    """
+    allowed = [place for place, listed in enumerate(FALSE_POSITIVES_ML) if listed <= volume_ml]
+    rank = math.ceil(round((len(thresholds) + 1) * level, 9))
+    if not allowed or rank > len(thresholds):
+        return None
+    return sorted(own[allowed[-1]] for own in thresholds)[rank - 1]

@@ -28,12 +28,15 @@ class AnomalyValidation(Settings):
     """What is measured during training: on this many slices, spread over the validation cases.
 
     `trajectories`: of so many of them, always the same, each validation draws how the engine decodes them.
+    At its end at most `calibration_cases` are mapped as `anomaly` would, for normative mean and threshold, healthy brains
+    before slices without lesion; a threshold of few false positives (`anomaly --guarantee`) needs nine healthy ones or more.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {"film": "trajectories"}
 
     slices: int = Field(default=64, ge=2, le=100_000)
     trajectories: int = Field(default=2, ge=0, le=4)
+    calibration_cases: int = Field(default=8, ge=2, le=10_000)
 
 
 class AnomalyRecipe(Recipe):

@@ -66,10 +66,13 @@ class SegmentationCalibration(Settings):
 
 
 class MapCalibration(Settings):
-    """One map: its normative mean, and the threshold above which the stated share of healthy voxels lies."""
+    """One map: its normative mean, and the threshold above which the stated share of healthy voxels lies; `of_volumes`, for
+    each healthy brain that was mapped whole, the thresholds above which no more than each of
+    `conformal.FALSE_POSITIVES_ML` lies, its scores taken above the normative mean of the other brains."""
 
     normative_mean: NormativeMean
     threshold: float
+    of_volumes: tuple[tuple[float, ...], ...] = ()
 
 
 class RoundTrip(Settings):

@@ -35,12 +35,16 @@ def _threshold(word: str) -> Threshold:
     return word if word in ("healthy", "otsu") else float(word)  # type: ignore[return-value]
 
 
-def _fnr(word: str) -> float:
-    """fnr=SHARE, such as fnr=0.1."""
-    name, _, share = word.partition("=")
-    if name != "fnr":
-        raise ValueError(word)
-    return float(share)
+def _named(name: str) -> Callable[[str], float]:
+    """The number of a word such as fnr=0.1."""
+
+    def parse(word: str) -> float:
+        key, _, value = word.partition("=")
+        if key != name:
+            raise ValueError(word)
+        return float(value)
+
+    return parse
 
 
 def _names(word: str) -> tuple[str, ...]:
@@ -112,7 +116,9 @@ class EnsembleOptions:
     calibrated: bool = option(False, "Also write the probability at the run's temperature.")
     level: float = option(0.95, "Of the interval of volumes, where the model's patients are enough for one.")
     guarantee: float | None = option(
-        None, "fnr=0.1: also a mask that misses at most so much of a lesion, on average over patients.", parse=_fnr
+        None,
+        "fnr=0.1: also a mask that misses at most so much of a lesion, on average over patients.",
+        parse=_named("fnr"),
     )
     save_members: bool = option(False, "Also write members/NN.nii.gz.")
 
@@ -125,6 +131,12 @@ class MapOptions:
     threshold: Threshold | None = option(
         None, "healthy (stored with the model), otsu, or a number [the recipe's].", parse=_threshold
     )
+    guarantee: float | None = option(
+        None,
+        "fp_ml=1: a threshold above which no more than so much of a healthy brain lies.",
+        parse=_named("fp_ml"),
+    )
+    level: float = option(0.9, "Share of healthy brains of which --guarantee holds: 0.9 needs 9 measured ones.")
     seed: int = option(0, "Of all noise, in engines that draw any.")
     sweep: bool = option(False, "Write no maps; try settings of the engine on a few slices.")
     baselines: bool = option(False, "Also write the maps that a method must beat, for `evaluate`.")

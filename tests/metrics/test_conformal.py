@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 from medseg_diff.metrics.conformal import (
+    FALSE_POSITIVES_ML,
     THRESHOLDS,
     fewest_patients,
     missed_shares,
     threshold_of_risk,
+    threshold_of_volume,
+    thresholds_of_volumes,
     volume_interval,
     volume_score,
 )
@@ -90,3 +93,20 @@ def test_the_next_patient_misses_no_more_than_the_risk_on_average(risk):
     assert 0.3 * risk < np.mean(missed) < risk + 0.015
     assert threshold_of_risk([0.0] * len(THRESHOLDS), 3, 0.1) is None
     assert threshold_of_risk([0.0] * len(THRESHOLDS), 9, 0.1) == THRESHOLDS[-1]
+
+
+def test_the_next_healthy_brain_has_no_more_marked_than_was_said():
+    """Brains of 2000 voxels whose scores are exponential, each with a scale of its own."""
+    rng = np.random.default_rng(4)
+
+    def brain():
+        return rng.exponential(rng.uniform(0.5, 2), size=2000).astype(np.float32)
+
+    marked = []
+    for _ in range(400):
+        threshold = threshold_of_volume([thresholds_of_volumes(brain(), 0.01) for _ in range(24)], 0.3, 0.9)
+        marked.append((brain() > threshold).sum() * 0.01)
+    assert 0.87 < np.mean(np.array(marked) <= 0.2 + 1e-9) < 0.96  # 0.2 ml is the next below that is listed
+    known = thresholds_of_volumes(np.arange(100, dtype=np.float32), 0.1)
+    assert dict(zip(FALSE_POSITIVES_ML, known, strict=True))[1.0] == 89  # ten voxels lie above
+    assert threshold_of_volume([known] * 8, 1.0, 0.9) is None and threshold_of_volume([known] * 9, 0.05, 0.9) is None

@@ -31,6 +31,7 @@ from medseg_diff.methods.anomaly.normative import (
     top_mean,
 )
 from medseg_diff.methods.components import LESION_COLUMNS, find_lesions
+from medseg_diff.metrics import conformal
 from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.calibration import MapCalibration
 from medseg_diff.recipes.trained import find_model
@@ -68,7 +69,7 @@ def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOption
     cases = find_cases(source, system.recipe.channels, task="anomaly", runs=model.runs)
     if maps.sweep:
         return [sweep_anomaly(cases, system, results.out, resample_to=source.resample_to)]
-    cut = Cut.asked(system, maps.threshold)
+    cut = Cut.asked(system, maps.threshold) if maps.guarantee is None else Cut.guaranteed(system, maps)
     asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
     same = {key: system.facts.get(key) for key in SAME} | asked | {"threshold_asked": cut.asked_for}
     identity = Identity(same | ({"baselines": True} if maps.baselines else {}))
@@ -125,6 +126,29 @@ class Cut:
             raise UsageError(found, fix=f"{other}, or train with these settings")
         share = known.findings.false_positive_rate
         return cls("healthy", known.own.threshold, f"{share:.2%} of the voxels of {known.source} lie above")
+
+    @classmethod
+    def guaranteed(cls, system: AnomalySystem, maps: MapOptions) -> "Cut":
+        """Of which a healthy brain has no more than so much above it. Raises: UsageError where too few were measured."""
+        volume_ml, level = maps.guarantee, maps.level
+        assert volume_ml is not None
+        if maps.threshold is not None:
+            raise UsageError("--guarantee and --threshold are two ways to say one thing", fix="leave one of them out")
+        if not 0 < level < 1:
+            raise UsageError(f"there is no level {level:g}", fix="use one between 0 and 1, such as 0.9")
+        known = system.calibrated
+        brains = known.own.of_volumes if known and known.own else ()
+        value = conformal.threshold_of_volume(brains, volume_ml, level)
+        if value is None:
+            needed = conformal.fewest_patients(level)
+            found = f"the model cannot promise fp_ml={volume_ml:g} in {level:.0%} of healthy brains"
+            raise UsageError(
+                f"{found}: {needed} are needed, {len(brains)} are measured with these settings",
+                fix=f"train with more healthy brains of split val and validation.calibration_cases={2 * needed}; "
+                f"{conformal.FALSE_POSITIVES_ML[0]:g} ml is the least that can be asked for",
+            )
+        how = f"{level:.0%} of healthy brains have at most {volume_ml:g} ml above it, measured on {len(brains)}"
+        return cls(f"fp_ml={volume_ml:g} at {level:g}", max(value, 0.0), how)
 
     def of(self, values: npt.NDArray[np.float32]) -> float:
         """The threshold for a brain whose voxels score `values` [N]."""

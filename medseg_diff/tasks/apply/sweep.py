@@ -91,6 +91,7 @@ def check_options(results: ResultFolder, maps: MapOptions) -> None:
     """Raises: UsageError for what is about maps, of which a sweep writes none, and where there is a sweep already."""
     of_maps = {
         "--threshold": maps.threshold is not None,
+        "--guarantee": maps.guarantee is not None,
         "--baselines": maps.baselines,
         "--keep-going": results.keep_going,
         "--pseudonymise": results.pseudonymise,

@@ -1,8 +1,8 @@
 """What a trained anomaly system shows of healthy brains: normative mean, threshold at a stated rate, and its errors."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from medseg_diff.device import halved_to_fit
 from medseg_diff.evenly import evenly_spaced
 from medseg_diff.methods.anomaly.baselines import plain_baselines
 from medseg_diff.methods.anomaly.normative import OWN, RECONSTRUCTED, NormativeMean, above_normal, cleaned, depth_of
+from medseg_diff.metrics import conformal
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.calibration import (
     AnomalyCalibration,
@@ -32,7 +33,6 @@ from medseg_diff.tasks.options import Compute
 from medseg_diff.training.classification import Skill
 from medseg_diff.training.estimate import in_words
 
-MOST_CASES = 8  # mapped for normative mean and threshold, spread over those that there are
 WORTH_SAYING_SECONDS = 60.0
 TRIP_TOLERANCE = 1.5  # a scan may come back this much worse than the worst case of the calibration
 
@@ -54,7 +54,8 @@ def calibrate(
     measured, started = [], time.perf_counter()
     with bar("calibrating", len(source.cases)) as advance:
         for number, case in enumerate(source.cases):
-            measured += [found] if (found := measure_case(case, system)) else []
+            found = measure_case(case, system)
+            measured += [replace(found, unseen=case.name in source.unseen)] if found else []
             advance(note=case.name)
             left = (time.perf_counter() - started) * (len(source.cases) - 1)
             if number == 0 and left > WORTH_SAYING_SECONDS:
@@ -69,26 +70,30 @@ def calibrate(
 
 @dataclass(frozen=True)
 class HealthySource:
-    """Cases of the table that hold something healthy: whole brains, or slices without a lesion."""
+    """Cases of the table that hold something healthy: whole brains, or slices without a lesion. `unseen`: the names of
+    whole brains of patients not trained on, one of each."""
 
     cases: tuple[Case, ...]
     words: str
+    unseen: frozenset[str]
 
 
 def find_source(manifest: Manifest, recipe: AnomalyRecipe) -> HealthySource:
-    """Where something healthy is to be found, the best first: at most MOST_CASES, healthy brains before the others."""
+    """Where something healthy is to be found, the best first: healthy brains before the others, spread over all."""
+    most = recipe.validation.calibration_cases
     trained = manifest.of("train") or tuple(case for case in manifest.cases if case.split is None)
     for cases, name in ((manifest.of("val"), "validation"), (trained, "training")):
         labelled = [case for case in cases if is_labelled(case)]
         healthy = [case for case in labelled if is_healthy(case, recipe)]
         marked = [case for case in labelled if case not in healthy]
-        whole = evenly_spaced(healthy, MOST_CASES - min(len(marked), MOST_CASES // 2))
-        partly = evenly_spaced(marked, MOST_CASES - len(whole))
+        whole = evenly_spaced(healthy, most - min(len(marked), most // 2))
+        partly = evenly_spaced(marked, most - len(whole))
         said = [f"healthy {name} brains ({len(whole)})"] if whole else []
         said += [f"slices without lesion of {name} cases ({len(partly)})"] if partly else []
         if labelled:
-            return HealthySource((*whole, *partly), " and ".join(said))
-    return HealthySource((), "nothing: no case is healthy or has a reference")
+            unseen = {case.patient: case.name for case in whole if name == "validation"}
+            return HealthySource((*whole, *partly), " and ".join(said), frozenset(unseen.values()))
+    return HealthySource((), "nothing: no case is healthy or has a reference", frozenset())
 
 
 def is_healthy(case: Case, recipe: AnomalyRecipe) -> bool:
@@ -102,11 +107,14 @@ def is_healthy(case: Case, recipe: AnomalyRecipe) -> bool:
 
 @dataclass(frozen=True)
 class MeasuredCase:
-    """Healthy voxels [N] of one case: cleaned scores of the map and of each baseline, and their depth in mm."""
+    """Healthy voxels [N] of one case: cleaned scores of the map and of each baseline, and their depth in mm. `unseen`: they
+    are the whole brain of a patient not trained on."""
 
     scores: dict[str, npt.NDArray[np.float32]]
     depth_mm: npt.NDArray[np.float32]
     volume: AnomalyVolume
+    voxel_ml: float
+    unseen: bool = False
 
 
 def measure_case(case: Case, system: AnomalySystem) -> MeasuredCase | None:
@@ -135,7 +143,7 @@ def measure_case(case: Case, system: AnomalySystem) -> MeasuredCase | None:
         name: cleaned(score, region, recipe.findings, spacing_mm=prepared.spacing_mm)[0].numpy()[inside]
         for name, score in {OWN: volume.score, **volume.baselines, **plain}.items()
     }
-    return MeasuredCase(scores, depth_mm[inside], volume)
+    return MeasuredCase(scores, depth_mm[inside], volume, prepared.voxel_ml)
 
 
 def _calibration(
@@ -164,16 +172,35 @@ def _calibration(
 
 def _map_calibration(measured: Sequence[MeasuredCase], name: str, recipe: AnomalyRecipe) -> MapCalibration:
     """Normative mean and threshold of one map: above the threshold lies the stated share of healthy voxels."""
-    normal = NormativeMean.measured(
+    normal = _normal_of(measured, name)
+    above = np.concatenate([_above(each, name, normal, recipe) for each in measured])
+    threshold = np.quantile(above, 1 - recipe.findings.false_positive_rate)
+    return MapCalibration(
+        normative_mean=normal,
+        threshold=round(max(float(threshold), 0.0), 6),
+        of_volumes=tuple(_of_volumes(measured, recipe)) if name == OWN else (),
+    )
+
+
+def _of_volumes(measured: Sequence[MeasuredCase], recipe: AnomalyRecipe) -> Iterator[tuple[float, ...]]:
+    """Of each whole brain not trained on, above the normative mean of all others, as a new one will be."""
+    for each in measured:
+        others = [other for other in measured if other is not each]
+        if each.unseen and others:
+            above = _above(each, OWN, _normal_of(others, OWN), recipe)
+            yield tuple(round(value, 6) for value in conformal.thresholds_of_volumes(above, each.voxel_ml))
+
+
+def _normal_of(measured: Sequence[MeasuredCase], name: str) -> NormativeMean:
+    return NormativeMean.measured(
         np.concatenate([each.scores[name] for each in measured]), np.concatenate([each.depth_mm for each in measured])
     )
-    above = []
-    for each in measured:
-        gain = normal.gain_of(each.scores[name], each.depth_mm) if name in RECONSTRUCTED else 1.0
-        rim_mm = recipe.findings.rim_mm
-        above.append(above_normal(each.scores[name], each.depth_mm, normal, rim_mm=rim_mm, gain=gain))
-    threshold = np.quantile(np.concatenate(above), 1 - recipe.findings.false_positive_rate)
-    return MapCalibration(normative_mean=normal, threshold=round(max(float(threshold), 0.0), 6))
+
+
+def _above(case: MeasuredCase, name: str, normal: NormativeMean, recipe: AnomalyRecipe) -> npt.NDArray[np.float32]:
+    """What `anomaly` would make of its scores, [N]."""
+    gain = normal.gain_of(case.scores[name], case.depth_mm) if name in RECONSTRUCTED else 1.0
+    return above_normal(case.scores[name], case.depth_mm, normal, rim_mm=recipe.findings.rim_mm, gain=gain)
 
 
 def _skill_passed(skill: Sequence[Skill], system: AnomalySystem) -> ClassifierSkill:

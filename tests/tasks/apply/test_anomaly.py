@@ -237,6 +237,35 @@ def test_a_threshold_that_is_none_is_refused(study, tmp_path, threshold):
         study.one(tmp_path, threshold=threshold)
 
 
+def test_a_threshold_of_few_false_positives_is_given_where_enough_healthy_brains_were_measured(
+    recalibrated, study, tmp_path
+):
+    run = recalibrated()
+    known = json.loads(run.calibration_file.read_text())["maps"]
+    spread = [[0.1 * brain + 0.01 * place for place in range(9, 0, -1)] for brain in range(9)]
+    known["anomaly"]["of_volumes"] = spread
+    run = recalibrated(maps=known)
+    run.seal()
+    common = {"model": run.folder, "device": "cpu"}
+    scan = [str(study.data / study.cases[0])]
+    (folder,) = anomaly(scan, out=tmp_path / "one", guarantee=1.5, **common)
+    report = report_of(folder)
+    assert report["threshold"]["value"] == pytest.approx(0.1 * 8 + 0.01 * 6)  # the strictest brain, at 1 ml
+    assert report["threshold_asked"] == "fp_ml=1.5 at 0.9" and "measured on 9" in report["threshold"]["how"]
+    mask = read(folder / "anomaly_mask.nii.gz").voxels > 0
+    assert not (mask & (read(folder / "anomaly.nii.gz").voxels <= report["threshold"]["value"])).any()
+    for options, said in (
+        ({"guarantee": 1.0, "level": 0.95}, "19 are needed, 9 are measured"),
+        ({"guarantee": 0.01}, "0.1 ml is the least"),
+        ({"guarantee": 1.0, "threshold": 0.5}, "two ways to say one thing"),
+        ({"guarantee": 1.0, "level": 90}, "there is no level 90"),
+        ({"guarantee": 1.0, "overrides": ["engine.depth=10"]}, "0 are measured with these settings"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            anomaly(scan, out=tmp_path / "no", **common, **options)
+        assert said in caught.value.line
+
+
 def test_without_anything_healthy_there_is_no_stored_threshold(recalibrated, study, tmp_path):
     run = recalibrated(maps={}, source="nothing")
     run.seal()

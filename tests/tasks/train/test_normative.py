@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from medseg_diff.methods.anomaly.normative import AnomalyFindings
+from medseg_diff.metrics import conformal
 from medseg_diff.tasks.train.normative import MeasuredCase, _map_calibration
 
 
 def measured(scores, depth_mm, name="flair", **findings):
     """Normative mean and threshold of two scans that share the voxels."""
-    cases = [MeasuredCase({name: scores[half::2]}, depth_mm[half::2], volume=None) for half in (0, 1)]
+    cases = [MeasuredCase({name: scores[half::2]}, depth_mm[half::2], volume=None, voxel_ml=0.001) for half in (0, 1)]
     recipe = SimpleNamespace(findings=AnomalyFindings(rim_mm=2.0, **findings))
     return _map_calibration(cases, name, recipe)
 
@@ -31,3 +32,24 @@ def test_voxels_of_the_rim_are_healthy_ones_that_never_count():
     scores = np.linspace(0, 1, 100_001, dtype=np.float32)
     depth_mm = np.where(np.arange(100_001) // 2 % 2, 1, 5).astype(np.float32)
     assert measured(scores, depth_mm, false_positive_rate=0.1).threshold == pytest.approx(0.3, abs=1e-3)
+
+
+def test_thresholds_of_few_false_positives_are_those_of_brains_that_the_normative_mean_has_not_seen():
+    """Three whole brains of 10,000 voxels of 1 µl, scores from 0 to 1, 1.2 and 1.4: each above the mean of the others."""
+    recipe = SimpleNamespace(findings=AnomalyFindings(rim_mm=2.0))
+    depth_mm = np.full(10_000, 5, dtype=np.float32)
+    tops = (1.0, 1.2, 1.4)
+    cases = [
+        MeasuredCase({"anomaly": np.linspace(0, top, 10_000, dtype=np.float32)}, depth_mm, None, 0.001, unseen=True)
+        for top in tops
+    ]
+    partly = MeasuredCase({"anomaly": np.linspace(0, 1.2, 10_000, dtype=np.float32)}, depth_mm, None, 0.001)
+    found = _map_calibration([*cases, partly], "anomaly", recipe)
+    expected = []
+    for top in tops:
+        mean = (sum(tops) + 1.2 - top) / 6  # of the three others
+        gain = max(1.0, top / 2 / mean)
+        expected.append(top * (1 - 1.0 / 10) / gain - mean)  # 1 ml of 10
+    one_ml = conformal.FALSE_POSITIVES_ML.index(1.0)
+    assert [each[one_ml] for each in found.of_volumes] == pytest.approx(expected, abs=1e-3)
+    assert _map_calibration(cases[:1], "anomaly", recipe).of_volumes == ()  # there are no others
