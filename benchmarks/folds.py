@@ -60,8 +60,8 @@ class Size:
     """How much of everything: full by default, `QUICK` to see it run."""
 
     patients: int = 60
-    near: int = 100
-    far: int = 48
+    near: int = 45
+    far: int = 36
     healthy: float = 0.2
     folds: int = 3
     members: int = 5

@@ -84,6 +84,7 @@ LEVERS: dict[str, tuple[str, ...]] = {
     "always augmented": ("augmentation.probability=0.8",),
     "lesions as bright as they are": ("augmentation.lesion_contrast=0",),
     "lesions where they are": ("augmentation.lesion_paste=0",),
+    "a lesion pasted always": ("augmentation.lesion_paste=1",),
     "neighbouring slices": ("view.context=1",),
     "robust scale": (*ROBUST, "augmentation.brightness=1.0", "augmentation.noise=0.4"),
     "batch of 16": ("training.batch=16",),

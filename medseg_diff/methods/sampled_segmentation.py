@@ -138,7 +138,7 @@ class Ensemble:
         self.votes = torch.zeros(shape, device=device, dtype=torch.int16)
         self.voxels = torch.zeros(members, regions, device=device, dtype=torch.int64)
         self.masks = torch.zeros((members, *shape), dtype=torch.uint8) if keep_masks else None  # [n, slices, R, *S]
-        self.voxels_of_models = list[list[int]]()  # [models][R]
+        self._models = 0
 
     def add(self, sample: Sample, probability: Tensor) -> None:
         """One member of one slice, [regions, *S]. Members of a slice must come in ascending order, as a plan's do."""
@@ -146,15 +146,13 @@ class Ensemble:
         self._second[sample.slice] += probability**2
         self._count(sample, probability > HALF)
 
-    def end_model(self, members: int, thresholds: Tensor) -> None:
-        """The members since the last call, so many, were all that one of several models drew; `thresholds` [regions] are
-        those that means are cut at."""
-        if not self.voxels_of_models:
+    def end_model(self, members: int) -> None:
+        """The members since the last call, so many, were all that one of several models drew."""
+        if not self._models:
             self._before, self._of_models = torch.zeros_like(self._first), torch.zeros_like(self._first)
-        own = (self._first - self._before) / members
-        self._of_models += own**2
+        self._of_models += ((self._first - self._before) / members) ** 2
         self._before.copy_(self._first)
-        self.voxels_of_models.append(voxels_above(own, thresholds))
+        self._models += 1
 
     def redraw(self, slices: Sequence[int], threshold_of: Callable[[Sample], Tensor]) -> None:
         """Give every member the mask where the mean of all lies above its own threshold [*S], in the place of its own.
@@ -188,8 +186,7 @@ class Ensemble:
     @property
     def second_moment_of_models(self) -> Tensor | None:
         """E[m²] over the means m of several models, [slices, regions, *S]; None of one model."""
-        models = len(self.voxels_of_models)
-        return self._of_models / models if models > 1 else None
+        return self._of_models / self._models if self._models > 1 else None
 
     def agreement(self) -> list[float]:
         """Dice between members, over all pairs pooled, for each region (1 where all are empty).
@@ -199,12 +196,6 @@ class Ensemble:
         votes = self.votes.transpose(0, 1).flatten(1).to(torch.float64)
         shared, size = (votes * (votes - 1)).sum(1), (self.members - 1) * votes.sum(1)
         return torch.where(size > 0, shared / size.clamp(min=1), 1.0).tolist()
-
-
-def voxels_above(probability: Tensor, thresholds: Tensor) -> list[int]:
-    """How many voxels of [N, R, *S] lie above the threshold [R] of each region."""
-    above = probability.transpose(0, 1).flatten(1) > thresholds[:, None]
-    return above.sum(1).tolist()
 
 
 def uncertainty_maps(mean: Tensor, second_moment: Tensor, of_models: Tensor | None = None) -> dict[str, Tensor]:

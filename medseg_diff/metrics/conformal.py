@@ -1,8 +1,8 @@
 """What holds for the next patient as often as it says, whatever the model: conformal intervals, thresholds of bounded risk.
 
 All of it rests on one assumption: the next patient is like those that it was measured on (exchangeable with them: the same
-scanners, the same disease). Barber et al., Predictive inference with the jackknife+, 2019, arXiv 1905.02928 (its CV+);
-Angelopoulos et al., Conformal Risk Control, 2022, arXiv 2208.02814.
+scanners, the same disease). Angelopoulos & Bates, A Gentle Introduction to Conformal Prediction, 2021, arXiv 2107.07511
+(2.3: scores in units of the model's own doubt); Angelopoulos et al., Conformal Risk Control, 2022, arXiv 2208.02814.
 """
 
 import math
@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 # Volumes are compared as logarithms of what they are above this: one of 0 has one, and a drop is no lesion.
 SMALL_ML = 1.0
+POSSIBLE, SURE = 0.05, 0.95  # probabilities
+ALWAYS = 0.2  # |log| of a ratio; chosen on phantoms, as these two were
 LEVELS = (0.5, 0.8, 0.9, 0.95)  # of the intervals that every result states
 # Where a mask of bounded risk may be cut: closer together near 0, where faint lesions lie.
 THRESHOLDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, *(round(0.01 * step, 2) for step in range(1, 100)))
@@ -33,27 +35,33 @@ def fewest_patients(level: float) -> int:
     return math.ceil(round(level / (1 - level), 9))
 
 
-def volume_score(found_ml: float, true_ml: float) -> float:
-    """How far a volume is from the true one, as |log| of their ratio, both taken `SMALL_ML` larger."""
-    return abs(math.log((true_ml + SMALL_ML) / (found_ml + SMALL_ML)))
+def volume_doubt(probability: npt.NDArray[np.float32], voxel_ml: float) -> float:
+    """How far the volume may be off by the map's own account [X, Y, Z]: |log| of the ratio of what surely does not lie
+    outside to what surely lies inside, and what a map that is sure of itself is off by."""
+    widest, narrowest = (float(np.count_nonzero(probability > at)) * voxel_ml for at in (POSSIBLE, SURE))
+    return _apart(widest, narrowest) + ALWAYS
 
 
-def volume_interval(
-    volumes_ml: Sequence[float], scores: Sequence[Sequence[float]], level: float
-) -> VolumeInterval | None:
-    """Where the true volume lies with probability `level`: CV+, of the volumes that one or several models find, each with
-    the scores of the patients it never saw. None of too few scores.
+def volume_score(found_ml: float, true_ml: float, doubt: float) -> float:
+    """How far a volume is from the true one, as |log| of their ratio, in units of its doubt."""
+    return _apart(found_ml, true_ml) / doubt
 
-    Models that differ more about a scan than about their patients widen it. Of one model it is split conformal, and holds
-    for sure; of several, (2 level - 1) is sure and `level` usual.
+
+def _apart(one_ml: float, other_ml: float) -> float:
+    return abs(math.log((one_ml + SMALL_ML) / (other_ml + SMALL_ML)))
+
+
+def volume_interval(found_ml: float, doubt: float, scores: Sequence[float], level: float) -> VolumeInterval | None:
+    """Where the true volume lies with probability `level`, by the scores of other patients; None of too few of them.
+
+    Split conformal: the score of the next patient is at most the ceil((n + 1) level)-th smallest of n.
     """
-    found = np.repeat([math.log(volume + SMALL_ML) for volume in volumes_ml], [len(own) for own in scores])
-    apart = np.array([score for own in scores for score in own])
-    rank = math.ceil(round((len(apart) + 1) * level, 9))
-    if rank > len(apart):
+    rank = math.ceil(round((len(scores) + 1) * level, 9))
+    if rank > len(scores):
         return None
-    low, high = np.sort(found - apart)[len(apart) - rank], np.sort(found + apart)[rank - 1]
-    return VolumeInterval(max(math.exp(low) - SMALL_ML, 0.0), math.exp(high) - SMALL_ML)
+    ratio = math.exp(sorted(scores)[rank - 1] * doubt)
+    low, high = (found_ml + SMALL_ML) / ratio - SMALL_ML, (found_ml + SMALL_ML) * ratio - SMALL_ML
+    return VolumeInterval(max(low, 0.0), high)
 
 
 def missed_shares(probability: npt.NDArray[np.float32], reference: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

@@ -24,10 +24,9 @@ class RegionCalibration(Settings):
     """One region: `threshold` is one half unless `best_threshold` is clearly better; ECE and log loss (nats) over brain
     voxels, of the plain mean and at the temperature, on the slices that it was fitted on.
 
-    Of a study, whose patients are predicted whole: for each fold the `volume_scores` of its patients
-    (`conformal.volume_score`, the worst of several scans); `presence`, the score of each patient's first scan, with and
-    without a lesion; and `missed`, the share of a lesion that is not above each of `conformal.THRESHOLDS`, the mean over
-    `lesions` patients.
+    Of a study, whose patients are predicted whole: `volume_scores`, one of each patient (`conformal.volume_score`, the worst
+    of several scans); `presence`, the score of each patient's first scan, with and without a lesion; and `missed`, the share
+    of a lesion that is not above each of `conformal.THRESHOLDS`, the mean over `lesions` patients.
     """
 
     threshold: float
@@ -39,15 +38,10 @@ class RegionCalibration(Settings):
     ece_after: float
     log_loss_before: float
     log_loss_after: float
-    volume_scores: tuple[tuple[float, ...], ...] = ()
+    volume_scores: tuple[float, ...] = ()
     presence: PresenceScores = PresenceScores()
     missed: tuple[float, ...] = ()
     lesions: int = 0
-
-    @property
-    def volumes(self) -> int:
-        """How many patients' volumes were measured."""
-        return sum(map(len, self.volume_scores))
 
 
 class SegmentationCalibration(Settings):

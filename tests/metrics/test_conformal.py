@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from medseg_diff.metrics.conformal import (
+    ALWAYS,
     FALSE_POSITIVES_ML,
     THRESHOLDS,
     fewest_patients,
@@ -11,6 +12,7 @@ from medseg_diff.metrics.conformal import (
     threshold_of_risk,
     threshold_of_volume,
     thresholds_of_volumes,
+    volume_doubt,
     volume_interval,
     volume_score,
 )
@@ -20,53 +22,46 @@ def test_a_level_needs_so_many_patients():
     assert [fewest_patients(level) for level in (0.5, 0.8, 0.9, 0.95, 0.99)] == [1, 4, 9, 19, 99]
     for level in (0.8, 0.9, 0.95):
         scores = [0.1] * fewest_patients(level)
-        assert volume_interval([9.0], [scores], level) == pytest.approx((10 / np.exp(0.1) - 1, 10 * np.exp(0.1) - 1))
-        assert volume_interval([9.0], [scores[1:]], level) is None
-        assert volume_interval([9.0, 9.0], [scores[:2], scores[2:]], level) is not None
+        expected = (10 / np.exp(0.2) - 1, 10 * np.exp(0.2) - 1)
+        assert volume_interval(9.0, 2.0, scores, level) == pytest.approx(expected)
+        assert volume_interval(9.0, 2.0, scores[1:], level) is None
 
 
 @pytest.mark.parametrize(("patients", "level"), [(19, 0.95), (40, 0.9), (60, 0.9), (100, 0.8)])
-def test_of_one_model_the_interval_holds_the_next_volume_as_often_as_it_says(patients, level):
-    """Over many draws the coverage lies between the level and the level + 1 / (n + 1)."""
+def test_an_interval_holds_the_next_volume_as_often_as_it_says(patients, level):
+    """Over many draws the coverage lies between the level and the level + 1 / (n + 1), whatever the doubts are worth."""
     rng = np.random.default_rng(0)
-    scores = rng.exponential(size=(4000, patients + 1)).tolist()
     covered = []
-    for *others, last in scores:
-        _, high = volume_interval([30.0], [others], level)
-        covered.append(volume_score(30.0, high) >= last)
+    for _ in range(4000):
+        doubt, off = rng.uniform(0.1, 2, patients + 1), rng.exponential(size=patients + 1)
+        scores = [volume_score(30.0, 31 * np.exp(each) - 1, own) for each, own in zip(off, doubt, strict=True)]
+        _, high = volume_interval(30.0, doubt[-1], scores[:-1], level)
+        covered.append(31 * np.exp(off[-1]) - 1 <= high)
     assert level - 0.015 < np.mean(covered) < level + 1 / (patients + 1) + 0.015
-
-
-def test_of_several_models_it_holds_as_often_and_is_wider_where_they_differ():
-    """Three models, each with an error of its own of every patient beside one that they have in common."""
-    rng = np.random.default_rng(3)
-    covered = []
-    for _ in range(500):
-        common, own = rng.normal(0, 0.2, 46), rng.normal(0, 0.2, (3, 46))
-        true = rng.gamma(2, 20, 46)
-        found = (true + 1) * np.exp(common + own) - 1
-        scores = [
-            [volume_score(found[model, each], true[each]) for each in range(45) if each % 3 == model]
-            for model in range(3)
-        ]
-        low, high = volume_interval(np.maximum(found[:, 45], 0), scores, 0.9)
-        covered.append(low <= true[45] <= high)
-    assert 0.9 < np.mean(covered) < 0.99
-    agreed, apart = (volume_interval(volumes, scores, 0.9) for volumes in ([40.0] * 3, [20.0, 40.0, 60.0]))
-    assert apart.low < agreed.low < 40 < agreed.high < apart.high
 
 
 def test_a_volume_lies_in_its_interval_exactly_where_its_score_is_within_the_bound():
     rng = np.random.default_rng(1)
     found, true = rng.gamma(1, 40, size=(2, 60)) * (rng.random((2, 60)) > 0.2)
-    scores = [volume_score(*pair) for pair in zip(found, true, strict=True)]
+    doubts = rng.uniform(0.2, 2, 60)
+    scores = [volume_score(*each) for each in zip(found, true, doubts, strict=True)]
     farthest = sorted(scores)[48]  # the 49th of 60: ceil(61 x 0.8)
-    for each, volume in zip(found, true, strict=True):
-        interval = volume_interval([each], [scores], 0.8)
+    for each, volume, doubt in zip(found, true, doubts, strict=True):
+        interval = volume_interval(each, doubt, scores, 0.8)
         assert interval.low <= each <= interval.high and interval.low >= 0
         inside = interval.low - 1e-9 <= volume <= interval.high + 1e-9
-        assert inside == (volume_score(each, volume) <= farthest + 1e-12)
-    assert volume_score(0, 0) == 0 and volume_interval([30.0], [scores[:3]], 0.8) is None
+        assert inside == (volume_score(each, volume, doubt) <= farthest + 1e-12)
+    assert volume_score(0, 0, 0.2) == 0 and volume_interval(30.0, 0.2, scores[:3], 0.8) is None
+
+
+def test_the_doubt_of_a_volume_is_how_much_of_it_is_neither_sure_nor_impossible():
+    probability = np.zeros((10, 10, 10), np.float32)
+    probability[0, 0] = 1.0
+    assert volume_doubt(probability, 0.1) == pytest.approx(ALWAYS)  # sure of itself
+    probability[1, 0] = 0.5
+    assert volume_doubt(probability, 0.1) == pytest.approx(np.log((2 + 1) / (1 + 1)) + ALWAYS)  # 2 ml or 1
+    probability[2, 0] = 0.04
+    assert volume_doubt(probability, 0.1) == pytest.approx(np.log(3 / 2) + ALWAYS)
 
 
 def test_the_share_missed_is_that_of_the_references_voxels_below_a_threshold():

@@ -28,6 +28,7 @@ from medseg_diff.tasks.options import Compute, EnsembleOptions, Model, ResultFol
 SAME = (
     "sha256",
     "recipe_sha256",
+    "calibration_sha256",
     "seed",
     "solver",
     "steps",
@@ -70,7 +71,7 @@ def segment(
     saved: dict[str, Any] = {"save_members": True} if ensemble.save_members else {}
     if system.guaranteed:
         saved["guarantee"] = system.facts["guarantee"]
-    identity = Identity({key: system.facts[key] for key in SAME} | asked | saved)
+    identity = Identity({key: system.facts.get(key) for key in SAME} | asked | saved)
     folder = Results.into(results, "segment", identity, source=source, runs=model.runs)
     folder.check_room(cases, maps=_maps_of_a_region(system, ensemble.save_members) * len(recipe.regions))
 
@@ -133,8 +134,8 @@ def segment_case(
 
 def interval_in_words(system: SegmentationSystem) -> str:
     """What the intervals of volumes are worth."""
-    known = [system.measured[region].volumes if region in system.measured else 0 for region in system.recipe.regions]
-    patients, level = min(known), f"{system.level:.0%}"
+    known = [system.measured.get(region) for region in system.recipe.regions]
+    patients, level = min(len(each.volume_scores) if each else 0 for each in known), f"{system.level:.0%}"
     needed = fewest_patients(system.level)
     if patients >= needed:
         return f"volumes with {level} intervals, measured on {patients} patients that their models had not seen"

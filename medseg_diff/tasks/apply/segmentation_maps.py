@@ -18,7 +18,7 @@ from medseg_diff.data.transforms import Prepared, restore
 from medseg_diff.methods.components import Findings, Removed, find_mask
 from medseg_diff.methods.fusion import staple, vote
 from medseg_diff.methods.regions import hierarchy_of, kept_inside
-from medseg_diff.methods.sampled_segmentation import Ensemble, uncertainty_maps, voxels_above
+from medseg_diff.methods.sampled_segmentation import Ensemble, uncertainty_maps
 from medseg_diff.metrics import conformal, presence
 from medseg_diff.metrics.tuning import tempered
 from medseg_diff.recipes.calibration import PresenceScores
@@ -59,8 +59,8 @@ def write_maps(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSyst
     def restored(moment: Tensor) -> Tensor:
         return torch.from_numpy(np.clip(restore(prepared, recipe.view.join(moment.cpu())), 0, 1))
 
-    squares, moment_of_models = restored(ensemble.second_moment), ensemble.second_moment_of_models
-    between = None if moment_of_models is None else restored(moment_of_models)
+    squares, of_models = restored(ensemble.second_moment), ensemble.second_moment_of_models
+    between = None if of_models is None else restored(of_models)
     masks, removed = _masks(ensemble, means, prepared, system)
     report: dict[str, Any] = {
         "volume_ml": {},
@@ -77,8 +77,8 @@ def write_maps(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSyst
             prepared.write(folder / f"{kind}{suffix_of(recipe, region)}.nii.gz", values)
         of_members = volumes_of_members(ensemble.voxels[:, number].tolist(), prepared.voxel_ml)
         mask_ml = float(masks[region].sum()) * voxel_ml
-        of_models = _of_models(ensemble, number, mask_ml, prepared, system)
-        report["volume_ml"][region] = _volume(system, region, mask_ml, of_models) | {"members": of_members}
+        volume = _volume(system, region, mask_ml, means[number], voxel_ml)
+        report["volume_ml"][region] = volume | {"members": of_members}
         report["lesion_presence"][region] = _presence(system, region, means[number], voxel_ml)
         report["agreement"][region] = round(agreement, 4)
         report["removed"][region] = {
@@ -153,41 +153,28 @@ def _write_calibrated(means: Floats, system: "SegmentationSystem", prepared: Pre
         prepared.write(folder / f"calibrated{suffix_of(recipe, region)}.nii.gz", calibrated)
 
 
-def _of_models(
-    ensemble: Ensemble, number: int, mask_ml: float, prepared: Prepared, system: "SegmentationSystem"
-) -> list[float]:
-    """The volume that each of several models finds of a region by itself, as the mask of all of them is made: in proportion
-    to what they mark on the network's grid, where each was looked at. The mask's own of one model."""
-    if not ensemble.voxels_of_models:
-        return [mask_ml]
-    together = voxels_above(ensemble.mean, system.cuts)[number]
-    own = np.array([each[number] for each in ensemble.voxels_of_models]) * prepared.voxel_ml
-    ratios = (own + conformal.SMALL_ML) / (together * prepared.voxel_ml + conformal.SMALL_ML)
-    return [max(0.0, float(ratio) * (mask_ml + conformal.SMALL_ML) - conformal.SMALL_ML) for ratio in ratios]
-
-
-def _volume(system: "SegmentationSystem", region: str, mask_ml: float, of_models: Sequence[float]) -> dict[str, Any]:
+def _volume(
+    system: "SegmentationSystem", region: str, mask_ml: float, probability: Floats, voxel_ml: float
+) -> dict[str, Any]:
     """What case.json says of a volume: the mask's; the interval that the true one lies in with probability `level`, how and
-    on how many patients that was measured, and the same at the usual levels; what each of several models finds alone."""
+    on how many patients that was measured; and the same at the usual levels."""
     known = system.measured.get(region)
     scores = known.volume_scores if known else ()
+    doubt = conformal.volume_doubt(probability, voxel_ml)
 
     def interval(level: float) -> dict[str, float | None]:
-        known = conformal.volume_interval(of_models, scores, level) if scores else None
-        if known is None:
+        found = conformal.volume_interval(mask_ml, doubt, scores, level)
+        if found is None:
             return {"low": None, "high": None, "level": None}
-        # Models' volumes are worked out on another grid: none may leave out the mask's own.
-        low, high = min(known.low, mask_ml), max(known.high, mask_ml)
-        return {"low": round(low, 3), "high": round(high, 3), "level": level}
+        return {"low": round(found.low, 3), "high": round(found.high, 3), "level": level}
 
     asked, usual = interval(system.level), [interval(level) for level in conformal.LEVELS]
     return {
         "mask": round(mask_ml, 3),
         **asked,
-        "method": "CV+ (conformal)" if asked["level"] else None,
-        "calibrated_on": known.volumes if known else 0,
+        "method": "split conformal" if asked["level"] else None,
+        "calibrated_on": len(scores),
         "intervals": [each for each in usual if each["level"]],
-        "models": [round(volume, 3) for volume in of_models] if len(of_models) > 1 else [],
     }
 
 

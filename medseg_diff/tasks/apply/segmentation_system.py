@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
 
 from medseg_diff.diffusion import Denoiser
 from medseg_diff.errors import CheckpointError, UsageError
@@ -52,11 +51,6 @@ class SegmentationSystem:
     def at_once(self, batch: int) -> "SegmentationSystem":
         """The same with so many samples in a pass of the network."""
         return replace(self, plan=replace(self.plan, network_batch=batch))
-
-    @property
-    def cuts(self) -> Tensor:
-        """The threshold of each region [R], on the device."""
-        return torch.tensor(list(self.thresholds.values()), device=self.device)
 
 
 def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Compute) -> SegmentationSystem:
@@ -104,7 +98,9 @@ def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Comput
     if len(runs) > 1:
         each = [{"model": run.name, "sha256": digest} for run, digest in zip(runs, digests, strict=True)]
         joined = hashlib.sha256("".join(digests).encode()).hexdigest()
-        facts |= {"model": name, "sha256": joined, "models": each}
+        study = study_of(runs[0])
+        calibrated = study.facts["calibration_sha256"] if study else None
+        facts |= {"model": name, "sha256": joined, "models": each, "calibration_sha256": calibrated}
     denoiser = recipe.denoiser.around(trained.networks["best"], recipe.schedule)
     guaranteed = {} if ensemble.guarantee is None else _of_risk(calibration, recipe, ensemble.guarantee, name)
     if guaranteed:

@@ -62,7 +62,7 @@ def sample_volume(
                 if keeper:
                     keeper.add(own, probability)
             if models > 1:
-                ensemble.end_model(plan.members, system.cuts)
+                ensemble.end_model(plan.members)
     if keeper:
         keeper.close()
     if isinstance(plan.cut, SpreadCut):
