@@ -1,6 +1,7 @@
 """`segment`: scans in, masks with probability and uncertainty out, on each scan's own grid."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,10 @@ def segment(
     def work(case: Case, new: Path) -> dict[str, Any]:
         refuse_missing([case], recipe.channels, fill_missing=fill, runs=model.runs)
         members = new / "members" if ensemble.save_members else None
-        return asked | saved | segment_case(case, system, new, members=members, resample_to=source.resample_to)
+        facts = segment_case(case, system, new, members=members, resample_to=source.resample_to)
+        for region, volume in facts["volume_ml"].items():
+            log.info("[%s] %s: %s", case.name, region, volume_in_words(volume, facts["lesion_presence"][region]))
+        return asked | saved | facts
 
     folder.work_through("segmenting", cases, work)
     log.info("results in %s: open mask.nii.gz over the scan in 3D Slicer or ITK-SNAP", results.out)
@@ -143,6 +147,18 @@ def interval_in_words(system: SegmentationSystem) -> str:
     return (
         f"volumes without an interval: {level} needs {needed} patients, {measured}; members differ, and promise nothing"
     )
+
+
+def volume_in_words(volume: Mapping[str, Any], presence: Mapping[str, Any]) -> str:
+    """`45.3 ml, with 90% between 38.1 and 53.9; a lesion with probability 0.98`, or that the volume is not calibrated."""
+    words = f"{volume['mask']:.1f} ml"
+    if volume["level"]:
+        words += f", with {volume['level']:.0%} between {volume['low']:.1f} and {volume['high']:.1f}"
+    else:
+        low, high = (volume["members"][end] for end in ("low", "high"))
+        words += f"; members differ by {low:.1f} to {high:.1f}; not calibrated ({volume['calibrated_on']} patients)"
+    known = presence["probability"]
+    return words if known is None else f"{words}; a lesion with probability {known:.2f}"
 
 
 def _maps_of_a_region(system: SegmentationSystem, save_members: bool) -> int:

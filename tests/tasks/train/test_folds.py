@@ -136,6 +136,8 @@ def test_volumes_have_an_interval_where_enough_patients_were_measured(study, tra
     assert f"95% needs 19 patients, {patients} patients are measured" in caplog.text
     assert f"volumes with 80% intervals, measured on {patients} patients" in caplog.text
     volumes = [read_facts(folder / "case.json")["volume_ml"]["whole_tumour"] for folder in (plain, low, vote)]
+    words = f"{volumes[1]['mask']:.1f} ml, with 80% between {volumes[1]['low']:.1f} and {volumes[1]['high']:.1f}"
+    assert f"whole_tumour: {words}" in caplog.text and f"; not calibrated ({patients} patients)" in caplog.text
     assert [volume["level"] for volume in volumes] == [None, 0.8, None] and volumes[0]["low"] is None
     assert volumes[1]["low"] < volumes[1]["mask"] < volumes[1]["high"] and volumes[1]["calibrated_on"] == patients
     assert volumes[2]["calibrated_on"] == 0  # measured on masks that were made otherwise
