@@ -79,17 +79,28 @@ class FoldStudy:
         return self.whole
 
     @property
+    def finished(self) -> bool:
+        """Whether all folds are trained, and their patients predicted and looked at."""
+        return self.facts.get("finished") is True
+
+    @property
     def unfinished(self) -> list[int]:
         """The folds that are not trained to their end."""
         folds = range(1, self.facts["folds"] + 1)
         return [fold for fold in folds if not read_facts(self.run(fold).folder / "run.json").get("finished")]
 
     def runs(self) -> list[Run]:
-        """All of them. Raises: CheckpointError where one is not finished."""
+        """All of them. Raises: CheckpointError where one, or the study, is not finished."""
         if missing := self.unfinished:
             raise CheckpointError(
                 f"fold {', '.join(map(str, missing))} of {self.facts['folds']} is not trained",
                 fix="go on with the training of the study by --resume auto, or name one fold's run",
+                file=self.name,
+            )
+        if not self.finished:
+            raise CheckpointError(
+                "is trained, and not yet calibrated",
+                fix="wait for the process that predicts its patients, or go on with --resume auto",
                 file=self.name,
             )
         return [self.run(fold) for fold in range(1, self.facts["folds"] + 1)]
@@ -127,7 +138,7 @@ def find_folds(model: Path | None, *, task: str, runs: Path) -> FoundModel:
     if place is None:
         run = find_run(model, task=task, runs=runs)
         own = None if model else study_of(run)
-        return FoundModel(own.name, own.runs()) if own and not own.unfinished else FoundModel(run.name, [run])
+        return FoundModel(own.name, own.runs()) if own and own.finished else FoundModel(run.name, [run])
     study = FoldStudy(place)
     if study.facts["task"] != task:
         found = f"is a study for `{study.facts['task']}`, not `{task}`"

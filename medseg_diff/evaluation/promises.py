@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from medseg_diff.data import geometry
 from medseg_diff.data.results import CaseResult
 from medseg_diff.errors import UsageError
 from medseg_diff.evaluation.summary import Mask, Values, mean
@@ -14,7 +13,7 @@ SHOWN_LEVEL = 0.9  # of the intervals that are drawn, and that width90_ml is abo
 COVERAGE = "coverage"  # and the level in percent: names of values
 
 
-def promises_kept(result: CaseResult, region: str, reference: Mask) -> Values:
+def promises_kept(result: CaseResult, region: str, reference: Mask, reference_ml: float) -> Values:
     """Of one case and region: whether its intervals hold the true volume, which share of the lesion lies outside the
     guaranteed mask, the squared error of the probability of a lesion, and how unlike the training's the scan is. Without
     what was not promised.
@@ -22,8 +21,8 @@ def promises_kept(result: CaseResult, region: str, reference: Mask) -> Values:
     Raises: UsageError where case.json is not what was written; ImageError where the mask is damaged.
     """
     try:
-        stated = _stated(result.facts, region, geometry.voxel_ml(result.main.affine) * float(reference.sum()))
-    except (AttributeError, KeyError, TypeError, ValueError):
+        stated = _stated(result.facts, region, reference_ml)
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
         raise UsageError(
             "case.json is not what was written", fix="run `medseg-diff segment` again", case=result.name
         ) from None

@@ -160,14 +160,15 @@ def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask
         "ged2": {z: of_slice.ged2 for z, of_slice in apart.items()},
     }
     slices = list(slice_rows(mask, reference, brain, affine, of_slices))
+    reference_ml = overlap.volume_ml(reference, spacing_mm=spacing_mm)
     values: Values = {
-        "reference_ml": overlap.volume_ml(reference, spacing_mm=spacing_mm),
+        "reference_ml": reference_ml,
         **_overlap(mask, reference, spacing_mm),
         **_lesions(lesion_detection(mask, reference, spacing_mm=spacing_mm, smallest_ml=SMALLEST_LESION_ML)),
         "dice_raters": mean([overlap.dice(mask, rater) for rater in raters]),
         "dice_slices": mean([row["dice"] for row in slices if row["reference_ml"]]),
         **_diversity(list(apart.values())),
-        **promises_kept(result, region, reference),
+        **promises_kept(result, region, reference, reference_ml),
     }
     reliability, risk = {}, None
     wrong, doubt = (mask != reference)[brain], None if uncertainty is None else uncertainty[brain]

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 # Volumes are compared as logarithms of what they are above this: one of 0 has one, and a drop is no lesion.
 SMALL_ML = 1.0
-POSSIBLE, SURE = 0.05, 0.95  # probabilities
-ALWAYS = 0.2  # |log| of a ratio; chosen on phantoms, as these two were
+# Of a volume's uncertainty, chosen on phantoms: probabilities, and |log| of a ratio that no map is surer than.
+LEAST_PROBABLE, MOST_PROBABLE, LEAST_UNCERTAINTY = 0.05, 0.95, 0.2
 LEVELS = (0.5, 0.8, 0.9, 0.95)  # of the intervals that every result states
 # Where a mask of bounded risk may be cut: closer together near 0, where faint lesions lie.
 THRESHOLDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, *(round(0.01 * step, 2) for step in range(1, 100)))
@@ -35,32 +35,40 @@ def fewest_patients(level: float) -> int:
     return math.ceil(round(level / (1 - level), 9))
 
 
-def volume_doubt(probability: npt.NDArray[np.float32], voxel_ml: float) -> float:
-    """How far the volume may be off by the map's own account [X, Y, Z]: |log| of the ratio of what surely does not lie
-    outside to what surely lies inside, and what a map that is sure of itself is off by."""
-    widest, narrowest = (float(np.count_nonzero(probability > at)) * voxel_ml for at in (POSSIBLE, SURE))
-    return _apart(widest, narrowest) + ALWAYS
+def bound(scores: Sequence[float], level: float) -> float | None:
+    """What the score of the next patient stays below with probability `level`; None of too few scores.
+
+    The ceil((n + 1) level)-th smallest of n exchangeable scores.
+    """
+    rank = math.ceil(round((len(scores) + 1) * level, 9))
+    return sorted(scores)[rank - 1] if rank <= len(scores) else None
 
 
-def volume_score(found_ml: float, true_ml: float, doubt: float) -> float:
-    """How far a volume is from the true one, as |log| of their ratio, in units of its doubt."""
-    return _apart(found_ml, true_ml) / doubt
+def volume_uncertainty(probability: npt.NDArray[np.float32], voxel_ml: float) -> float:
+    """How far a volume may be off by its map's own account [X, Y, Z]: |log| of the ratio of what has a probability above
+    0.05 to what has one above 0.95, and 0.2 more, because a map that is sure of itself is off too."""
+    widest, narrowest = (np.count_nonzero(probability > cut) * voxel_ml for cut in (LEAST_PROBABLE, MOST_PROBABLE))
+    return _log_ratio(widest, narrowest) + LEAST_UNCERTAINTY
 
 
-def _apart(one_ml: float, other_ml: float) -> float:
+def volume_error(predicted_ml: float, true_ml: float, uncertainty: float) -> float:
+    """|log| of the ratio of a volume to the true one, in units of its uncertainty."""
+    return _log_ratio(predicted_ml, true_ml) / uncertainty
+
+
+def _log_ratio(one_ml: float, other_ml: float) -> float:
     return abs(math.log((one_ml + SMALL_ML) / (other_ml + SMALL_ML)))
 
 
-def volume_interval(found_ml: float, doubt: float, scores: Sequence[float], level: float) -> VolumeInterval | None:
-    """Where the true volume lies with probability `level`, by the scores of other patients; None of too few of them.
-
-    Split conformal: the score of the next patient is at most the ceil((n + 1) level)-th smallest of n.
-    """
-    rank = math.ceil(round((len(scores) + 1) * level, 9))
-    if rank > len(scores):
+def volume_interval(
+    predicted_ml: float, uncertainty: float, errors: Sequence[float], level: float
+) -> VolumeInterval | None:
+    """Where the true volume lies with probability `level`, by the `volume_error` of other patients; None of too few."""
+    farthest = bound(errors, level)
+    if farthest is None:
         return None
-    ratio = math.exp(sorted(scores)[rank - 1] * doubt)
-    low, high = (found_ml + SMALL_ML) / ratio - SMALL_ML, (found_ml + SMALL_ML) * ratio - SMALL_ML
+    ratio = math.exp(farthest * uncertainty)
+    low, high = (predicted_ml + SMALL_ML) / ratio - SMALL_ML, (predicted_ml + SMALL_ML) * ratio - SMALL_ML
     return VolumeInterval(max(low, 0.0), high)
 
 
@@ -100,7 +108,4 @@ def threshold_of_volume(thresholds: Sequence[Sequence[float]], volume_ml: float,
     that is no larger than this one counts. None of too few brains, or where the volume is smaller than all of them.
     """
     allowed = [place for place, listed in enumerate(FALSE_POSITIVES_ML) if listed <= volume_ml]
-    rank = math.ceil(round((len(thresholds) + 1) * level, 9))
-    if not allowed or rank > len(thresholds):
-        return None
-    return sorted(own[allowed[-1]] for own in thresholds)[rank - 1]
+    return bound([own[allowed[-1]] for own in thresholds], level) if allowed else None

@@ -1,7 +1,8 @@
-"""Is there a lesion at all? A probability that is one: of so many scans with it as often as it says, one has a lesion.
+"""Is there a lesion at all? A probability that is one: of the scans of which it says 0.8, four in five have a lesion.
 
-Vovk & Petej, Venn-Abers predictors, 2012, arXiv 1211.0025: the scan is tried as one with and as one without a lesion
-among those whose truth is known, and isotonic regression says of each what share has one.
+It holds where lesions are as frequent as among those that it was measured on. Vovk & Petej, Venn-Abers predictors, 2012,
+arXiv 1211.0025: the scan is tried among them as one with a lesion and as one without, and isotonic regression says of each
+trial how probable one is.
 """
 
 from collections.abc import Sequence
@@ -10,12 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-SMALLEST_ML = 0.1  # of a lesion
+LOOKED_AT_ML = 0.1
+DIGITS = 5
 FEWEST = 10  # patients with a lesion and as many without, before a probability is given
 
 
 class Presence(NamedTuple):
-    """The probability of a lesion, and the two between which it is calibrated for sure."""
+    """The probability of a lesion, and those of the two trials, `low` and `high`: that of the truth, which nobody knows, is
+    calibrated."""
 
     probability: float
     low: float
@@ -23,9 +26,9 @@ class Presence(NamedTuple):
 
 
 def score(probability: npt.NDArray[np.float32], voxel_ml: float) -> float:
-    """What the most probable SMALLEST_ML of a map [X, Y, Z] all reach."""
-    voxels = min(max(1, round(SMALLEST_ML / voxel_ml)), probability.size)
-    return float(np.partition(probability, -voxels, axis=None)[-voxels])
+    """What the most probable LOOKED_AT_ML of a map [X, Y, Z] all reach; rounded, as it is kept."""
+    voxels = min(max(1, round(LOOKED_AT_ML / voxel_ml)), probability.size)
+    return round(float(np.partition(probability, -voxels, axis=None)[-voxels]), DIGITS)
 
 
 def presence(found: float, diseased: Sequence[float], healthy: Sequence[float]) -> Presence | None:

@@ -20,14 +20,23 @@ class PresenceScores(Settings):
     healthy: tuple[float, ...] = ()
 
 
+class OutOfFold(Settings):
+    """What a study's patients showed, each predicted whole by the run that never saw it, of one region.
+
+    `volume_errors`: `conformal.volume_error`, one of each patient, the worst of several scans. `presence`: the score of each
+    patient's first scan. `missed`: the share of a lesion that is not above each of `conformal.THRESHOLDS`, the mean over
+    `lesions` patients. Of a run, which predicts nobody, all of it is empty.
+    """
+
+    volume_errors: tuple[float, ...] = ()
+    presence: PresenceScores = PresenceScores()
+    missed: tuple[float, ...] = ()
+    lesions: int = 0
+
+
 class RegionCalibration(Settings):
     """One region: `threshold` is one half unless `best_threshold` is clearly better; ECE and log loss (nats) over brain
-    voxels, of the plain mean and at the temperature, on the slices that it was fitted on.
-
-    Of a study, whose patients are predicted whole: `volume_scores`, one of each patient (`conformal.volume_score`, the worst
-    of several scans); `presence`, the score of each patient's first scan, with and without a lesion; and `missed`, the share
-    of a lesion that is not above each of `conformal.THRESHOLDS`, the mean over `lesions` patients.
-    """
+    voxels, of the plain mean and at the temperature, on the slices that it was fitted on; and what whole patients showed."""
 
     threshold: float
     best_threshold: float
@@ -38,10 +47,7 @@ class RegionCalibration(Settings):
     ece_after: float
     log_loss_before: float
     log_loss_after: float
-    volume_scores: tuple[float, ...] = ()
-    presence: PresenceScores = PresenceScores()
-    missed: tuple[float, ...] = ()
-    lesions: int = 0
+    out_of_fold: OutOfFold = OutOfFold()
 
 
 class SegmentationCalibration(Settings):
@@ -60,13 +66,15 @@ class SegmentationCalibration(Settings):
 
 
 class MapCalibration(Settings):
-    """One map: its normative mean, and the threshold above which the stated share of healthy voxels lies; `of_volumes`, for
-    each healthy brain that was mapped whole, the thresholds above which no more than each of
-    `conformal.FALSE_POSITIVES_ML` lies, its scores taken above the normative mean of the other brains."""
+    """One map: its normative mean, and the threshold above which the stated share of healthy voxels lies.
+
+    `thresholds_by_volume`: of each healthy validation brain that was mapped whole, one a patient, the thresholds above which
+    no more than each of `conformal.FALSE_POSITIVES_ML` lies, its scores taken above the normative mean of the other brains.
+    """
 
     normative_mean: NormativeMean
     threshold: float
-    of_volumes: tuple[tuple[float, ...], ...] = ()
+    thresholds_by_volume: tuple[tuple[float, ...], ...] = ()
 
 
 class RoundTrip(Settings):

@@ -26,12 +26,7 @@ class Typicality(Settings):
         if judged is None:
             return None
         striking = [typicality.in_words(name, appearance[name], features[name]) for name in judged.striking]
-        return {
-            "score": round(judged.score, 3),
-            "threshold": self.threshold,
-            "striking": striking,
-            "by_phantoms": self.phantoms,
-        }
+        return {"score": round(judged.score, 3), "threshold": self.threshold, "striking": striking}
 
 
 def write_typicality(run: Run, appearances: Sequence[Mapping[str, float]], *, phantoms: bool) -> None:
@@ -53,12 +48,17 @@ def judged(known: Sequence[Typicality], appearance: Mapping[str, float]) -> dict
     return min(found, key=lambda said: said["score"] / said["threshold"], default=None)
 
 
-def warnings_of(said: Mapping[str, Any] | None, *, phantom: bool) -> list[str]:
-    """One where the score is above its threshold, and one where phantoms were learned from and the scan is no `phantom`."""
+def is_unlike(said: Mapping[str, Any] | None) -> bool:
+    """Whether the score is above its threshold."""
+    return said is not None and said["score"] > said["threshold"]
+
+
+def warnings_of(said: Mapping[str, Any] | None, *, of_phantoms: bool) -> list[str]:
+    """One where the scan is unlike, and one where phantoms were learned from and it is none (`of_phantoms`)."""
     warnings = []
-    if said and said["by_phantoms"] and not phantom:
+    if of_phantoms:
         warnings.append("the model learned from phantoms, made-up brains: on a person's scan it is worth nothing")
-    if said and said["score"] > said["threshold"]:
+    if said and is_unlike(said):
         why = "; ".join(said["striking"]) or "many numbers, none of them striking"
         warnings.append(
             f"looks unlike the scans that the model was trained on ({said['score']} is above {said['threshold']}): {why}"

@@ -162,7 +162,7 @@ def _draw_intervals(axes: "Axes", region: Region) -> None:
         label = f"{word}: {np.count_nonzero(which)} of {len(true)}"
         axes.scatter(places[which], true[which], s=12, color=colour, linewidth=0, zorder=3, label=label)
     _label(axes, "case, smallest mask first", "volume (ml)")
-    axes.set(yscale="symlog", ylim=(0, 12 * max(high.max(), true.max())))  # the legend stands above
+    axes.set(yscale="symlog", ylim=(0, 12 * max(high.max(), true.max(), 1)))  # the legend stands above
     _legend(axes, "upper left")
 
 

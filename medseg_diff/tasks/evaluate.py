@@ -19,10 +19,10 @@ COMPARED = "compared"  # folder of the second evaluation, where results go elsew
 
 
 def evaluate(
-    predictions: Path,
-    data: Path,
+    predictions: Path | str,
+    data: Path | str,
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     split: str | None = None,
     data_root: Path | None = None,
     figure: bool = True,
@@ -38,6 +38,7 @@ def evaluate(
     Raises: UsageError where predictions are missing (all are named), ManifestError where references are, ImageError
     where a file is damaged or lies on another grid than its reference.
     """
+    predictions, data, out = Path(predictions), Path(data), None if out is None else Path(out)
     manifest = read_manifest(data, data_root=data_root)
     task = task_of_results(predictions)
     cases = cases_to_measure(manifest, predictions, split, task=task)

@@ -136,10 +136,15 @@ class MapOptions:
         "fp_ml=1: a threshold above which no more than so much of a healthy brain lies.",
         parse=_named("fp_ml"),
     )
-    level: float = option(0.9, "Share of healthy brains of which --guarantee holds: 0.9 needs 9 measured ones.")
+    level: float | None = option(None, "Share of healthy brains of which --guarantee holds [0.9: 9 measured ones].")
     seed: int = option(0, "Of all noise, in engines that draw any.")
     sweep: bool = option(False, "Write no maps; try settings of the engine on a few slices.")
     baselines: bool = option(False, "Also write the maps that a method must beat, for `evaluate`.")
+
+    @property
+    def promises(self) -> bool:
+        """Whether the threshold is asked for by what it promises."""
+        return self.guarantee is not None or self.level is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,13 +198,21 @@ def gathered(verb: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any
     """Plain keywords as the verb takes them: fields in their groups, everything else as it is. Paths may be text."""
     parts, known = {}, dict(options)
     for name, kind in groups_of(verb).items():
-        own = {each.name: known.pop(each.name) for each in fields(kind) if each.name in known}
-        parts[name] = kind(**{each: _as_declared(value, get_type_hints(kind)[each]) for each, value in own.items()})
+        types = get_type_hints(kind)
+        given = [each for each in fields(kind) if each.name in known]
+        parts[name] = kind(
+            **{
+                each.name: _as_declared(known.pop(each.name), types[each.name], each.metadata.get("parse"))
+                for each in given
+            }
+        )
     return known | parts
 
 
-def _as_declared(value: Any, kind: Any) -> Any:
-    """Text where a path belongs, and a single path where several words do, as the field has them."""
+def _as_declared(value: Any, kind: Any, parse: Callable[[str], Any] | None) -> Any:
+    """Text as the command line would read it, a path among it, and a single path where several words belong."""
+    if isinstance(value, str) and parse is not None:
+        return parse(value)
     if isinstance(value, str) and kind in (Path, Path | None):
         return Path(value)
     if kind == Sequence[str] and isinstance(value, str | Path | Sequence):

@@ -1,8 +1,10 @@
 """The benchmark of folds: who is learned from and who tested, what is measured and kept, what is printed."""
 
+import csv
 import json
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
@@ -26,6 +28,7 @@ TINY = replace(
         "network.attention=[]",
         "training={steps: 2, batch: 4, learning_rate: 0.001}",
         "validation={slices: 2, members: 1}",
+        "sampling.members=4",
     ),
 )
 
@@ -36,9 +39,12 @@ def test_a_study_one_fold_and_rivals_are_tested_on_near_and_far_scanners(tmp_pat
         (where, model) for where in (NEAR, FAR) for model in (WHOLE, ALONE, RIVAL)
     ]
     whole, alone, rival = result["rows"][:3]
-    assert 0 <= whole["coverage90"] <= 1 and whole["width90_ml"] > 0 and 0 <= whole["guaranteed_missed"] <= 1
-    assert alone["coverage90"] is None and rival["coverage90"] is None
-    assert all(0 <= row["dice"] <= 1 and row["ece"] >= 0 for row in result["rows"])
+    with (tmp_path / "predictions/0_near/study/per_case.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    inside = [float(row["low90_ml"]) <= float(row["reference_ml"]) <= float(row["high90_ml"]) for row in rows]
+    assert whole["coverage90"] == sum(inside) / len(inside) and len(rows) == 2
+    assert whole["guaranteed_missed"] == pytest.approx(sum(float(row["guaranteed_missed"]) for row in rows) / 2)
+    assert alone["coverage90"] is None and rival["coverage90"] is None and rival["dice"] is not None
     learned, near = (read_manifest(tmp_path / "phantoms_0" / name).cases for name in ("learned.csv", "near.csv"))
     assert len(learned) == 10 and len(near) == 2 and not {each.name for each in learned} & {each.name for each in near}
     weights = tmp_path / "study_0/fold_1/weights/last.safetensors"

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 from medseg_diff.metrics.conformal import (
-    ALWAYS,
     FALSE_POSITIVES_ML,
+    LEAST_UNCERTAINTY,
     THRESHOLDS,
     fewest_patients,
     missed_shares,
     threshold_of_risk,
     threshold_of_volume,
     thresholds_of_volumes,
-    volume_doubt,
+    volume_error,
     volume_interval,
-    volume_score,
+    volume_uncertainty,
 )
 
 
@@ -29,39 +29,43 @@ def test_a_level_needs_so_many_patients():
 
 @pytest.mark.parametrize(("patients", "level"), [(19, 0.95), (40, 0.9), (60, 0.9), (100, 0.8)])
 def test_an_interval_holds_the_next_volume_as_often_as_it_says(patients, level):
-    """Over many draws the coverage lies between the level and the level + 1 / (n + 1), whatever the doubts are worth."""
+    """Over many draws the coverage lies between the level and the level + 1 / (n + 1), whatever is said of it."""
     rng = np.random.default_rng(0)
     covered = []
     for _ in range(4000):
-        doubt, off = rng.uniform(0.1, 2, patients + 1), rng.exponential(size=patients + 1)
-        scores = [volume_score(30.0, 31 * np.exp(each) - 1, own) for each, own in zip(off, doubt, strict=True)]
-        _, high = volume_interval(30.0, doubt[-1], scores[:-1], level)
-        covered.append(31 * np.exp(off[-1]) - 1 <= high)
+        uncertainty = rng.uniform(0.1, 2, patients + 1)
+        off = rng.exponential(size=patients + 1) * rng.choice([-1, 1], size=patients + 1, p=[0.3, 0.7])
+        true = 31 * np.exp(off) - 1
+        errors = [volume_error(30.0, *each) for each in zip(true[:-1], uncertainty[:-1], strict=True)]
+        low, high = volume_interval(30.0, uncertainty[-1], errors, level)
+        covered.append(low <= max(true[-1], 0) <= high)
     assert level - 0.015 < np.mean(covered) < level + 1 / (patients + 1) + 0.015
 
 
 def test_a_volume_lies_in_its_interval_exactly_where_its_score_is_within_the_bound():
     rng = np.random.default_rng(1)
     found, true = rng.gamma(1, 40, size=(2, 60)) * (rng.random((2, 60)) > 0.2)
-    doubts = rng.uniform(0.2, 2, 60)
-    scores = [volume_score(*each) for each in zip(found, true, doubts, strict=True)]
+    uncertainties = rng.uniform(0.2, 2, 60)
+    scores = [volume_error(*each) for each in zip(found, true, uncertainties, strict=True)]
     farthest = sorted(scores)[48]  # the 49th of 60: ceil(61 x 0.8)
-    for each, volume, doubt in zip(found, true, doubts, strict=True):
-        interval = volume_interval(each, doubt, scores, 0.8)
+    for each, volume, uncertainty in zip(found, true, uncertainties, strict=True):
+        interval = volume_interval(each, uncertainty, scores, 0.8)
         assert interval.low <= each <= interval.high and interval.low >= 0
         inside = interval.low - 1e-9 <= volume <= interval.high + 1e-9
-        assert inside == (volume_score(each, volume, doubt) <= farthest + 1e-12)
-    assert volume_score(0, 0, 0.2) == 0 and volume_interval(30.0, 0.2, scores[:3], 0.8) is None
+        assert inside == (volume_error(each, volume, uncertainty) <= farthest + 1e-12)
+    assert volume_error(0, 0, 0.2) == 0 and volume_interval(30.0, 0.2, scores[:3], 0.8) is None
 
 
-def test_the_doubt_of_a_volume_is_how_much_of_it_is_neither_sure_nor_impossible():
+def test_the_uncertainty_of_a_volume_is_how_much_of_it_is_neither_sure_nor_impossible():
     probability = np.zeros((10, 10, 10), np.float32)
     probability[0, 0] = 1.0
-    assert volume_doubt(probability, 0.1) == pytest.approx(ALWAYS)  # sure of itself
+    assert volume_uncertainty(probability, 0.1) == pytest.approx(LEAST_UNCERTAINTY)  # sure of itself
     probability[1, 0] = 0.5
-    assert volume_doubt(probability, 0.1) == pytest.approx(np.log((2 + 1) / (1 + 1)) + ALWAYS)  # 2 ml or 1
+    assert volume_uncertainty(probability, 0.1) == pytest.approx(
+        np.log((2 + 1) / (1 + 1)) + LEAST_UNCERTAINTY
+    )  # 2 ml or 1
     probability[2, 0] = 0.04
-    assert volume_doubt(probability, 0.1) == pytest.approx(np.log(3 / 2) + ALWAYS)
+    assert volume_uncertainty(probability, 0.1) == pytest.approx(np.log(3 / 2) + LEAST_UNCERTAINTY)
 
 
 def test_the_share_missed_is_that_of_the_references_voxels_below_a_threshold():

@@ -18,3 +18,9 @@ def test_paths_may_be_text_and_a_single_scan_needs_no_list(volumes):
 
 def test_what_is_no_field_stays_as_it_is():
     assert gathered(segment, {"out": Path("results"), "odd": 3})["odd"] == 3
+
+
+def test_text_is_read_as_on_the_command_line():
+    groups = gathered(segment, {"out": "results", "channels": "flair,t1", "guarantee": "fnr=0.1", "shard": "1/2"})
+    assert groups["source"].channels == ("flair", "t1") and groups["source"].shard == (1, 2)
+    assert groups["ensemble"].guarantee == 0.1

@@ -47,6 +47,7 @@ from medseg_diff.tasks.options import Compute, MapOptions, Model, ResultFolder, 
 # In every case of one folder.
 SAME = ("sha256", "classifier_sha256", "recipe_sha256", "calibration_sha256", "engine", "findings", "seed")
 BASELINES = "baselines"
+USUAL_LEVEL = 0.9  # share of healthy brains that a guarantee is for
 
 
 @with_plain_keywords
@@ -69,7 +70,7 @@ def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOption
     cases = find_cases(source, system.recipe.channels, task="anomaly", runs=model.runs)
     if maps.sweep:
         return [sweep_anomaly(cases, system, results.out, resample_to=source.resample_to)]
-    cut = Cut.asked(system, maps.threshold) if maps.guarantee is None else Cut.guaranteed(system, maps)
+    cut = Cut.guaranteed(system, maps) if maps.promises else Cut.asked(system, maps.threshold)
     asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
     same = {key: system.facts.get(key) for key in SAME} | asked | {"threshold_asked": cut.asked_for}
     identity = Identity(same | ({"baselines": True} if maps.baselines else {}))
@@ -130,24 +131,26 @@ class Cut:
     @classmethod
     def guaranteed(cls, system: AnomalySystem, maps: MapOptions) -> "Cut":
         """Of which a healthy brain has no more than so much above it. Raises: UsageError where too few were measured."""
-        volume_ml, level = maps.guarantee, maps.level
-        assert volume_ml is not None
+        volume_ml, level = maps.guarantee, maps.level or USUAL_LEVEL
+        if volume_ml is None:
+            raise UsageError("--level is that of --guarantee", fix="add --guarantee fp_ml=1, or leave it out")
         if maps.threshold is not None:
             raise UsageError("--guarantee and --threshold are two ways to say one thing", fix="leave one of them out")
         if not 0 < level < 1:
             raise UsageError(f"there is no level {level:g}", fix="use one between 0 and 1, such as 0.9")
+        least, needed = conformal.FALSE_POSITIVES_ML[0], conformal.fewest_patients(level)
+        if not volume_ml >= least:
+            raise UsageError(f"there is no threshold for fp_ml={volume_ml:g}", fix=f"ask for {least:g} ml or more")
         known = system.calibrated
-        brains = known.own.of_volumes if known and known.own else ()
+        brains = known.own.thresholds_by_volume if known and known.own else ()
         value = conformal.threshold_of_volume(brains, volume_ml, level)
         if value is None:
-            needed = conformal.fewest_patients(level)
-            found = f"the model cannot promise fp_ml={volume_ml:g} in {level:.0%} of healthy brains"
+            found = f"the model cannot promise fp_ml={volume_ml:g} in {100 * level:g}% of healthy brains"
             raise UsageError(
                 f"{found}: {needed} are needed, {len(brains)} are measured with these settings",
-                fix=f"train with more healthy brains of split val and validation.calibration_cases={2 * needed}; "
-                f"{conformal.FALSE_POSITIVES_ML[0]:g} ml is the least that can be asked for",
+                fix=f"train with more healthy brains of split val and validation.calibration_cases={2 * needed}",
             )
-        how = f"{level:.0%} of healthy brains have at most {volume_ml:g} ml above it, measured on {len(brains)}"
+        how = f"{100 * level:g}% of healthy brains have at most {volume_ml:g} ml above it, measured on {len(brains)}"
         return cls(f"fp_ml={volume_ml:g} at {level:g}", max(value, 0.0), how)
 
     def of(self, values: npt.NDArray[np.float32]) -> float:
@@ -188,7 +191,8 @@ def find_anomalies(
     checks = quality_checks(volume, system, gain, lesions=report["lesions"])
     looks = appearance_of(prepared.image, prepared.brain, prepared.spacing_mm, system.recipe.channels)
     typicality = system.typicality.judge(looks) if system.typicality else None
-    unlike = warnings_of(typicality, phantom=is_phantom(case))
+    of_phantoms = bool(system.typicality and system.typicality.phantoms) and not is_phantom(case)
+    unlike = warnings_of(typicality, of_phantoms=of_phantoms)
     warnings = [*prepared.warnings, *unlike, *(check.warning for check in checks if check.warning)]
     if batch < system.engine.network_batch:
         warnings.append(less_at_once(batch, system.engine.network_batch))

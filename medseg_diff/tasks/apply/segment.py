@@ -1,7 +1,6 @@
 """`segment`: scans in, masks with probability and uncertainty out, on each scan's own grid."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,14 @@ from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import filled, missing_channels, prepare_case, present_channels
 from medseg_diff.device import halved_to_fit, less_at_once
 from medseg_diff.files import check_writable
-from medseg_diff.metrics.conformal import fewest_patients
 from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.trained import find_models
-from medseg_diff.recipes.typicality import judged, warnings_of
+from medseg_diff.recipes.typicality import is_unlike, judged, warnings_of
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
 from medseg_diff.tasks.apply.channels import refuse_missing
 from medseg_diff.tasks.apply.folder import Results
+from medseg_diff.tasks.apply.promises import volume_in_words
 from medseg_diff.tasks.apply.segmentation_maps import write_maps
 from medseg_diff.tasks.apply.segmentation_system import SegmentationSystem, open_system
 from medseg_diff.tasks.apply.segmentation_volume import sample_volume
@@ -63,14 +62,14 @@ def segment(
     drawn = f"{len(plan.times) - 1} steps × {plan.members} members"
     drawn += f" × {len(found.runs)} folds" if len(found.runs) > 1 else ""
     log.info("model %s (%s): %s", found.name, found.runs[0].facts["recipe"], drawn)
-    log.info("%s", interval_in_words(system))
+    log.info("%s", system.promises.in_words())
     fill = recipe.bears_missing_channels
     cases = find_cases(source, recipe.channels, runs=model.runs, fill_missing=fill)
     if not results.keep_going:
         refuse_missing(cases, recipe.channels, fill_missing=fill, runs=model.runs)
     asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
     saved: dict[str, Any] = {"save_members": True} if ensemble.save_members else {}
-    if system.guaranteed:
+    if system.promises.guaranteed:
         saved["guarantee"] = system.facts["guarantee"]
     identity = Identity({key: system.facts.get(key) for key in SAME} | asked | saved)
     folder = Results.into(results, "segment", identity, source=source, runs=model.runs)
@@ -81,7 +80,8 @@ def segment(
         members = new / "members" if ensemble.save_members else None
         facts = segment_case(case, system, new, members=members, resample_to=source.resample_to)
         for region, volume in facts["volume_ml"].items():
-            log.info("[%s] %s: %s", case.name, region, volume_in_words(volume, facts["lesion_presence"][region]))
+            said = volume_in_words(volume, facts["lesion_presence"][region], applies=facts["promises_apply"])
+            log.info("[%s] %s: %s", case.name, region, said)
         return asked | saved | facts
 
     folder.work_through("segmenting", cases, work)
@@ -112,7 +112,8 @@ def segment_case(
     typicality = judged(
         system.typical, appearance_of(prepared.image, prepared.brain, prepared.spacing_mm, recipe.channels)
     )
-    warnings += warnings_of(typicality, phantom=is_phantom(case))
+    of_phantoms = system.learned_from_phantoms and not is_phantom(case)
+    warnings += warnings_of(typicality, of_phantoms=of_phantoms)
     for warning in warnings:
         log.warning("[%s] %s", case.name, warning)
     read_seconds = time.perf_counter() - started
@@ -128,37 +129,13 @@ def segment_case(
     facts = {"channels": list(recipe.channels), "missing_channels": list(missing), **system.facts, **report}
     facts |= {
         "typicality": typicality,
+        "promises_apply": not (missing or of_phantoms or is_unlike(typicality)),
         "warnings": warnings,
         "inputs": inputs,
         "network_batch": batch,
         "network_passes": passes,
     }
     return facts | {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
-
-
-def interval_in_words(system: SegmentationSystem) -> str:
-    """What the intervals of volumes are worth."""
-    known = [system.measured.get(region) for region in system.recipe.regions]
-    patients, level = min(len(each.volume_scores) if each else 0 for each in known), f"{system.level:.0%}"
-    needed = fewest_patients(system.level)
-    if patients >= needed:
-        return f"volumes with {level} intervals, measured on {patients} patients that their models had not seen"
-    measured = f"{patients} patients are measured" if patients else "no patient is measured: train with --folds"
-    return (
-        f"volumes without an interval: {level} needs {needed} patients, {measured}; members differ, and promise nothing"
-    )
-
-
-def volume_in_words(volume: Mapping[str, Any], presence: Mapping[str, Any]) -> str:
-    """`45.3 ml, with 90% between 38.1 and 53.9; a lesion with probability 0.98`, or that the volume is not calibrated."""
-    words = f"{volume['mask']:.1f} ml"
-    if volume["level"]:
-        words += f", with {volume['level']:.0%} between {volume['low']:.1f} and {volume['high']:.1f}"
-    else:
-        low, high = (volume["members"][end] for end in ("low", "high"))
-        words += f"; members differ by {low:.1f} to {high:.1f}; not calibrated ({volume['calibrated_on']} patients)"
-    known = presence["probability"]
-    return words if known is None else f"{words}; a lesion with probability {known:.2f}"
 
 
 def _maps_of_a_region(system: SegmentationSystem, save_members: bool) -> int:

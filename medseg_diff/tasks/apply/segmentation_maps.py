@@ -19,9 +19,7 @@ from medseg_diff.methods.components import Findings, Removed, find_mask
 from medseg_diff.methods.fusion import staple, vote
 from medseg_diff.methods.regions import hierarchy_of, kept_inside
 from medseg_diff.methods.sampled_segmentation import Ensemble, uncertainty_maps
-from medseg_diff.metrics import conformal, presence
 from medseg_diff.metrics.tuning import tempered
-from medseg_diff.recipes.calibration import PresenceScores
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 
 if TYPE_CHECKING:
@@ -77,19 +75,17 @@ def write_maps(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSyst
             prepared.write(folder / f"{kind}{suffix_of(recipe, region)}.nii.gz", values)
         of_members = volumes_of_members(ensemble.voxels[:, number].tolist(), prepared.voxel_ml)
         mask_ml = float(masks[region].sum()) * voxel_ml
-        volume = _volume(system, region, mask_ml, means[number], voxel_ml)
+        volume = system.promises.volume(region, mask_ml, means[number], voxel_ml)
         report["volume_ml"][region] = volume | {"members": of_members}
-        report["lesion_presence"][region] = _presence(system, region, means[number], voxel_ml)
+        report["lesion_presence"][region] = system.promises.presence(region, means[number], voxel_ml)
         report["agreement"][region] = round(agreement, 4)
         report["removed"][region] = {
             "components": removed[region].components,
             "volume_ml": round(removed[region].volume_ml, 3),
         }
         report["slices_to_review"][region] = slices_to_review(written["uncertainty"], affine, voxel_ml)
-        if system.guaranteed:
-            inclusive = (means[number] > system.guaranteed[region]).astype(np.uint8)
-            prepared.write(folder / f"guaranteed_mask{suffix_of(recipe, region)}.nii.gz", inclusive)
     _write_masks(masks, recipe, prepared, folder)
+    _write_guaranteed(means, system, prepared, folder)
     _write_calibrated(means, system, prepared, folder)
     return report
 
@@ -139,6 +135,20 @@ def _write_masks(masks: Masks, recipe: SegmentationRecipe, prepared: Prepared, f
         prepared.write(folder / f"mask_{region}.nii.gz", mask.astype(np.uint8))
 
 
+def _write_guaranteed(means: Floats, system: "SegmentationSystem", prepared: Prepared, folder: Path) -> None:
+    """Masks that miss no more than was asked, where that was. An outer region's takes in those of the regions inside it,
+    which promise as much."""
+    thresholds, recipe = system.promises.guaranteed, system.recipe
+    if not thresholds:
+        return
+    inclusive = [mean > thresholds[region] for region, mean in zip(recipe.regions, means, strict=True)]
+    for inner, outers in enumerate(hierarchy_of(recipe.regions)):
+        for outer in outers:
+            inclusive[outer] = inclusive[outer] | inclusive[inner]
+    for region, mask in zip(recipe.regions, inclusive, strict=True):
+        prepared.write(folder / f"guaranteed_mask{suffix_of(recipe, region)}.nii.gz", mask.astype(np.uint8))
+
+
 def _write_calibrated(means: Floats, system: "SegmentationSystem", prepared: Prepared, folder: Path) -> None:
     """The mean at the run's temperatures, beside the plain mean, where that was asked for."""
     temperatures: Mapping[str, float] = system.temperatures
@@ -151,43 +161,6 @@ def _write_calibrated(means: Floats, system: "SegmentationSystem", prepared: Pre
     kept = kept_inside(torch.from_numpy(values), hierarchy_of(recipe.regions), dim=0).numpy()
     for region, calibrated in zip(recipe.regions, kept, strict=True):
         prepared.write(folder / f"calibrated{suffix_of(recipe, region)}.nii.gz", calibrated)
-
-
-def _volume(
-    system: "SegmentationSystem", region: str, mask_ml: float, probability: Floats, voxel_ml: float
-) -> dict[str, Any]:
-    """What case.json says of a volume: the mask's; the interval that the true one lies in with probability `level`, how and
-    on how many patients that was measured; and the same at the usual levels."""
-    known = system.measured.get(region)
-    scores = known.volume_scores if known else ()
-    doubt = conformal.volume_doubt(probability, voxel_ml)
-
-    def interval(level: float) -> dict[str, float | None]:
-        found = conformal.volume_interval(mask_ml, doubt, scores, level)
-        if found is None:
-            return {"low": None, "high": None, "level": None}
-        return {"low": round(found.low, 3), "high": round(found.high, 3), "level": level}
-
-    asked, usual = interval(system.level), [interval(level) for level in conformal.LEVELS]
-    return {
-        "mask": round(mask_ml, 3),
-        **asked,
-        "method": "split conformal" if asked["level"] else None,
-        "calibrated_on": len(scores),
-        "intervals": [each for each in usual if each["level"]],
-    }
-
-
-def _presence(system: "SegmentationSystem", region: str, probability: Floats, voxel_ml: float) -> dict[str, Any]:
-    """What case.json says of there being a lesion: its score and, where enough patients of both kinds were measured, a
-    probability, with those between which it lies for sure."""
-    known = system.measured[region].presence if region in system.measured else PresenceScores()
-    score = presence.score(probability, voxel_ml)
-    said = presence.presence(score, known.diseased, known.healthy)
-    numbers = dict.fromkeys(presence.Presence._fields) if said is None else said._asdict()
-    rounded = {name: None if value is None else round(value, 4) for name, value in numbers.items()}
-    measured = {"diseased": len(known.diseased), "healthy": len(known.healthy)}
-    return {"score": round(score, 4), **rounded, "calibrated_on": measured}
 
 
 def volumes_of_members(voxels: Sequence[int], voxel_ml: float) -> dict[str, float]:

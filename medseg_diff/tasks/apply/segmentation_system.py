@@ -1,7 +1,6 @@
 """A trained segmentation model ready for use: weights, how its ensembles are drawn and cut, and what it can promise."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -13,13 +12,13 @@ from medseg_diff.errors import CheckpointError, UsageError
 from medseg_diff.methods.components import HALF, Findings
 from medseg_diff.methods.fusion import Fusion
 from medseg_diff.methods.sampled_segmentation import Plan
-from medseg_diff.metrics import conformal
-from medseg_diff.recipes.calibration import RegionCalibration, SegmentationCalibration, read_calibration
+from medseg_diff.recipes.calibration import SegmentationCalibration, read_calibration
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.trained import Trained, open_run
 from medseg_diff.recipes.typicality import Typicality, read_typicality
 from medseg_diff.run import Run
 from medseg_diff.studies import FoundModel, study_of
+from medseg_diff.tasks.apply.promises import Promises, promises_of
 from medseg_diff.tasks.options import Compute, EnsembleOptions
 
 
@@ -28,9 +27,7 @@ class SegmentationSystem:
     """A trained run, or several of one recipe, ready to draw ensembles; `facts` is what every case.json says of it. Of
     several the denoiser puts on one set of `weights` after the other: the memory is that of one.
     `thresholds` are of each region, `temperatures` too, but for runs that are not asked for calibrated maps.
-    `measured` is what patients that its models never saw showed of each region, empty where masks were made otherwise;
-    intervals are of the `level`. `guaranteed` are the thresholds of the masks that miss no more than was asked, none where
-    nothing was. `typical` of the runs that measured it tell scans that are unlike those trained on."""
+    `typical` of the runs that measured it tell scans that are unlike those trained on."""
 
     recipe: SegmentationRecipe
     denoiser: Denoiser
@@ -39,9 +36,7 @@ class SegmentationSystem:
     findings: Findings
     thresholds: dict[str, float]
     temperatures: dict[str, float]
-    measured: Mapping[str, RegionCalibration]
-    level: float
-    guaranteed: dict[str, float]
+    promises: Promises
     device: torch.device
     precision: str
     seed: int
@@ -52,17 +47,21 @@ class SegmentationSystem:
         """The same with so many samples in a pass of the network."""
         return replace(self, plan=replace(self.plan, network_batch=batch))
 
+    @property
+    def learned_from_phantoms(self) -> bool:
+        """Whether one of its models saw nothing but phantoms."""
+        return any(each.phantoms for each in self.typical)
+
 
 def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Compute) -> SegmentationSystem:
     """The best weights of a run, or of the runs of a study, on a device, and the plan and the findings with some numbers
     changed.
 
     Raises: CheckpointError where a run's files are damaged or do not fit each other, or the runs are of several recipes;
-    UsageError for an unknown fusion, or where calibrated maps are asked of a model without calibration.
+    UsageError for an unknown fusion, a level that is none, a guarantee that cannot be given, or where calibrated maps are
+    asked of a model without calibration.
     """
     name, runs = model
-    if not 0 < ensemble.level < 1:
-        raise UsageError(f"there is no level {ensemble.level:g}", fix="use one between 0 and 1, such as 0.9")
     trained = open_run(runs[0], SegmentationRecipe, device=compute.device, precision=compute.precision)
     digests = [_digest_of_weights(run, trained) for run in runs]
     recipe = trained.recipe
@@ -74,11 +73,10 @@ def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Comput
         noise=ensemble.noise,
     )
     findings = _findings(recipe, ensemble)
-    calibration, measured_as = _calibration(model), recipe.findings
+    calibration = _calibration(model)
+    promises = promises_of(calibration, recipe, plan, findings, ensemble, models=len(runs), name=name)
     thresholds = _thresholds(calibration, recipe, findings)
     temperatures = _temperatures(calibration, recipe, name) if findings.calibrated else {}
-    same = (findings.fusion, findings.threshold) == (measured_as.fusion, measured_as.threshold)
-    measured = calibration.regions if calibration and same else {}
     facts = trained.facts | {
         "regions": {region: list(labels) for region, labels in recipe.regions.items()},
         "nested": recipe.nested,
@@ -102,13 +100,24 @@ def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Comput
         calibrated = study.facts["calibration_sha256"] if study else None
         facts |= {"model": name, "sha256": joined, "models": each, "calibration_sha256": calibrated}
     denoiser = recipe.denoiser.around(trained.networks["best"], recipe.schedule)
-    guaranteed = {} if ensemble.guarantee is None else _of_risk(calibration, recipe, ensemble.guarantee, name)
-    if guaranteed:
-        facts |= {"guarantee": {"fnr": ensemble.guarantee, "thresholds": guaranteed}}
-    chosen = (findings, thresholds, temperatures, measured, ensemble.level, guaranteed)
+    if promises.guaranteed:
+        facts |= {"guarantee": {"fnr": ensemble.guarantee, "thresholds": promises.guaranteed}}
     typical = [trained.typicality, *(read_typicality(run) for run in runs[1:])]
-    known = (trained.device, trained.precision, ensemble.seed, facts, tuple(each for each in typical if each))
-    return SegmentationSystem(recipe, denoiser, tuple(run.weights("best") for run in runs), plan, *chosen, *known)
+    return SegmentationSystem(
+        recipe=recipe,
+        denoiser=denoiser,
+        weights=tuple(run.weights("best") for run in runs),
+        plan=plan,
+        findings=findings,
+        thresholds=thresholds,
+        temperatures=temperatures,
+        promises=promises,
+        device=trained.device,
+        precision=trained.precision,
+        seed=ensemble.seed,
+        facts=facts,
+        typical=tuple(each for each in typical if each),
+    )
 
 
 def _digest_of_weights(run: Run, first: Trained[SegmentationRecipe]) -> str:
@@ -160,23 +169,3 @@ def _temperatures(
             fix="train with validation.calibration_slices above 0, or leave --calibrated out",
         )
     return {region: known[region].temperature for region in recipe.regions}
-
-
-def _of_risk(
-    calibration: SegmentationCalibration | None, recipe: SegmentationRecipe, risk: float, name: str
-) -> dict[str, float]:
-    """Where each region is cut for its mask to miss at most that share of a lesion. Raises: UsageError where too few
-    patients with a lesion were measured to promise it."""
-    known = calibration.regions if calibration else {}
-    thresholds = {}
-    for region in recipe.regions:
-        own = known.get(region)
-        lesions = own.lesions if own else 0
-        threshold = conformal.threshold_of_risk(own.missed, lesions, risk) if own and lesions else None
-        if threshold is None:
-            raise UsageError(
-                f"{name} cannot promise fnr={risk:g} for {region}: measured on {lesions} patients with a lesion",
-                fix="train a study (--folds) on more patients, or ask for a larger share",
-            )
-        thresholds[region] = threshold
-    return thresholds

@@ -16,7 +16,6 @@ from medseg_diff.diffusion.losses import denoising_loss
 from medseg_diff.files import write_table
 from medseg_diff.methods.anomaly.engine import Networks
 from medseg_diff.networks.noisy_classifier import HEALTHY
-from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.trained import load_network
 from medseg_diff.recipes.typicality import write_typicality
@@ -24,7 +23,7 @@ from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.options import TrainingRun, with_plain_keywords
 from medseg_diff.tasks.train.normative import calibrate
-from medseg_diff.tasks.train.study import LabelledStudy, prepare_labelled_study
+from medseg_diff.tasks.train.study import LabelledStudy, learned_from_phantoms, prepare_labelled_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_reconstruction
 from medseg_diff.training.classification import NoisyClassification, Skill, skill_by_time
@@ -58,7 +57,7 @@ def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
     if study.classified:
         yield _classifier_phase(recipe, study, study.classified, bench)
     if fabric.global_rank == 0:
-        write_typicality(bench.run, study.appearances, phantoms=all(map(is_phantom, given.manifest.cases)))
+        write_typicality(bench.run, study.appearances, phantoms=learned_from_phantoms(given.manifest))
         skill = measure_classifier(bench.run, recipe, study, fabric) if study.classified else []
         calibrate(bench.run, given.manifest, skill=skill, device=_name_of(fabric), precision=bench.precision)
 

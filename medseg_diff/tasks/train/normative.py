@@ -178,11 +178,11 @@ def _map_calibration(measured: Sequence[MeasuredCase], name: str, recipe: Anomal
     return MapCalibration(
         normative_mean=normal,
         threshold=round(max(float(threshold), 0.0), 6),
-        of_volumes=tuple(_of_volumes(measured, recipe)) if name == OWN else (),
+        thresholds_by_volume=tuple(_thresholds_by_volume(measured, recipe)) if name == OWN else (),
     )
 
 
-def _of_volumes(measured: Sequence[MeasuredCase], recipe: AnomalyRecipe) -> Iterator[tuple[float, ...]]:
+def _thresholds_by_volume(measured: Sequence[MeasuredCase], recipe: AnomalyRecipe) -> Iterator[tuple[float, ...]]:
     """Of each whole brain not trained on, above the normative mean of all others, as a new one will be."""
     for each in measured:
         others = [other for other in measured if other is not each]
@@ -199,8 +199,9 @@ def _normal_of(measured: Sequence[MeasuredCase], name: str) -> NormativeMean:
 
 def _above(case: MeasuredCase, name: str, normal: NormativeMean, recipe: AnomalyRecipe) -> npt.NDArray[np.float32]:
     """What `anomaly` would make of its scores, [N]."""
-    gain = normal.gain_of(case.scores[name], case.depth_mm) if name in RECONSTRUCTED else 1.0
-    return above_normal(case.scores[name], case.depth_mm, normal, rim_mm=recipe.findings.rim_mm, gain=gain)
+    taken = normal if recipe.findings.normative else None
+    gain = taken.gain_of(case.scores[name], case.depth_mm) if taken and name in RECONSTRUCTED else 1.0
+    return above_normal(case.scores[name], case.depth_mm, taken, rim_mm=recipe.findings.rim_mm, gain=gain)
 
 
 def _skill_passed(skill: Sequence[Skill], system: AnomalySystem) -> ClassifierSkill:

@@ -7,12 +7,19 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg_diff.data import geometry
+from medseg_diff.data.geometry import axial_axis
 from medseg_diff.data.results import CaseResult, read_result
 from medseg_diff.data.tables.manifest import Case, Manifest
 from medseg_diff.errors import UsageError
 from medseg_diff.evaluation.summary import majority
 from medseg_diff.metrics import conformal, presence
-from medseg_diff.recipes.calibration import SegmentationCalibration, write_calibration
+from medseg_diff.recipes.calibration import (
+    OutOfFold,
+    PresenceScores,
+    RegionCalibration,
+    SegmentationCalibration,
+    write_calibration,
+)
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.studies import FoldStudy
 from medseg_diff.tasks.apply.segmentation_maps import cut_masks
@@ -33,35 +40,24 @@ def calibrate_study(study: FoldStudy, recipe: SegmentationRecipe, manifest: Mani
         return None
     most = min(MOST_VOXELS, MOST_IN_ALL // len(cases))
     predicted = [_predicted(study, case, most) for case in cases]
-    found = {
-        region: calibrate_patients(
-            [each.regions[region].probability for each in predicted],
-            [each.regions[region].reference for each in predicted],
-        )
-        for region in recipe.regions
+    regions = {
+        region: _chosen(_of_patients(cases, [each.regions[region] for each in predicted])) for region in recipe.regions
     }
+    thresholds = {region: recipe.findings.threshold or chosen.threshold for region, chosen in regions.items()}
+    errors = [_volume_errors(study, case, recipe, thresholds) for case in cases]
+    for region, chosen in regions.items():
+        patients = _of_patients(cases, [each.regions[region] for each in predicted])
+        of_volumes = _of_patients(cases, [each[region] for each in errors])
+        shown = _shown(patients, [max(own) for own in of_volumes.values()])
+        regions[region] = chosen.but(out_of_fold=shown.model_dump(mode="json"))
     whole = SegmentationCalibration(
         slices=sum(each.slices for each in predicted),
         patients=len({case.patient for case in cases}),
         separate=True,
         members=recipe.sampling.members,
         steps=recipe.sampling.steps,
-        regions=found,
+        regions=regions,
     )
-    thresholds = {region: recipe.findings.threshold or whole.threshold(region) for region in recipe.regions}
-    scores = [_volume_scores(study, case, recipe, thresholds) for case in cases]
-    regions = {}
-    for region, chosen in found.items():
-        volumes = _of_patients(cases, [score[region] for score in scores])
-        looked_at = [each.regions[region] for each in predicted]
-        shares = [np.mean(own, axis=0) for own in _of_patients(cases, [each.missed for each in looked_at]).values()]
-        regions[region] = chosen.but(
-            volume_scores=sorted(round(max(own), 6) for own in volumes.values()),
-            presence=_presence_scores(_of_patients(cases, looked_at)),
-            missed=[round(float(share), 6) for share in np.mean(shares, axis=0)] if shares else [],
-            lesions=len(shares),
-        )
-    whole = whole.but(regions={region: each.model_dump(mode="json") for region, each in regions.items()})
     write_calibration(study.whole, whole)
     tell(whole)
     return whole
@@ -70,12 +66,11 @@ def calibrate_study(study: FoldStudy, recipe: SegmentationRecipe, manifest: Mani
 Value = TypeVar("Value")
 
 
-def _of_patients(cases: Sequence[Case], values: Sequence[Value | None]) -> dict[str, list[Value]]:
-    """The values that there are of each patient, who may have several scans: these are no two patients."""
+def _of_patients(cases: Sequence[Case], values: Sequence[Value]) -> dict[str, list[Value]]:
+    """The values of each patient, who may have several scans: these are no two patients."""
     own: dict[str, list[Value]] = {}
     for case, value in zip(cases, values, strict=True):
-        if value is not None:
-            own.setdefault(case.patient, []).append(value)
+        own.setdefault(case.patient, []).append(value)
     return own
 
 
@@ -89,14 +84,28 @@ class RegionVoxels(NamedTuple):
     presence: float
 
 
-def _presence_scores(patients: Mapping[str, Sequence[RegionVoxels]]) -> dict[str, list[float]]:
-    """As calibration.json holds them: of each patient's first scan."""
-    first = [own[0] for own in patients.values()]
-    diseased, healthy = (
-        sorted(round(each.presence, 6) for each in first if (each.missed is not None) == there)
-        for there in (True, False)
+def _chosen(patients: Mapping[str, Sequence[RegionVoxels]]) -> RegionCalibration:
+    """Threshold and temperature of a region."""
+    return calibrate_patients(
+        [np.concatenate([scan.probability for scan in scans]) for scans in patients.values()],
+        [np.concatenate([scan.reference for scan in scans]) for scans in patients.values()],
     )
-    return {"diseased": diseased, "healthy": healthy}
+
+
+def _shown(patients: Mapping[str, Sequence[RegionVoxels]], volume_errors: Sequence[float]) -> OutOfFold:
+    """What the patients showed of a region: nothing of them is kept but these numbers, in no order of theirs."""
+    first = [scans[0] for scans in patients.values()]
+    shares = [[scan.missed for scan in scans if scan.missed is not None] for scans in patients.values()]
+    missed = [np.mean(own, axis=0) for own in shares if own]
+    return OutOfFold(
+        volume_errors=tuple(sorted(round(error, 6) for error in volume_errors)),
+        presence=PresenceScores(
+            diseased=tuple(sorted(scan.presence for scan in first if scan.missed is not None)),
+            healthy=tuple(sorted(scan.presence for scan in first if scan.missed is None)),
+        ),
+        missed=tuple(round(float(share), 6) for share in np.mean(missed, axis=0)) if missed else (),
+        lesions=len(missed),
+    )
 
 
 class Predicted(NamedTuple):
@@ -117,10 +126,11 @@ def _predicted(study: FoldStudy, case: Case, most: int) -> Predicted:
         missed = conformal.missed_shares(probability, truth) if truth.any() else None
         present = presence.score(probability, geometry.voxel_ml(result.main.affine))
         regions[region] = RegionVoxels(probability.ravel()[places], truth.ravel()[places], missed, present)
-    return Predicted(int(brain.any(axis=(0, 1)).sum()), regions)
+    slices = np.moveaxis(brain, axial_axis(result.main.affine), 0)
+    return Predicted(int(slices.any(axis=(1, 2)).sum()), regions)
 
 
-def _volume_scores(
+def _volume_errors(
     study: FoldStudy, case: Case, recipe: SegmentationRecipe, thresholds: Mapping[str, float]
 ) -> dict[str, float]:
     """How far the volume of each region's mask is from the true one, the mask cut as `segment` will cut it."""
@@ -133,10 +143,10 @@ def _volume_scores(
         masks = {region: result.mask(region) for region in recipe.regions}
     true = {region: _truth(result, references, region) for region in recipe.regions}
     return {
-        region: conformal.volume_score(
+        region: conformal.volume_error(
             np.count_nonzero(masks[region]) * voxel_ml,
             np.count_nonzero(true[region]) * voxel_ml,
-            conformal.volume_doubt(values[region], voxel_ml),
+            conformal.volume_uncertainty(values[region], voxel_ml),
         )
         for region in recipe.regions
     }

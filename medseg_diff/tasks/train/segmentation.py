@@ -7,7 +7,6 @@ from lightning_fabric import Fabric
 
 from medseg_diff.console import log
 from medseg_diff.data.datasets.batch import Items
-from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.typicality import write_typicality
 from medseg_diff.run import Run
@@ -15,7 +14,7 @@ from medseg_diff.studies import FoldStudy
 from medseg_diff.tasks.options import Folds, TrainingRun, with_plain_keywords
 from medseg_diff.tasks.train.calibration import calibrate, draw_ensemble
 from medseg_diff.tasks.train.folds import train_folds
-from medseg_diff.tasks.train.study import ValidationSlices, prepare_study
+from medseg_diff.tasks.train.study import ValidationSlices, learned_from_phantoms, prepare_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_masks
 from medseg_diff.training.denoising import Denoising, MaskAndImage
@@ -61,7 +60,7 @@ def _phases(given: Material[SegmentationRecipe], bench: Bench) -> Iterator[Phase
         latest=recipe.validation.weights == "last" or not study.separate,
     )
     if fabric.global_rank == 0:
-        write_typicality(bench.run, study.appearances, phantoms=all(map(is_phantom, given.manifest.cases)))
+        write_typicality(bench.run, study.appearances, phantoms=learned_from_phantoms(given.manifest))
         calibrate(bench.run, recipe, study, fabric)
 
 

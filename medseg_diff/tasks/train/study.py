@@ -26,6 +26,7 @@ from medseg_diff.data.views import Patches
 from medseg_diff.errors import ImageError, ManifestError, MedsegError, UsageError, raise_all
 from medseg_diff.evenly import evenly_spaced
 from medseg_diff.networks.noisy_classifier import DISEASED, HEALTHY
+from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 
@@ -107,6 +108,12 @@ def with_splits(manifest: Manifest) -> Manifest:
     held = sorted({case.patient for case in split.of("val")})
     log.info("no column split: %d of the patients are held out for validation (%s)", len(held), ", ".join(held[:5]))
     return split
+
+
+def learned_from_phantoms(manifest: Manifest) -> bool:
+    """Whether all training cases of a table with splits are made up."""
+    trained = manifest.of("train") or manifest.cases
+    return all(map(is_phantom, trained))
 
 
 def check_channels(manifest: Manifest, channels: Sequence[str], *, fill_missing: bool = False) -> None:

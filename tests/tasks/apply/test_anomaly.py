@@ -243,7 +243,7 @@ def test_a_threshold_of_few_false_positives_is_given_where_enough_healthy_brains
     run = recalibrated()
     known = json.loads(run.calibration_file.read_text())["maps"]
     spread = [[0.1 * brain + 0.01 * place for place in range(9, 0, -1)] for brain in range(9)]
-    known["anomaly"]["of_volumes"] = spread
+    known["anomaly"]["thresholds_by_volume"] = spread
     run = recalibrated(maps=known)
     run.seal()
     common = {"model": run.folder, "device": "cpu"}
@@ -256,7 +256,8 @@ def test_a_threshold_of_few_false_positives_is_given_where_enough_healthy_brains
     assert not (mask & (read(folder / "anomaly.nii.gz").voxels <= report["threshold"]["value"])).any()
     for options, said in (
         ({"guarantee": 1.0, "level": 0.95}, "19 are needed, 9 are measured"),
-        ({"guarantee": 0.01}, "0.1 ml is the least"),
+        ({"guarantee": 0.01}, "ask for 0.1 ml or more"),
+        ({"level": 0.9}, "--level is that of --guarantee"),
         ({"guarantee": 1.0, "threshold": 0.5}, "two ways to say one thing"),
         ({"guarantee": 1.0, "level": 90}, "there is no level 90"),
         ({"guarantee": 1.0, "overrides": ["engine.depth=10"]}, "0 are measured with these settings"),

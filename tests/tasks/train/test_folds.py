@@ -67,11 +67,10 @@ def test_a_study_holds_its_runs_and_what_they_say_of_patients_that_they_never_sa
     calibration = read_facts(study.whole.calibration_file)
     assert calibration["separate"] and calibration["patients"] == len(manifest.cases) - len(manifest.of("test"))
     region = calibration["regions"]["whole_tumour"]
-    assert region["temperature"] > 0 and region["volume_scores"] == sorted(region["volume_scores"])
-    assert len(region["volume_scores"]) == calibration["patients"]
-    presence = region["presence"]
-    assert region["lesions"] == len(presence["diseased"]) == calibration["patients"] and not presence["healthy"]
-    assert region["missed"] == sorted(region["missed"]) and len(region["missed"]) == len(conformal.THRESHOLDS)
+    shown = region["out_of_fold"]
+    assert region["temperature"] > 0 and shown["volume_errors"] == sorted(shown["volume_errors"])
+    assert len(shown["volume_errors"]) == shown["lesions"] == calibration["patients"]
+    assert shown["missed"] == sorted(shown["missed"]) and len(shown["missed"]) == len(conformal.THRESHOLDS)
     text = "".join(path.read_text() for path in study.folder.glob("*.json"))
     assert str(trained.table.parent) not in text and str(study.folder.parent) not in text
 
@@ -132,7 +131,7 @@ def test_volumes_have_an_interval_where_enough_patients_were_measured(study, tra
         (plain, *_) = segment(out=tmp_path / "95", **options)
         (low, *_) = segment(out=tmp_path / "80", level=0.8, **options)
         (vote, *_) = segment(out=tmp_path / "vote", level=0.8, fusion="vote", **options)
-    patients = len(read_facts(study.whole.calibration_file)["regions"]["whole_tumour"]["volume_scores"])
+    patients = len(read_facts(study.whole.calibration_file)["regions"]["whole_tumour"]["out_of_fold"]["volume_errors"])
     assert f"95% needs 19 patients, {patients} patients are measured" in caplog.text
     assert f"volumes with 80% intervals, measured on {patients} patients" in caplog.text
     volumes = [read_facts(folder / "case.json")["volume_ml"]["whole_tumour"] for folder in (plain, low, vote)]
@@ -150,7 +149,7 @@ def test_volumes_have_an_interval_where_enough_patients_were_measured(study, tra
 
 def test_a_mask_that_misses_little_is_promised_only_where_enough_lesions_were_measured(study, trained, tmp_path):
     options = {"data": trained.table, "split": "test", "model": study.folder}
-    region = read_facts(study.whole.calibration_file)["regions"]["whole_tumour"]
+    region = read_facts(study.whole.calibration_file)["regions"]["whole_tumour"]["out_of_fold"]
     threshold = conformal.threshold_of_risk(region["missed"], region["lesions"], 0.3)
     assert threshold is not None
     (folder, *_) = segment(out=tmp_path / "some", guarantee=0.3, **options)
@@ -217,6 +216,8 @@ def test_a_study_is_not_calibrated_before_all_are_predicted(train, study, tmp_pa
     write_json(again.folder / "study.json", facts)
     late = next(path.parent for path in again.out_of_fold.glob("*/case.json") if read_facts(path)["model"] == "fold_2")
     shutil.move(late, tmp_path / "late")
+    with pytest.raises(CheckpointError, match="is trained, and not yet calibrated"):
+        find_folds(again.folder, task="segment", runs=tmp_path)
     with caplog.at_level("INFO", "medseg_diff"):
         assert "finished" not in train(again.folder, shard=(1, 2), resume="auto").facts
     assert "1 patients' scans are still being predicted" in caplog.text

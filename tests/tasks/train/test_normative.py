@@ -51,5 +51,11 @@ def test_thresholds_of_few_false_positives_are_those_of_brains_that_the_normativ
         gain = max(1.0, top / 2 / mean)
         expected.append(top * (1 - 1.0 / 10) / gain - mean)  # 1 ml of 10
     one_ml = conformal.FALSE_POSITIVES_ML.index(1.0)
-    assert [each[one_ml] for each in found.of_volumes] == pytest.approx(expected, abs=1e-3)
-    assert _map_calibration(cases[:1], "anomaly", recipe).of_volumes == ()  # there are no others
+    assert [each[one_ml] for each in found.thresholds_by_volume] == pytest.approx(expected, abs=1e-3)
+    assert _map_calibration(cases[:1], "anomaly", recipe).thresholds_by_volume == ()  # there are no others
+
+
+def test_where_the_map_is_taken_as_it_is_so_are_its_thresholds():
+    scores, depth_mm = np.linspace(0, 1, 10_001, dtype=np.float32), np.full(10_001, 5, dtype=np.float32)
+    found = measured(scores, depth_mm, "anomaly", false_positive_rate=0.1, normative=False, threshold="otsu")
+    assert found.threshold == pytest.approx(0.9, abs=1e-3)  # not 0.4, above the normative mean
