@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.reporting import machine, number, table
-from benchmarks.supervised import Trained, monai_unet, pace_of, segment_baseline, train_baseline
+from benchmarks.supervised import Trained, pace_of, same_unet, segment_baseline, train_baseline
 from benchmarks.unseen import AT_3_MM, CONFIG, TEST_SEED
 from medseg_diff import evaluate, phantom, segment, train_seg
 from medseg_diff.console import configure, log
@@ -34,7 +34,7 @@ from medseg_diff.tasks.train.study import prepare_study
 
 LEVEL, RISK = 0.9, 0.1
 NEAR, FAR = "the training's scanners", "other scanners"
-WHOLE, ALONE, RIVAL = "the study", "one fold", "MONAI's U-Nets"
+WHOLE, ALONE, RIVAL = "the study", "one fold", "supervised"
 SHOWN = (
     "dice",
     "auroc_error",
@@ -51,7 +51,7 @@ SHOWN = (
 CONVENTIONS = {
     "metrics": "means over cases as `medseg-diff evaluate` defines them, then over seeds; ± is the deviation over seeds",
     "one fold": "the first fold's run with as many samples as the study's models draw together",
-    "MONAI's U-Nets": "the mean of their probabilities; each trained on a fold's patients for the seconds of its run",
+    "supervised": "the recipe's prior by itself, once a fold, each trained for the seconds of its run; the mean of all",
 }
 
 
@@ -114,8 +114,8 @@ def measure(out: Path, *, size: Size = Size(), device: str = "auto") -> dict[str
         for where, tested in ((NEAR, tables.near), (FAR, far)):
             folder = out / "predictions" / f"{seed}_{'near' if where == NEAR else 'far'}"
             _segment(study, tested, folder, size, device=device)
-            _rival(study, tables, tested, folder / "rival", overrides, device=device)
-            for name, part in ((WHOLE, "study"), (ALONE, "alone"), (RIVAL, "rival")):
+            _rival(study, tables, tested, folder / "supervised", overrides, device=device)
+            for name, part in ((WHOLE, "study"), (ALONE, "alone"), (RIVAL, "supervised")):
                 found = evaluate(folder / part, tested, figure=False, mlflow=False)["metrics"]
                 row = {"seed": seed, "where": where, "model": name}
                 result["rows"].append(row | {each: found[each]["value"] for each in SHOWN if each in found})
@@ -174,9 +174,9 @@ def _trained(study: FoldStudy, tables: Tables, recipe: SegmentationRecipe, cache
     found: list[Trained] = []
     for part in parts:
         learned = prepare_study(part, recipe, cache=cache)
-        steps = found[0].steps if found else pace_of(recipe, learned, monai_unet, fabric).baseline_steps
+        steps = found[0].steps if found else pace_of(recipe, learned, same_unet, fabric).baseline_steps
         log.info("%s: %d steps", RIVAL, steps)
-        found.append(train_baseline(monai_unet(recipe), recipe, learned, fabric, steps=steps))
+        found.append(train_baseline(same_unet(recipe), recipe, learned, fabric, steps=steps))
     network = Averaged([each.network for each in found])
     whole = Trained(RIVAL, network, found[0].steps, sum(each.seconds for each in found))
     _TRAINED[study.folder] = whole

@@ -79,17 +79,28 @@ def same_unet(recipe: SegmentationRecipe) -> Baseline:
 def monai_unet(recipe: SegmentationRecipe) -> Baseline:
     """MONAI's U-Net (two residual units a level, instance norm, PReLU: its defaults) with Dice + cross-entropy.
 
-    The narrowest with as many parameters as the recipe's network; Dice over the whole batch, as nnU-Net does in 2D.
+    Its last block norms the logits of each slice, so that they tell little of how sure it is before it is trained for long.
     """
+    return _monai("MONAI U-Net", _monai_unet, recipe)
+
+
+def nnunet(recipe: SegmentationRecipe) -> Baseline:
+    """The plain network of nnU-Net (Isensee et al. 2021) as MONAI has it, DynUNet: two convolutions a level, instance norm,
+    leaky ReLU, without deep supervision, with Dice + cross-entropy."""
+    return _monai("nnU-Net's network", _dynunet, recipe)
+
+
+def _monai(name: str, build: Callable[[SegmentationRecipe, int], nn.Module], recipe: SegmentationRecipe) -> Baseline:
+    """The narrowest with as many parameters as the recipe's network; Dice over the whole batch, as nnU-Net does in 2D."""
     from monai.losses import DiceCELoss
 
     wanted = parameters(recipe.build_denoiser())
     with torch.device("meta"):
-        width = WIDTHS[bisect_left(WIDTHS, wanted, key=lambda width: parameters(_monai_unet(recipe, width)))]
+        width = WIDTHS[bisect_left(WIDTHS, wanted, key=lambda width: parameters(build(recipe, width)))]
     with _seeded(recipe):
-        network = _monai_unet(recipe, width)
+        network = build(recipe, width)
     padded = Padded(network, 2 ** (MONAI_DEPTH - 1))
-    return Baseline("MONAI U-Net", padded, DiceCELoss(sigmoid=True, batch=True))
+    return Baseline(name, padded, DiceCELoss(sigmoid=True, batch=True))
 
 
 def parameters(module: nn.Module) -> int:
@@ -313,6 +324,22 @@ def _monai_unet(recipe: SegmentationRecipe, width: int) -> nn.Module:
         channels=[width * 2**level for level in range(MONAI_DEPTH)],
         strides=[2] * (MONAI_DEPTH - 1),
         num_res_units=2,
+    )
+
+
+def _dynunet(recipe: SegmentationRecipe, width: int) -> nn.Module:
+    from monai.networks.nets import DynUNet
+
+    strides = [1] + [2] * (MONAI_DEPTH - 1)
+    return DynUNet(
+        spatial_dims=recipe.view.dims,
+        in_channels=len(recipe.channels),
+        out_channels=len(recipe.regions),
+        kernel_size=[3] * MONAI_DEPTH,
+        strides=strides,
+        upsample_kernel_size=strides[1:],
+        filters=[width * 2**level for level in range(MONAI_DEPTH)],
+        norm_name=("instance", {"affine": True}),
     )
 
 

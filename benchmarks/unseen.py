@@ -22,6 +22,7 @@ from benchmarks.supervised import (
     Baseline,
     few_steps,
     monai_unet,
+    nnunet,
     pace_of,
     same_unet,
     segment_baseline,
@@ -90,7 +91,7 @@ LEVERS: dict[str, tuple[str, ...]] = {
     "batch of 16": ("training.batch=16",),
     "not mirrored in sampling": ("sampling.mirrors=[]",),
 }
-RIVALS = {"MONAI's U-Net": monai_unet, "the prior alone": same_unet}
+RIVALS = {"MONAI's U-Net": monai_unet, "nnU-Net's network": nnunet, "the prior alone": same_unet}
 TEST_SEED = 10_000  # of the cases to be tested on; training seeds are 0, 1, 2 …
 WORST_SHARE = 0.1
 SHOWN = ("dice", "worst_tenth", "hd95_mm", "volume_error_ml", "auroc_error_band", "ece_band", "coverage")

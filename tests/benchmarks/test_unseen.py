@@ -26,7 +26,7 @@ TINY = replace(
         "validation={slices: 2, members: 1, calibration_slices: 0}",
     ),
     levers=("no gamma",),
-    rivals=("MONAI's U-Net",),
+    rivals=("MONAI's U-Net", "nnU-Net's network"),
 )
 
 
@@ -37,12 +37,12 @@ def test_every_lever_is_a_recipe(name) -> None:
 
 def test_a_lever_and_a_rival_are_trained_and_tested_on_other_scanners(tmp_path) -> None:
     result = measure(tmp_path, size=TINY, device="cpu")
-    assert [row["name"] for row in result["rows"]] == ["no gamma", "MONAI's U-Net"]
+    assert [row["name"] for row in result["rows"]] == ["no gamma", "MONAI's U-Net", "nnU-Net's network"]
     for row in result["rows"]:
         (run,) = row["seeds"]
         assert 0 <= run["worst_tenth"] <= run["dice"] <= 1 and run["volume_error_ml"] > 0 and run["seconds"] > 0
     assert result["rows"][0]["seeds"][0]["coverage"] is not None and result["rows"][1]["seeds"][0]["coverage"] is None
-    assert json.loads((tmp_path / "unseen.json").read_text())["rows"][1] == result["rows"][1]
+    assert json.loads((tmp_path / "unseen.json").read_text())["rows"][2] == result["rows"][2]
     learned, tested = (read_manifest(tmp_path / folder / "cases.csv") for folder in ("patients_0", "tested"))
     assert {case.split for case in learned.cases} == {"train"}
     images = [{case.paths["t1"].read_bytes() for case in manifest.cases} for manifest in (learned, tested)]
