@@ -114,7 +114,7 @@ class EnsembleOptions:
     noise: str | None = option(None, "Of a member: independent in each slice, or shared by all [the recipe's].")
     fusion: str | None = option(None, "What makes the mask of the members: mean, vote or staple [the recipe's].")
     calibrated: bool = option(False, "Also write the probability at the run's temperature.")
-    level: float = option(0.95, "Of the interval of volumes, where the model's patients are enough for one.")
+    level: float = option(0.95, "Of the interval of volumes, where the model's patients are enough for one [0.95].")
     guarantee: float | None = option(
         None,
         "fnr=0.1: also a mask that misses at most so much of a lesion, on average over patients.",
