@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg_diff.console import log
-from medseg_diff.data.geometry import axial_axis, spacing_of
+from medseg_diff.data import geometry
+from medseg_diff.data.geometry import axial_axis
 from medseg_diff.data.results import FACTS, CaseResult, read_result
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.evaluation.catalogue import ANOMALY, ANOMALY_TOGETHER
@@ -140,7 +141,7 @@ def measure_case(
     affine, facts = result.main.affine, result.facts
     opinions = {name: result.marked(labels, OURS) for name, labels in result.references(case).items()}
     truth = majority(opinions) if opinions else np.zeros(result.main.shape, dtype=bool)
-    brain, spacing_mm = result.brain(case, facts["channels"]), [float(step) for step in spacing_of(affine)]
+    brain, voxel_ml = result.brain(case, facts["channels"]), geometry.voxel_ml(affine)
     smallest_ml, thresholds = float(facts["findings"]["smallest_ml"]), facts.get("baseline_thresholds", {})
     maps: dict[str, MeasuredMap] = {}
     for name, scores in itertools.chain([(OURS, result.main.voxels)], result.baselines()):
@@ -152,25 +153,25 @@ def measure_case(
         pools.setdefault(name, Pool()).add(inside, marked)
         ranking = rank(inside, marked)
         values: Values = {"auroc": ranking.auroc(), "average_precision": ranking.average_precision()}
-        values |= _of_mask(mask, truth, spacing_mm, smallest_ml)
+        values |= _of_mask(mask, truth, voxel_ml, smallest_ml)
         values["auroc_of_slices"] = _auroc_of_slices(scores, truth, brain, affine)
         maps[name] = MeasuredMap(values, ranking.dice_at(candidates[name]))
     known = {name: value for name, value in maps[OURS].values.items() if value is not None}
     log.info("%s: %s", case.name, ", ".join(f"{name} {value:.3f}" for name, value in known.items()))
-    reference_ml = overlap.volume_ml(truth, spacing_mm=spacing_mm)
+    reference_ml = overlap.volume_ml(truth, voxel_ml=voxel_ml)
     slices = list(_slices(result.main.voxels, truth, brain, affine))
     return MeasuredCase(case, reference_ml, float(facts["score"]), maps, slices)
 
 
-def _of_mask(mask: Mask | None, truth: Mask, spacing_mm: list[float], smallest_ml: float) -> Values:
+def _of_mask(mask: Mask | None, truth: Mask, voxel_ml: float, smallest_ml: float) -> Values:
     """What the mask is worth: where there is a lesion how it is covered, else what is marked all the same."""
     if mask is None:
         return dict.fromkeys(("dice_preset", "lesion_sensitivity", "false_positives_ml"))
     diseased = bool(truth.any())
     return {
         "dice_preset": overlap.dice(mask, truth) if diseased else None,
-        "lesion_sensitivity": lesion_detection(mask, truth, spacing_mm=spacing_mm, smallest_ml=smallest_ml).sensitivity,
-        "false_positives_ml": None if diseased else overlap.volume_ml(mask, spacing_mm=spacing_mm),
+        "lesion_sensitivity": lesion_detection(mask, truth, voxel_ml=voxel_ml, smallest_ml=smallest_ml).sensitivity,
+        "false_positives_ml": None if diseased else overlap.volume_ml(mask, voxel_ml=voxel_ml),
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg_diff.console import log
+from medseg_diff.data import geometry
 from medseg_diff.data.geometry import axial_axis, spacing_of
 from medseg_diff.data.results import CaseResult, read_result
 from medseg_diff.data.tables.manifest import Case
@@ -151,7 +152,7 @@ def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask
     """`opinions` [X, Y, Z] each: `seg`, or the raters whose majority stands for it, or both."""
     reference, raters = majority(opinions), [opinion for name, opinion in opinions.items() if name != "seg"]
     mask, affine = result.mask(region), result.main.affine
-    spacing_mm = [float(step) for step in spacing_of(affine)]
+    spacing_mm, voxel_ml = [float(step) for step in spacing_of(affine)], geometry.voxel_ml(affine)
     maps = {kind: result.map(kind, region) for kind in (*SUFFIXES, "uncertainty")}
     uncertainty = maps["uncertainty"]
     apart = _distances_of_slices(result.members(region), raters or [reference], axial_axis(affine))
@@ -160,11 +161,11 @@ def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask
         "ged2": {z: of_slice.ged2 for z, of_slice in apart.items()},
     }
     slices = list(slice_rows(mask, reference, brain, affine, of_slices))
-    reference_ml = overlap.volume_ml(reference, spacing_mm=spacing_mm)
+    reference_ml = overlap.volume_ml(reference, voxel_ml=voxel_ml)
     values: Values = {
         "reference_ml": reference_ml,
-        **_overlap(mask, reference, spacing_mm),
-        **_lesions(lesion_detection(mask, reference, spacing_mm=spacing_mm, smallest_ml=SMALLEST_LESION_ML)),
+        **_overlap(mask, reference, spacing_mm, voxel_ml),
+        **_lesions(lesion_detection(mask, reference, voxel_ml=voxel_ml, smallest_ml=SMALLEST_LESION_ML)),
         "dice_raters": mean([overlap.dice(mask, rater) for rater in raters]),
         "dice_slices": mean([row["dice"] for row in slices if row["reference_ml"]]),
         **_diversity(list(apart.values())),
@@ -189,8 +190,8 @@ def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask
     return MeasuredRegion(values, slices, reliability, risk)
 
 
-def _overlap(mask: Mask, reference: Mask, spacing_mm: Sequence[float]) -> Values:
-    bias_ml = overlap.volume_error_ml(mask, reference, spacing_mm=spacing_mm)
+def _overlap(mask: Mask, reference: Mask, spacing_mm: Sequence[float], voxel_ml: float) -> Values:
+    bias_ml = overlap.volume_error_ml(mask, reference, voxel_ml=voxel_ml)
     return {
         "dice": overlap.dice(mask, reference),
         "iou": overlap.iou(mask, reference),

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from medseg_diff.data.geometry import axial_axis, spacing_of
+from medseg_diff.data import geometry
+from medseg_diff.data.geometry import axial_axis
 from medseg_diff.evaluation.summary import Floats, Mask, Values, axial_slices
 from medseg_diff.metrics import overlap
 
@@ -16,7 +17,7 @@ def slice_rows(
     mask: Mask, reference: Mask, brain: Mask, affine: Floats, known: Mapping[str, Mapping[int, float]]
 ) -> Iterator[Values]:
     """A row for each axial slice that holds brain or is marked, from the first to the last; `known` are further columns."""
-    voxel_ml = float(np.prod(spacing_of(affine))) / 1000
+    voxel_ml = geometry.voxel_ml(affine)
     for z, marked, truth, tissue in axial_slices(affine, mask, reference, brain):
         if tissue.any() or marked.any() or truth.any():
             yield {
@@ -34,5 +35,5 @@ def sums_ml(uncertainty: npt.NDArray[np.float32] | None, affine: Floats) -> dict
     """How many ml of each axial slice may be wrong: the sum of its uncertainty."""
     if uncertainty is None:
         return {}
-    voxel_ml = float(np.prod(spacing_of(affine))) / 1000
+    voxel_ml = geometry.voxel_ml(affine)
     return {z: float(plane.sum(dtype=np.float64) * voxel_ml) for z, plane in axial_slices(affine, uncertainty)}

@@ -5,7 +5,6 @@ least a share `hit` of its voxels. A component of the mask is *right* where at l
 reference, so that marking a whole brain finds everything and is yet one false alarm; the others are false positives.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +48,7 @@ def lesion_detection(
     mask: npt.ArrayLike,
     reference: npt.ArrayLike,
     *,
-    spacing_mm: Sequence[float],
+    voxel_ml: float,
     smallest_ml: float = 0.0,
     hit: float = HIT,
 ) -> Detection:
@@ -62,7 +61,6 @@ def lesion_detection(
     marked, truth = pair_of(mask, reference)
     if not 0 < hit <= 1:
         raise ValueError(f"a match needs a share above 0 and up to 1, found {hit}")
-    voxel_ml = float(np.prod([float(step) for step in spacing_mm])) / 1000
     smallest = smallest_ml / voxel_ml
     marked_sizes, marked_right = _matches(marked, truth, hit)
     lesion_sizes, found = _matches(truth, marked, hit)

@@ -71,15 +71,15 @@ def surface_dice(
     return _of_surfaces(compute_surface_dice, first, second, **settings)
 
 
-def volume_ml(mask: npt.ArrayLike, *, spacing_mm: Sequence[float]) -> float:
+def volume_ml(mask: npt.ArrayLike, *, voxel_ml: float) -> float:
     """Volume of a boolean mask in millilitres."""
-    return float(np.count_nonzero(np.asarray(mask)) * np.prod(_numbers(spacing_mm)) / 1000)
+    return np.count_nonzero(np.asarray(mask)) * voxel_ml
 
 
-def volume_error_ml(mask: npt.ArrayLike, reference: npt.ArrayLike, *, spacing_mm: Sequence[float]) -> float:
+def volume_error_ml(mask: npt.ArrayLike, reference: npt.ArrayLike, *, voxel_ml: float) -> float:
     """Volume of `mask` less that of `reference` in millilitres: positive where too much was marked."""
     first, second = pair_of(mask, reference)
-    return volume_ml(first, spacing_mm=spacing_mm) - volume_ml(second, spacing_mm=spacing_mm)
+    return volume_ml(first, voxel_ml=voxel_ml) - volume_ml(second, voxel_ml=voxel_ml)
 
 
 def pair_of(mask: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[Mask, Mask]:

@@ -70,9 +70,9 @@ def test_spacing_scales_distances_and_volumes():
     first, second = np.zeros((30, 10, 10), bool), np.zeros((30, 10, 10), bool)
     first[2, 5, 5], second[12, 5, 5] = True, True
     assert overlap.hd95_mm(first, second, spacing_mm=(3.0, 1.0, 1.0)) == pytest.approx(30.0)
-    assert overlap.volume_ml(first | second, spacing_mm=(3.0, 2.0, 1.0)) == pytest.approx(0.012)
-    assert overlap.volume_error_ml(first, first | second, spacing_mm=(10, 10, 10)) == pytest.approx(-1.0)
-    assert overlap.volume_error_ml(first | second, first, spacing_mm=(10, 10, 10)) == pytest.approx(1.0)
+    assert overlap.volume_ml(first | second, voxel_ml=0.006) == pytest.approx(0.012)
+    assert overlap.volume_error_ml(first, first | second, voxel_ml=1.0) == pytest.approx(-1.0)
+    assert overlap.volume_error_ml(first | second, first, voxel_ml=1.0) == pytest.approx(1.0)
 
 
 def test_empty_masks_follow_the_stated_conventions():
