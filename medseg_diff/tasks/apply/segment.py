@@ -78,11 +78,7 @@ def segment(
     def work(case: Case, new: Path) -> dict[str, Any]:
         refuse_missing([case], recipe.channels, fill_missing=fill, runs=model.runs)
         members = new / "members" if ensemble.save_members else None
-        facts = segment_case(case, system, new, members=members, resample_to=source.resample_to)
-        for region, volume in facts["volume_ml"].items():
-            said = volume_in_words(volume, facts["lesion_presence"][region], applies=facts["promises_apply"])
-            log.info("[%s] %s: %s", case.name, region, said)
-        return asked | saved | facts
+        return asked | saved | segment_case(case, system, new, members=members, resample_to=source.resample_to)
 
     folder.work_through("segmenting", cases, work)
     log.info("results in %s: open mask.nii.gz over the scan in 3D Slicer or ITK-SNAP", results.out)
@@ -125,11 +121,15 @@ def segment_case(
         log.warning("[%s] %s", case.name, warnings[-1])
     sample_seconds = time.perf_counter() - started - read_seconds
     report = write_maps(ensemble, prepared, system, folder)
+    promises_apply = not (missing or of_phantoms or is_unlike(typicality))
+    for region, volume in report["volume_ml"].items():
+        said = volume_in_words(volume, report["lesion_presence"][region], applies=promises_apply)
+        log.info("[%s] %s: %s", case.name, region, said)
     seconds = {"read": read_seconds, "sample": sample_seconds, "all": time.perf_counter() - started}
     facts = {"channels": list(recipe.channels), "missing_channels": list(missing), **system.facts, **report}
     facts |= {
         "typicality": typicality,
-        "promises_apply": not (missing or of_phantoms or is_unlike(typicality)),
+        "promises_apply": promises_apply,
         "warnings": warnings,
         "inputs": inputs,
         "network_batch": batch,
