@@ -9,7 +9,7 @@ numbers say that the mathematics works, they promise nothing about a hospital.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -111,10 +111,12 @@ def measure(out: Path, *, size: Size = Size(), device: str = "auto") -> dict[str
         options: dict[str, Any] = {"runs": runs, "device": device, "mlflow": False, "resume": "auto"}
         train_seg(tables.learned, config=CONFIG, overrides=overrides, folds=size.folds, out=place, **options)
         study = FoldStudy(place)
-        for where, tested in ((NEAR, tables.near), (FAR, far)):
-            folder = out / "predictions" / f"{seed}_{'near' if where == NEAR else 'far'}"
+        folders = {where: out / "predictions" / f"{seed}_{word}" for where, word in ((NEAR, "near"), (FAR, "far"))}
+        tested_on = {folders[NEAR]: tables.near, folders[FAR]: far}
+        _rivals(study, tables, tested_on, overrides, cache=runs / "cache", device=device)
+        for where, folder in folders.items():
+            tested = tested_on[folder]
             _segment(study, tested, folder, size, device=device)
-            _rival(study, tables, tested, folder / "supervised", overrides, device=device)
             for name, part in ((WHOLE, "study"), (ALONE, "alone"), (RIVAL, "supervised")):
                 found = evaluate(folder / part, tested, figure=False, mlflow=False)["metrics"]
                 row = {"seed": seed, "where": where, "model": name}
@@ -148,39 +150,35 @@ class Averaged(nn.Module):
         return torch.stack([network(image).float().sigmoid() for network in self.networks]).mean(0).logit(eps=1e-6)
 
 
-def _rival(
-    study: FoldStudy, tables: Tables, tested: Path, folder: Path, overrides: Sequence[str], *, device: str
+def _rivals(
+    study: FoldStudy,
+    tables: Tables,
+    tested_on: Mapping[Path, Path],
+    overrides: Sequence[str],
+    *,
+    cache: Path,
+    device: str,
 ) -> None:
-    """As many supervised networks, each trained on one fold's patients, segment the same cases; what is done stays."""
-    cases = read_manifest(tested).cases
-    if all(holds_result(folder / case.name, "segment") for case in cases):
+    """As many supervised networks, each trained on one fold's patients, segment the same cases, into FOLDER/supervised of
+    each table; what is done stays."""
+    wanted = {folder / "supervised": read_manifest(table).cases for folder, table in tested_on.items()}
+    if all(holds_result(folder / case.name, "segment") for folder, cases in wanted.items() for case in cases):
         return
     recipe = load_recipe(CONFIG, task="segment", overrides=list(overrides))
     assert isinstance(recipe, SegmentationRecipe)
     place = find_device(device)
     precision = find_precision(recipe.training.precision, place)
     fabric = make_fabric(place, precision)
-    trained = _trained(study, tables, recipe, folder.parents[2] / "runs" / "cache", fabric)
-    segment_baseline(trained, cases, recipe, folder, fabric, precision=precision)
-
-
-_TRAINED: dict[Path, Trained] = {}  # by the study whose rival it is: it segments two tables
-
-
-def _trained(study: FoldStudy, tables: Tables, recipe: SegmentationRecipe, cache: Path, fabric: Any) -> Trained:
-    if study.folder in _TRAINED:
-        return _TRAINED[study.folder]
-    parts = folds_by_patient(read_manifest(tables.learned), study.facts["folds"])
     found: list[Trained] = []
-    for part in parts:
+    for part in folds_by_patient(read_manifest(tables.learned), study.facts["folds"]):
         learned = prepare_study(part, recipe, cache=cache)
         steps = found[0].steps if found else pace_of(recipe, learned, same_unet, fabric).baseline_steps
         log.info("%s: %d steps", RIVAL, steps)
         found.append(train_baseline(same_unet(recipe), recipe, learned, fabric, steps=steps))
     network = Averaged([each.network for each in found])
-    whole = Trained(RIVAL, network, found[0].steps, sum(each.seconds for each in found))
-    _TRAINED[study.folder] = whole
-    return whole
+    together = Trained(RIVAL, network, found[0].steps, sum(each.seconds for each in found))
+    for folder, cases in wanted.items():
+        segment_baseline(together, cases, recipe, folder, fabric, precision=precision)
 
 
 def show(result: dict[str, Any]) -> str:

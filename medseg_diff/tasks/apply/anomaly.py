@@ -131,7 +131,7 @@ class Cut:
     @classmethod
     def guaranteed(cls, system: AnomalySystem, maps: MapOptions) -> "Cut":
         """Of which a healthy brain has no more than so much above it. Raises: UsageError where too few were measured."""
-        volume_ml, level = maps.guarantee, maps.level or USUAL_LEVEL
+        volume_ml, level = maps.guarantee, USUAL_LEVEL if maps.level is None else maps.level
         if volume_ml is None:
             raise UsageError("--level is that of --guarantee", fix="add --guarantee fp_ml=1, or leave it out")
         if maps.threshold is not None:

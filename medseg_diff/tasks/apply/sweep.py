@@ -92,6 +92,7 @@ def check_options(results: ResultFolder, maps: MapOptions) -> None:
     of_maps = {
         "--threshold": maps.threshold is not None,
         "--guarantee": maps.guarantee is not None,
+        "--level": maps.level is not None,
         "--baselines": maps.baselines,
         "--keep-going": results.keep_going,
         "--pseudonymise": results.pseudonymise,

@@ -260,6 +260,7 @@ def test_a_threshold_of_few_false_positives_is_given_where_enough_healthy_brains
         ({"level": 0.9}, "--level is that of --guarantee"),
         ({"guarantee": 1.0, "threshold": 0.5}, "two ways to say one thing"),
         ({"guarantee": 1.0, "level": 90}, "there is no level 90"),
+        ({"guarantee": 1.0, "level": 0.0}, "there is no level 0"),
         ({"guarantee": 1.0, "overrides": ["engine.depth=10"]}, "0 are measured with these settings"),
     ):
         with pytest.raises(UsageError) as caught:
