@@ -78,7 +78,8 @@ def report_of(folder):
 def test_every_file_of_the_interface_is_there_and_nothing_else(study):
     for case in study.cases:
         names = {path.name for path in (study.out / case).iterdir()}
-        assert names == {"mask.nii.gz", *(f"{kind}.nii.gz" for kind in MAPS), "case.json"}
+        masks = {"mask.nii.gz", "mask_labels.ctbl", "mask_labels.txt"}
+        assert names == {*masks, *(f"{kind}.nii.gz" for kind in MAPS), "case.json"}
 
 
 def test_outputs_lie_on_the_grid_of_the_input(study):
