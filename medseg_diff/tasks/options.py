@@ -76,6 +76,14 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """What of a dataset comes into its table, and what decides where that is not clear."""
+
+    channels: Sequence[str] = option((), "Those that every case must have: t1,flair,… [the dataset's].", parse=_names)
+    skip_incomplete: bool = option(False, "Leave out cases that lack a channel.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """Which trained run: a folder, a name below `runs`, a registered `models:/NAME/VERSION`; for `segment` also a study."""
 

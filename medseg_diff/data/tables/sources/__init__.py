@@ -1,23 +1,32 @@
-"""Datasets as manifests: name → function from the dataset's folder to rows, with paths relative to that folder."""
+"""Datasets as manifests: name → the module that makes rows of the dataset's folder, and what can be asked of it."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
-Rows = list[dict[str, str]]
+from medseg_diff.data.tables.sources.collect import Row, Wanted
+
+BY_NAME = ("channels", "skip_incomplete")
 
 
-def _brats(folder: Path) -> Rows:
-    from medseg_diff.data.tables.sources import brats
+@dataclass(frozen=True)
+class Source:
+    """How one kind of dataset is read: `module.rows(folder, wanted)`, imported on use; which fields of Wanted `takes` it;
+    whether it `unpacks` images into a folder of its own."""
 
-    return brats.rows(folder)
+    module: str
+    takes: tuple[str, ...] = BY_NAME
+    unpacks: bool = False
+
+    def rows(self, folder: Path, wanted: Wanted) -> list[Row]:
+        """One row a case. Raises: what the module does."""
+        rows: list[Row] = import_module(f"{__name__}.{self.module}").rows(folder, wanted)
+        return rows
 
 
-def _phantom(folder: Path) -> Rows:
-    """A phantom folder brings its table along."""
-    from medseg_diff.data.tables.manifest import read_manifest
-
-    return read_manifest(folder / "cases.csv").rows()
-
-
-# Functions that import on use: `--help` lists the names without reading any of the modules.
-SOURCES: dict[str, Callable[[Path], Rows]] = {"brats": _brats, "phantom": _phantom}
+SOURCES = {
+    "brats": Source("brats"),
+    "nnunet": Source("nnunet"),
+    "msd": Source("msd"),
+    "phantom": Source("phantom", takes=()),
+}
