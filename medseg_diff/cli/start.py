@@ -67,7 +67,7 @@ def prepare(
     from medseg_diff.tasks.prepare import prepare as run
 
     table = run(folder=folder, source=source, out=out, dataset=dataset, seed=seed, overwrite=overwrite)
-    root = f" --data-root {shlex.quote(str(folder))}" if data_root_of(folder, source, table) else ""
+    root = _root(folder if data_root_of(folder, source, table) else None)
     typer.echo(f"{table}\nnext: medseg-diff validate --data {shlex.quote(str(table))}{root}")
 
 
@@ -83,4 +83,10 @@ def validate(data: Data, data_root: DataRoot = None, as_json: AsJson = False) ->
         typer.echo(f"warning: {plain(warning)}", err=True)
     if report.problems:
         raise Problems(report.problems)
-    typer.echo(f"{report.cases} cases, no problem\nnext: medseg-diff train-seg --data {data}")
+    typer.echo(
+        f"{report.cases} cases, no problem\nnext: medseg-diff train-seg --data {shlex.quote(str(data))}{_root(data_root)}"
+    )
+
+
+def _root(data_root: Path | None) -> str:
+    return f" --data-root {shlex.quote(str(data_root))}" if data_root else ""

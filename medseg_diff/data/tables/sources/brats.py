@@ -8,8 +8,8 @@ import logging
 from pathlib import Path
 
 from medseg_diff.data.tables.case import CHANNEL_COLUMNS
-from medseg_diff.data.tables.inputs import Found, case_name, one_each, recognise, stem_of
-from medseg_diff.data.tables.sources.collect import Cases, Row, Wanted, in_short, walk
+from medseg_diff.data.tables.inputs import Found, case_name, recognise, stem_of
+from medseg_diff.data.tables.sources.collect import Cases, Row, Wanted, chosen, in_short, walk
 from medseg_diff.errors import ImageError
 
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 4  # labels of 2017 to 2021; from 2023 enhancing is 3
@@ -30,7 +30,7 @@ def rows(folder: Path, wanted: Wanted) -> list[Row]:
             found.setdefault(item.prefix or place.name, []).append(item)
         for name, items in found.items():
             try:
-                images = one_each(items, case=name, fix="keep one of them")
+                images = chosen(items, wanted, name)
             except ImageError as error:
                 cases.problems.append(error)
                 continue

@@ -3,13 +3,16 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from medseg_diff.data.tables.case import CHANNEL_COLUMNS
+from medseg_diff.data.tables.inputs import Found, one_each
 from medseg_diff.errors import ImageError, MedsegError, raise_all
 
+Item = TypeVar("Item")
 Row = dict[str, str | Path]  # one of a table of cases: text, and the files that it names as absolute paths
 
 FOLLOW_UP = (
@@ -100,6 +103,33 @@ def channels_of(row: Row) -> list[str]:
 def missing_of(row: Row, channels: Sequence[str]) -> list[str]:
     """Those of `channels` that a row lacks."""
     return [channel for channel in channels if channel not in channels_of(row)]
+
+
+def chosen(found: Iterable[Found], wanted: Wanted, case: str) -> dict[str, Path]:
+    """The file of each channel; where it has several, the one whose name holds a word of `wanted.prefer`.
+
+    Raises: ImageError where that leaves more than one.
+    """
+    files: dict[str, list[Path]] = {}
+    for item in found:
+        files.setdefault(item.channel, []).append(item.path)
+    fix = "keep one of them, or choose by --prefer with a word of its name"
+    return {
+        channel: one_each(
+            [Found(channel, "", path) for path in preferred(paths, wanted.prefer, lambda path: path.name)],
+            case=case,
+            fix=fix,
+        )[channel]
+        for channel, paths in files.items()
+    }
+
+
+def preferred(items: Sequence[Item], words: Sequence[str], text_of: Callable[[Item], str]) -> list[Item]:
+    """Those of several items whose text holds each of the words that some of them hold, in upper or lower case."""
+    left = list(items)
+    for word in words:
+        left = [item for item in left if word.lower() in text_of(item).lower()] or left
+    return left
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[Path]]]:

@@ -29,8 +29,8 @@ def columns_by_number(folder: Path) -> tuple[str, ...]:
         raise ImageError(error.found, fix=fix, file=DATASET) from None
     if twice := next((column for column in columns if columns.count(column) > 1), ""):
         raise ImageError(f"two channels are {twice}", fix=fix, file=DATASET)
-    for word, column in zip(words, columns, strict=True):
-        logger.info("%s calls a channel %s: column %s", DATASET, word, column)
+    named = ", ".join(f"{word} (column {column})" for word, column in zip(words, columns, strict=True))
+    logger.info("%s names the channels %s", DATASET, named)
     return columns
 
 

@@ -73,7 +73,7 @@ def test_words_that_are_no_channel_known_are_columns_and_said(dataset, read_all,
     with caplog.at_level(logging.INFO):
         cases = read_all(prepare(dataset, source="nnunet", out=dataset / "cases.csv"))
     assert cases["P_001"].channels == ("mri", "nonormalization", "t2star")
-    assert "dataset.json calls a channel noNormalization: column nonormalization" in caplog.text
+    assert "dataset.json names the channels MRI (column mri), noNormalization (column nonormalization)" in caplog.text
 
 
 @pytest.mark.parametrize(
