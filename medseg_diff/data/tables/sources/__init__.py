@@ -30,6 +30,7 @@ SOURCES = {
     "brats": Source("brats", takes=(*CHANNELS, "prefer")),
     "nnunet": Source("nnunet"),
     "msd": Source("msd"),
+    "bids": Source("bids", takes=(*CHANNELS, "prefer", "seg")),
     "folders": Source("folders", takes=(*CHANNELS, "prefer", "seg")),
     "phantom": Source("phantom", takes=()),
 }
