@@ -82,6 +82,7 @@ class DatasetOptions:
     channels: Sequence[str] = option((), "Those that every case must have: t1,flair,… [the dataset's].", parse=_names)
     seg: str | None = option(None, "Word that the names of masks end in [the dataset's].")
     prefer: Sequence[str] = option((), "Of several images of a channel, the one called so: run-1,…", parse=_names)
+    covariates: Path | None = option(None, "Table of UK Biobank's fields, with a column eid.")
     skip_incomplete: bool = option(False, "Leave out cases that lack a channel.")
 
 

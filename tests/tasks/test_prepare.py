@@ -129,7 +129,7 @@ def test_folders_that_hold_nothing_known_are_told(tmp_path, caplog):
 def test_what_is_refused(tmp_path):
     fill(tmp_path / "data", 2021, "BraTS2021_00006")
     out = tmp_path / "cases.csv"
-    with pytest.raises(UsageError, match="use one of brats, "):
+    with pytest.raises(UsageError, match="use one of bids, brats, "):
         prepare(tmp_path / "data", source="brat", out=out)
     with pytest.raises(UsageError, match="is no folder"):
         prepare(tmp_path / "gone", source="brats", out=out)

@@ -31,6 +31,7 @@ SOURCES = {
     "nnunet": Source("nnunet"),
     "msd": Source("msd"),
     "bids": Source("bids", takes=(*CHANNELS, "prefer", "seg")),
+    "ukb": Source("ukb", takes=(*CHANNELS, "prefer", "seg", "covariates"), unpacks=True),
     "folders": Source("folders", takes=(*CHANNELS, "prefer", "seg")),
     "phantom": Source("phantom", takes=()),
 }

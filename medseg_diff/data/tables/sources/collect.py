@@ -3,11 +3,13 @@
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from medseg_diff import files
 from medseg_diff.data.tables.case import CHANNEL_COLUMNS
 from medseg_diff.data.tables.inputs import Found, one_each
 from medseg_diff.errors import ImageError, MedsegError, raise_all
@@ -138,6 +140,21 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[Path]]]:
     for place, inside, names in os.walk(folder):
         inside[:] = sorted(name for name in inside if not name.startswith(".") and name != "__MACOSX")
         yield Path(place), inside, [Path(place) / name for name in sorted(names) if not name.startswith(".")]
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a file lies below a folder, links followed."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def place_file(source: Path, target: Path) -> None:
+    """A second name for a file, or where the disk gives none a copy, whole or not at all. Raises: EnvironmentFault."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(source.resolve(), target)
+    except OSError:
+        with files.whole_file(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def patient_of(case: str) -> str:
