@@ -1,5 +1,6 @@
 """`prepare`: the folder of a dataset → a manifest, split by patient."""
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -76,25 +77,30 @@ def _wanted(dataset: DatasetOptions, source: str, into: Path) -> Wanted:
 
 @contextmanager
 def _images_beside(out: Path, *, overwrite: bool, needed: bool) -> Iterator[Path]:
-    """A new folder beside the table for a source that unpacks images; nothing is left of it where the source fails.
+    """A new folder beside the table for a source that unpacks images. Where the source fails nothing is left of it, and what
+    it was to replace is there again.
 
-    Raises: ManifestError where it is there already and may not be replaced, EnvironmentFault.
+    Raises: ManifestError where there is a folder that may not be replaced, EnvironmentFault.
     """
     into = out.resolve().with_name(f"{out.stem}_images")
     if not needed:
         yield into
         return
+    ours, before = (into / OURS).is_file(), into.with_name(f".{os.getpid()}.{into.name}")
     if into.exists():
-        if not overwrite or not (into / OURS).is_file():
-            fix = "choose another --out" + (" or pass --overwrite" if (into / OURS).is_file() else "")
+        if not (overwrite and ours):
+            fix = "choose another --out" + (" or pass --overwrite" if ours else "")
             raise ManifestError("the folder for its images exists already", fix=fix, file=into.name)
-        shutil.rmtree(into)
-    files.write_text(into / OURS, f"Made by medseg-diff prepare, for {out.name}. It may be made again.\n")
+        into.rename(before)
     try:
+        files.write_text(into / OURS, f"Made by medseg-diff prepare, for {out.name}. It may be made again.\n")
         yield into
     except BaseException:
         shutil.rmtree(into, ignore_errors=True)
+        if before.exists():
+            before.rename(into)
         raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _with_splits(rows: Sequence[Row], seed: int) -> list[Row]:

@@ -32,6 +32,7 @@ SOURCES = {
     "msd": Source("msd"),
     "bids": Source("bids", takes=(*CHANNELS, "prefer", "seg")),
     "ukb": Source("ukb", takes=(*CHANNELS, "prefer", "seg", "covariates"), unpacks=True),
+    "dicom": Source("dicom", takes=(*CHANNELS, "prefer"), unpacks=True),
     "folders": Source("folders", takes=(*CHANNELS, "prefer", "seg")),
     "phantom": Source("phantom", takes=()),
 }

@@ -57,10 +57,10 @@ def make():
 def read_all():
     """The cases of a table by name, after every image and mask of theirs was read."""
 
-    def read(table, data_root=None):
+    def read(table, data_root=None, resample_to=None):
         cases = {case.name: case for case in read_manifest(table, data_root=data_root).cases}
         for case in cases.values():
-            images = read_case(case)
+            images = read_case(case, resample_to=resample_to)
             assert images.channels == case.channels and (images.reference is None) == (case.seg is None)
         return cases
 
