@@ -157,7 +157,7 @@ def test_a_bad_row_is_told_by_the_name_of_the_table(tmp_path, monkeypatch):
     assert not (tmp_path / "data" / "cases.csv").exists()
 
 
-def test_a_source_that_brings_its_splits_keeps_them(tmp_path):
+def test_a_source_that_brings_its_splits_keeps_them(tmp_path, monkeypatch):
     for letter in "abcde":
         (tmp_path / f"{letter}.nii").write_bytes(b"x")
     rows = "".join(
@@ -165,6 +165,9 @@ def test_a_source_that_brings_its_splits_keeps_them(tmp_path):
     )
     (tmp_path / "cases.csv").write_text("case,t1,split\n" + rows)
     out = prepare(tmp_path, source="phantom", out=tmp_path / "mine.csv")
+    assert read_manifest(out).cases == read_manifest(tmp_path / "cases.csv").cases
+    monkeypatch.chdir(tmp_path.parent)
+    out = prepare(Path(tmp_path.name), source="phantom", out=Path(tmp_path.name) / "again.csv")
     assert read_manifest(out).cases == read_manifest(tmp_path / "cases.csv").cases
 
 

@@ -69,7 +69,7 @@ class Cases:
         complete = [row for row in self._rows if not missing_of(row, channels)]
         incomplete = [row for row in self._rows if missing_of(row, channels)]
         if not self.wanted.skip_incomplete:
-            self.problems += [self._refused(row, channels) for row in incomplete]
+            self.problems += self._refused(incomplete, channels)
         raise_all(sorted(self.problems, key=lambda problem: problem.line))
         if incomplete:
             names = in_short([str(row["case"]) for row in incomplete])
@@ -84,15 +84,14 @@ class Cases:
         known = [channel for channel in CHANNEL_COLUMNS if channel in anywhere]
         return self.wanted.channels or self.expected or (*known, *sorted(anywhere - set(known)))
 
-    def _refused(self, row: Row, channels: Sequence[str]) -> ImageError:
-        """The case lacks a channel: what there is for it, or without it."""
-        everywhere = [channel for channel in channels if not any(missing_of(other, [channel]) for other in self._rows)]
-        without = ",".join(everywhere)
+    def _refused(self, rows: Sequence[Row], channels: Sequence[str]) -> Iterator[ImageError]:
+        """Cases lack a channel: what there is for each, or without it."""
+        absent = {channel for row in rows for channel in missing_of(row, channels)}
+        without = ",".join(channel for channel in channels if channel not in absent)
         fix = f"do without, by --channels {without} (and train with channels=[{without}]); or " if without else ""
-        found = f"{', '.join(missing_of(row, channels))} not found"
-        return ImageError(
-            f"{found}", fix=f"{fix}complete its download, or leave it out by --skip-incomplete", case=str(row["case"])
-        )
+        fix += "complete its download, or leave it out by --skip-incomplete"
+        for row in rows:
+            yield ImageError(f"{', '.join(missing_of(row, channels))} not found", fix=fix, case=str(row["case"]))
 
 
 def channels_of(row: Row) -> list[str]:

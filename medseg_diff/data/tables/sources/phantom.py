@@ -9,4 +9,5 @@ from medseg_diff.data.tables.sources.collect import Row, Wanted
 def rows(folder: Path, wanted: Wanted) -> list[Row]:
     """Its own rows, splits among them. Raises: ManifestError, ImageError."""
     manifest = read_manifest(folder / "cases.csv")
-    return [dict(row) | dict(case.paths) for row, case in zip(manifest.rows(), manifest.cases, strict=True)]
+    rows = zip(manifest.rows(), manifest.cases, strict=True)
+    return [{**row, **{name: folder / row[name] for name in case.paths}} for row, case in rows]

@@ -94,6 +94,6 @@ def test_what_is_refused(tmp_path, make, told):
         told(tmp_path, channels="t2")
     with pytest.raises(UsageError, match="a channel cannot be called 'seg'"):
         told(tmp_path, channels="t1,seg")
-    with pytest.raises(UsageError, match="--seg is for --source folders"):
+    with pytest.raises(UsageError, match="--seg is for --source bids, "):
         prepare(tmp_path, source="nnunet", out=tmp_path / "cases.csv", seg="lesion")
     assert not (tmp_path / "cases.csv").exists()

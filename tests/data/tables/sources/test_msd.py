@@ -3,10 +3,14 @@
 import json
 import logging
 
+import nibabel
+import numpy as np
 import pytest
 
 from medseg_diff.data.reading import read_case
+from medseg_diff.data.tables.manifest import read_manifest, write_manifest
 from medseg_diff.errors import ImageError, Problems
+from medseg_diff.tasks.apply.segment import segment
 from medseg_diff.tasks.prepare import prepare
 
 TASK01 = {
@@ -67,3 +71,21 @@ def test_channels_that_a_task_does_not_have(task, read_all):
         prepare(task, channels="swi", skip_incomplete=True, **options)
     cases = read_all(prepare(task, channels="t2,flair", **options))
     assert cases["BRATS_001"].stack_channels == ("flair", "t1", "t1ce", "t2")  # every volume keeps its name
+
+
+def test_a_4d_file_of_a_table_is_segmented_as_its_channels_are(trained, tmp_path):
+    plain = read_manifest(trained.table).cases[0]
+    volumes = [nibabel.load(path) for path in plain.images.values()]
+    stack = np.stack([np.asarray(volume.dataobj) for volume in volumes], axis=-1)
+    nibabel.save(nibabel.Nifti1Image(stack, None, volumes[0].header), tmp_path / "stack.nii.gz")
+    named = {"stack": "stack.nii.gz", "stack_channels": ",".join(plain.images)}
+    write_manifest(tmp_path / "4d.csv", [{"case": plain.name, **named}])
+    write_manifest(tmp_path / "3d.csv", [{"case": plain.name, **{c: str(path) for c, path in plain.images.items()}}])
+    options = {"model": trained.folder, "device": "cpu", "members": 1, "seed": 3}
+    segment(data=tmp_path / "4d.csv", out=tmp_path / "4d", **options)
+    segment(data=tmp_path / "3d.csv", data_root=trained.table.parent, out=tmp_path / "3d", **options)
+    masks = [nibabel.load(tmp_path / name / plain.name / "probability.nii.gz").get_fdata() for name in ("4d", "3d")]
+    assert np.array_equal(*masks)
+    before = (tmp_path / "4d" / plain.name / "case.json").stat().st_mtime_ns
+    segment(data=tmp_path / "4d.csv", out=tmp_path / "4d", **options)
+    assert (tmp_path / "4d" / plain.name / "case.json").stat().st_mtime_ns == before  # known as the same scan
