@@ -16,7 +16,7 @@ from pathlib import Path
 
 from medseg_diff import files
 from medseg_diff.console import bar
-from medseg_diff.data.tables.sources.collect import Cases, Row, Wanted, is_inside, place_file, preferred, walk
+from medseg_diff.data.tables.sources.collect import Cases, Row, Wanted, in_short, is_inside, place_file, preferred, walk
 from medseg_diff.data.tables.sources.ukb_fields import covariates_of
 from medseg_diff.errors import ImageError, UsageError
 
@@ -88,6 +88,8 @@ def rows(folder: Path, wanted: Wanted) -> list[Row]:
         images |= {path: parts[column] for column, path in paths.items()}
         cases.add(case, paths, eid)
     table = cases.rows(nothing="no bulk file such as 1234567_20252_2_0.zip", fix="give the folder of the downloads")
+    if wanted.seg and (without := [str(row["case"]) for row in table if "seg" not in row]):
+        logger.warning("%d visits have no %s/%s: %s", len(without), LESIONS, wanted.seg, in_short(without))
     known = covariates_of(wanted.covariates, table) if wanted.covariates else {}
     needed = {cell: images[cell] for row in table for cell in row.values() if isinstance(cell, Path)}
     _unpack(needed, wanted.into)

@@ -1,6 +1,7 @@
 """Bulk files of UK Biobank become a table: only what is needed is unpacked, safely, and fields are covariates."""
 
 import logging
+import os
 import stat
 import zipfile
 
@@ -79,7 +80,10 @@ def test_brains_are_unpacked_beside_the_table_and_nothing_else(bulk, table, read
     assert np.array_equal(read_volume(cases["1000001_2"].images["t1"]).voxels, by_hand.voxels)
 
 
-def test_unpacked_folders_lesions_and_the_unbiased_image(bulk, table, read_all, tmp_path):
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "copies"])
+def test_unpacked_folders_lesions_and_the_unbiased_image(bulk, table, read_all, links, monkeypatch, caplog):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda source, target: (_ for _ in ()).throw(OSError("another disk")))
     for member in (*T1, *FLAIR):
         bulk.write(bulk.folder / "1000001" / member)
     bulk.participants(1000002)
@@ -90,7 +94,9 @@ def test_unpacked_folders_lesions_and_the_unbiased_image(bulk, table, read_all, 
     cases = read_all(table(seg="final_mask", prefer="unbiased", skip_incomplete=True))
     assert list(cases) == ["1000001_2", "1000002_2"] and all(case.seg for case in cases.values())
     taken, there = cases["1000001_2"].images["t1"], bulk.folder / "1000001" / "T1" / "T1_unbiased_brain.nii.gz"
-    assert taken.read_bytes() == there.read_bytes() and not taken.is_symlink()
+    assert taken.read_bytes() == there.read_bytes() and not taken.is_symlink() and taken.samefile(there) == links
+    read_all(table(seg="manual", overwrite=True, skip_incomplete=True))
+    assert "2 visits have no T2_FLAIR/lesions/manual: 1000001_2, 1000002_2" in caplog.text
 
 
 def test_a_visit_without_flair_is_a_choice(bulk, table, read_all, tmp_path, caplog):
