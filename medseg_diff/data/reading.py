@@ -165,8 +165,8 @@ def _read_channels(case: Case, channels: Sequence[str], problems: list[MedsegErr
     if case.stack is None:
         return _read_each(read_volume, {channel: case.images[channel] for channel in channels}, case.name, problems)
     if (count := count_volumes(case.stack)) != len(names := case.stack_channels):
-        found, fix = f"holds {count} volumes for {len(names)} channels", f"give {', '.join(names)} in this order"
-        raise ImageError(found, fix=fix, case=case.name, file=case.stack.name)
+        found = f"holds {count} volumes, but {len(names)} are named: {', '.join(names)}"
+        raise ImageError(found, fix="name every volume, in their order", case=case.name, file=case.stack.name)
     places = [names.index(channel) for channel in channels]
     return dict(zip(channels, read_volumes(case.stack, places, case=case.name), strict=True))
 

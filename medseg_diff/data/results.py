@@ -92,7 +92,7 @@ class CaseResult:
         """One channel of the case [X, Y, Z] on the grid. Raises: ImageError; ManifestError without that channel."""
         read = read_case(case, [channel], reference=False)
         volume = Volume(read.image[0], read.affine)
-        return self._on_grid(volume, channel, case.paths[channel].name).voxels
+        return self._on_grid(volume, channel, case.file_of(channel).name).voxels
 
     def brain(self, case: Case, channels: Sequence[str]) -> Mask:
         """Where the brain is in some channels of the case [X, Y, Z], on the grid; the head where it was not stripped."""

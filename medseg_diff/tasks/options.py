@@ -76,6 +76,17 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """What of a dataset comes into its table, and what decides where that is not clear."""
+
+    channels: Sequence[str] = option((), "Those that every case must have: t1,flair,… [the dataset's].", parse=_names)
+    seg: str | None = option(None, "Word that the names of masks end in [the dataset's].")
+    prefer: Sequence[str] = option((), "Of several images of a channel, the one called so: run-1,…", parse=_names)
+    covariates: Path | None = option(None, "Table of UK Biobank's fields, with a column eid.")
+    skip_incomplete: bool = option(False, "Leave out cases that lack a channel.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """Which trained run: a folder, a name below `runs`, a registered `models:/NAME/VERSION`; for `segment` also a study."""
 

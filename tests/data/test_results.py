@@ -1,7 +1,9 @@
 """What a verb wrote is read back as it was written, on one grid; anything else is refused."""
 
 import json
+from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -122,3 +124,12 @@ def test_a_scan_on_another_grid_is_resampled_only_where_the_result_was(study):
         result.image(case, "flair")
     with pytest.raises(ManifestError, match="has no t1"):
         result.image(case, "t1")
+
+
+def test_a_channel_of_a_4d_file_is_read_onto_the_grid_too(study):
+    study.add("a").predict("a", TUMOUR.astype(int))
+    case, path = case_of(study), study.folder / "a" / "stack.nii.gz"
+    flair = opened(study).image(case, "flair")
+    nibabel.save(nibabel.Nifti1Image(np.stack([flair * 2, flair], axis=-1), LPS), path)
+    stacked = replace(case, images={}, stack=path, stack_channels=("t1", "flair"))
+    assert np.array_equal(opened(study).image(stacked, "flair"), flair)
