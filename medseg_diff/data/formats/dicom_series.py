@@ -16,7 +16,7 @@ from medseg_diff.errors import ImageError
 
 SAME_DIRECTION = 1e-2  # of a voxel's edge; the grid's axes against the series' rows and columns
 SAME_PLACE = 0.1  # of the distance of planes
-SAME_PIXEL = 0.5  # of a pixel; how far a slice may lie beside its place on the grid
+SAME_VOXEL = 0.5  # how far a slice may lie beside its place on the grid, the first and the last one also along it
 IDENTIFIED_BY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
 AGAIN = "export the series from its source again"
 Matrix = npt.NDArray[np.float64]
@@ -60,20 +60,11 @@ def read_series(folder: Path, affine: Matrix, shape: Sequence[int]) -> Series:
     axes, backwards = _axes(planes, affine)
     if (len(planes), images[0].Rows, images[0].Columns) != tuple(shape[axis] for axis in axes):
         raise ImageError("its files are not the volume that was read", fix=AGAIN)
-    spacing_mm = float(np.linalg.norm(affine[:3, axes[0]]))
-    heights = np.array([plane.corner for plane in planes]) @ _normal(planes[0])
-    if np.diff(np.sort(heights)).min(initial=spacing_mm) < SAME_PLACE * spacing_mm:
-        raise ImageError("two of its slices lie at the same place", fix=AGAIN)
-    first = [shape[axis] - 1 if axis in backwards else 0 for axis in axes[1:]]
-    corners = np.array([plane.corner for plane in planes]) - affine[:3, 3]
-    beside = (corners @ np.linalg.inv(affine[:3, :3]).T)[:, list(axes[1:])] - first
-    if np.abs(beside).max() > SAME_PIXEL:
-        raise ImageError("its slices are shifted against each other", fix="leave --format out")
-    order = heights.argsort().argsort().tolist()
+    order = _order(_places(planes, affine, shape, axes, backwards))
     if len(images) > 1:
         images = [images[order.index(place)] for place in range(len(order))]
         order = sorted(order)
-    return Series(tuple(images), tuple(order), axes, backwards, spacing_mm)
+    return Series(tuple(images), tuple(order), axes, backwards, float(np.linalg.norm(affine[:3, axes[0]])))
 
 
 @contextmanager
@@ -139,6 +130,29 @@ def _plane(position: Any, orientation: Any, measures: Any) -> Plane:
     right, down = np.array([float(part) for part in orientation.ImageOrientationPatient]).reshape(2, 3)
     between_rows, between_columns = (float(mm) for mm in measures.PixelSpacing)
     return Plane(corner * to_ras, right * between_columns * to_ras, down * between_rows * to_ras)
+
+
+def _places(
+    planes: Sequence[Plane], affine: Matrix, shape: Sequence[int], axes: Sequence[int], backwards: Sequence[int]
+) -> Matrix:
+    """Where each slice's first pixel lies on the grid: voxels [slices, 3] along `axes`, from where they are counted."""
+    corners = np.array([plane.corner for plane in planes]) - affine[:3, 3]
+    voxels = corners @ np.linalg.inv(affine[:3, :3]).T
+    for axis in backwards:
+        voxels[:, axis] = shape[axis] - 1 - voxels[:, axis]
+    return np.asarray(voxels[:, list(axes)])
+
+
+def _order(places: Matrix) -> list[int]:
+    """Which plane of the grid each slice is. Raises: ImageError where some lie at one place, or not on the grid."""
+    along = np.sort(places[:, 0])
+    if np.diff(along).min(initial=1) < SAME_PLACE:
+        raise ImageError("two of its slices lie at the same place", fix=AGAIN)
+    if np.abs(along[[0, -1]] - [0, len(along) - 1]).max() > SAME_VOXEL:
+        raise ImageError("its slices do not lie on the grid that was read", fix="leave --format out")
+    if np.abs(places[:, 1:]).max() > SAME_VOXEL:
+        raise ImageError("its slices are shifted against each other", fix="leave --format out")
+    return [int(place) for place in places[:, 0].argsort().argsort()]
 
 
 def _normal(plane: Plane) -> Matrix:

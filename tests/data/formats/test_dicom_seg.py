@@ -250,7 +250,7 @@ def test_slices_of_a_tilted_gantry_are_refused(axial, tmp_path):
         read_series(axial, volume.affine, volume.shape)
 
 
-@pytest.mark.parametrize("how", ["spacing", "turned", "shape"])
+@pytest.mark.parametrize("how", ["spacing", "turned", "shape", "upside down", "higher"])
 def test_a_grid_that_is_not_the_series_is_refused(axial, how):
     volume = read_volume(axial)
     affine, shape = volume.affine.copy(), volume.shape
@@ -258,6 +258,10 @@ def test_a_grid_that_is_not_the_series_is_refused(axial, how):
         affine[:3, :3] /= 1.2
     elif how == "turned":
         affine[:3, :3] = np.diag([-1.0, 1, 1]) @ np.roll(np.eye(3), 1, axis=0) + 0.2
+    elif how == "upside down":
+        affine[:3, 2] *= -1
+    elif how == "higher":
+        affine[:3, 3] += affine[:3, 2]
     else:
         shape = (shape[0], shape[1], shape[2] - 1)
     with pytest.raises(ImageError, match=r"grid that was read|not the volume that was read"):
