@@ -45,7 +45,7 @@ def check_installed() -> None:
     """Raises: EnvironmentFault where the libraries that write DICOM are missing."""
     missing = [name for name in ("pydicom", "highdicom") if find_spec(name) is None]
     if missing:
-        found = f"{' and '.join(missing)} is not installed, which --format dicom-seg needs"
+        found = f"--format dicom-seg needs {' and '.join(missing)}, not installed here"
         raise EnvironmentFault(found, fix="pip install 'medseg-diff[dicom]'")
 
 
