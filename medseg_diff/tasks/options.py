@@ -16,6 +16,7 @@ from medseg_diff.errors import UsageError
 Answer = TypeVar("Answer")
 Shard = tuple[int, int]
 Threshold = Literal["healthy", "otsu"] | float
+Format = Literal["nifti", "dicom-seg"]
 
 
 def option(default: Any, text: str, **cli: Any) -> Any:
@@ -132,6 +133,9 @@ class EnsembleOptions:
         parse=_named("fnr"),
     )
     save_members: bool = option(False, "Also write members/NN.nii.gz.")
+    format: Format = option(
+        "nifti", "dicom-seg: also write mask.seg.dcm and probability.seg.dcm of DICOM scans [nifti]."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

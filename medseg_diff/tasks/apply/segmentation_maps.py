@@ -25,6 +25,7 @@ from medseg_diff.metrics.tuning import tempered
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 
 if TYPE_CHECKING:
+    from medseg_diff.tasks.apply.dicom_objects import DicomObjects
     from medseg_diff.tasks.apply.segmentation_system import SegmentationSystem
 
 MOST_SLICES = 5
@@ -45,8 +46,15 @@ def brought_back(prepared: Prepared, recipe: SegmentationRecipe, probability: Te
     return kept_inside(torch.from_numpy(native), hierarchy_of(recipe.regions), dim=0).numpy()
 
 
-def write_maps(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSystem", folder: Path) -> dict[str, Any]:
-    """Write every map and mask; returns what case.json says of them.
+def write_maps(
+    ensemble: Ensemble,
+    prepared: Prepared,
+    system: "SegmentationSystem",
+    folder: Path,
+    *,
+    objects: "DicomObjects | None" = None,
+) -> dict[str, Any]:
+    """Write every map and mask, and `objects` of them where a DICOM series is there; returns what case.json says of them.
 
     Mean and second moment are brought back and the other maps follow from them there, so that variance_between +
     variance_within = uncertainty = m (1 - m) holds on the grid that is written.
@@ -89,6 +97,8 @@ def write_maps(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSyst
     write_label_tables(folder, [(label.label, label.name) for label in system.labels])
     _write_guaranteed(means, system, prepared, folder)
     _write_calibrated(means, system, prepared, folder)
+    if objects is not None:
+        objects.write(folder, masks, means)
     return report
 
 
