@@ -1,6 +1,8 @@
 """What results are worth: `evaluate`, `ui`."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +12,13 @@ from medseg_diff.cli.options import AsJson, Data, DataRoot, Runs, Split
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Option(help="What `segment` or `anomaly` wrote.")],
+    predictions: Annotated[Path, typer.Option(help="What `segment` or `anomaly` wrote, or any masks CASE.nii.gz.")],
     data: Data,
     out: Annotated[Path | None, typer.Option(help="Where metrics.json goes [PREDICTIONS].")] = None,
     split: Split = None,
     compare: Annotated[Path | None, typer.Option(help="Another folder of the same cases, to compare with.")] = None,
+    config: Annotated[str | None, typer.Option(help="Recipe whose regions are measured in masks of others.")] = None,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out cases without a result.")] = False,
     figure: Annotated[bool, typer.Option(help="Also draw evaluation.png.")] = True,
     data_root: DataRoot = None,
     runs: Annotated[Path, typer.Option(help="Where the run lies that keeps the result.")] = Path("runs"),
@@ -23,19 +27,29 @@ def evaluate(
 ) -> None:
     """Compare results with the references of a table, and with other results."""
     common: dict[str, Any] = {"split": split, "data_root": data_root, "figure": figure, "runs": runs, "mlflow": mlflow}
+    common |= {"config": config, "allow_missing": allow_missing}
     if compare is None:
         from medseg_diff.tasks.evaluate import evaluate as run
 
-        metrics = run(predictions, data, out=out, **common)
-        show_metrics(metrics, as_json)
-        return
-    from medseg_diff.evaluation.comparison import lines_of
-    from medseg_diff.tasks.evaluate import evaluate_both
+        metrics, compared = run(predictions, data, out=out, **common), None
+    else:
+        from medseg_diff.tasks.evaluate import evaluate_both
 
-    metrics, compared = evaluate_both(predictions, compare, data, out=out, **common)
-    show_metrics(metrics | {"comparison": compared} if as_json else metrics, as_json)
-    if not as_json:
+        metrics, compared = evaluate_both(predictions, compare, data, out=out, **common)
+    if as_json:
+        show_metrics(metrics if compared is None else metrics | {"comparison": compared}, as_json)
+        return
+    show_metrics(metrics, as_json)
+    if compared is not None:
+        from medseg_diff.evaluation.comparison import lines_of
+
         typer.echo("\n" + "\n".join(lines_of(compared)))
+    drawn = ["evaluation.png"] if figure and metrics["task"] == "segment" else []
+    written = ["metrics.json", "per_case.csv", "per_slice.csv", *drawn, *(["comparison.json"] if compared else [])]
+    typer.echo(f"\nwrote {', '.join(written)} in {out or predictions}")
+    if compared is None and sys.stdout.isatty():
+        words = f"--predictions {shlex.quote(str(predictions))} --compare OTHER_RESULTS --data {shlex.quote(str(data))}"
+        typer.echo(f"next: medseg-diff evaluate {words}")
 
 
 def ui(

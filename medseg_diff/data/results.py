@@ -107,7 +107,9 @@ class CaseResult:
             return resampled(volume, self.main, nearest=volume.voxels.dtype == np.int16)
         raise ImageError(
             f"not on the grid of the result: {difference(turned, self.main)}",
-            fix=f"run `medseg-diff {self.task}` on the grid of its reference, or resample the reference",
+            fix=f"run `medseg-diff {self.task}` on the grid of its reference, or resample the reference"
+            if self.facts
+            else "resample the mask onto the grid of the scan, labels by the nearest neighbour",
             case=self.name,
             channel=channel,
             file=file,
@@ -117,17 +119,41 @@ class CaseResult:
         return f"_{region}" if region and len(self.regions) > 1 else ""
 
     def _read_map(self, path: Path, kind: str) -> Floats:
-        found = _read_map(path, self.name, self.task)
+        found = _read_map(path, self.name, self._remedy)
         self._check_grid(found, channel=kind, file=path.name)
         if self.task == "segment" and not (found.voxels.min() >= 0 and found.voxels.max() <= 1):
             place = {"case": self.name, "channel": kind, "file": path.name}
-            raise ImageError("holds values outside 0 to 1", fix=_again(self.task), **place)
+            raise ImageError("holds values outside 0 to 1", fix=self._remedy, **place)
         return found.voxels
 
     def _check_grid(self, volume: Volume, *, channel: str, file: str) -> None:
         if not same_grid(volume, self.main):
             found = "not on the grid of the other files of the case"
-            raise ImageError(found, fix=_again(self.task), case=self.name, channel=channel, file=file)
+            raise ImageError(found, fix=self._remedy, case=self.name, channel=channel, file=file)
+
+    @property
+    def _remedy(self) -> str:
+        return _again(self.task) if self.facts else "make it again, or take it out of the folder"
+
+
+@dataclass(frozen=True)
+class OwnResults:
+    """What a verb of ours wrote, a folder with a case.json for each case."""
+
+    folder: Path
+    task: str
+
+    def begun(self, name: str) -> bool:
+        """Whether the folder of a case is there."""
+        return (self.folder / name).is_dir()
+
+    def holds(self, name: str) -> bool:
+        """Whether a case is complete."""
+        return holds_result(self.folder / name, self.task)
+
+    def read(self, name: str) -> CaseResult:
+        """As `read_result`."""
+        return read_result(self.folder / name, name)
 
 
 def read_result(folder: Path, name: str) -> CaseResult:
@@ -145,7 +171,9 @@ def read_result(folder: Path, name: str) -> CaseResult:
     if task == "anomaly":
         labels = facts.get("diseased")
         regions = {"anomaly": None if labels is None else tuple(labels)}
-        return CaseResult(name, folder, facts, task, regions, _read_map(folder / "anomaly.nii.gz", name, task), {})
+        return CaseResult(
+            name, folder, facts, task, regions, _read_map(folder / "anomaly.nii.gz", name, _again(task)), {}
+        )
     try:
         stated = {str(region): tuple(int(label) for label in labels) for region, labels in facts["regions"].items()}
         masks = [(int(each["label"]), set(each["regions"])) for each in facts["mask_labels"]]
@@ -158,9 +186,9 @@ def read_result(folder: Path, name: str) -> CaseResult:
     return CaseResult(name, folder, facts, task, stated, mask, in_mask)
 
 
-def task_of_results(predictions: Path) -> str:
-    """The verb that wrote a folder of results, by the first case.json in it."""
-    return next((_task_of(read_facts(path)) for path in sorted(predictions.glob(f"*/{FACTS}"))), "segment")
+def task_of_results(predictions: Path) -> str | None:
+    """The verb that wrote a folder of results, by the first case.json in it; None where there is none."""
+    return next((_task_of(read_facts(path)) for path in sorted(predictions.glob(f"*/{FACTS}"))), None)
 
 
 def holds_result(folder: Path, task: str) -> bool:
@@ -183,9 +211,9 @@ def _again(task: str) -> str:
     return f"run `medseg-diff {task}` on the case again with --overwrite"
 
 
-def _read_map(path: Path, case: str, task: str) -> Volume:
+def _read_map(path: Path, case: str, fix: str) -> Volume:
     """Unlike an image of a patient, a map may be constant: nothing found, with certainty."""
     try:
         return read_map(path)
     except ImageError as error:
-        raise ImageError(error.found, fix=_again(task), case=case, file=path.name) from None
+        raise ImageError(error.found, fix=fix, case=case, file=path.name) from None

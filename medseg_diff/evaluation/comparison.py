@@ -34,9 +34,10 @@ def compare_predictions(
 ) -> dict[str, Any]:
     """Compare two evaluated folders (or their per_case.csv) on the cases that both measured.
 
-    Returns {"schema", "first", "second", "cases", "patients", "only_in_first", "only_in_second", "metrics", "conventions"};
-    each metric, named REGION_metric where there are several regions, has `first` and `second` (means over the paired cases),
-    `difference` (second minus first) with `low` and `high`, `p`, `better` ("first", "second" or null) and `cases`.
+    Returns {"schema", "first", "second", "cases", "patients", "regions", "only_in_first", "only_in_second", "metrics",
+    "conventions"}; each metric, named REGION_metric where there are several regions, has `first` and `second` (means over
+    the paired cases), `difference` (second minus first) with `low` and `high`, `p`, `better` ("first", "second" or null)
+    and `cases`.
     Written to `out`/comparison.json where `out` is given. `names` stand for the folders' own.
     Raises: UsageError where a table is missing or no case is in both.
     """
@@ -50,6 +51,7 @@ def compare_predictions(
         "second": names[1] if names else _name(second),
         "cases": len({case for case, _ in paired}),
         "patients": len({rows[key].get("patient") or key[0] for key in paired}),
+        "regions": list(dict.fromkeys(region for _, region in paired)),
         "only_in_first": sorted({case for case, _ in rows} - {case for case, _ in others}),
         "only_in_second": sorted({case for case, _ in others} - {case for case, _ in rows}),
         "metrics": _metrics(rows, others, paired),
@@ -66,6 +68,8 @@ def lines_of(comparison: Mapping[str, Any]) -> list[str]:
         f"{comparison['second']} against {comparison['first']}: {comparison['cases']} cases of "
         f"{comparison['patients']} patients, difference with its 95 % interval, Wilcoxon's p"
     ]
+    if regions := [region for region in comparison["regions"] if region]:
+        lines.append(f"  regions of both: {', '.join(regions)}")
     width = max(map(len, comparison["metrics"]), default=0)
     for name, found in comparison["metrics"].items():
         interval = "" if found["low"] is None else f"  [{found['low']:+.3f}, {found['high']:+.3f}]"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,11 @@ import numpy.typing as npt
 from medseg_diff.console import log
 from medseg_diff.data import geometry
 from medseg_diff.data.geometry import axial_axis, spacing_of
-from medseg_diff.data.results import CaseResult, read_result
+from medseg_diff.data.label_maps import AnyResults
+from medseg_diff.data.results import CaseResult
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.evaluation.catalogue import SEGMENTATION
+from medseg_diff.evaluation.labels import LabelsOfCase, labels_of_case, warn_of_labels
 from medseg_diff.evaluation.promises import coverage_curve, promises_kept
 from medseg_diff.evaluation.slices import SLICE_COLUMNS, slice_rows, sums_ml
 from medseg_diff.evaluation.summary import (
@@ -21,7 +22,6 @@ from medseg_diff.evaluation.summary import (
     Floats,
     Mask,
     Values,
-    listed,
     majority,
     mean,
     summarised,
@@ -89,20 +89,20 @@ class MeasuredRegion:
 
 @dataclass(frozen=True)
 class MeasuredCase:
-    """`uncounted` are labels of the reference that lie in no region: taken for background."""
+    """All regions of a case, and whether its labels mean what is taken for granted."""
 
     case: Case
     regions: dict[str, MeasuredRegion]
-    uncounted: tuple[int, ...]
+    labels: LabelsOfCase
 
 
-def evaluate_segmentation(cases: Sequence[Case], predictions: Path) -> Evaluation:
-    """Compare the masks and maps in `predictions`/<case> with the cases' references; one case is in memory at a time.
+def evaluate_segmentation(cases: Sequence[Case], results: AnyResults) -> Evaluation:
+    """Compare masks and maps with the cases' references; one case is in memory at a time.
 
     Raises: UsageError where a case.json is unreadable, ImageError where a file is damaged or lies on another grid.
     """
-    measured = [measure_case(case, read_result(predictions / case.name, case.name)) for case in cases]
-    _warn_of_labels(measured)
+    measured = [measure_case(case, results.read(case.name)) for case in cases]
+    warn_of_labels({each.case.name: each.labels for each in measured})
     regions = list(dict.fromkeys(region for each in measured for region in each.regions))
     found = {
         region: [(each.case, each.regions[region]) for each in measured if region in each.regions] for region in regions
@@ -135,8 +135,6 @@ def evaluate_segmentation(cases: Sequence[Case], predictions: Path) -> Evaluatio
 def measure_case(case: Case, result: CaseResult) -> MeasuredCase:
     """All metrics of one case from the files in its folder. Raises: UsageError, ImageError."""
     references, brain = result.references(case), result.brain(case, case.channels[:1])
-    counted = {label for labels in result.regions.values() for label in labels or ()}
-    held = {int(label) for voxels in references.values() for label in np.unique(voxels[voxels > 0])}
     regions = {
         region: _measure_region(
             result, region, {name: result.marked(voxels, region) for name, voxels in references.items()}, brain
@@ -145,7 +143,7 @@ def measure_case(case: Case, result: CaseResult) -> MeasuredCase:
     }
     dice = ", ".join(f"{name} Dice {region.values['dice']:.3f}" for name, region in regions.items())
     log.info("%s: %s", case.name, dice)
-    return MeasuredCase(case, regions, uncounted=tuple(sorted(held - counted)))
+    return MeasuredCase(case, regions, labels_of_case(result, references))
 
 
 def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask], brain: Mask) -> MeasuredRegion:
@@ -241,19 +239,6 @@ def _distances_of_slices(members: Iterable[Real], raters: Sequence[Mask], axial:
         return {}
     stacked = np.stack([np.moveaxis(rater, axial, 0) for rater in raters])
     return dict(diversity.distances_of_slices(np.stack(masks), stacked))
-
-
-def _warn_of_labels(measured: Sequence[MeasuredCase]) -> None:
-    """Say where a reference holds more than the model's regions: another convention of labels would go unnoticed."""
-    odd = [each for each in measured if each.uncounted]
-    if odd:
-        log.warning(
-            "%d of %d references hold the label %s, which no region of the model counts: %s",
-            len(odd),
-            len(measured),
-            listed(sorted({label for each in odd for label in each.uncounted})),
-            listed([each.case.name for each in odd]),
-        )
 
 
 def _summaries(measured: Sequence[tuple[Case, MeasuredRegion]]) -> Iterator[tuple[str, dict[str, Any]]]:

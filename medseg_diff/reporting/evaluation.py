@@ -62,6 +62,9 @@ def evaluation_figure(folder: Path, png: Path) -> None:
 
 def _draw_reliability(axes: "Axes", region: Region) -> None:
     """Frequency against probability, the area of a dot by how many voxels it stands for."""
+    if not any(kind in region.curves for kind in ("reliability", "reliability_calibrated")):
+        _say(axes, "no probability was written")
+        return
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), label="perfect")
     # Of the mean, the calibration of the voxels in doubt: that of a whole brain is small whatever is said of them.
     kinds = (

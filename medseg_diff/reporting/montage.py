@@ -126,7 +126,7 @@ def draw_montage(predictions: Path, data: Path, png: Path, cases: int = 4, *, da
     largest reference area; without a reference or a lesion that of the largest mask, or of the highest anomaly map.
     Raises: UsageError where no case of the manifest has results, ImageError where a file is damaged.
     """
-    manifest, task = read_manifest(data, data_root=data_root), task_of_results(predictions)
+    manifest, task = read_manifest(data, data_root=data_root), task_of_results(predictions) or "segment"
     present = [case for case in manifest.cases if holds_result(predictions / case.name, task)]
     if not present:
         raise UsageError(

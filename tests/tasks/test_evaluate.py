@@ -77,7 +77,7 @@ def test_a_case_that_does_not_state_its_regions_is_refused(study, content):
 def test_a_folder_of_other_cases_is_refused(study, tmp_path):
     study.add("a")
     (tmp_path / "elsewhere").mkdir()
-    with pytest.raises(UsageError, match=r"no case of brains.csv has a folder in elsewhere"):
+    with pytest.raises(UsageError, match=r"no case of brains.csv has a result in elsewhere"):
         evaluate(tmp_path / "elsewhere", study.table)
 
 

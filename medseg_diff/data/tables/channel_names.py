@@ -74,7 +74,7 @@ def names_of_numbers(path: Path, channels: Sequence[str], order: Sequence[str]) 
     Raises: UsageError where the two contradict each other; ImageError where none names them, one of `channels` is named
     twice, or the dataset.json is at fault and there is no `order`.
     """
-    known, dataset = known_channels(channels), _dataset_of(path)
+    known, dataset = known_channels(channels), dataset_near(path)
     try:
         stated = _words_in(dataset) if dataset else ()
     except ImageError:
@@ -97,14 +97,14 @@ def names_of_numbers(path: Path, channels: Sequence[str], order: Sequence[str]) 
     return names
 
 
-def _bare(word: str) -> str:
-    return re.sub("[ _-]", "", word.lower())
-
-
-def _dataset_of(path: Path) -> Path | None:
+def dataset_near(path: Path) -> Path | None:
     """The nearest dataset.json; links are not followed, which may lead out of a dataset that is made of them."""
     folders = Path(os.path.abspath(path)).parents[:LEVELS]  # noqa: PTH100
     return next((folder / DATASET for folder in folders if (folder / DATASET).is_file()), None)
+
+
+def _bare(word: str) -> str:
+    return re.sub("[ _-]", "", word.lower())
 
 
 def _words_in(dataset: Path) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from medseg_diff.data.tables.channel_names import DATASET, column_of, names_of_n
 from medseg_diff.errors import ImageError, UsageError
 from medseg_diff.files import read_facts
 
+LONGEST_NAME = 40  # letters of a region's, as in a recipe
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,6 +49,23 @@ def say_labels(folder: Path) -> None:
         ]
     if parts:
         logger.info("%s names the %s", DATASET, "; the ".join(parts))
+
+
+def regions_named(dataset: Path) -> dict[str, tuple[int, ...]]:
+    """The labels of each region that a dataset.json names, in its order and under plain names; none where it names none.
+
+    Background and what is to be ignored are no regions. Raises: UsageError where two names come out alike.
+    """
+    named, regions, _ = _labels(read_facts(dataset).get("labels"))
+    every = [*regions, *((name, [label]) for label, name in named)]
+    found: dict[str, tuple[int, ...]] = {}
+    for name, labels in every:
+        region = _plain(name)[:LONGEST_NAME] or "region"
+        region = region if region[0].isalpha() else f"region_{region}"
+        if region in found:
+            raise UsageError(f"two of its labels are called {region}", fix=f"rename one in {DATASET}", file=DATASET)
+        found[region] = tuple(label for label in labels if label)
+    return {region: labels for region, labels in found.items() if labels}
 
 
 def _labels(stated: Any) -> tuple[list[tuple[int, str]], list[tuple[str, list[int]]], int | None]:
