@@ -51,6 +51,20 @@ def implausible(channels: Sequence[str], image: npt.NDArray[np.float32], spacing
     ]
 
 
+def unlike_backgrounds(channels: Sequence[str], image: npt.NDArray[np.float32]) -> list[str]:
+    """A sentence where some channels of image [C, X, Y, Z] have a constant background and others have none."""
+    bare = [name for name, channel in zip(channels, image, strict=True) if background_of(channel) is None]
+    others = [name for name in channels if name not in bare]
+    if not bare or not others:
+        return []
+    skulls = "is its skull stripped" if len(bare) == 1 else "are their skulls stripped"
+    return [f"{', '.join(bare)}: no constant background, as {', '.join(others)} {_have(others)}: {skulls}?"]
+
+
+def _have(names: Sequence[str]) -> str:
+    return "has" if len(names) == 1 else "have"
+
+
 def _brain(channels: Sequence[str], image: npt.NDArray[np.float32], spacing_mm: npt.ArrayLike) -> Brain | None:
     """What is in every channel's foreground, on a coarse grid; None where that cannot be told or is too little."""
     from scipy import ndimage

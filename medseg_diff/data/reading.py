@@ -14,9 +14,11 @@ from medseg_diff.data.formats import dicom_mgh, nifti
 from medseg_diff.data.formats.stored import Stored, unlike_a_scan
 from medseg_diff.data.formats.stream import check_regular, first_bytes
 from medseg_diff.data.geometry import Volume
-from medseg_diff.data.plausibility import implausible
+from medseg_diff.data.plausibility import implausible, unlike_backgrounds
 from medseg_diff.data.tables.case import Case
 from medseg_diff.errors import ImageError, ManifestError, MedsegError, raise_all
+
+MOST_MARKED = 0.75  # share of a volume: more is no lesion, and no parcellation of a head
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def read_case(
     warnings += _doubtful(case, volumes)
     raters = [volumes[name].voxels for name in masks if name != "seg"]
     grid, image = volumes[grid_of], _taken(volumes, channels)
-    warnings += implausible(channels, image, geometry.spacing_of(grid.affine))
+    warnings += implausible(channels, image, geometry.spacing_of(grid.affine)) + unlike_backgrounds(channels, image)
     return CaseImages(
         name=case.name,
         channels=channels,
@@ -236,7 +238,13 @@ def _doubtful(case: Case, volumes: dict[str, Volume]) -> list[str]:
         for a, b in itertools.combinations(images, 2)
         if np.array_equal(images[a][::7, ::7, ::7], images[b][::7, ::7, ::7]) and np.array_equal(images[a], images[b])
     ]
-    marked = {name: bool(volume.voxels.any()) for name, volume in volumes.items() if volume.voxels.dtype == np.int16}
+    masks = {name: volume.voxels for name, volume in volumes.items() if volume.voxels.dtype == np.int16}
+    marked = {name: bool(voxels.any()) for name, voxels in masks.items()}
+    found += [
+        f"{name} marks {share:.0%} of the volume: is background marked, and the lesion not?"
+        for name, voxels in masks.items()
+        if voxels.size > 1 and (share := np.count_nonzero(voxels) / voxels.size) > MOST_MARKED
+    ]
     if case.label == "healthy":
         found += [
             f"{name} marks a lesion, but the table calls the case healthy" for name, any_ in marked.items() if any_

@@ -14,6 +14,7 @@ from medseg_diff.data.tables.channel_names import column_of
 from medseg_diff.data.tables.manifest import Case, Split, draw_splits, read_manifest, write_manifest
 from medseg_diff.data.tables.sources import SOURCES
 from medseg_diff.data.tables.sources.collect import Row, Wanted
+from medseg_diff.data.tables.sources.likeness import looks_like
 from medseg_diff.errors import ManifestError, MedsegError, Problems, UsageError
 from medseg_diff.tasks.options import DatasetOptions, with_plain_keywords
 
@@ -41,7 +42,7 @@ def prepare(
         raise ManifestError("exists already", fix="choose another --out or pass --overwrite", file=out.name)
     root = data_root_of(folder, source, out)
     with _images_beside(out, overwrite=overwrite, needed=SOURCES[source].unpacks) as into:
-        rows = SOURCES[source].rows(folder, _wanted(dataset, source, into))
+        rows = _rows(folder, source, _wanted(dataset, source, into))
         below, written = (
             (into, out.resolve().parent) if SOURCES[source].unpacks else (folder, root or out.resolve().parent)
         )
@@ -56,6 +57,16 @@ def prepare(
                 raise
     _say(out, manifest.cases)
     return out
+
+
+def _rows(folder: Path, source: str, wanted: Wanted) -> list[Row]:
+    """The rows of a source; where that finds fault, a word if the folder looks like another's. Raises: what it does."""
+    try:
+        return SOURCES[source].rows(folder, wanted)
+    except MedsegError:
+        if (other := looks_like(folder)) not in (None, source):
+            log.warning("%s looks like a dataset for --source %s", folder.name, other)
+        raise
 
 
 def data_root_of(folder: Path, source: str, out: Path) -> Path | None:

@@ -8,9 +8,24 @@ from typing import Any
 
 from medseg_diff.data.formats.stored import values_in
 from medseg_diff.data.reading import CaseImages, read_case
-from medseg_diff.data.tables.manifest import Case, scan_manifest
+from medseg_diff.data.tables.channel_names import SYNONYMS, channel_called
+from medseg_diff.data.tables.manifest import Case, Manifest, scan_manifest
 from medseg_diff.data.tables.sources.brats import ENHANCING
+from medseg_diff.data.tables.sources.collect import in_short
 from medseg_diff.errors import ExitCode, ManifestError, MedsegError, Problems
+
+MASKS = (
+    "mask",
+    "segmentation",
+    "lesion",
+    "lesions",
+    "annotation",
+    "groundtruth",
+    "ground_truth",
+    "gt",
+    "reference",
+    "roi",
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,7 @@ def validate(data: Path, *, data_root: Path | None = None, channels: Sequence[st
     Raises: ManifestError where the file as a whole is no table of cases.
     """
     manifest, problems = scan_manifest(Path(data), data_root=data_root)
-    warnings: list[str] = []
+    warnings = [f"{manifest.file}: {text}" for text in (*_doubtful_columns(manifest), *_uneven(manifest.cases))]
     seen: dict[bytes, str] = {}
     for case in manifest.cases:
         try:
@@ -56,6 +71,34 @@ def validate(data: Path, *, data_root: Path | None = None, channels: Sequence[st
             problems += kept.problems if isinstance(kept, Problems) else [kept]
     problems.sort(key=lambda problem: problem.exit_code)  # stable: by line within each kind
     return Report(len(manifest.cases), tuple(problems), tuple(warnings))
+
+
+def _doubtful_columns(manifest: Manifest) -> list[str]:
+    """Columns of images whose names say that they are a reference, or a channel that recipes call otherwise."""
+    known = [(name, channel_called(name, SYNONYMS)) for name in manifest.channels]
+    return [
+        f"column `{name}` is read as a channel: if it is the reference, call it `seg`"
+        for name, _ in known
+        if name in MASKS
+    ] + [
+        f"column `{name}` is a channel of its own: recipes call it `{channel}`"
+        for name, channel in known
+        if channel not in (None, name)
+    ]
+
+
+def _uneven(cases: Sequence[Case]) -> list[str]:
+    """Channels and references that some cases have and others lack."""
+    columns = dict.fromkeys(column for case in cases for column in (*case.channels, *(["seg"] if case.seg else [])))
+    lacking = {
+        column: [case.name for case in cases if column not in case.channels and not (column == "seg" and case.seg)]
+        for column in columns
+    }
+    return [
+        f"{len(names)} of {len(cases)} cases have no {column}: {in_short(names)}"
+        for column, names in lacking.items()
+        if names
+    ]
 
 
 def _read(case: Case, channels: Sequence[str] | None) -> CaseImages:

@@ -8,7 +8,7 @@ import pytest
 
 from medseg_diff import phantom
 from medseg_diff.data.geometry import spacing_of
-from medseg_diff.data.plausibility import PAIRS, _brain, implausible
+from medseg_diff.data.plausibility import PAIRS, _brain, implausible, unlike_backgrounds
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.tables.case import Case
 from medseg_diff.data.tables.manifest import read_manifest
@@ -90,3 +90,17 @@ def test_real_scans_under_most_other_names_are_doubted():
         assert implausible(channels, read.image, mm) == []
         orders = list(itertools.permutations(channels))[1:]
         assert sum(bool(implausible(order, read.image, mm)) for order in orders) >= 0.8 * len(orders)
+
+
+def test_a_skull_in_one_channel_only_is_doubted(scans):
+    channels, image, _ = scans[0]
+    assert unlike_backgrounds(channels, image) == []
+    noise = np.random.default_rng(0).random(image.shape, np.float32)
+    assert unlike_backgrounds(channels, image + noise) == []
+    mixed = image.copy()
+    mixed[0] += noise[0]
+    said = "t1: no constant background, as t1ce, t2, flair have: is its skull stripped?"
+    assert unlike_backgrounds(channels, mixed) == [said]
+    mixed[1:3] += noise[1:3]
+    said = "t1, t1ce, t2: no constant background, as flair has: are their skulls stripped?"
+    assert unlike_backgrounds(channels, mixed) == [said]

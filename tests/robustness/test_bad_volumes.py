@@ -68,7 +68,7 @@ def named(damage, *words):
 
 BAD = {
     "gone": (shutil.rmtree, 3, "no such file or folder"),
-    "empty folder": (lambda f: [p.unlink() for p in f.iterdir()], 3, "t1, t1ce, t2, flair not found"),
+    "empty folder": (lambda f: [p.unlink() for p in f.iterdir()], 3, "case: holds nothing"),
     "a channel missing": (lambda f: (f / "t2.nii").unlink(), 3, "t2 not found"),
     "a channel twice": (lambda f: shutil.copy(f / "t2.nii", f / "x_t2.nii"), 3, "both look like t2"),
     "a channel cut": (lambda f: cut(f / "flair.nii"), 3, "/flair] flair.nii: is cut off"),
@@ -142,7 +142,7 @@ PREDICTIONS = {
     "mask elsewhere": (replaced("mask.nii.gz", nibabel.Nifti1Image(np.eye(3, dtype=np.uint8), np.eye(4))), 3, "grid"),
     "no word": (lambda f: (f / "case.json").write_text(""), 2, "case.json"),
     "too deep": (lambda f: (f / "case.json").write_text("[" * 10**5), 2, ""),
-    "no regions": (lambda f: (f / "case.json").write_text('{"regions": {}}'), 2, "names no regions"),
+    "no regions": (lambda f: (f / "case.json").write_text('{"regions": {}}'), 2, "does not name its regions"),
     "a map beyond one": (replaced("probability.nii.gz", scan(0)), 3, "values outside 0 to 1"),
     "a map of NaN": (replaced("probability.nii.gz", flat(np.nan)), 3, "not finite"),
 }  # fmt: skip
@@ -154,7 +154,8 @@ def test_bad_predictions_are_refused(refused, case, tmp_path, how):
     folder = tmp_path / "predicted" / "a"
     folder.mkdir(parents=True)
     (folder / "mask.nii.gz").write_bytes(mask(1).to_bytes())
-    (folder / "case.json").write_text(json.dumps({"regions": {"tumour": [1]}}))
+    labels = [{"label": 1, "name": "tumour", "regions": ["tumour"]}]
+    (folder / "case.json").write_text(json.dumps({"regions": {"tumour": [1]}, "mask_labels": labels}))
     damage(folder)
     (tmp_path / "seg.nii").write_bytes(mask(1).to_bytes())
     (tmp_path / "cases.csv").write_text("case,t1,seg\na,case/t1.nii,seg.nii\n")

@@ -104,3 +104,26 @@ def test_memory_does_not_grow_with_the_cases(tmp_path):
 def test_the_real_scans_are_sound():
     report = validate(REAL / "brats/cases.csv")
     assert (report.cases, report.problems, report.warnings) == (3, (), ())
+
+
+def test_columns_that_some_cases_lack_and_names_that_mislead_are_said(data):
+    lines = data.read_text().splitlines()
+    cells = [line.split(",") for line in lines]
+    cells[2][2] = cells[4][3] = ""  # t2 of b, seg of d
+    data.write_text("\n".join(map(",".join, cells)))
+    report = validate(data)
+    said = ("cases.csv: 1 of 4 cases have no t2: b", "cases.csv: 1 of 4 cases have no seg: d")
+    assert (report.warnings, report.exit_code) == (said, ExitCode.OK)
+    data.write_text("\n".join(["case,t1,T1gd,mask", *lines[1:]]))
+    assert [text for text in validate(data).warnings if "column" in text] == [
+        "cases.csv: column `mask` is read as a channel: if it is the reference, call it `seg`",
+        "cases.csv: column `t1gd` is a channel of its own: recipes call it `t1ce`",
+    ]
+
+
+def test_a_reference_that_marks_nearly_all_is_doubted(data):
+    mask = np.ones((6, 7, 8), np.uint8)
+    mask[3, 3, 3] = 0
+    write_volume(data.parent / "a_seg.nii.gz", mask, np.eye(4))
+    said = ("[a] seg marks 100% of the volume: is background marked, and the lesion not?",)
+    assert validate(data).warnings == said

@@ -10,9 +10,12 @@ from medseg_diff.data.tables.case import CASE_NAME, IMAGE_SUFFIXES, Case
 from medseg_diff.data.tables.channel_names import NAME_THEM, Names, channel_called, known_channels, names_of_numbers
 from medseg_diff.errors import ImageError, UsageError
 
-WORD = re.compile(r"(?:^|[_-])(?!.[_ -])")  # where the last word of a name may begin; `t_1` may be a point in time
+SHOWN = 5  # names of folders
+WORD = re.compile(r"(?:^|[ _-])(?!.[_ -])")  # where the last word of a name may begin; `t_1` may be a point in time
 NUMBERED = re.compile(r"(?:(?P<case>.*)_)?00(?P<number>\d\d)", re.ASCII)  # nnU-Net
-SAY_WHICH = "say which, as in channel=FILE"
+CONTRAST = re.compile(r"(?:^|_)ce-[a-z0-9]+(?=_|$)", re.IGNORECASE)  # BIDS: of a T1 taken after contrast medium
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+SAY_WHICH = "keep one of them in the folder, or give every channel as channel=FILE"
 
 
 class MissingChannels(ImageError):
@@ -73,9 +76,15 @@ def recognise(paths: Iterable[Path], channels: Sequence[str]) -> list[Found]:
         stem = stem_of(path) or ""
         for start in (mark.end() for mark in WORD.finditer(stem)):
             if channel := channel_called(stem[start:], (*channels, "seg")):
-                found.append(Found(channel, stem[: max(start - 1, 0)], path))
+                found.append(_of_contrast(Found(channel, stem[: max(start - 1, 0)], path)))
                 break
     return found
+
+
+def _of_contrast(found: Found) -> Found:
+    """T1 is `t1ce` where the name says so before its last word."""
+    given = CONTRAST.search(found.prefix) if found.channel == "t1" else None
+    return replace(found, channel="t1ce", prefix=CONTRAST.sub("", found.prefix)) if given else found
 
 
 def one_each(found: Iterable[Found], *, case: str, fix: str) -> dict[str, Path]:
@@ -157,7 +166,28 @@ def _from_folder(
         _refuse(order)
         sentence = f"took the folders of {folder.name} as DICOM series, by their names{_lacks(missing)}"
         return _case(name, series), sentence
+    if series:
+        there = f"the folders {', '.join(path.name for channel, path in folders if channel)}"
+        fix = f"add it, as a folder {missing[0]}"
+        raise _missing(missing, list(series), channels, there=there, fix=fix, case=name)
+    if not images:
+        raise _no_image(
+            [path.name for _, path in folders if not path.name.startswith(".")], bool(files), channels, name
+        )
     return _from_images(images, channels, order, name=name, fill_missing=fill_missing)
+
+
+def _no_image(folders: Sequence[str], files: bool, channels: Sequence[str], name: str) -> ImageError:
+    """What there is in place of images, and what that asks for."""
+    if folders:
+        found = f"holds no image, but the folders {', '.join(folders[:SHOWN])}{' …' if len(folders) > SHOWN else ''}"
+        fix = "give the one that holds the images of the case; of many patients, make a table by `medseg-diff prepare`"
+    elif files:
+        found = "holds no file whose name ends as an image's"
+        fix = f"convert them to NIfTI; of DICOM, give the folder of each series, as in {channels[0]}=FOLDER"
+    else:
+        found, fix = "holds nothing", "check the path given to --volume"
+    return ImageError(found, fix=fix, file=name)
 
 
 def _from_stack(
@@ -190,6 +220,8 @@ def _from_file(path: Path, channels: Sequence[str], order: Sequence[str], *, fil
             raise ImageError(f"{what}, the model takes {channels[0]}", fix=fix, file=path.name)
         by = f" by {names.source}" if names else ""
         return _case(name, {channels[0]: path.absolute()}), f"took {path.name} as {channels[0]}{by}"
+    if path.name.lower().endswith(ARCHIVES) and not stem_of(path):
+        raise ImageError("is an archive", fix="unpack it, and give the folder of the case", file=path.name)
     if not mine:
         fix = f"give its folder, or channel=file for each of {', '.join(channels)}"
         raise ImageError("does not say which channel it is", fix=fix, file=path.name)

@@ -19,6 +19,8 @@ LAYOUTS = {
     "BraTS 2018 to 2021": [f"BraTS2021_00006_{channel}.nii.gz" for channel in FOUR],
     "BraTS 2023": [f"BraTS-GLI-00000-000-{ending}.nii.gz" for ending in ("t1n", "t1c", "t2w", "t2f")],
     "BraTS of other hands": ["P-7_T1.nii", "P-7_T1-Gd.nii", "P-7_T2.nii", "P-7_T2_FLAIR.nii"],
+    "blanks": ["P 7 T1.nii", "P 7 T1 Gd.nii", "P 7 T2.nii", "P 7 FLAIR.nii"],
+    "BIDS's entity": ["sub-1_T1w.nii", "sub-1_ce-Gd_T1w.nii", "sub-1_T2w.nii", "sub-1_FLAIR.nii"],
     "BIDS": ["sub-1_T1w.nii", "sub-1_T1gd.nii", "sub-1_T2w.nii", "sub-1_FLAIR.nii"],
 }
 
@@ -74,6 +76,35 @@ def test_one_file_for_a_model_of_one_channel(folder):
     with pytest.raises(ImageError, match="is named flair, the model takes t1"):
         find_case([str(place / "p_flair.nii.gz")], ("t1",))
     assert find_case([f"t1={place}/p_flair.nii.gz"], ("t1",))[0].images["t1"].name == "p_flair.nii.gz"
+
+
+def test_a_model_of_t1_does_not_take_one_after_contrast_medium(folder):
+    place = folder("sub-1_ce-gadolinium_T1w.nii.gz")
+    with pytest.raises(ImageError, match="is named t1ce, the model takes t1"):
+        find_case([str(place / "sub-1_ce-gadolinium_T1w.nii.gz")], ("t1",))
+    assert find_case([str(place)], ("t1ce",))[0].images["t1ce"].name == "sub-1_ce-gadolinium_T1w.nii.gz"
+
+
+def test_a_folder_without_images_says_what_it_holds(folder):
+    place = folder()
+    with pytest.raises(ImageError, match=r"P 7: holds nothing. Fix: check the path"):
+        find_case([str(place)], FOUR)
+    (place / "IM001").write_bytes(b"DICOM")
+    with pytest.raises(ImageError, match=r"no file whose name ends as an image's. Fix: .* as in t1=FOLDER"):
+        find_case([str(place)], FOUR)
+    for number in range(7):
+        (place / f"P{number}").mkdir()
+    (place / ".hidden").mkdir()
+    with pytest.raises(ImageError, match=r"holds no image, but the folders P0, P1, P2, P3, P4 …. Fix: give the one"):
+        find_case([str(place)], FOUR)
+    for name in ("t1", "FLAIR"):
+        (place / name).mkdir()
+    with pytest.raises(MissingChannels, match=r"t1ce, t2 not found \(there: the folders FLAIR, t1\)") as caught:
+        find_case([str(place)], FOUR)
+    assert set(caught.value.present) == {"t1", "flair"}
+    (place / "P7.zip").write_bytes(b"PK")
+    with pytest.raises(ImageError, match=r"P7.zip: is an archive. Fix: unpack it"):
+        find_case([str(place / "P7.zip")], FOUR)
 
 
 def test_dicom_folders(folder):

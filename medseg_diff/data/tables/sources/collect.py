@@ -57,6 +57,11 @@ class Cases:
 
     def add(self, case: str, files: Mapping[str, Path], patient: str = "", **facts: str) -> None:
         """A case with its files by column, and what else is known of it, such as its split."""
+        for path in files.values():
+            if not is_inside(path, self.folder) and not is_inside(path, self.wanted.into):
+                fix = "put the file itself there, or give a folder that holds both"
+                found = f"is a link that leads out of {self.folder.name}"
+                self.problems.append(ImageError(found, fix=fix, case=case, file=path.name))
         known = {"case": case, "patient": patient or patient_of(case)} | {k: v for k, v in facts.items() if v}
         self._rows.append(known | dict(files))
 

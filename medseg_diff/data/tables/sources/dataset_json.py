@@ -39,6 +39,8 @@ def columns_by_number(folder: Path) -> tuple[str, ...]:
 def say_labels(folder: Path) -> None:
     """The labels and regions that the dataset.json names, for the recipe's `regions`."""
     named, regions, ignored = _labels(read_facts(folder / DATASET).get("labels"))
+    if regions:  # beside those of several labels, a single one is a region too
+        named, regions = [], [*regions, *((name, [label]) for label, name in named)]
     parts = [f"labels {', '.join(f'{label} {name}' for label, name in named)}"] if named else []
     if regions:
         listed = ", ".join(f"{_plain(name)}: {labels}" for name, labels in regions)

@@ -49,7 +49,7 @@ def test_a_dataset_of_version_2(dataset, read_all, caplog):
     assert sorted(case.split for case in cases.values() if case.split != "test") == ["train"] * 4 + ["val"]
     assert {name for name, case in cases.items() if not case.seg} == {"P_007"}
     assert "cases.csv: 7 cases (2 test, 4 train, 1 val)" in caplog.text
-    assert "labels 3 enhancing; the regions {whole_tumor: [1, 2, 3], core: [2, 3]}" in caplog.text
+    assert "the regions {whole_tumor: [1, 2, 3], core: [2, 3], enhancing: [3]}" in caplog.text
     assert "other_labels=[4]" in caplog.text
 
 
