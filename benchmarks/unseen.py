@@ -66,6 +66,7 @@ LEVERS: dict[str, tuple[str, ...]] = {
     "no prior": (f"network={{{UNET}, attention: [], groups: 32, resampling: plain}}",),
     "no Dice": ("denoiser.dice=0",),
     "less Dice": ("denoiser.dice=0.3",),
+    "little Dice": ("denoiser.dice=0.1",),
     "norm of eight groups": ("network.groups=8", "network.correction.groups=8"),
     "residual resampling": ("network.resampling=residual",),
     "attention": ("network.attention=[2]",),

@@ -172,6 +172,9 @@ class TrainingRun:
     resume: Literal["auto", "must"] | None = option(
         None, "Go on with the unfinished run in --out [the newest of this recipe and data]; auto: or begin one."
     )
+    init_from: str | None = option(
+        None, "A run to begin with the weights of; channels and regions may differ, the network not.", words="RUN"
+    )
     runs: Path = option(Path("runs"), "Folder of runs, cache and MLflow store.")
     mlflow: bool = option(True, "Mirror the run in MLflow.")
     parent: str | None = option(None, "Name of a study whose runs stand together in MLflow.", names=())

@@ -42,6 +42,9 @@ def train_folds(
     if processes() > 1:
         raise UsageError("folds are trained one by one, each by one process", fix="share them with --shard K/N")
     given = _that_choose_nothing(verb.material(data, options, data_root=data_root))
+    if given.start:
+        said = "what the study says of patients that its folds leave out holds only if none of them taught %s"
+        log.warning(said, given.start.run.name)
     chosen = _share(folds, shard)
     parts = folds_by_patient(given.manifest, folds)
     study = _begun(given, options, folds)
