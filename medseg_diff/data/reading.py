@@ -97,6 +97,16 @@ def count_volumes(path: Path) -> int:
         return int(np.prod(nifti.dimensions(nifti.parse_header(head))[3:], dtype=object))
 
 
+def is_stored_as_float(path: Path) -> bool:
+    """Whether a NIfTI file holds floats, by its header alone (False for other formats). Raises: ImageError."""
+    if path.is_dir():
+        return False
+    with _place(path):
+        check_regular(path)
+        head = first_bytes(path)
+        return nifti.is_nifti(head) and nifti.parse_header(head).get_data_dtype().kind == "f"
+
+
 def read_case(
     case: Case, channels: Sequence[str] | None = None, *, reference: bool = True, resample_to: str | None = None
 ) -> CaseImages:
