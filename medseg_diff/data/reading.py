@@ -18,6 +18,10 @@ from medseg_diff.data.tables.case import Case
 from medseg_diff.errors import ImageError, ManifestError, MedsegError, raise_all
 
 
+class OtherGrid(ImageError):
+    """An image of a case lies on another grid than the others."""
+
+
 @dataclass(frozen=True)
 class CaseImages:
     """What was read of one case, all of it on the grid of its first channel (or of `resample_to`).
@@ -124,7 +128,8 @@ def read_case(
     volumes |= masks
     grid_of = resample_to or channels[0]
     if grid_of not in channels:
-        raise ManifestError(f"there is no channel {grid_of} to resample to", fix=f"use one of {', '.join(channels)}")
+        found, fix = f"there is no channel {grid_of} to resample to", f"use one of {', '.join(channels)}"
+        raise ManifestError(found, fix=fix, case=case.name)
     warnings = _onto_one_grid(volumes, grid_of, case, resample=resample_to is not None)
     warnings += _doubtful(case, volumes)
     raters = [volumes[name].voxels for name in masks if name != "seg"]
@@ -203,7 +208,7 @@ def _onto(
         warnings.append(f"{name}: reoriented from {axes}, as {grid_of}")
         return turned
     if not resample:
-        raise ImageError(
+        raise OtherGrid(
             f"not on the grid of {grid_of}: {geometry.difference(turned, grid)}",
             fix=f"pass --resample-to {grid_of}, or resample it yourself",
             case=case,

@@ -16,7 +16,7 @@ from medseg_diff.recipes.trained import find_models
 from medseg_diff.recipes.typicality import is_unlike, judged, warnings_of
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
-from medseg_diff.tasks.apply.channels import refuse_missing
+from medseg_diff.tasks.apply.channels import grid_as_trained, refuse_missing, warn_of_other_grid
 from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.promises import volume_in_words
 from medseg_diff.tasks.apply.segmentation_maps import write_maps
@@ -67,6 +67,7 @@ def segment(
     cases = find_cases(source, recipe.channels, runs=model.runs, fill_missing=fill)
     if not results.keep_going:
         refuse_missing(cases, recipe.channels, fill_missing=fill, runs=model.runs)
+    warn_of_other_grid(recipe, source.resample_to)
     asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
     saved: dict[str, Any] = {"save_members": True} if ensemble.save_members else {}
     if system.promises.guaranteed:
@@ -78,7 +79,9 @@ def segment(
     def work(case: Case, new: Path) -> dict[str, Any]:
         refuse_missing([case], recipe.channels, fill_missing=fill, runs=model.runs)
         members = new / "members" if ensemble.save_members else None
-        return asked | saved | segment_case(case, system, new, members=members, resample_to=source.resample_to)
+        with grid_as_trained(recipe):
+            facts = segment_case(case, system, new, members=members, resample_to=source.resample_to)
+        return asked | saved | facts
 
     folder.work_through("segmenting", cases, work)
     log.info("results in %s: open mask.nii.gz over the scan in 3D Slicer or ITK-SNAP", results.out)
