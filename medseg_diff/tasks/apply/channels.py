@@ -1,5 +1,4 @@
-"""Which cases have the channels that a model reads, on which grid it was trained, and which models would fit a case that
-has not."""
+"""Which cases have the channels that a model reads, on whose grid it learned, and which models fit a case without."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
