@@ -57,11 +57,12 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Table to write.")] = Path("cases.csv"),
     seed: Annotated[int, typer.Option(help="Draws the splits.")] = 0,
     overwrite: Overwrite = False,
+    register: Annotated[str | None, typer.Option(help="Bring the other channels onto this one, rigidly.")] = None,
 ) -> None:
     """Folder → table of cases, split by patient."""
     from medseg_diff.tasks.prepare import prepare as run
 
-    table = run(folder, source=source, out=out, seed=seed, overwrite=overwrite)
+    table = run(folder, source=source, out=out, seed=seed, overwrite=overwrite, register=register)
     typer.echo(f"{table}\nnext: medseg-diff validate --data {table}")
 
 

@@ -12,11 +12,14 @@ from medseg_diff.errors import ManifestError, MedsegError, Problems, UsageError
 HELD_OUT: dict[Split, float] = {"test": 0.2, "val": 0.1}
 
 
-def prepare(folder: Path, *, source: str, out: Path, seed: int = 0, overwrite: bool = False) -> Path:
+def prepare(
+    folder: Path, *, source: str, out: Path, seed: int = 0, overwrite: bool = False, register: str | None = None
+) -> Path:
     """Write the manifest of the dataset in `folder` to `out`, and return its path.
 
     One patient in five is for testing and one in ten for validation, at least one each; a source that brings its own
-    splits keeps them, and fewer than four patients get none.
+    splits keeps them, and fewer than four patients get none. With `register` the images of every case are registered to
+    that channel first, into a folder beside `out` (see `tasks.register`).
     Raises: UsageError, ManifestError where `out` exists, ImageError where a case is incomplete.
     """
     folder, out = Path(folder), Path(out)
@@ -26,6 +29,8 @@ def prepare(folder: Path, *, source: str, out: Path, seed: int = 0, overwrite: b
         raise UsageError(f"{folder.name} is no folder", fix="give the folder of the dataset")
     if out.exists() and not overwrite:
         raise ManifestError("exists already", fix="choose another --out or pass --overwrite", file=out.name)
+    if register is not None:
+        return _registered(folder, out, register, source=source, seed=seed, overwrite=overwrite)
     rows = SOURCES[source](folder)
     if not any(row.get("split") for row in rows):
         patients = {row.get("patient", row["case"]): row.get("label", "") for row in rows}
@@ -42,6 +47,17 @@ def prepare(folder: Path, *, source: str, out: Path, seed: int = 0, overwrite: b
             raise
     _say(out, Counter(case.split or "no split" for case in manifest.cases), root)
     return out
+
+
+def _registered(folder: Path, out: Path, to: str, *, source: str, seed: int, overwrite: bool) -> Path:
+    """The table of the dataset as it is, and then that of its registered images. Raises: as `prepare`."""
+    from medseg_diff.tasks.register import register_cases, unregistered
+
+    if out.resolve().is_relative_to(folder.resolve()):
+        found = "registered images would lie among the scans, and be taken for some"
+        raise UsageError(found, fix=f"choose an --out outside of {folder.name}", file=out.name)
+    table = prepare(folder, source=source, out=unregistered(out), seed=seed, overwrite=True)
+    return register_cases(table, out, to=to, data_root=folder.resolve(), overwrite=overwrite)
 
 
 def _with_split(row: dict[str, str], split: Split) -> dict[str, str]:
