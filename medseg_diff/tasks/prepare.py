@@ -51,9 +51,10 @@ def prepare(
 
 def _registered(folder: Path, out: Path, to: str, *, source: str, seed: int, overwrite: bool) -> Path:
     """The table of the dataset as it is, and then that of its registered images. Raises: as `prepare`."""
-    from medseg_diff.tasks.register import register_cases, unregistered
+    from medseg_diff.tasks.register import folder_of, register_cases, unregistered
 
-    if out.resolve().is_relative_to(folder.resolve()):
+    inside = out.resolve().is_relative_to(folder.resolve())
+    if inside or folder.resolve().is_relative_to(folder_of(out).resolve()):
         found = "registered images would lie among the scans, and be taken for some"
         raise UsageError(found, fix=f"choose an --out outside of {folder.name}", file=out.name)
     table = prepare(folder, source=source, out=unregistered(out), seed=seed, overwrite=True)

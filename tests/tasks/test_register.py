@@ -158,9 +158,19 @@ def test_a_mask_on_the_grid_of_several_channels_is_said_to_be(scans, tmp_path, m
     np.testing.assert_array_equal(read_labels(case.seg).voxels, read_labels(scans / case.name / "seg.nii.gz").voxels)
 
 
+def test_registered_images_are_never_written_over_those_that_they_come_from(registered, tmp_path):
+    before = {path: path.read_bytes() for path in registered.parent.glob("cases_registered/*/*")}
+    with pytest.raises(UsageError, match="the images lie where the registered ones would go"):
+        register.register_cases(registered, registered, to="t1")
+    assert {path: path.read_bytes() for path in registered.parent.glob("cases_registered/*/*")} == before
+
+
 def test_what_is_refused(scans, tmp_path):
     with pytest.raises(UsageError, match="choose an --out outside of scans"):
         prepare(scans, source="phantom", out=scans / "new.csv", register="t1")
+    (tmp_path / "all_registered" / "scans").mkdir(parents=True)
+    with pytest.raises(UsageError, match="would lie among the scans"):
+        prepare(tmp_path / "all_registered" / "scans", source="phantom", out=tmp_path / "all.csv", register="t1")
     with pytest.raises(MedsegError) as caught:
         prepare(scans, source="phantom", out=tmp_path / "cases.csv", register="dwi")
     assert len(caught.value.lines) == 2 and "has no dwi to register to (it has t1, t2, flair)" in str(caught.value)
