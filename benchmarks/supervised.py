@@ -30,11 +30,13 @@ from medseg_diff.device import autocast
 from medseg_diff.diffusion import Condition
 from medseg_diff.diffusion.losses import soft_dice_loss
 from medseg_diff.files import write_json
-from medseg_diff.methods.components import find_mask
+from medseg_diff.methods.components import HALF
 from medseg_diff.methods.cuts import SpreadCut, Surfaces
+from medseg_diff.methods.labels import labels_of_masks, painted
 from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.seeds import seed_of
+from medseg_diff.tasks.apply.segmentation_maps import cut_masks
 from medseg_diff.tasks.train.study import Study
 from medseg_diff.training.denoising import Denoising, MaskAndImage
 from medseg_diff.training.fit import Progress, channels_last, fit
@@ -273,6 +275,7 @@ def segment_baseline(
             "schema": SCHEMA,
             "model": trained.name,
             "regions": {region: list(labels) for region, labels in recipe.regions.items()},
+            "mask_labels": [label._asdict() for label in labels_of_masks(recipe.regions, {}, {})],
             "members": level_sets,
             "network_passes": passes,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -300,18 +303,16 @@ def _write_maps(
 ) -> None:
     """Maps on the case's own grid, with the recipe's own rules for the mask. `probability` [R, X, Y, Z]."""
     voxel_ml = geometry.voxel_ml(prepared.native_affine)
-    labels, outer = np.zeros(prepared.native_shape, np.uint8), np.ones(prepared.native_shape, bool)
+    halves = dict.fromkeys(recipe.regions, recipe.findings.threshold or HALF)
+    masks, _ = cut_masks(probability, recipe, recipe.findings, halves, voxel_ml)
     for region, values in zip(recipe.regions, probability, strict=True):
         suffix = f"_{region}" if len(recipe.regions) > 1 else ""
-        mask, _ = find_mask(values, recipe.findings, voxel_ml)
-        outer = outer & mask
-        labels += outer
         prepared.write(folder / f"probability{suffix}.nii.gz", values)
         prepared.write(folder / f"uncertainty{suffix}.nii.gz", values * (1 - values))
         for member in range(len(surfaces.levels)):
             inside = values > surfaces.whole(member).numpy()
             prepared.write(folder / "members" / f"{member:02d}{suffix}.nii.gz", inside.astype(np.uint8))
-    prepared.write(folder / "mask.nii.gz", labels)
+    prepared.write(folder / "mask.nii.gz", painted(masks, labels_of_masks(recipe.regions, {}, {})))
 
 
 def _monai_unet(recipe: SegmentationRecipe, width: int) -> nn.Module:

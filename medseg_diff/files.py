@@ -77,11 +77,16 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write a CSV with a header; None is an empty cell."""
+    write_text(path, table_text(columns, rows))
+
+
+def table_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A CSV with a header; None is an empty cell."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([["" if cell is None else cell for cell in row] for row in rows])
-    write_text(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def sha256_of(path: Path) -> str:

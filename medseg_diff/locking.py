@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from medseg_diff.errors import EnvironmentFault, unwritable
 
 LOCK = ".lock"
+LONGEST_TURN_SECONDS = 10.0  # of another process that writes a table: it takes milliseconds
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}  # what a disk says that does not know them
 
 _held: set[Path] = set()  # by this process: the kernel would give it the same one twice
@@ -70,6 +72,21 @@ def claimed(path: Path) -> Iterator[bool]:
         if made:
             with suppress(OSError):  # it is not empty
                 path.parent.rmdir()
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """One process after the other, for what takes milliseconds; a process that hangs is not waited for.
+
+    Raises: EnvironmentFault where the folder of the file `path` cannot be written.
+    """
+    ends = time.monotonic() + LONGEST_TURN_SECONDS
+    while True:
+        with claimed(path) as ours:
+            if ours or time.monotonic() > ends:
+                yield
+                return
+        time.sleep(0.02)
 
 
 def _claim(path: Path) -> int | None:

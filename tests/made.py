@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg_diff.data.formats.writing import write_volume
+from medseg_diff.methods.labels import labels_of_masks
 from medseg_diff.tasks.evaluate import evaluate
 
 LPS = np.diag([-2.0, -2.0, 3.0, 1.0])
@@ -20,6 +21,12 @@ def ball(centre, radius):
 
 BRAIN, TUMOUR = ball((12, 11, 8), 7.5), ball((12, 11, 8), 3)
 NOTHING = np.zeros(SHAPE, bool)
+
+
+def facts_of(regions):
+    """What case.json says of a mask of these regions."""
+    labels = [label._asdict() for label in labels_of_masks(regions, {}, {})]
+    return {"task": "segment", "schema": 3, "regions": regions, "mask_labels": labels}
 
 
 class Study:
@@ -53,7 +60,7 @@ class Study:
             write_volume(folder / "uncertainty.nii.gz", probability * (1 - probability), affine)
         for number, member in enumerate(members):
             write_volume(folder / "members" / f"{number:02d}.nii.gz", member.astype(np.float32), affine)
-        (folder / "case.json").write_text(json.dumps({"regions": regions or {"whole_tumour": [1, 2, 3, 4]}}))
+        (folder / "case.json").write_text(json.dumps(facts_of(regions or {"whole_tumour": [1, 2, 3, 4]})))
         return self
 
     def score(self, name, score, *, threshold=0.5, diseased=None, baselines=None, **facts):
@@ -63,7 +70,7 @@ class Study:
         write_volume(folder / "anomaly_mask.nii.gz", (score > threshold).astype(np.uint8), LPS)
         for baseline, (values, _) in baselines.items():
             write_volume(folder / "baselines" / f"{baseline}.nii.gz", values.astype(np.float32), LPS)
-        known = {"task": "anomaly", "schema": 2, "channels": ["flair"], "resample_to": None, "diseased": diseased}
+        known = {"task": "anomaly", "schema": 3, "channels": ["flair"], "resample_to": None, "diseased": diseased}
         known |= {"findings": {"smallest_ml": 0.05}, "threshold": {"value": threshold}, "score": float(score.max())}
         known["baseline_thresholds"] = {baseline: cut for baseline, (_, cut) in baselines.items()}
         (folder / "case.json").write_text(json.dumps(known | facts))

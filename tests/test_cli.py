@@ -220,6 +220,22 @@ def test_segment_and_the_words_that_may_stand_anywhere(call, trained, tmp_path):
         assert (code, err) == (0, "") and out.endswith("phantom_0000\n")
 
 
+def test_segment_and_anomaly_answer_in_json(call, trained, untrained_anomaly, tmp_path):
+    patient = trained.table.parent / "phantom_0000"
+    words = ["--volume", patient, "--device", "cpu", "--json", "--out"]
+    code, out, _ = call("segment", *words, tmp_path / "a", "--model", trained.folder, "--members", 1, "--steps", 1)
+    (row,) = json.loads(out)
+    report = json.loads((tmp_path / "a" / "phantom_0000" / "case.json").read_text())
+    assert (code, row["case"], row["task"]) == (0, "phantom_0000", "segment")
+    assert row["whole_tumour_volume_ml"] == report["volume_ml"]["whole_tumour"]["mask"]
+    assert row["whole_tumour_low_ml"] is None and row["warnings"] == len(report["warnings"])
+    model = ["--model", untrained_anomaly.folder]
+    code, out, _ = call("anomaly", *words, tmp_path / "b", *model, "--threshold", 0.5)
+    assert code == 0 and [row["task"] for row in json.loads(out)] == ["anomaly"]
+    code, out, err = call("anomaly", *words, tmp_path / "c", *model, "--sweep", "-q")
+    assert (code, out) == (2, "") and one_line(err) and "--sweep makes none" in err
+
+
 def test_channels_may_be_named_one_by_one(call, trained, tmp_path):
     patient = trained.table.parent / "phantom_0001"
     volumes = [

@@ -1,6 +1,7 @@
 """Where one begins: `demo`, `phantom`, `prepare`, `validate`."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,9 @@ import typer
 
 from medseg_diff.cli.options import AsJson, Data, DataRoot, Device, Overwrite
 from medseg_diff.cli.review import show_metrics
+from medseg_diff.data.tables.sources import SOURCES
 from medseg_diff.errors import ExitCode, Problems, plain, printable
+from medseg_diff.tasks.options import DatasetOptions
 
 
 def demo(
@@ -53,17 +56,21 @@ def phantom(
 
 def prepare(
     folder: Annotated[Path, typer.Argument(help="Folder of the data set.")],
-    source: Annotated[str, typer.Option(help="What the folder is: brats, phantom.")],
+    source: Annotated[str, typer.Option(help=f"What the folder is: {', '.join(SOURCES)}.")],
+    dataset: DatasetOptions,
     out: Annotated[Path, typer.Option(help="Table to write.")] = Path("cases.csv"),
     seed: Annotated[int, typer.Option(help="Draws the splits.")] = 0,
     overwrite: Overwrite = False,
     register: Annotated[str | None, typer.Option(help="Bring the other channels onto this one, rigidly.")] = None,
 ) -> None:
     """Folder → table of cases, split by patient."""
+    from medseg_diff.tasks.prepare import data_root_of
     from medseg_diff.tasks.prepare import prepare as run
 
-    table = run(folder, source=source, out=out, seed=seed, overwrite=overwrite, register=register)
-    typer.echo(f"{table}\nnext: medseg-diff validate --data {table}")
+    common = {"source": source, "dataset": dataset, "seed": seed, "overwrite": overwrite}
+    table = run(folder=folder, out=out, register=register, **common)
+    root = _root(folder if register is None and data_root_of(folder, source, table) else None)
+    typer.echo(f"{table}\nnext: medseg-diff validate --data {shlex.quote(str(table))}{root}")
 
 
 def validate(
@@ -86,4 +93,10 @@ def validate(
         typer.echo(f"warning: {plain(warning)}", err=True)
     if report.problems:
         raise Problems(report.problems)
-    typer.echo(f"{report.cases} cases, no problem\nnext: medseg-diff train-seg --data {data}")
+    typer.echo(
+        f"{report.cases} cases, no problem\nnext: medseg-diff train-seg --data {shlex.quote(str(data))}{_root(data_root)}"
+    )
+
+
+def _root(data_root: Path | None) -> str:
+    return f" --data-root {shlex.quote(str(data_root))}" if data_root else ""

@@ -14,6 +14,7 @@ from medseg_diff.data.formats import dicom_mgh, nifti
 from medseg_diff.data.formats.stored import Stored, unlike_a_scan
 from medseg_diff.data.formats.stream import check_regular, first_bytes
 from medseg_diff.data.geometry import Volume
+from medseg_diff.data.plausibility import implausible
 from medseg_diff.data.tables.case import Case
 from medseg_diff.errors import ImageError, ManifestError, MedsegError, raise_all
 
@@ -133,12 +134,14 @@ def read_case(
     warnings = _onto_one_grid(volumes, grid_of, case, resample=resample_to is not None)
     warnings += _doubtful(case, volumes)
     raters = [volumes[name].voxels for name in masks if name != "seg"]
+    grid, image = volumes[grid_of], _taken(volumes, channels)
+    warnings += implausible(channels, image, geometry.spacing_of(grid.affine))
     return CaseImages(
         name=case.name,
         channels=channels,
-        affine=volumes[grid_of].affine,
-        code=volumes[grid_of].code,
-        image=_taken(volumes, channels),
+        affine=grid.affine,
+        code=grid.code,
+        image=image,
         reference=volumes["seg"].voxels if "seg" in volumes else None,
         raters=np.stack(raters) if raters else None,
         warnings=tuple(warnings),
@@ -177,8 +180,8 @@ def _read_channels(case: Case, channels: Sequence[str], problems: list[MedsegErr
     if case.stack is None:
         return _read_each(read_volume, {channel: case.images[channel] for channel in channels}, case.name, problems)
     if (count := count_volumes(case.stack)) != len(names := case.stack_channels):
-        found, fix = f"holds {count} volumes for {len(names)} channels", f"give {', '.join(names)} in this order"
-        raise ImageError(found, fix=fix, case=case.name, file=case.stack.name)
+        found = f"holds {count} volumes, but {len(names)} are named: {', '.join(names)}"
+        raise ImageError(found, fix="name every volume, in their order", case=case.name, file=case.stack.name)
     places = [names.index(channel) for channel in channels]
     return dict(zip(channels, read_volumes(case.stack, places, case=case.name), strict=True))
 

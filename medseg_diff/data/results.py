@@ -19,9 +19,9 @@ from medseg_diff.files import read_facts
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
-FACTS, SCHEMA = "case.json", 2
+FACTS, SCHEMA = "case.json", 3
 MEMBER_MASKS = "member_masks"  # of members whose masks are cut out of the mean of all, beside the soft ones
-TASKS = {"segment": "mask*.nii.gz", "anomaly": "anomaly.nii.gz"}  # and what a complete case must hold
+TASKS = {"segment": "mask.nii.gz", "anomaly": "anomaly.nii.gz"}  # and what a complete case must hold
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,8 @@ class CaseResult:
     """The folder of one case. `facts` is its case.json, `task` the verb that made it; all lies on the grid of `main`, the
     mask or the anomaly map.
 
-    `nested`: the mask holds in how many regions a voxel lies, 0 outside, 1 in the first region only, and so on. `regions`
-    maps each region, outermost first, to the labels of the reference that belong to it; those of an anomaly map
-    are the one region `anomaly`, and None stands for all labels above 0.
+    `regions` maps each region to the labels of the reference that belong to it; those of an anomaly map are the one region
+    `anomaly`, and None stands for all labels above 0. Of a segmentation `in_mask` are the labels of each region in its mask.
     """
 
     name: str
@@ -40,14 +39,13 @@ class CaseResult:
     task: str
     regions: Mapping[str, tuple[int, ...] | None]
     main: Volume
-    nested: bool = True
+    in_mask: Mapping[str, tuple[int, ...]]
 
     def mask(self, region: str) -> Mask:
         """Where the final mask lies in a region, [X, Y, Z]. Raises: ImageError where its own file is damaged."""
-        depth = list(self.regions).index(region)
-        if self.task == "segment" and (self.nested or depth == 0):
-            return np.asarray(self.main.voxels > (depth if self.nested else 0))
-        path = self.folder / ("anomaly_mask.nii.gz" if self.task == "anomaly" else f"mask_{region}.nii.gz")
+        if self.task == "segment":
+            return np.isin(self.main.voxels, self.in_mask[region])
+        path = self.folder / "anomaly_mask.nii.gz"
         mask = read_labels(path, case=self.name, channel="mask")
         self._check_grid(mask, channel="mask", file=path.name)
         return np.asarray(mask.voxels > 0)
@@ -94,7 +92,7 @@ class CaseResult:
         """One channel of the case [X, Y, Z] on the grid. Raises: ImageError; ManifestError without that channel."""
         read = read_case(case, [channel], reference=False)
         volume = Volume(read.image[0], read.affine)
-        return self._on_grid(volume, channel, case.paths[channel].name).voxels
+        return self._on_grid(volume, channel, case.file_of(channel).name).voxels
 
     def brain(self, case: Case, channels: Sequence[str]) -> Mask:
         """Where the brain is in some channels of the case [X, Y, Z], on the grid; the head where it was not stripped."""
@@ -147,17 +145,17 @@ def read_result(folder: Path, name: str) -> CaseResult:
     if task == "anomaly":
         labels = facts.get("diseased")
         regions = {"anomaly": None if labels is None else tuple(labels)}
-        return CaseResult(name, folder, facts, task, regions, _read_map(folder / "anomaly.nii.gz", name, task))
+        return CaseResult(name, folder, facts, task, regions, _read_map(folder / "anomaly.nii.gz", name, task), {})
     try:
         stated = {str(region): tuple(int(label) for label in labels) for region, labels in facts["regions"].items()}
+        masks = [(int(each["label"]), set(each["regions"])) for each in facts["mask_labels"]]
+        in_mask = {region: tuple(label for label, inside in masks if region in inside) for region in stated}
     except (ValueError, TypeError, KeyError, AttributeError):
-        stated = {}
+        stated, in_mask = {}, {}
     if not stated:
-        raise UsageError("names no regions with their labels", fix=_again(task), **place)
-    nested = bool(facts.get("nested", True)) or len(stated) == 1
-    file = "mask.nii.gz" if nested else f"mask_{next(iter(stated))}.nii.gz"
-    mask = read_labels(folder / file, case=name, channel="mask")
-    return CaseResult(name, folder, facts, task, stated, mask, nested)
+        raise UsageError("does not name its regions and the labels of its mask", fix=_again(task), **place)
+    mask = read_labels(folder / "mask.nii.gz", case=name, channel="mask")
+    return CaseResult(name, folder, facts, task, stated, mask, in_mask)
 
 
 def task_of_results(predictions: Path) -> str:
@@ -172,7 +170,7 @@ def holds_result(folder: Path, task: str) -> bool:
     return (
         (folder / FACTS).is_file()
         and _task_of(facts) == task
-        and any(folder.glob(TASKS[task]))
+        and (folder / TASKS[task]).is_file()
         and all((folder / name).is_file() for name in (listed if isinstance(listed, dict) else ()))
     )
 

@@ -15,6 +15,7 @@ from medseg_diff.diffusion.schedule import LONGEST
 from medseg_diff.errors import UsageError
 from medseg_diff.methods.components import Findings
 from medseg_diff.methods.cuts import AT_HALF, AnyCut
+from medseg_diff.methods.labels import MOST_REGIONS
 from medseg_diff.methods.regions import hierarchy_of
 from medseg_diff.methods.sampled_segmentation import Plan
 from medseg_diff.methods.tiled import Tiled
@@ -64,12 +65,16 @@ class SegmentationRecipe(Recipe):
     """A segmentation system. `regions` group the labels of `seg`, the outermost first: {whole_tumour: [1, 2, 3, 4]}.
 
     Labels that lie in none of them on purpose stand in `other_labels`; any other is refused in training.
+    Masks are written in these labels again, called by `label_names`; labels of one name are one thing in two conventions.
     Where they do not all nest (`nested: false`) they may be disjoint or overlap; what holds another still bounds it.
     """
 
     task: Literal["segment"] = "segment"
-    regions: dict[Annotated[str, Field(pattern=r"^[A-Za-z][\w-]{0,40}$")], tuple[Label, ...]] = Field(min_length=1)
+    regions: dict[Annotated[str, Field(pattern=r"^[A-Za-z][\w-]{0,40}$")], tuple[Label, ...]] = Field(
+        min_length=1, max_length=MOST_REGIONS
+    )
     nested: bool = True
+    label_names: dict[Label, Annotated[str, Field(pattern=r"^\w[\w -]{0,60}$")]] = Field(default_factory=dict)
     other_labels: tuple[Label, ...] = ()
     validation: Validation = Validation()
     sampling: SamplingSettings = SamplingSettings()

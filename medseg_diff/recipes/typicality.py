@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import Field
+
 from medseg_diff.files import write_json
 from medseg_diff.metrics import typicality
 from medseg_diff.metrics.typicality import Feature
@@ -11,11 +13,12 @@ from medseg_diff.settings import Settings, read_measured
 
 
 class Typicality(Settings):
-    """Of so many `cases`: whether they are `phantoms`, mean and deviation of each feature, and the score above which a scan
-    is unlike them."""
+    """Of so many `cases`: whether they are `phantoms`, how many have each of the reference's `labels`, mean and deviation of
+    each feature, and the score above which a scan is unlike them."""
 
     cases: int
     phantoms: bool = False
+    labels: dict[int, int] = Field(default_factory=dict)
     threshold: float
     features: dict[str, tuple[float, float]]
 
@@ -29,11 +32,15 @@ class Typicality(Settings):
         return {"score": round(judged.score, 3), "threshold": self.threshold, "striking": striking}
 
 
-def write_typicality(run: Run, appearances: Sequence[Mapping[str, float]], *, phantoms: bool) -> None:
+def write_typicality(
+    run: Run, appearances: Sequence[Mapping[str, float]], *, phantoms: bool, labels: Mapping[int, int] | None = None
+) -> None:
     """RUN/typicality.json, of the cases trained on; the run is to be sealed after it. Raises: EnvironmentFault."""
     features = {name: (each.mean, each.deviation) for name, each in typicality.features_of(appearances).items()}
     threshold = typicality.threshold_of(appearances)
-    found = Typicality(cases=len(appearances), phantoms=phantoms, threshold=threshold, features=features)
+    found = Typicality(
+        cases=len(appearances), phantoms=phantoms, labels=dict(labels or {}), threshold=threshold, features=features
+    )
     write_json(run.typicality_file, found.model_dump(mode="json"))
 
 

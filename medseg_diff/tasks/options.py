@@ -16,6 +16,7 @@ from medseg_diff.errors import UsageError
 Answer = TypeVar("Answer")
 Shard = tuple[int, int]
 Threshold = Literal["healthy", "otsu"] | float
+Format = Literal["nifti", "dicom-seg"]
 
 
 def option(default: Any, text: str, **cli: Any) -> Any:
@@ -76,6 +77,17 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """What of a dataset comes into its table, and what decides where that is not clear."""
+
+    channels: Sequence[str] = option((), "Those that every case must have: t1,flair,… [the dataset's].", parse=_names)
+    seg: str | None = option(None, "Word that the names of masks end in [the dataset's].")
+    prefer: Sequence[str] = option((), "Of several images of a channel, the one called so: run-1,…", parse=_names)
+    covariates: Path | None = option(None, "Table of UK Biobank's fields, with a column eid.")
+    skip_incomplete: bool = option(False, "Leave out cases that lack a channel.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """Which trained run: a folder, a name below `runs`, a registered `models:/NAME/VERSION`; for `segment` also a study."""
 
@@ -121,6 +133,9 @@ class EnsembleOptions:
         parse=_named("fnr"),
     )
     save_members: bool = option(False, "Also write members/NN.nii.gz.")
+    format: Format = option(
+        "nifti", "dicom-seg: also write mask.seg.dcm and probability.seg.dcm of DICOM scans [nifti]."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ def folder_of(out: Path) -> Path:
 
 def unregistered(out: Path) -> Path:
     """Where the table of the images as they were is kept."""
-    return folder_of(out) / "unregistered.csv"
+    return out.with_name(f"{out.stem}_unregistered.csv")
 
 
 def register_cases(

@@ -213,7 +213,7 @@ def test_a_stack_is_read_as_its_volumes(tmp_path):
         np.testing.assert_array_equal(part.voxels, expected)
     case = Case("p", "p", stack=path, stack_channels=("t1", "t2", "flair"))
     assert read_case(case, ["flair", "t1"]).image.shape == (2, *RAMP.shape)
-    with pytest.raises(ImageError, match="holds 3 volumes for 2 channels"):
+    with pytest.raises(ImageError, match="holds 3 volumes, but 2 are named"):
         read_case(Case("p", "p", stack=path, stack_channels=("t1", "t2")))
 
 

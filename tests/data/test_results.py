@@ -1,7 +1,9 @@
 """What a verb wrote is read back as it was written, on one grid; anything else is refused."""
 
 import json
+from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -28,32 +30,41 @@ def case_of(study):
     return read_manifest(study.table).cases[0]
 
 
-def test_the_regions_of_a_nested_mask_are_cut_at_their_depth(study):
-    study.add("a").predict("a", TUMOUR.astype(int) + CORE, regions=REGIONS)
+def test_each_region_of_a_mask_is_where_its_labels_are(study):
+    labels = np.where(CORE, 1, 2) * TUMOUR
+    study.add("a").predict("a", labels, regions=REGIONS)
     result = opened(study)
-    assert result.task == "segment" and result.nested and list(result.regions) == ["whole", "core"]
+    assert result.task == "segment" and list(result.regions) == ["whole", "core"]
     assert np.array_equal(result.mask("whole"), TUMOUR) and np.array_equal(result.mask("core"), CORE)
     labels = np.where(CORE, 4, 2) * TUMOUR
     assert np.array_equal(result.marked(labels, "core"), CORE) and result.map("probability", "core") is None
 
 
-def test_regions_that_do_not_nest_have_files_of_their_own(study):
-    study.add("a").predict("a")
+def test_regions_that_do_not_nest_share_the_mask_and_have_maps_of_their_own(study):
+    rim = TUMOUR & ~CORE
+    study.add("a").predict("a", np.where(CORE, 1, 2) * TUMOUR, regions={"rim": [2], "core": [1, 4]})
     folder = study.predictions / "a"
-    (folder / "mask.nii.gz").unlink()
-    for region, mask in (("rim", TUMOUR & ~CORE), ("core", CORE)):
-        write_volume(folder / f"mask_{region}.nii.gz", mask.astype(np.uint8), LPS)
+    for region, mask in (("rim", rim), ("core", CORE)):
         write_volume(folder / f"probability_{region}.nii.gz", (mask * 0.7).astype(np.float32), LPS)
         write_volume(folder / "members" / f"00_{region}.nii.gz", mask.astype(np.float32), LPS)
-    (folder / "case.json").write_text(json.dumps({"regions": {"rim": [2], "core": [1, 4]}, "nested": False}))
     result = opened(study)
-    for region, mask in (("rim", TUMOUR & ~CORE), ("core", CORE)):
+    for region, mask in (("rim", rim), ("core", CORE)):
         assert np.array_equal(result.mask(region), mask)
         assert np.array_equal(result.map("probability", region) > 0.5, mask)
         assert [np.array_equal(member > 0.5, mask) for member in result.members(region)] == [True]
-    write_volume(folder / "mask_core.nii.gz", CORE.astype(np.uint8), 2 * LPS)
-    with pytest.raises(ImageError, match=r"\[a/mask\] mask_core.nii.gz: not on the grid of the other files"):
-        result.mask("core")
+    write_volume(folder / "probability_core.nii.gz", np.float32(CORE), 2 * LPS)
+    with pytest.raises(ImageError, match=r"\[a/probability\] probability_core.nii.gz: not on the grid of the other"):
+        result.map("probability", "core")
+
+
+def test_a_mask_of_an_earlier_version_is_not_taken_for_labels(study):
+    study.add("a").predict("a")
+    facts = study.predictions / "a" / "case.json"
+    known = json.loads(facts.read_text())
+    del known["mask_labels"]
+    facts.write_text(json.dumps(known | {"schema": 2, "nested": True}))
+    with pytest.raises(UsageError, match=r"does not name its regions and the labels of its mask.*--overwrite"):
+        opened(study)
 
 
 def test_an_anomaly_map_has_its_mask_its_baselines_and_its_healthy_channels(study):
@@ -113,3 +124,12 @@ def test_a_scan_on_another_grid_is_resampled_only_where_the_result_was(study):
         result.image(case, "flair")
     with pytest.raises(ManifestError, match="has no t1"):
         result.image(case, "t1")
+
+
+def test_a_channel_of_a_4d_file_is_read_onto_the_grid_too(study):
+    study.add("a").predict("a", TUMOUR.astype(int))
+    case, path = case_of(study), study.folder / "a" / "stack.nii.gz"
+    flair = opened(study).image(case, "flair")
+    nibabel.save(nibabel.Nifti1Image(np.stack([flair * 2, flair], axis=-1), LPS), path)
+    stacked = replace(case, images={}, stack=path, stack_channels=("t1", "flair"))
+    assert np.array_equal(opened(study).image(stacked, "flair"), flair)

@@ -94,7 +94,7 @@ def test_labels_are_grouped_into_regions_and_keys_carry_the_region(study):
     core = ball((12, 11, 8), 1.5)
     labels = np.where(core, 4, 2)
     regions = {"whole_tumour": [1, 2, 4], "core": [1, 4]}
-    study.add("a", labels=labels).predict("a", TUMOUR.astype(int) + core, regions=regions)
+    study.add("a", labels=labels).predict("a", np.where(core, 1, 2) * TUMOUR, regions=regions)
     metrics = study.evaluate()["metrics"]
     assert metrics["whole_tumour_dice"]["value"] == metrics["core_dice"]["value"] == pytest.approx(1.0)
     assert "dice" not in metrics

@@ -15,6 +15,7 @@ from medseg_diff.errors import UsageError
 from medseg_diff.reporting import montage
 from medseg_diff.reporting.montage import anomaly_layout, draw_montage, draw_rows, segmentation_layout
 from medseg_diff.reporting.panels import MontageRow
+from tests.made import facts_of
 
 SHAPE = (30, 36, 12)
 ORANGE, BLUE = (245, 166, 35), (79, 195, 247)
@@ -133,7 +134,7 @@ def predicted(tmp_path):
         folder = tmp_path / "out" / name
         write_volume(folder / "mask.nii.gz", seg.astype(np.uint8), affine)
         write_volume(folder / "probability.nii.gz", (seg * 0.9).astype(np.float32), affine)
-        (folder / "case.json").write_text(json.dumps({"regions": {"lesion": [1]}}))
+        (folder / "case.json").write_text(json.dumps(facts_of({"lesion": [1]})))
         rows.append([name, *(f"{name}/{column}.nii.gz" for column in ("t1", "flair", "seg"))])
     with (tmp_path / "cases.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["case", "t1", "flair", "seg"], *rows])

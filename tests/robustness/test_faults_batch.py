@@ -97,12 +97,12 @@ def test_keep_going_lists_the_bad_case_and_exits_3(call, shaken, spoilt, tmp_pat
     assert (row["case"], row["error"], row["exit_code"]) == (BAD, "ImageError", "3")
     assert f"[{BAD}/flair] flair.nii.gz: " in row["message"] and "Fix: " in row["message"]
     assert str(tmp_path) not in (out / "failures.csv").read_text()
-    assert sorted(path.name for path in out.iterdir()) == ["failures.csv", GOOD]
+    assert sorted(path.name for path in out.iterdir()) == ["failures.csv", GOOD, "summary.csv"]
     good = (out / GOOD / "case.json").stat().st_mtime_ns
     assert call("segment", *words)[0] == 3 and len(rows_of(out / "failures.csv")) == 1
     shutil.copy(spoilt.parent / BAD / "t2.nii.gz", spoilt.parent / BAD / "flair.nii.gz")
     assert call("segment", *words)[0] == 0
-    assert sorted(path.name for path in out.iterdir()) == [BAD, GOOD]
+    assert sorted(path.name for path in out.iterdir()) == [BAD, GOOD, "summary.csv"]
     assert (out / GOOD / "case.json").stat().st_mtime_ns == good
 
 
@@ -176,7 +176,8 @@ def test_no_case_is_worked_on_twice(tmp_path):
     assert children(*[lambda: results.work_through("", cases, work)] * 4) == [0] * 4
     names = sorted(case.name for case in cases)
     assert sorted((tmp_path / "log").read_text().split()) == names
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*names, "summary.csv"]
+    assert [row["case"] for row in rows_of(tmp_path / "out" / "summary.csv")] == names
 
 
 def test_a_case_that_is_completed_while_one_looks_is_not_done_again(tmp_path, monkeypatch):

@@ -56,11 +56,21 @@ def test_missing_predictions_are_all_named(study):
         study.evaluate()
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "not JSON", '{"regions": {}}', '{"regions": {"tumour": 1}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[]",
+        "not JSON",
+        '{"regions": {}}',
+        '{"regions": {"tumour": 1}}',
+        '{"regions": {"a": [1]}, "mask_labels": 1}',
+    ],
+)
 def test_a_case_that_does_not_state_its_regions_is_refused(study, content):
     study.add("a").predict("a")
     (study.predictions / "a" / "case.json").write_text(content)
-    with pytest.raises(UsageError, match=r"\[a\] case.json: names no regions"):
+    with pytest.raises(UsageError, match=r"\[a\] case.json: does not name its regions"):
         study.evaluate()
 
 

@@ -2,12 +2,15 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
+from medseg_diff.cli import app
 from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.data.tables.sources import SOURCES
-from medseg_diff.data.tables.sources.brats import patient_of
+from medseg_diff.data.tables.sources.collect import patient_of
 from medseg_diff.errors import EnvironmentFault, ExitCode, ImageError, ManifestError, MedsegError, UsageError
 from medseg_diff.tasks.prepare import prepare
 
@@ -54,11 +57,15 @@ def test_grades_in_folders_and_the_table_above_the_data(tmp_path, caplog):
     assert cases[0].seg == tmp_path / "data/HGG/Brats18_2013_10_1/Brats18_2013_10_1_seg.nii.gz"
 
 
-def test_a_table_elsewhere_needs_the_data_root_and_says_so(tmp_path, caplog):
+def test_a_table_elsewhere_needs_the_data_root_and_says_so(tmp_path, monkeypatch):
     fill(tmp_path / "data", 2021, "BraTS2021_00006")
-    with caplog.at_level(logging.INFO):
-        out = prepare(tmp_path / "data", source="brats", out=tmp_path / "lists" / "cases.csv")
-    assert f"--data-root {tmp_path / 'data'}" in caplog.text
+    monkeypatch.chdir(tmp_path)
+    words = ["prepare", "data", "--source", "brats", "--out"]
+    said = CliRunner().invoke(app, [*words, "lists/cases.csv"])
+    assert said.stdout.endswith("next: medseg-diff validate --data lists/cases.csv --data-root data\n")
+    said = CliRunner().invoke(app, [*words, "data/cases.csv"])
+    assert said.stdout.endswith("next: medseg-diff validate --data data/cases.csv\n")
+    out = tmp_path / "lists" / "cases.csv"
     assert len(read_manifest(out, data_root=tmp_path / "data").cases) == 1
     with pytest.raises(MedsegError):
         read_manifest(out)
@@ -122,7 +129,7 @@ def test_folders_that_hold_nothing_known_are_told(tmp_path, caplog):
 def test_what_is_refused(tmp_path):
     fill(tmp_path / "data", 2021, "BraTS2021_00006")
     out = tmp_path / "cases.csv"
-    with pytest.raises(UsageError, match="use one of brats, phantom"):
+    with pytest.raises(UsageError, match="use one of bids, brats, "):
         prepare(tmp_path / "data", source="brat", out=out)
     with pytest.raises(UsageError, match="is no folder"):
         prepare(tmp_path / "gone", source="brats", out=out)
@@ -141,14 +148,16 @@ def test_what_is_refused(tmp_path):
 
 def test_a_bad_row_is_told_by_the_name_of_the_table(tmp_path, monkeypatch):
     fill(tmp_path / "data", 2023, "a")
-    monkeypatch.setitem(SOURCES, "odd", lambda folder: [{"case": "a", "t1": "a/a-t1n.nii.gz"}] * 2)
+    image = tmp_path / "data" / "a" / "a-t1n.nii.gz"
+    odd = SimpleNamespace(rows=lambda folder, wanted: [{"case": "a", "t1": image}] * 2, takes=(), unpacks=False)
+    monkeypatch.setitem(SOURCES, "odd", odd)
     with pytest.raises(MedsegError) as caught:
         prepare(tmp_path / "data", source="odd", out=tmp_path / "data" / "cases.csv")
     assert "cases.csv: " in caught.value.lines[0] and ".b.csv" not in caught.value.lines[0]
     assert not (tmp_path / "data" / "cases.csv").exists()
 
 
-def test_a_source_that_brings_its_splits_keeps_them(tmp_path):
+def test_a_source_that_brings_its_splits_keeps_them(tmp_path, monkeypatch):
     for letter in "abcde":
         (tmp_path / f"{letter}.nii").write_bytes(b"x")
     rows = "".join(
@@ -157,7 +166,9 @@ def test_a_source_that_brings_its_splits_keeps_them(tmp_path):
     (tmp_path / "cases.csv").write_text("case,t1,split\n" + rows)
     out = prepare(tmp_path, source="phantom", out=tmp_path / "mine.csv")
     assert read_manifest(out).cases == read_manifest(tmp_path / "cases.csv").cases
-    assert set(SOURCES) == {"brats", "phantom"}
+    monkeypatch.chdir(tmp_path.parent)
+    out = prepare(Path(tmp_path.name), source="phantom", out=Path(tmp_path.name) / "again.csv")
+    assert read_manifest(out).cases == read_manifest(tmp_path / "cases.csv").cases
 
 
 @pytest.mark.real

@@ -68,7 +68,7 @@ def test_every_case_lies_on_one_grid_and_its_row_is_kept(registered, scans):
     with registered.open(newline="") as file:
         first = next(csv.DictReader(file))
     assert first["flair"] == "cases_registered/phantom_0000/flair.nii.gz"
-    assert (registered.parent / "cases_registered" / "unregistered.csv").is_file()
+    assert (registered.parent / "cases_unregistered.csv").is_file()
 
 
 def test_the_channel_that_moved_comes_back_with_its_mask_and_no_other_is_touched(registered, scans):

@@ -114,6 +114,9 @@ def _into_cache(
 def _key(case: Case, channels: Sequence[str], preparation: Preparation) -> str:
     """Names what a prepared case and its warnings depend on: the files as they are now, the label that the table gives it,
     and how they are prepared."""
-    stats = {name: [path.name, path.stat().st_size, path.stat().st_mtime_ns] for name, path in case.paths.items()}
+    stats: dict[str, Any] = {
+        name: [path.name, path.stat().st_size, path.stat().st_mtime_ns] for name, path in case.paths.items()
+    }
+    stats |= {"stack_channels": case.stack_channels} if case.stack else {}
     parts: list[Any] = [__version__, case.name, case.label, list(channels), stats, preparation.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]

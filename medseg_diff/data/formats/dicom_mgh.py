@@ -115,6 +115,10 @@ def read_dicom_series(folder: Path) -> Stored:
         voxels, affine = _from_itk(reader.Execute())
     except RuntimeError:
         raise ImageError("its DICOM series cannot be read", fix="check that no slice is missing or damaged") from None
+    several = len(names) == 1 and voxels.ndim > 2 and voxels.shape[2] > 1
+    if several and np.allclose(np.linalg.norm(affine[:3, :3], axis=0), 1):
+        # GDCM says so too where it cannot make out the spacing, as of frames that lie unevenly.
+        warnings.append("one file of several slices, read with voxels of 1×1×1 mm: check that they are")
     return Stored(in_memory(voxels), voxels.shape, affine, tuple(warnings))
 
 

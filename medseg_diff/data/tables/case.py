@@ -39,6 +39,10 @@ class Case:
     def channels(self) -> tuple[str, ...]:
         return self.stack_channels if self.stack else tuple(self.images)
 
+    def file_of(self, channel: str) -> Path:
+        """The file that holds a channel."""
+        return self.stack or self.images[channel]
+
     @property
     def paths(self) -> dict[str, Path]:
         """Every file of the case under the name of its column."""

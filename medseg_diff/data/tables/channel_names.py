@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg_diff.data.tables.table import MEANT
 from medseg_diff.errors import ImageError, UsageError
 from medseg_diff.files import read_json
 
@@ -46,6 +47,25 @@ def channel_called(word: str, channels: Iterable[str]) -> str | None:
     """The one of `channels` that a word means."""
     bare = _bare(word)
     return next((channel for channel in channels if bare in SYNONYMS.get(channel, (_bare(channel),))), None)
+
+
+def column_of(word: str) -> str:
+    """The column for a channel that is called so: the channel that the word means, else the word as a plain name.
+
+    Raises: UsageError where nothing is left of it, or the column has another meaning.
+    """
+    known = channel_called(word, SYNONYMS)
+    column = known or re.sub(r"\W+", "_", word.lower().replace("*", "star")).strip("_")
+    if (
+        not column
+        or (known is None and channel_called(column, SYNONYMS))
+        or column in MEANT
+        or re.fullmatch(r"seg_\d+|subject|id", column)
+    ):
+        raise UsageError(
+            f"a channel cannot be called {word[:40]!a}", fix="give it the name of a sequence, such as t1 or swi"
+        )
+    return column
 
 
 def names_of_numbers(path: Path, channels: Sequence[str], order: Sequence[str]) -> Names:

@@ -134,7 +134,7 @@ def _from_words(words: Sequence[str], channels: Sequence[str], *, fill_missing: 
     if len({path.resolve() for path in images.values()}) < len(images):
         raise UsageError("one file is given for two channels", fix="give each channel its own file")
     first = next(iter(images.values()))
-    named = [*recognise([first], list(images)), *_numbered([first])]
+    named = [*recognise([first], list(images)), *numbered([first])]
     name = named[0].prefix if named else stem_of(first) or first.name
     taken = ", ".join(f"{channel}={path.name}" for channel, path in images.items())
     return _case(name or first.parent.name, images), f"took the files named: {taken}{_lacks(missing)}"
@@ -177,7 +177,7 @@ def _from_stack(
 
 def _from_file(path: Path, channels: Sequence[str], order: Sequence[str], *, fill_missing: bool) -> tuple[Case, str]:
     def called(path: Path) -> list[Found]:
-        return [*recognise([path], known_channels(channels)), *_numbered([path])]
+        return [*recognise([path], known_channels(channels)), *numbered([path])]
 
     mine = called(path)
     prefix = mine[0].prefix if mine else stem_of(path) or path.name
@@ -225,7 +225,7 @@ def _by_name_or_number(
 
     Raises: UsageError, ImageError where numbers have no names.
     """
-    found, numbers = recognise(images, known_channels(channels)), _numbered(images)
+    found, numbers = recognise(images, known_channels(channels)), numbered(images)
     if not numbers or any(item.channel != "seg" for item in found):
         _refuse(order)
         return found, None
@@ -236,7 +236,7 @@ def _by_name_or_number(
     return [*found, *(replace(item, channel=names.channels[int(item.channel)]) for item in numbers)], names
 
 
-def _numbered(paths: Iterable[Path]) -> list[Found]:
+def numbered(paths: Iterable[Path]) -> list[Found]:
     """The files with nnU-Net's number of a channel, which stands in place of its name."""
     matches = [(path, NUMBERED.fullmatch(stem_of(path) or "")) for path in sorted(paths)]
     return [Found(match["number"], match["case"] or "", path) for path, match in matches if match]

@@ -58,7 +58,8 @@ class Manifest:
 def read_manifest(path: Path, *, data_root: Path | None = None) -> Manifest:
     """Read and check a table of cases: `case`, and where known `patient`, `split`, `seg`, `seg_1` …, `label`.
 
-    A column whose cells name image files is a channel; every other column is a covariate.
+    A column whose cells name image files is a channel, but `stack` is one 4D file of several channels, whose names
+    `stack_channels` or a dataset.json gives; every other column is a covariate.
     Paths are relative to `data_root` (default: the folder of the table) and must stay below it.
     Raises: ManifestError where the table is at fault, ImageError where a file it names is missing, Problems of both.
     """
@@ -162,5 +163,6 @@ def _mixed(patients: Mapping[str, str], seed: int) -> list[str]:
 def _row_of(case: Case, below: Path) -> dict[str, str]:
     paths = {name: path.relative_to(below).as_posix() for name, path in case.paths.items()}
     known = {"case": case.name, "patient": case.patient, "split": case.split or "", "label": case.label or ""}
+    known["stack_channels"] = ",".join(case.stack_channels)
     values = {name: value if isinstance(value, str) else f"{value:.17g}" for name, value in case.covariates.items()}
     return {name: value for name, value in (known | paths | values).items() if value != "" or name == "case"}

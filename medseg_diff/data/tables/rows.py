@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medseg_diff.data.tables.case import CASE_NAME, CHANNEL_COLUMNS, IMAGE_SUFFIXES, LABELS, SPLITS, Case
-from medseg_diff.data.tables.table import Table
-from medseg_diff.errors import ImageError, MedsegError
+from medseg_diff.data.tables.channel_names import column_of, names_of_numbers
+from medseg_diff.data.tables.table import MEANT, Table
+from medseg_diff.errors import ImageError, MedsegError, UsageError
 
 UNITS = ("years", "months", "days", "ml", "mm", "cm", "kg", "percent")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # what Windows makes a device of
@@ -31,7 +32,7 @@ class RowReader:
         self.problems: list[MedsegError] = []
         self.line = 0  # of the row that is being read
         self.raters = sorted((c for c in table.columns if re.fullmatch(r"seg_\d+", c)), key=lambda c: int(c[4:]))
-        known = {"case", "patient", "split", "label", "seg", *self.raters}
+        known = {*MEANT, *self.raters}
         others = [column for column in table.columns if column not in known]
         self.channels = [column for column in others if column in CHANNEL_COLUMNS or self._names_images(column)]
         self.covariates = [column for column in others if column and column not in self.channels]
@@ -52,7 +53,8 @@ class RowReader:
             self._fault("split", "is empty although other rows have one", "give every row a split, or none")
         self._check_leakage(patient, split)
         images = {c: p for c in self.channels if (p := self._path(c, cells[c], name)) is not None}
-        if not any(cells[column] for column in self.channels):
+        stack, stack_channels = self._stack(cells, name)
+        if not cells.get("stack") and not any(cells[column] for column in self.channels):
             self._fault("case", f"case {name} names no image", "add a column a channel, e.g. t1, t1ce, t2, flair")
         seg = self._path("seg", cells.get("seg", ""), name)
         raters = [self._path(column, cells[column], name) for column in self.raters]
@@ -68,7 +70,34 @@ class RowReader:
             raters=tuple(path for path in raters if path is not None),
             label=label,  # type: ignore[arg-type]
             covariates={column: value for column, value in covariates.items() if value != ""},
+            stack=stack,
+            stack_channels=stack_channels,
         )
+
+    def _stack(self, cells: dict[str, str], case: str) -> tuple[Path | None, tuple[str, ...]]:
+        """The 4D file of a row and what its volumes are, by the row itself or by a dataset.json."""
+        given = cells.get("stack_channels", "")
+        if not cells.get("stack"):
+            if given:
+                self._fault("stack_channels", "names the volumes of no file", "fill the column stack too")
+            return None, ()
+        if also := [column for column in self.channels if cells[column]]:
+            self._fault("stack", f"stands beside {also[0]}", "name a 4D file or a file a channel, not both")
+        path = self._path("stack", cells["stack"], case)
+        if path is None:
+            return None, ()
+        try:
+            words = tuple(given.split(",")) if given else names_of_numbers(path, CHANNEL_COLUMNS, ()).words
+            channels = tuple(column_of(word) for word in words)
+        except UsageError as error:
+            self._fault("stack_channels", error.found, error.fix)
+        except ImageError as error:
+            self._fault("stack", error.found, "fill the column stack_channels, as in flair,t1,t1ce,t2")
+        else:
+            if len(set(channels)) == len(channels):
+                return path, channels
+            self._fault("stack_channels", "names a channel twice", "give every volume its own name")
+        return None, ()
 
     def _fault(self, column: str, found: str, fix: str) -> None:
         self.problems.append(self.table.fault(self.line, column, found, fix))

@@ -17,7 +17,7 @@ MOST_LINES = 1_000_000  # blank ones and those inside of quotes too
 MOST_PROBLEMS = 1000  # then the rest of the table is not looked at
 COLUMN_NAME = re.compile(r"[\w .()/%°-]{1,64}")
 MISTYPED = 0.8  # how like another name a column's must be to be taken for a slip
-MEANT = ("case", "patient", "split", "label", "seg")
+MEANT = ("case", "patient", "split", "label", "seg", "stack", "stack_channels")
 
 logger = logging.getLogger(__name__)
 

@@ -59,6 +59,8 @@ def is_complete(folder: Path, case: Case, identity: Identity, source: str | None
     inputs, outputs, channels = (known.get(key) for key in ("inputs", "outputs", "channels"))
     if not (isinstance(inputs, dict) and isinstance(outputs, dict) and isinstance(channels, list)):
         return False  # of an earlier version
+    if known.get("schema") != SCHEMA:
+        return False  # likewise
     try:
         same = is_same_scan(case, present_channels(case, channels), inputs, resample_to=known.get("resample_to"))
     except MedsegError:

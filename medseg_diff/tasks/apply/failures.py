@@ -2,7 +2,6 @@
 
 import csv
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,14 +9,13 @@ from pathlib import Path
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.errors import MedsegError, Problems, plain
 from medseg_diff.files import clean, write_table
-from medseg_diff.locking import claimed
+from medseg_diff.locking import in_turn
 from medseg_diff.tasks.apply.pseudonyms import without_names
 
 FAILURES, LOCK = "failures.csv", ".failures.lock"
 COLUMNS = ("case", "error", "exit_code", "message")
 FOLDERS = re.compile(r"(?<![\w.])/(?:[^/\s]+/)+")
 FORMULA = ("=", "+", "-", "@")  # a spreadsheet computes what begins with one of these
-LONGEST_WAIT_SECONDS = 10.0  # for another process that writes it: its turn takes milliseconds
 
 
 class Failures:
@@ -44,14 +42,9 @@ class Failures:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        ends = time.monotonic() + LONGEST_WAIT_SECONDS
-        while True:
-            with claimed(self.out / LOCK) as ours:
-                if ours or time.monotonic() > ends:
-                    clean(self.out, FAILURES)
-                    yield
-                    return
-            time.sleep(0.02)
+        with in_turn(self.out / LOCK):
+            clean(self.out, FAILURES)
+            yield
 
     def _read(self) -> dict[str, list[str]]:
         """What the other columns say of each case; a table that cannot be read is begun anew."""

@@ -16,8 +16,9 @@ from medseg_diff.errors import EnvironmentFault, ExitCode, MedsegError, OutOfMem
 from medseg_diff.files import check_room, clean
 from medseg_diff.locking import claimed
 from medseg_diff.tasks.apply.case_folder import Identity, OtherScan, is_complete, made_anew, source_of, tell
-from medseg_diff.tasks.apply.failures import Failures, in_words
+from medseg_diff.tasks.apply.failures import FAILURES, Failures, in_words
 from medseg_diff.tasks.apply.pseudonyms import names_of
+from medseg_diff.tasks.apply.summary import SUMMARY, summarised
 from medseg_diff.tasks.options import ResultFolder, Source
 
 PACKED = 0.15  # of its raw size is what a float map of a BraTS brain takes as .nii.gz: 0.140 to 0.149 measured
@@ -63,13 +64,21 @@ class Results:
 
     def work_through(self, title: str, cases: Sequence[Case], work: Callable[[Case, Path], dict[str, Any]]) -> None:
         """Do every case that is not complete, under a progress bar; `work` fills a folder and returns what case.json says.
+        At the end the folder's summary is written.
 
         Raises: UsageError where a case was done with other settings, or two would be called the same; where its folder
         is another scan's or holds other files, and what `work` raises: at once, or with `keep_going` at the end (the
         first that is about an image, else the first), unless the fault is the machine's.
         """
-        if len({self.called(case.name) for case in cases}) < len(cases):
+        names = [self.called(case.name) for case in cases]
+        if len(set(names)) < len(names):
             raise UsageError("two cases would be called the same in the results", fix="use another --pseudonym-key")
+        if taken := {FAILURES, SUMMARY} & {name.lower() for name in names}:
+            raise UsageError(f"a case is called {taken.pop()}, as a table of the results", fix="rename the case")
+        with summarised(self.out):
+            self._work_through(title, cases, work)
+
+    def _work_through(self, title: str, cases: Sequence[Case], work: Callable[[Case, Path], dict[str, Any]]) -> None:
         failures, bad = Failures(self.out), list[MedsegError]()
         unfinished = self._unfinished(cases, bad)
         with bar(title, len(unfinished)) as advance:

@@ -17,6 +17,7 @@ from medseg_diff.recipes.typicality import is_unlike, judged, warnings_of
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
 from medseg_diff.tasks.apply.channels import grid_as_trained, refuse_missing, warn_of_other_grid
+from medseg_diff.tasks.apply.dicom_objects import DICOM_SEG, DicomObjects, check_format, refuse_other_images
 from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.promises import volume_in_words
 from medseg_diff.tasks.apply.segmentation_maps import write_maps
@@ -55,6 +56,7 @@ def segment(
     Raises: UsageError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
     """
     source.check()
+    check_format(ensemble.format, results)
     check_writable(results.out)
     found = find_models(model.model, task="segment", runs=model.runs)
     system = open_system(found, ensemble=ensemble, compute=compute)
@@ -63,25 +65,32 @@ def segment(
     drawn += f" × {len(found.runs)} folds" if len(found.runs) > 1 else ""
     log.info("model %s (%s): %s", found.name, found.runs[0].facts["recipe"], drawn)
     log.info("%s", system.promises.in_words())
-    fill = recipe.bears_missing_channels
+    fill, dicom_seg = recipe.bears_missing_channels, ensemble.format == DICOM_SEG
     cases = find_cases(source, recipe.channels, runs=model.runs, fill_missing=fill)
-    if not results.keep_going:
+
+    def refuse(cases: list[Case]) -> None:
         refuse_missing(cases, recipe.channels, fill_missing=fill, runs=model.runs)
+        if dicom_seg:
+            refuse_other_images(cases, recipe.channels, resample_to=source.resample_to)
+
+    if not results.keep_going:
+        refuse(cases)
     warn_of_other_grid(recipe, source.resample_to)
     asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
     saved: dict[str, Any] = {"save_members": True} if ensemble.save_members else {}
+    saved |= {"format": DICOM_SEG} if dicom_seg else {}
     if system.promises.guaranteed:
         saved["guarantee"] = system.facts["guarantee"]
     identity = Identity({key: system.facts.get(key) for key in SAME} | asked | saved)
     folder = Results.into(results, "segment", identity, source=source, runs=model.runs)
-    folder.check_room(cases, maps=_maps_of_a_region(system, ensemble.save_members) * len(recipe.regions))
+    folder.check_room(cases, maps=_maps_of_a_region(system, ensemble) * len(recipe.regions))
 
     def work(case: Case, new: Path) -> dict[str, Any]:
-        refuse_missing([case], recipe.channels, fill_missing=fill, runs=model.runs)
+        refuse([case])
         members = new / "members" if ensemble.save_members else None
         with grid_as_trained(recipe):
-            facts = segment_case(case, system, new, members=members, resample_to=source.resample_to)
-        return asked | saved | facts
+            made = segment_case(case, system, new, members=members, resample_to=source.resample_to, dicom_seg=dicom_seg)
+        return asked | saved | made
 
     folder.work_through("segmenting", cases, work)
     log.info("results in %s: open mask.nii.gz over the scan in 3D Slicer or ITK-SNAP", results.out)
@@ -95,8 +104,10 @@ def segment_case(
     *,
     members: Path | None = None,
     resample_to: str | None = None,
+    dicom_seg: bool = False,
 ) -> dict[str, Any]:
-    """Read, sample, bring back onto the case's grid, write into `folder`; returns what case.json says of it.
+    """Read, sample, bring back onto the case's grid, write into `folder`, with `dicom_seg` also as DICOM objects; returns
+    what case.json says of it.
 
     Where memory runs out the network is given less at once.
     """
@@ -104,6 +115,7 @@ def segment_case(
     recipe = system.recipe
     missing = missing_channels(case, recipe.channels)
     images, inputs = read_inputs(case, present_channels(case, recipe.channels), resample_to=resample_to)
+    objects = DicomObjects.over(case, images, inputs, system.facts, resample_to) if dicom_seg else None
     prepared = filled(prepare_case(images, recipe.preparation), recipe.channels)
     warnings = list(prepared.warnings)
     if missing:
@@ -123,7 +135,7 @@ def segment_case(
         warnings.append(less_at_once(batch, system.plan.network_batch))
         log.warning("[%s] %s", case.name, warnings[-1])
     sample_seconds = time.perf_counter() - started - read_seconds
-    report = write_maps(ensemble, prepared, system, folder)
+    report = write_maps(ensemble, prepared, system, folder, objects=objects)
     promises_apply = not (missing or of_phantoms or is_unlike(typicality))
     for region, volume in report["volume_ml"].items():
         said = volume_in_words(volume, report["lesion_presence"][region], applies=promises_apply)
@@ -141,7 +153,9 @@ def segment_case(
     return facts | {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
 
 
-def _maps_of_a_region(system: SegmentationSystem, save_members: bool) -> int:
-    """Float maps that a case takes on the disk for each region; masks take next to nothing."""
-    models = len(system.weights)
-    return 4 + (models > 1) + system.findings.calibrated + (models * system.plan.members if save_members else 0)
+def _maps_of_a_region(system: SegmentationSystem, ensemble: EnsembleOptions) -> int:
+    """Float maps that a case takes on the disk for each region; masks take next to nothing, DICOM objects, which are not
+    packed, as much as two maps."""
+    models, objects = len(system.weights), 2 * (ensemble.format == DICOM_SEG)
+    members = models * system.plan.members if ensemble.save_members else 0
+    return 4 + (models > 1) + system.findings.calibrated + members + objects

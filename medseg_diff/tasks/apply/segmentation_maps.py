@@ -14,15 +14,18 @@ import torch
 from torch import Tensor
 
 from medseg_diff.data import geometry
+from medseg_diff.data.formats.label_tables import write_label_tables
 from medseg_diff.data.transforms import Prepared, restore
 from medseg_diff.methods.components import Findings, Removed, find_mask
 from medseg_diff.methods.fusion import staple, vote
+from medseg_diff.methods.labels import Masks, painted, settled
 from medseg_diff.methods.regions import hierarchy_of, kept_inside
 from medseg_diff.methods.sampled_segmentation import Ensemble, uncertainty_maps
 from medseg_diff.metrics.tuning import tempered
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 
 if TYPE_CHECKING:
+    from medseg_diff.tasks.apply.dicom_objects import DicomObjects
     from medseg_diff.tasks.apply.segmentation_system import SegmentationSystem
 
 MOST_SLICES = 5
@@ -30,7 +33,6 @@ FEWEST_ML = 0.05  # an axial slice with less expected error than this needs no s
 CENTRAL = (2.5, 97.5)  # percentiles of the members' volumes
 
 Floats = npt.NDArray[np.float32]
-Masks = dict[str, npt.NDArray[np.bool_]]
 
 
 def suffix_of(recipe: SegmentationRecipe, region: str) -> str:
@@ -44,8 +46,15 @@ def brought_back(prepared: Prepared, recipe: SegmentationRecipe, probability: Te
     return kept_inside(torch.from_numpy(native), hierarchy_of(recipe.regions), dim=0).numpy()
 
 
-def write_maps(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSystem", folder: Path) -> dict[str, Any]:
-    """Write every map and mask; returns what case.json says of them.
+def write_maps(
+    ensemble: Ensemble,
+    prepared: Prepared,
+    system: "SegmentationSystem",
+    folder: Path,
+    *,
+    objects: "DicomObjects | None" = None,
+) -> dict[str, Any]:
+    """Write every map and mask, and `objects` of them where a DICOM series is there; returns what case.json says of them.
 
     Mean and second moment are brought back and the other maps follow from them there, so that variance_between +
     variance_within = uncertainty = m (1 - m) holds on the grid that is written.
@@ -84,9 +93,12 @@ def write_maps(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSyst
             "volume_ml": round(removed[region].volume_ml, 3),
         }
         report["slices_to_review"][region] = slices_to_review(written["uncertainty"], affine, voxel_ml)
-    _write_masks(masks, recipe, prepared, folder)
+    prepared.write(folder / "mask.nii.gz", painted(masks, system.labels))
+    write_label_tables(folder, [(label.label, label.name) for label in system.labels])
     _write_guaranteed(means, system, prepared, folder)
     _write_calibrated(means, system, prepared, folder)
+    if objects is not None:
+        objects.write(folder, masks, means)
     return report
 
 
@@ -103,8 +115,8 @@ def _masks(
 def cut_masks(
     values: Floats, recipe: SegmentationRecipe, findings: Findings, thresholds: Mapping[str, float], voxel_ml: float
 ) -> tuple[Masks, dict[str, Removed]]:
-    """The mask of each region where its values [R, X, Y, Z] lie above its threshold, inside the outer regions' masks, and
-    what was left out as too small."""
+    """The mask of each region where its values [R, X, Y, Z] lie above its threshold, inside the outer regions' masks and
+    where some label lies, and what was left out as too small."""
     found, removed = [], {}
     for region, own in zip(recipe.regions, values, strict=True):
         mask, removed[region] = find_mask(own, findings, voxel_ml, threshold=thresholds[region])
@@ -113,7 +125,7 @@ def cut_masks(
         np.logical_and.reduce([mask, *(found[place] for place in outer)])
         for mask, outer in zip(found, hierarchy_of(recipe.regions), strict=True)
     ]
-    return dict(zip(recipe.regions, inside, strict=True)), removed
+    return settled(dict(zip(recipe.regions, inside, strict=True)), values, recipe.regions), removed
 
 
 def _fused(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSystem") -> Floats:
@@ -123,16 +135,6 @@ def _fused(ensemble: Ensemble, prepared: Prepared, system: "SegmentationSystem")
     assert ensemble.masks is not None, "STAPLE needs an ensemble that keeps its masks"
     truths = [staple(ensemble.masks[:, :, number]) for number in range(ensemble.masks.shape[2])]
     return brought_back(prepared, system.recipe, torch.stack(truths, dim=1))
-
-
-def _write_masks(masks: Masks, recipe: SegmentationRecipe, prepared: Prepared, folder: Path) -> None:
-    """One label map that counts in how many of the nested regions a voxel lies; where they do not nest, a mask for each."""
-    if recipe.nested or len(masks) == 1:
-        depth = np.stack(list(masks.values())).sum(axis=0, dtype=np.uint8)
-        prepared.write(folder / "mask.nii.gz", depth)
-        return
-    for region, mask in masks.items():
-        prepared.write(folder / f"mask_{region}.nii.gz", mask.astype(np.uint8))
 
 
 def _write_guaranteed(means: Floats, system: "SegmentationSystem", prepared: Prepared, folder: Path) -> None:

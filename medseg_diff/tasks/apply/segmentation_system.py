@@ -1,6 +1,7 @@
 """A trained segmentation model ready for use: weights, how its ensembles are drawn and cut, and what it can promise."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +12,7 @@ from medseg_diff.diffusion import Denoiser
 from medseg_diff.errors import CheckpointError, UsageError
 from medseg_diff.methods.components import HALF, Findings
 from medseg_diff.methods.fusion import Fusion
+from medseg_diff.methods.labels import MaskLabel, labels_of_masks
 from medseg_diff.methods.sampled_segmentation import Plan
 from medseg_diff.recipes.calibration import SegmentationCalibration, read_calibration
 from medseg_diff.recipes.segmentation import SegmentationRecipe
@@ -26,10 +28,11 @@ from medseg_diff.tasks.options import Compute, EnsembleOptions
 class SegmentationSystem:
     """A trained run, or several of one recipe, ready to draw ensembles; `facts` is what every case.json says of it. Of
     several the denoiser puts on one set of `weights` after the other: the memory is that of one.
-    `thresholds` are of each region, `temperatures` too, but for runs that are not asked for calibrated maps.
-    `typical` of the runs that measured it tell scans that are unlike those trained on."""
+    `labels` are what its masks hold. `thresholds` are of each region, `temperatures` too, but for runs that are not asked
+    for calibrated maps. `typical` of the runs that measured it tell scans that are unlike those trained on."""
 
     recipe: SegmentationRecipe
+    labels: tuple[MaskLabel, ...]
     denoiser: Denoiser
     weights: tuple[Path, ...]
     plan: Plan
@@ -77,9 +80,12 @@ def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Comput
     promises = promises_of(calibration, recipe, plan, findings, ensemble, models=len(runs), name=name)
     thresholds = _thresholds(calibration, recipe, findings)
     temperatures = _temperatures(calibration, recipe, name) if findings.calibrated else {}
+    typical = [each for each in (trained.typicality, *map(read_typicality, runs[1:])) if each]
+    seen = sum((Counter(each.labels) for each in typical), Counter[int]())
+    labels = labels_of_masks(recipe.regions, recipe.label_names, seen)
     facts = trained.facts | {
         "regions": {region: list(labels) for region, labels in recipe.regions.items()},
-        "nested": recipe.nested,
+        "mask_labels": [label._asdict() for label in labels],
         "seed": ensemble.seed,
         "solver": plan.solver.model_dump(mode="json"),
         "steps": len(plan.times) - 1,
@@ -102,9 +108,9 @@ def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Comput
     denoiser = recipe.denoiser.around(trained.networks["best"], recipe.schedule)
     if promises.guaranteed:
         facts |= {"guarantee": {"fnr": ensemble.guarantee, "thresholds": promises.guaranteed}}
-    typical = [trained.typicality, *(read_typicality(run) for run in runs[1:])]
     return SegmentationSystem(
         recipe=recipe,
+        labels=labels,
         denoiser=denoiser,
         weights=tuple(run.weights("best") for run in runs),
         plan=plan,
@@ -116,7 +122,7 @@ def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Comput
         precision=trained.precision,
         seed=ensemble.seed,
         facts=facts,
-        typical=tuple(each for each in typical if each),
+        typical=tuple(typical),
     )
 
 

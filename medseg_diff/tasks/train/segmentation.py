@@ -60,7 +60,8 @@ def _phases(given: Material[SegmentationRecipe], bench: Bench) -> Iterator[Phase
         latest=recipe.validation.weights == "last" or not study.separate,
     )
     if fabric.global_rank == 0:
-        write_typicality(bench.run, study.appearances, phantoms=learned_from_phantoms(given.manifest))
+        phantoms = learned_from_phantoms(given.manifest)
+        write_typicality(bench.run, study.appearances, phantoms=phantoms, labels=study.labels)
         calibrate(bench.run, recipe, study, fabric)
 
 

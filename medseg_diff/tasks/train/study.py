@@ -1,5 +1,6 @@
 """What a training works with: cases prepared once, split by patient into slices to learn from and slices to validate on."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,13 @@ class Study:
     def cases(self) -> int:
         """How many are learned from."""
         return len(self.training.cases)
+
+    @property
+    def labels(self) -> dict[int, int]:
+        """How many of them hold each label."""
+        return dict(
+            sorted(Counter(label for case in self.training.cases for label in labels_in(case) if label).items())
+        )
 
     @property
     def appearances(self) -> list[Mapping[str, float]]:
@@ -147,11 +155,15 @@ def _common(manifest: Manifest, channels: Sequence[str]) -> list[str]:
     return [channel for channel in channels if all(channel in case.channels for case in manifest.cases)]
 
 
+def labels_in(case: PreparedCase) -> set[int]:
+    """The labels of its references, the background's 0 included."""
+    return {int(label) for piece in case.labels for label in np.flatnonzero(np.bincount(piece.ravel()))}
+
+
 def check_labels(case: PreparedCase, recipe: SegmentationRecipe) -> None:
     """Raises: ImageError where a reference holds labels that the recipe does not name: they would be background unsaid."""
     known = {0, *recipe.other_labels, *(label for labels in recipe.regions.values() for label in labels)}
-    found = {int(label) for piece in case.labels for label in np.flatnonzero(np.bincount(piece.ravel()))}
-    if unknown := sorted(found - known):
+    if unknown := sorted(labels_in(case) - known):
         raise ImageError(
             f"holds the label {', '.join(map(str, unknown[:8]))}, which no region of the recipe names",
             fix=f"add it to a region, or set other_labels=[{','.join(map(str, unknown[:8]))}] to leave it out",

@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -142,3 +143,13 @@ def test_a_case_may_lack_a_channel_where_that_is_allowed(case, tmp_path):
     whole = prepared(case, tmp_path, channels=("flair", "t1"))
     assert (found.image[:, 0] == -1).all() and np.array_equal(found.image[:, 1], whole.image[:, 1])
     assert np.array_equal(found.labels, whole.labels)
+
+
+def test_other_names_of_the_volumes_of_a_4d_file_make_another_case(case, tmp_path):
+    volumes = [read_volume(case.images[channel]).voxels for channel in ("t1", "flair")]
+    nibabel.save(nibabel.Nifti1Image(np.stack(volumes, axis=-1), np.eye(4)), tmp_path / "both.nii.gz")
+    stacked = replace(case, images={}, stack=tmp_path / "both.nii.gz", stack_channels=("t1", "flair"))
+    found, plain = prepared(stacked, tmp_path), prepared(case, tmp_path)
+    assert np.array_equal(found.image, plain.image) and np.array_equal(found.labels, plain.labels)
+    swapped = prepared(replace(stacked, stack_channels=("flair", "t1")), tmp_path)
+    assert np.array_equal(swapped.image, plain.image[:, ::-1])

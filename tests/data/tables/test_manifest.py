@@ -204,3 +204,44 @@ def test_splits_ignore_the_order_of_rows_and_share_the_groups():
     counts = {split: sorted(p[0] for p in splits if splits[p] == split) for split in ("train", "val", "test")}
     assert [len(counts[split]) for split in ("train", "val", "test")] == [14, 2, 4]
     assert set(counts["test"]) == {"h", "d"}
+
+
+NAMED_BY_THE_DATASET = '{"modality": {"0": "FLAIR", "1": "T1w"}}'
+
+
+def test_a_4d_file_is_a_case_whose_channels_are_named(table, tmp_path):
+    text = 'case,stack,stack_channels,seg,t1\na,a.nii,"FLAIR,t1gd",s.nii,\nb,,,,b.nii\n'
+    manifest = read_manifest(table(text, "a.nii", "s.nii", "b.nii"))
+    first, second = manifest.cases
+    assert (first.stack, first.stack_channels, first.images) == (tmp_path / "a.nii", ("flair", "t1ce"), {})
+    assert first.channels == ("flair", "t1ce") and second.channels == ("t1",) and second.stack is None
+    assert manifest.channels == ("flair", "t1ce", "t1")
+    write_manifest(tmp_path / "again.csv", manifest.rows())
+    again = read_manifest(tmp_path / "again.csv")
+    assert again.cases == manifest.cases and again.digest() == manifest.digest()
+    other = read_manifest(table(text.replace("FLAIR,t1gd", "t1gd,FLAIR")))
+    assert other.digest() != manifest.digest()
+
+
+def test_a_dataset_json_names_the_volumes_where_the_table_does_not(table, tmp_path):
+    path = table("case,stack\na,imagesTr/a.nii\n", "imagesTr/a.nii")
+    (tmp_path / "dataset.json").write_text(NAMED_BY_THE_DATASET)
+    assert read_manifest(path).cases[0].stack_channels == ("flair", "t1")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("case,stack\na,a.nii\n", "its channels are only numbered, and no dataset.json says which is which"),
+        ('case,stack,stack_channels\na,a.nii,"t1,flair,t1w"\n', "names a channel twice"),
+        ('case,stack,stack_channels\na,a.nii,"t1,"\n', "a channel cannot be called ''"),
+        ("case,stack,stack_channels,t1\na,a.nii,t1,b.nii\n", "stands beside t1"),
+        ("case,stack,stack_channels,t1\na,,flair,b.nii\n", "names the volumes of no file"),
+        ("case,stack_channels,t1\na,flair,b.nii\n", "names the volumes of no file"),
+        ("case,stacks\na,a.nii\n", "column `stacks` is not known, column `stack` is"),
+        ("case,stack,stack_channels\na,../a.nii,t1\n", "leads out of the data folder"),
+    ],
+)
+def test_faults_of_a_4d_file_in_a_table(table, text, found):
+    lines = lines_of(table(text, "a.nii", "b.nii"))
+    assert any(found in line for line in lines) and all("cases.csv" in line for line in lines)

@@ -89,7 +89,7 @@ def report_of(folder):
 
 def test_case_json_names_its_inputs_and_its_outputs(verb):
     report, written = report_of(verb.folder), contents(verb.folder)
-    assert (report["task"], report["schema"], report["source"]) == (verb.name, 2, "A/mr")
+    assert (report["task"], report["schema"], report["source"]) == (verb.name, 3, "A/mr")
     assert report["outputs"] == {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
     assert {f"{verb.mask}.nii.gz", verb.below} <= set(report["outputs"])
     assert set(report["inputs"]) == set(report["channels"])
@@ -212,7 +212,8 @@ def test_a_scan_that_cannot_be_read_costs_no_older_result(verb):
     (verb.first / "flair.nii.gz").write_bytes(b"")
     with pytest.raises(ImageError):
         verb(verb.first, overwrite=True)
-    assert stamps(verb.folder) == before and list(verb.out.iterdir()) == [verb.folder]
+    assert stamps(verb.folder) == before
+    assert sorted(path.name for path in verb.out.iterdir()) == ["mr", "summary.csv"]
 
 
 @pytest.mark.parametrize("link", ["", "members", "baselines", "mask.nii.gz"])
@@ -235,6 +236,8 @@ def test_a_result_of_an_earlier_version_is_done_again(verb):
     for key in ("schema", "inputs", "outputs", "source"):
         del known[key]
     shutil.rmtree(verb.folder / "member_masks", ignore_errors=True)  # there were none then
+    for path in verb.folder.glob("mask_labels.*"):
+        path.unlink()
     (verb.folder / "case.json").write_text(json.dumps(known))
     then = {"healthy": "healed", "variance_between": "spread", "variance_within": "ambiguity"}
     for now, before in then.items():  # as it was called then
@@ -245,7 +248,7 @@ def test_a_result_of_an_earlier_version_is_done_again(verb):
         verb(verb.first)
     (verb.folder / "mask_manual.nii.gz").unlink()
     verb(verb.first)
-    assert contents(verb.folder) == expected and report_of(verb.folder)["schema"] == 2
+    assert contents(verb.folder) == expected and report_of(verb.folder)["schema"] == 3
 
 
 @pytest.mark.parametrize("change", [{"inputs": 3}, {"outputs": ["a"]}, {"channels": "t2"}])
@@ -278,7 +281,9 @@ def test_a_file_that_comes_while_the_case_is_worked_on_is_kept_too(tmp_path):
     with pytest.raises(UsageError, match=r"holds mine\.txt"):
         results.work_through("", cases, late)
     assert before.items() <= stamps(tmp_path / "a").items()
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "case.json", "mask.nii.gz", "mine.txt"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        *("a", "case.json", "mask.nii.gz", "mine.txt", "summary.csv")
+    ]
 
 
 def killed(work):
@@ -298,7 +303,7 @@ def test_an_attempt_that_was_killed_is_done_again(tmp_path):
     killed(lambda: results.work_through("", cases, die))
     assert list(tmp_path.glob("a/**/*")) == [] and list(tmp_path.rglob("00.nii.gz"))
     results.work_through("", cases, work_of("mask.nii.gz"))
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "case.json", "mask.nii.gz"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "case.json", "mask.nii.gz", "summary.csv"]
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])
@@ -330,7 +335,7 @@ def test_a_kill_while_one_result_takes_anothers_place(tmp_path, monkeypatch, ste
         "", cases, work_of("mask.nii.gz", "new.nii.gz")
     )
     last = "old.nii.gz" if step == 1 and not overwrite else "new.nii.gz"
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "case.json", "mask.nii.gz", last]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "case.json", "mask.nii.gz", last, "summary.csv"]
 
 
 def test_pseudonymised_results_hold_no_source(verb, tmp_path):

@@ -78,7 +78,8 @@ def report_of(folder):
 def test_every_file_of_the_interface_is_there_and_nothing_else(study):
     for case in study.cases:
         names = {path.name for path in (study.out / case).iterdir()}
-        assert names == {"mask.nii.gz", *(f"{kind}.nii.gz" for kind in MAPS), "case.json"}
+        masks = {"mask.nii.gz", "mask_labels.ctbl", "mask_labels.txt"}
+        assert names == {*masks, *(f"{kind}.nii.gz" for kind in MAPS), "case.json"}
 
 
 def test_outputs_lie_on_the_grid_of_the_input(study):
@@ -430,7 +431,7 @@ def test_without_a_model_the_newest_run_is_used_and_named(study, tmp_path, caplo
 
 
 def test_several_regions_nest_in_one_label_map(study, tmp_path):
-    """Two regions: maps carry the region's name, the mask counts how many a voxel lies in."""
+    """Two regions: maps carry the region's name, the mask holds the labels that the regions are made of."""
     import torch
 
     from medseg_diff.recipes.segmentation import SegmentationRecipe
@@ -460,8 +461,8 @@ def test_several_regions_nest_in_one_label_map(study, tmp_path):
     )
     mask = read(folder / "mask.nii.gz").voxels
     whole, core = (read(folder / f"probability_{region}.nii.gz").voxels for region in ("whole", "core"))
-    assert set(np.unique(mask)) == {0, 1, 2}
-    assert (whole[mask >= 1] > 0.5).all() and (core[mask == 2] > 0.5).all()
+    assert set(np.unique(mask)) == {0, 1, 2}  # 2 is oedema, outside the core; 1 and 4 in it are not told apart
+    assert (whole[mask >= 1] > 0.5).all() and (core[mask == 1] > 0.5).all()
     assert {path.name for path in (folder / "members").iterdir()} == {
         f"{member:02d}_{region}.nii.gz" for member in range(2) for region in ("whole", "core")
     }

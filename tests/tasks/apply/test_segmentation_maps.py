@@ -114,11 +114,13 @@ def test_the_hierarchy_holds_in_every_file(written, fusion):
     }
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.nii.gz")}
     assert found == checked | unordered | {"mask.nii.gz"}
-    depth, report = read(folder / "mask.nii.gz"), json.loads((folder / "case.json").read_text())
+    labels, report = read(folder / "mask.nii.gz"), json.loads((folder / "case.json").read_text())
+    assert set(np.unique(labels)) == {0, 1, 2, 3}  # necrosis, oedema, enhancing, as BraTS has them
     volumes = [report["volume_ml"][region]["mask"] for region in NESTED]
     assert volumes == sorted(volumes, reverse=True) and volumes[0] > 0
-    voxel_ml = volumes[0] / np.count_nonzero(depth >= 1)
-    assert volumes == pytest.approx([np.count_nonzero(depth > place) * voxel_ml for place in range(3)], abs=2e-3)
+    voxel_ml = volumes[0] / np.count_nonzero(labels)
+    marked = [np.isin(labels, own) for own in NESTED.values()]
+    assert volumes == pytest.approx([np.count_nonzero(own) * voxel_ml for own in marked], abs=2e-3)
     for bound in ("mean", "low", "high"):
         of_members = [report["volume_ml"][region]["members"][bound] for region in NESTED]
         assert of_members == sorted(of_members, reverse=True)
@@ -190,13 +192,21 @@ def test_a_threshold_from_training_patients_is_not_used_by_itself(work, phantoms
     assert json.loads((folder / "case.json").read_text())["thresholds"] == {"whole": 0.5}
 
 
-def test_regions_that_do_not_nest_have_a_mask_each_and_are_evaluated(work):
+def test_regions_that_do_not_nest_share_a_mask_too_and_are_evaluated(work):
     folder = work.of(work.apart, "apart_out", save_members=True)
-    assert not (folder / "mask.nii.gz").exists()
-    for kind in ("mask", "probability", *(f"members/{number:02d}" for number in range(3))):
+    for kind in ("probability", *(f"members/{number:02d}" for number in range(3))):
         whole, enhancing, oedema = (read(folder / f"{kind}_{name}.nii.gz") for name in ("whole", "enhancing", "oedema"))
         assert (enhancing <= whole).all() and (oedema <= whole).all()  # what holds them still bounds them
-    assert set(np.unique(whole)) != {0, 1} and set(np.unique(read(folder / "mask_whole.nii.gz"))) == {0, 1}
+    labels, report = read(folder / "mask.nii.gz"), json.loads((folder / "case.json").read_text())
+    assert {0, 2, 4} <= set(np.unique(labels)) <= {0, 1, 2, 4}
+    assert ((enhancing > 0.5) & (oedema > 0.5)).any()  # a voxel of both has one label all the same
+    assert report["mask_labels"] == [
+        {"label": 1, "name": "whole without enhancing and oedema", "regions": ["whole"]},
+        {"label": 2, "name": "oedema", "regions": ["whole", "oedema"]},
+        {"label": 4, "name": "enhancing", "regions": ["enhancing", "whole"]},
+    ]
+    assert "4 enhancing " in (folder / "mask_labels.ctbl").read_text()
+    assert '"oedema"' in (folder / "mask_labels.txt").read_text()
     rows = work.table.read_text().splitlines()
     alone = work.table.with_name("alone.csv")
     alone.write_text("\n".join([rows[0], *(row for row in rows if row.startswith(work.case))]) + "\n")

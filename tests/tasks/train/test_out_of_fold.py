@@ -15,7 +15,7 @@ from medseg_diff.studies import FoldStudy
 from medseg_diff.tasks.apply.promises import promises_of, volume_in_words
 from medseg_diff.tasks.options import EnsembleOptions
 from medseg_diff.tasks.train.out_of_fold import calibrate_study
-from tests.made import LPS, NOTHING, SHAPE, TUMOUR, Study, ball
+from tests.made import LPS, NOTHING, SHAPE, TUMOUR, Study, ball, facts_of
 
 VOXEL_ML = 2 * 2 * 3 / 1000
 CORE = ball((12, 11, 8), 2)
@@ -41,11 +41,11 @@ class Predicted:
         self.made.add(name, seg=whole, labels=labels, patient=patient or name)
         folder = self.study.out_of_fold / name
         values = whole.astype(np.float32) if probability is None else probability.astype(np.float32)
-        depth = np.where(values > 0.5, 1 + (core & (values > 0.5)), 0) if mask is None else mask
-        write_volume(folder / "mask.nii.gz", depth.astype(np.uint8), LPS)
+        labels = np.where(values > 0.5, np.where(core, 1, 2), 0) if mask is None else mask
+        write_volume(folder / "mask.nii.gz", labels.astype(np.uint8), LPS)
         write_volume(folder / "probability_whole_tumour.nii.gz", values, LPS)
         write_volume(folder / "probability_core.nii.gz", (values * (core & whole)).astype(np.float32), LPS)
-        (folder / "case.json").write_text(json.dumps({"task": "segment", "schema": 2, "regions": REGIONS}))
+        (folder / "case.json").write_text(json.dumps(facts_of(REGIONS)))
         return self
 
     def calibrated(self):
