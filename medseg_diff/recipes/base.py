@@ -40,6 +40,8 @@ class Recipe(Settings):
     def _fits_together(self) -> "Recipe":
         if len(set(self.channels)) != len(self.channels):
             raise ValueError(f"a channel is named twice: {', '.join(self.channels)}")
+        if (grid_of := self.preparation.resample_to) not in (None, *self.channels):
+            raise ValueError(f"preparation.resample_to {grid_of} is none of channels: {', '.join(self.channels)}")
         beyond = [axis for axis in self.augmentation.flips if not 0 <= axis < self.view.dims]
         if beyond:
             raise ValueError(f"augmentation.flips names axis {beyond[0]}, but the view has {self.view.dims}")

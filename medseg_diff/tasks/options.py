@@ -175,6 +175,7 @@ class TrainingRun:
     init_from: str | None = option(
         None, "A run to begin with the weights of; channels and regions may differ, the network not.", words="RUN"
     )
+    resample_to: str | None = option(None, "Read the other channels of every case onto this one's grid.")
     runs: Path = option(Path("runs"), "Folder of runs, cache and MLflow store.")
     mlflow: bool = option(True, "Mirror the run in MLflow.")
     parent: str | None = option(None, "Name of a study whose runs stand together in MLflow.", names=())

@@ -70,11 +70,18 @@ class TrainVerb(Generic[Kind]):
     def material(self, data: Path, options: TrainingRun, *, data_root: Path | None) -> Material[Kind]:
         """The recipe, and the table as it is, with the recipe's channels. Raises: ConfigError, ManifestError."""
         config = options.config or self.config
-        recipe = cast(Kind, load_recipe(config, task=self.task, overrides=options.overrides))
+        resampled: list[str] = [f"preparation.resample_to={options.resample_to}"] if options.resample_to else []
+        recipe = cast(Kind, load_recipe(config, task=self.task, overrides=[*options.overrides, *resampled]))
         manifest = read_manifest(Path(data), data_root=data_root)
-        check_channels(manifest, recipe.channels, fill_missing=recipe.bears_missing_channels)
+        check_channels(
+            manifest,
+            recipe.channels,
+            fill_missing=recipe.bears_missing_channels,
+            resample_to=recipe.preparation.resample_to,
+        )
         name = Path(config).stem if config.endswith((".yaml", ".yml")) else config.replace("/", "-")
         command = ["medseg-diff", self.name, "--data", str(data), "--config", config, *options.overrides]
+        command += ["--resample-to", options.resample_to] if options.resample_to else []
         command += ["--data-root", str(data_root)] if data_root else []
         command += ["--init-from", options.init_from] if options.init_from else []
         start = WarmStart.of(options.init_from, recipe, runs=options.runs) if options.init_from else None
