@@ -173,7 +173,7 @@ class TrainingRun:
         None, "Go on with the unfinished run in --out [the newest of this recipe and data]; auto: or begin one."
     )
     init_from: str | None = option(
-        None, "A run to begin with the weights of; channels and regions may differ, the network not.", words="RUN"
+        None, "A run whose weights to begin with; channels and regions may differ, the network not."
     )
     resample_to: str | None = option(None, "Read the other channels of every case onto this one's grid.")
     runs: Path = option(Path("runs"), "Folder of runs, cache and MLflow store.")
