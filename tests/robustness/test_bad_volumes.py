@@ -8,6 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from tests.made import facts_of
+
 CHANNELS = ("t1", "t1ce", "t2", "flair")
 SHAPE = (12, 13, 10)
 
@@ -142,7 +144,7 @@ PREDICTIONS = {
     "mask elsewhere": (replaced("mask.nii.gz", nibabel.Nifti1Image(np.eye(3, dtype=np.uint8), np.eye(4))), 3, "grid"),
     "no word": (lambda f: (f / "case.json").write_text(""), 2, "case.json"),
     "too deep": (lambda f: (f / "case.json").write_text("[" * 10**5), 2, ""),
-    "no regions": (lambda f: (f / "case.json").write_text('{"regions": {}}'), 2, "names no regions"),
+    "no regions": (lambda f: (f / "case.json").write_text('{"regions": {}}'), 2, "does not name its regions"),
     "a map beyond one": (replaced("probability.nii.gz", scan(0)), 3, "values outside 0 to 1"),
     "a map of NaN": (replaced("probability.nii.gz", flat(np.nan)), 3, "not finite"),
 }  # fmt: skip
@@ -154,7 +156,7 @@ def test_bad_predictions_are_refused(refused, case, tmp_path, how):
     folder = tmp_path / "predicted" / "a"
     folder.mkdir(parents=True)
     (folder / "mask.nii.gz").write_bytes(mask(1).to_bytes())
-    (folder / "case.json").write_text(json.dumps({"regions": {"tumour": [1]}}))
+    (folder / "case.json").write_text(json.dumps(facts_of({"tumour": [1]})))
     damage(folder)
     (tmp_path / "seg.nii").write_bytes(mask(1).to_bytes())
     (tmp_path / "cases.csv").write_text("case,t1,seg\na,case/t1.nii,seg.nii\n")

@@ -89,6 +89,7 @@ def test_ctrl_c_ends_it(tmp_path):
     (tmp_path / "cases.csv").write_text("\n".join(lines))
     code = (
         "import os, signal, sys; from medseg_diff import cli; from medseg_diff.tasks import validate as verb\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the shell of a job in the background has it ignored
         "read, count = verb.read_case, []\n"
         "def interrupted(*words, **options):\n"
         "    count.append(1)\n"
