@@ -1,5 +1,6 @@
 """What many tests share: a small set of phantoms, and a tiny network trained on them for a moment."""
 
+import logging
 import os
 import signal
 from dataclasses import dataclass
@@ -35,6 +36,14 @@ class Trained:
     folder: Path
     table: Path
     runs: Path
+
+
+@pytest.fixture(autouse=True)
+def logger_as_imported():
+    """Whatever a test, or a fixture of several tests, has the command line do to the package's logger."""
+    log = logging.getLogger("medseg_diff")
+    log.handlers[:], log.propagate = [], True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

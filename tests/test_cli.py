@@ -173,9 +173,12 @@ def test_info(call):
 
 def test_validate(call, phantoms, tmp_path):
     code, out, err = call("validate", "--data", phantoms, "--json")
-    assert (code, err) == (0, "") and json.loads(out) == {"cases": 10, "problems": [], "warnings": []}
-    code, out, err = call("validate", "--data", phantoms)
-    assert code == 0 and out.startswith("10 cases, no problem\nnext: medseg-diff train-seg")
+    known = json.loads(out)
+    assert (code, err) == (0, "") and (known["cases"], known["problems"], known["warnings"]) == (10, [], [])
+    assert known["table"]["references"] == len(known["per_case"]) == 10
+    code, out, err = call("validate", "--data", phantoms, "--workers", "2")
+    assert code == 0 and out.startswith("10 cases of 10 patients: ")
+    assert "\n10 cases, no problem\nnext: medseg-diff train-seg" in out
     (tmp_path / "cases.csv").write_text("case,t1\na,a.nii.gz\nb,b.nii.gz\n")
     code, out, err = call("validate", "--data", tmp_path / "cases.csv", "--json")
     assert (code, err) == (3, "")

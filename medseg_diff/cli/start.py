@@ -10,7 +10,7 @@ import typer
 from medseg_diff.cli.options import AsJson, Data, DataRoot, Device, Overwrite
 from medseg_diff.cli.review import show_metrics
 from medseg_diff.data.tables.sources import SOURCES
-from medseg_diff.errors import Problems, plain
+from medseg_diff.errors import ExitCode, Problems, plain, printable
 from medseg_diff.tasks.options import DatasetOptions
 
 
@@ -61,24 +61,34 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Table to write.")] = Path("cases.csv"),
     seed: Annotated[int, typer.Option(help="Draws the splits.")] = 0,
     overwrite: Overwrite = False,
+    register: Annotated[str | None, typer.Option(help="Bring the other channels onto this one, rigidly.")] = None,
 ) -> None:
     """Folder → table of cases, split by patient."""
     from medseg_diff.tasks.prepare import data_root_of
     from medseg_diff.tasks.prepare import prepare as run
 
-    table = run(folder=folder, source=source, out=out, dataset=dataset, seed=seed, overwrite=overwrite)
-    root = _root(folder if data_root_of(folder, source, table) else None)
+    common = {"source": source, "dataset": dataset, "seed": seed, "overwrite": overwrite}
+    table = run(folder=folder, out=out, register=register, **common)
+    root = _root(folder if register is None and data_root_of(folder, source, table) else None)
     typer.echo(f"{table}\nnext: medseg-diff validate --data {shlex.quote(str(table))}{root}")
 
 
-def validate(data: Data, data_root: DataRoot = None, as_json: AsJson = False) -> None:
-    """Check every file that a table names; lists all problems."""
+def validate(
+    data: Data,
+    data_root: DataRoot = None,
+    resample_to: Annotated[str | None, typer.Option(help="Bring the other channels onto this one's grid.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Cases read at once [the processors, at most 8].")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every file that a table names; says what there is and lists all problems."""
     from medseg_diff.tasks.validate import validate as run
 
-    report = run(data, data_root=data_root)
+    report = run(data, data_root=data_root, resample_to=resample_to, workers=workers)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
         raise typer.Exit(int(report.exit_code))
+    if report.facts and report.exit_code != ExitCode.USAGE:  # of a table at fault the counts would mislead
+        typer.echo("\n".join(map(printable, report.lines)))
     for warning in report.warnings:
         typer.echo(f"warning: {plain(warning)}", err=True)
     if report.problems:

@@ -55,15 +55,16 @@ def _of_files(case: Case, channels: Sequence[str]) -> dict[str, str | None]:
     """The digest of each channel's file; None where one is not there or cannot be read, which the reader says better."""
     with suppress(MedsegError, OSError, KeyError, ValueError):
         if case.stack is None:
-            return {channel: _of_parts(_parts(case.images[channel])) for channel in channels}
-        whole = _of_parts(_parts(case.stack))
+            return {channel: digest_of_image(case.images[channel]) for channel in channels}
+        whole = digest_of_image(case.stack)
         places = {channel: case.stack_channels.index(channel) for channel in channels}
         return {channel: _joined([whole, f"volume {place}"]) for channel, place in places.items()}
     return dict.fromkeys(channels)
 
 
-def _of_parts(parts: Sequence[Path]) -> str:
+def digest_of_image(path: Path) -> str:
     """Of a file's bytes; where an image lies in several files, of their digests. Raises: ImageError, OSError."""
+    parts = _parts(path)
     for part in parts:
         check_regular(part)
     digests = [sha256_of(part) for part in parts]

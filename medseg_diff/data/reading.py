@@ -21,6 +21,10 @@ from medseg_diff.errors import ImageError, ManifestError, MedsegError, raise_all
 MOST_MARKED = 0.75  # share of a volume: more is no lesion, and no parcellation of a head
 
 
+class OtherGrid(ImageError):
+    """An image of a case lies on another grid than the others."""
+
+
 @dataclass(frozen=True)
 class CaseImages:
     """What was read of one case, all of it on the grid of its first channel (or of `resample_to`).
@@ -100,6 +104,16 @@ def count_volumes(path: Path) -> int:
         return int(np.prod(nifti.dimensions(nifti.parse_header(head))[3:], dtype=object))
 
 
+def is_stored_as_float(path: Path) -> bool:
+    """Whether a NIfTI file holds floats, by its header alone (False for other formats). Raises: ImageError."""
+    if path.is_dir():
+        return False
+    with _place(path):
+        check_regular(path)
+        head = first_bytes(path)
+        return nifti.is_nifti(head) and nifti.parse_header(head).get_data_dtype().kind == "f"
+
+
 def read_case(
     case: Case, channels: Sequence[str] | None = None, *, reference: bool = True, resample_to: str | None = None
 ) -> CaseImages:
@@ -117,7 +131,8 @@ def read_case(
     volumes |= masks
     grid_of = resample_to or channels[0]
     if grid_of not in channels:
-        raise ManifestError(f"there is no channel {grid_of} to resample to", fix=f"use one of {', '.join(channels)}")
+        found, fix = f"there is no channel {grid_of} to resample to", f"use one of {', '.join(channels)}"
+        raise ManifestError(found, fix=fix, case=case.name)
     warnings = _onto_one_grid(volumes, grid_of, case, resample=resample_to is not None)
     warnings += _doubtful(case, volumes)
     raters = [volumes[name].voxels for name in masks if name != "seg"]
@@ -198,7 +213,7 @@ def _onto(
         warnings.append(f"{name}: reoriented from {axes}, as {grid_of}")
         return turned
     if not resample:
-        raise ImageError(
+        raise OtherGrid(
             f"not on the grid of {grid_of}: {geometry.difference(turned, grid)}",
             fix=f"pass --resample-to {grid_of}, or resample it yourself",
             case=case,

@@ -22,7 +22,7 @@ from medseg_diff.data.geometry import Volume
 from medseg_diff.data.reading import CaseImages
 from medseg_diff.data.tables.case import Case
 from medseg_diff.errors import ImageError
-from medseg_diff.settings import Settings
+from medseg_diff.settings import ChannelName, Settings
 
 SAME_SPACING = 1e-3  # relative; closer than this nothing is resampled
 LARGEST_BRAIN_ML = 2300.0  # with its fluid; more is a head whose skull was not stripped
@@ -44,6 +44,8 @@ def _is_orientation(axes: str) -> str:
 class Preparation(Settings):
     """How a case is brought before a network; part of every recipe that reads images."""
 
+    # The channel whose grid all others are read onto; null: they have to lie on one.
+    resample_to: ChannelName | None = None
     orientation: Annotated[str, AfterValidator(_is_orientation)] = "RAS"
     # Along each axis after reorientation; null keeps what the scan has.
     spacing_mm: tuple[Spacing, Spacing, Spacing] = (None, None, None)

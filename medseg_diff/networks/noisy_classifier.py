@@ -4,6 +4,7 @@ Dhariwal & Nichol, Diffusion Models Beat GANs on Image Synthesis, 2021, arXiv 21
 Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, arXiv 2103.00020.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from medseg_diff.diffusion.condition import Condition
 from medseg_diff.networks.blocks import CONVOLUTION, attended, sinusoids
 from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, GridLevel, padded, pixel_unshuffle
 from medseg_diff.networks.norm import GroupNorm
+from medseg_diff.networks.unet import Axes
 
 HEALTHY, DISEASED = 0, 1  # the order of the logits
 
@@ -65,6 +67,10 @@ class NoisyClassifier(nn.Module):
         self.norm = GroupNorm(deepest, settings.groups)
         pool = AttentionPooling if settings.pooling == "attention" else MaxMeanPooling
         self.pool = pool(deepest, classes, heads=block.heads(deepest))
+
+    def channel_axes(self, x: Sequence[str], image: Sequence[str], outputs: Sequence[str]) -> Axes:
+        """As of a `UNet`; it looks at x_t alone."""
+        return {"stem.weight": (1, tuple(x))}
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         embedding = self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype))

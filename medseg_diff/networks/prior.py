@@ -4,6 +4,7 @@ Han et al., CARD: Classification and Regression Diffusion Models, 2022, arXiv 22
 ordinary network predicts need only learn what that leaves open.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.networks.encoder import EncoderSettings
-from medseg_diff.networks.unet import UNetSettings
+from medseg_diff.networks.unet import Axes, UNet, UNetSettings
 
 
 class WithPriorSettings(EncoderSettings):
@@ -51,9 +52,18 @@ class WithPrior(nn.Module):
 
     says_prior = True
 
-    def __init__(self, prior: nn.Module, correction: nn.Module) -> None:
+    def __init__(self, prior: UNet, correction: UNet) -> None:
         super().__init__()
         self.prior, self.correction = prior, correction
+
+    def channel_axes(self, x: Sequence[str], image: Sequence[str], outputs: Sequence[str]) -> Axes:
+        """As of a `UNet`; the correction is shown what the prior says of each output, too."""
+        said = [f"{name} of the prior" for name in outputs]
+        of_prior = self.prior.channel_axes(image, (), outputs)
+        of_correction = self.correction.channel_axes(x, (*image, *said), outputs)
+        return {f"prior.{name}": own for name, own in of_prior.items()} | {
+            f"correction.{name}": own for name, own in of_correction.items()
+        }
 
     def prepare(self, condition: Condition) -> Condition:
         """The condition with the prior's logits [B, outputs, *S] as its mask."""

@@ -4,7 +4,8 @@ Ho et al., 2020, arXiv 2006.11239 (additive time embedding, plain resampling); D
 GANs on Image Synthesis, 2021, arXiv 2105.05233 (adaptive group norm, residual resampling, attention at several levels).
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -14,6 +15,18 @@ from medseg_diff.diffusion.condition import Condition
 from medseg_diff.networks.blocks import CONVOLUTION, cropped, known_or_null, null_image, sinusoids, with_image, zeroed
 from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, padded, pixel_shuffle, pixel_unshuffle
 from medseg_diff.networks.norm import GroupNorm
+
+
+class ChannelNames(NamedTuple):
+    """What the channels of x_t, of the condition image and of the output are called."""
+
+    x: tuple[str, ...]
+    image: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+# Of tensors that have places for each channel: along which axis, and the names of the channels in their order there.
+Axes = dict[str, tuple[int, tuple[str, ...]]]
 
 
 class UNetSettings(EncoderSettings):
@@ -58,6 +71,12 @@ class UNet(nn.Module):
         self.head = nn.Sequential(
             GroupNorm(here, settings.groups), nn.SiLU(), zeroed(CONVOLUTION[dims](here, outputs * fold, 3, padding=1))
         )
+
+    def channel_axes(self, x: Sequence[str], image: Sequence[str], outputs: Sequence[str]) -> Axes:
+        """Where channels of these names have their places: equally many for each, side by side."""
+        head = {f"head.2.{name}": (0, tuple(outputs)) for name in ("weight", "bias")}
+        null = {"null_image": (1, tuple(image))} if image else {}
+        return {"stem.weight": (1, (*x, *image)), **head, **null}
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         x = with_image(x_t, condition, self.null_image)

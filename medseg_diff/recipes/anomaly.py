@@ -16,7 +16,7 @@ from medseg_diff.methods.anomaly import AnyEngine
 from medseg_diff.methods.anomaly.inversion import Inversion
 from medseg_diff.methods.anomaly.normative import AnomalyFindings
 from medseg_diff.networks.noisy_classifier import NoisyClassifier, NoisyClassifierSettings
-from medseg_diff.networks.unet import UNetSettings
+from medseg_diff.networks.unet import ChannelNames, UNetSettings
 from medseg_diff.recipes.base import Recipe
 from medseg_diff.settings import Label, Settings, apply_overrides, parse_settings
 from medseg_diff.training.fit import FitSettings
@@ -111,6 +111,10 @@ class AnomalyRecipe(Recipe):
     def learned(self) -> int:
         """The noisiest time that the networks learn."""
         return self.deepest or self.schedule.length
+
+    @property
+    def names(self) -> ChannelNames:
+        return ChannelNames(self.channels, (), self._said_of(self.channels))
 
     def build_denoiser(self) -> Denoiser:
         """The untrained denoiser, unconditional or, with network.classes, of images with a label."""

@@ -14,7 +14,7 @@ from medseg_diff.diffusion.denoiser import DenoiserSettings
 from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
 from medseg_diff.networks import AnyNetwork
 from medseg_diff.networks.prior import WithPriorSettings
-from medseg_diff.networks.unet import UNetSettings
+from medseg_diff.networks.unet import ChannelNames, UNetSettings
 from medseg_diff.settings import ChannelName, Settings
 from medseg_diff.spaces import PLAIN, AnySpace, ImageSpace
 from medseg_diff.training.fit import FitSettings
@@ -40,6 +40,8 @@ class Recipe(Settings):
     def _fits_together(self) -> "Recipe":
         if len(set(self.channels)) != len(self.channels):
             raise ValueError(f"a channel is named twice: {', '.join(self.channels)}")
+        if (grid_of := self.preparation.resample_to) not in (None, *self.channels):
+            raise ValueError(f"preparation.resample_to {grid_of} is none of channels: {', '.join(self.channels)}")
         beyond = [axis for axis in self.augmentation.flips if not 0 <= axis < self.view.dims]
         if beyond:
             raise ValueError(f"augmentation.flips names axis {beyond[0]}, but the view has {self.view.dims}")
@@ -57,9 +59,19 @@ class Recipe(Settings):
         """Whether the model is trained to do without some of its channels."""
         return self.augmentation.channel_dropout > 0
 
+    @property
+    def names(self) -> ChannelNames:
+        """What the channels of its networks are called."""
+        raise AssertionError("each recipe knows what its networks are shown")
+
     def parts(self) -> dict[str, Callable[[], nn.Module]]:
         """The networks of a trained run: how each file below weights/ is called → what builds it untrained."""
         raise AssertionError("each recipe knows what it trains")
+
+    def _said_of(self, channels: tuple[str, ...]) -> tuple[str, ...]:
+        """What its denoiser's outputs are called: of each channel of x_0 one, with a learned variance two."""
+        variances = tuple(f"variance of {name}" for name in channels) if self.denoiser.learned_variance else ()
+        return (*channels, *variances)
 
     def _denoiser(self, channels: int, **condition: Any) -> Denoiser:
         """The untrained denoiser of x_0 [B, channels, *S]."""

@@ -19,6 +19,7 @@ from medseg_diff.methods.labels import MOST_REGIONS
 from medseg_diff.methods.regions import hierarchy_of
 from medseg_diff.methods.sampled_segmentation import Plan
 from medseg_diff.methods.tiled import Tiled
+from medseg_diff.networks.unet import ChannelNames
 from medseg_diff.recipes.base import Recipe
 from medseg_diff.settings import Axis, Label, Settings, parse_settings
 
@@ -95,6 +96,15 @@ class SegmentationRecipe(Recipe):
         if self.sampling.noise == "shared" and isinstance(self.view, Patches):
             raise ValueError("sampling.noise shared is for slices: a volume in patches has one noise already")
         return self
+
+    @property
+    def names(self) -> ChannelNames:
+        context = self.view.shown(1) // 2
+        return ChannelNames(
+            tuple(f"mask of {region}" for region in self.regions),
+            tuple(f"{name} {z:+d}" if z else name for name in self.channels for z in range(-context, context + 1)),
+            self._said_of(tuple(self.regions)),
+        )
 
     def build_denoiser(self) -> Denoiser:
         """The untrained denoiser of masks, the channels its condition."""

@@ -172,6 +172,10 @@ class TrainingRun:
     resume: Literal["auto", "must"] | None = option(
         None, "Go on with the unfinished run in --out [the newest of this recipe and data]; auto: or begin one."
     )
+    init_from: str | None = option(
+        None, "A run whose weights to begin with; channels and regions may differ, the network not."
+    )
+    resample_to: str | None = option(None, "Read the other channels of every case onto this one's grid.")
     runs: Path = option(Path("runs"), "Folder of runs, cache and MLflow store.")
     mlflow: bool = option(True, "Mirror the run in MLflow.")
     parent: str | None = option(None, "Name of a study whose runs stand together in MLflow.", names=())

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from medseg_diff import files
 from medseg_diff.console import log
@@ -25,12 +26,20 @@ OURS = "made_by_medseg_diff.txt"  # in a folder that may be made again
 
 @with_plain_keywords
 def prepare(
-    folder: Path, *, source: str, out: Path, dataset: DatasetOptions, seed: int = 0, overwrite: bool = False
+    folder: Path,
+    *,
+    source: str,
+    out: Path,
+    dataset: DatasetOptions,
+    seed: int = 0,
+    overwrite: bool = False,
+    register: str | None = None,
 ) -> Path:
     """Write the manifest of the dataset in `folder` to `out`, and return its path.
 
     One patient in five is for testing and one in ten for validation, at least one each; a source that brings its own
-    splits keeps them, and fewer than four patients get none.
+    splits keeps them, and fewer than four patients get none. With `register` the images of every case are registered to
+    that channel first, into a folder beside `out` (see `tasks.register`).
     Raises: UsageError, ManifestError where `out` exists, ImageError where a case is incomplete.
     """
     folder, out = Path(folder), Path(out)
@@ -40,6 +49,8 @@ def prepare(
         raise UsageError(f"{folder.name} is no folder", fix="give the folder of the dataset")
     if out.exists() and not overwrite:
         raise ManifestError("exists already", fix="choose another --out or pass --overwrite", file=out.name)
+    if register is not None:
+        return _registered(folder, out, register, source=source, overwrite=overwrite, dataset=dataset, seed=seed)
     root = data_root_of(folder, source, out)
     with _images_beside(out, overwrite=overwrite, needed=SOURCES[source].unpacks) as into:
         rows = _rows(folder, source, _wanted(dataset, source, into))
@@ -67,6 +78,19 @@ def _rows(folder: Path, source: str, wanted: Wanted) -> list[Row]:
         if (other := looks_like(folder)) not in (None, source):
             log.warning("%s looks like a dataset for --source %s", folder.name, other)
         raise
+
+
+def _registered(folder: Path, out: Path, to: str, *, source: str, overwrite: bool, **asked: Any) -> Path:
+    """The table of the dataset as it is, and then that of its registered images. Raises: as `prepare`."""
+    from medseg_diff.tasks.register import folder_of, register_cases, unregistered
+
+    inside = out.resolve().is_relative_to(folder.resolve())
+    if inside or folder.resolve().is_relative_to(folder_of(out).resolve()):
+        found = "registered images would lie among the scans, and be taken for some"
+        raise UsageError(found, fix=f"choose an --out outside of {folder.name}", file=out.name)
+    table = prepare(folder=folder, source=source, out=unregistered(out), overwrite=True, **asked)
+    root = data_root_of(folder, source, table)
+    return register_cases(table, out, to=to, data_root=root, overwrite=overwrite)
 
 
 def data_root_of(folder: Path, source: str, out: Path) -> Path | None:

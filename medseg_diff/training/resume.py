@@ -3,12 +3,12 @@
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from medseg_diff.console import log
 from medseg_diff.data.tables.manifest import Manifest
@@ -27,8 +27,8 @@ SHOWN_DIFFERENCES = 3
 @dataclass(frozen=True)
 class Job:
     """What a train verb was asked for: `recipe` is the name of its resolved `settings`, `command` the words that ask for
-    it again, but for --runs, --device, --out and --resume; `study` is the --out of a run that is a fold of one.
-    A run that it goes on with has to be of the same."""
+    it again, but for --runs, --device, --out and --resume; `study` is the --out of a run that is a fold of one; `init_from`
+    what the weights begin with. A run that it goes on with has to be of the same."""
 
     task: str
     recipe: str
@@ -37,6 +37,7 @@ class Job:
     precision: str = "auto"
     command: Sequence[str] = ("medseg-diff",)
     study: Path | None = None
+    init_from: Mapping[str, Any] | None = None
 
     @cached_property
     def text(self) -> str:
@@ -85,6 +86,7 @@ def opened(job: Job, *, out: Path | None, runs: Path, resume: Resume | None) -> 
             log.info("nothing to go on with: %s is a new run", folder)
         again = bool(resume) and _abandoned(folder)
         facts = {"recipe_sha256": job.recipe_sha256, "data_digest": job.data_digest, "started": time.time()}
+        facts |= {"init_from": job.init_from} if job.init_from else {}
         run = create_run(folder, task=job.task, recipe=job.recipe, settings=job.text, overwrite=again, facts=facts)
         try:
             yield run
@@ -100,7 +102,8 @@ def _newest(job: Job, runs: Path, stack: ExitStack) -> Path | None:
     candidates: list[tuple[float, Path]] = []
     for run in all_runs(runs):
         facts = run.facts
-        same = all(facts.get(name) == getattr(job, name) for name in ("task", "recipe_sha256", "data_digest"))
+        asked = ("task", "recipe_sha256", "data_digest", "init_from")
+        same = all(facts.get(name) == getattr(job, name) for name in asked)
         if same and not facts.get("finished") and _begun(run):
             candidates.append((run.moment("started") or 0.0, run.folder))
     for _, folder in sorted(candidates, reverse=True):
@@ -131,6 +134,8 @@ def _check(run: Run, job: Job) -> None:
         found = f"was begun with another recipe ({_differences(run, job)})"
     elif facts.get("data_digest") != job.data_digest:
         found = "was begun with another table of cases"
+    elif facts.get("init_from") != job.init_from:
+        found = f"was begun with {'other weights' if facts.get('init_from') else 'untrained weights'} (--init-from)"
     if found:
         raise CheckpointError(found, fix="go on with what it was begun with, or choose another --out", file=run.name)
 

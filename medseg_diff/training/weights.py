@@ -73,6 +73,14 @@ def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
+def read_finite(path: Path) -> dict[str, Tensor]:
+    """Named tensors of numbers that one can compute with. Raises: CheckpointError."""
+    state = read_tensors(path)
+    if broken := not_finite(state):
+        raise CheckpointError(f"holds NaN or infinity in {broken[0]}", fix="train again", file=path.name)
+    return state
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Fill a module from a safetensors file of exactly its names and shapes.
 

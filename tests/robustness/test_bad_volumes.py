@@ -8,6 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from tests.made import facts_of
+
 CHANNELS = ("t1", "t1ce", "t2", "flair")
 SHAPE = (12, 13, 10)
 
@@ -154,8 +156,7 @@ def test_bad_predictions_are_refused(refused, case, tmp_path, how):
     folder = tmp_path / "predicted" / "a"
     folder.mkdir(parents=True)
     (folder / "mask.nii.gz").write_bytes(mask(1).to_bytes())
-    labels = [{"label": 1, "name": "tumour", "regions": ["tumour"]}]
-    (folder / "case.json").write_text(json.dumps({"regions": {"tumour": [1]}, "mask_labels": labels}))
+    (folder / "case.json").write_text(json.dumps(facts_of({"tumour": [1]})))
     damage(folder)
     (tmp_path / "seg.nii").write_bytes(mask(1).to_bytes())
     (tmp_path / "cases.csv").write_text("case,t1,seg\na,case/t1.nii,seg.nii\n")

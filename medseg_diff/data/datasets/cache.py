@@ -87,7 +87,8 @@ def _sum_of(file: Path) -> int:
 def _into_cache(
     case: Case, channels: Sequence[str], preparation: Preparation, folder: Path, *, fill_missing: bool
 ) -> _Known:
-    images = read_case(case, present_channels(case, channels) if fill_missing else channels)
+    read = present_channels(case, channels) if fill_missing else channels
+    images = read_case(case, read, resample_to=preparation.resample_to)
     prepared = filled(prepare_case(images, preparation), channels)
     masks = [mask for mask in (prepared.reference, prepared.raters) if mask is not None]
     if not masks:

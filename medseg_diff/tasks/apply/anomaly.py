@@ -39,6 +39,7 @@ from medseg_diff.recipes.typicality import warnings_of
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume, map_volume, open_system
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
+from medseg_diff.tasks.apply.channels import grid_as_trained, warn_of_other_grid
 from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.quality_checks import quality_checks
 from medseg_diff.tasks.apply.sweep import check_options, sweep_anomaly
@@ -68,8 +69,10 @@ def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOption
     system = open_system(run, compute=compute, overrides=maps.overrides, seed=maps.seed)
     log.info("model %s (%s): %s", run.name, run.facts["recipe"], in_words(system))
     cases = find_cases(source, system.recipe.channels, task="anomaly", runs=model.runs)
+    warn_of_other_grid(system.recipe, source.resample_to)
     if maps.sweep:
-        return [sweep_anomaly(cases, system, results.out, resample_to=source.resample_to)]
+        with grid_as_trained(system.recipe):
+            return [sweep_anomaly(cases, system, results.out, resample_to=source.resample_to)]
     cut = Cut.guaranteed(system, maps) if maps.promises else Cut.asked(system, maps.threshold)
     asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
     same = {key: system.facts.get(key) for key in SAME} | asked | {"threshold_asked": cut.asked_for}
@@ -79,7 +82,8 @@ def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOption
     warned: set[str] = set()  # a warning that is true of every case is said once
 
     def work(case: Case, new: Path) -> dict[str, Any]:
-        facts = find_anomalies(case, system, cut, new, baselines=maps.baselines, resample_to=source.resample_to)
+        with grid_as_trained(system.recipe):
+            facts = find_anomalies(case, system, cut, new, baselines=maps.baselines, resample_to=source.resample_to)
         for warning in facts["warnings"]:
             if warning not in warned:
                 log.warning("[%s] %s", case.name, warning)

@@ -1,11 +1,14 @@
-"""Which cases have the channels that a model reads, and which models would fit a case that has not."""
+"""Which cases have the channels that a model reads, on whose grid it learned, and which models fit a case without."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from medseg_diff.console import log
+from medseg_diff.data.reading import OtherGrid
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import missing_channels
-from medseg_diff.errors import ManifestError, MedsegError, raise_all, verbs_of
+from medseg_diff.errors import ManifestError, MedsegError, Problems, raise_all, verbs_of
 from medseg_diff.recipes.lookup import RECIPES, AnyRecipe, Task, find_recipe, recipe_names
 from medseg_diff.runs import finished_runs
 from medseg_diff.settings import parse_settings, read_yaml
@@ -29,6 +32,26 @@ def refuse_missing(
             fix = f"add the column or drop the row; {advice[case.channels]}"
             problems.append(ManifestError(found, fix=fix, case=case.name))
     raise_all(problems)
+
+
+def warn_of_other_grid(recipe: AnyRecipe, asked: str | None) -> None:
+    """A word where `asked` is another channel's grid than the one that the model was trained on."""
+    trained = recipe.preparation.resample_to
+    if trained and asked not in (None, trained):
+        log.warning("the model was trained with --resample-to %s, not %s", trained, asked)
+
+
+@contextmanager
+def grid_as_trained(recipe: AnyRecipe) -> Iterator[None]:
+    """Says of channels on several grids, where they are read inside, which one's grid the model was trained on."""
+    trained = recipe.preparation.resample_to
+    try:
+        yield
+    except MedsegError as error:
+        for fault in error.problems if isinstance(error, Problems) else (error,):
+            if trained and isinstance(fault, OtherGrid):
+                fault.fix = f"pass --resample-to {trained}, as the model was trained, or resample it yourself"
+        raise
 
 
 def models_that_fit(present: Sequence[str], runs: Path | None, task: Task = "segment") -> str:

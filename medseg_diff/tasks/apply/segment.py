@@ -16,7 +16,7 @@ from medseg_diff.recipes.trained import find_models
 from medseg_diff.recipes.typicality import is_unlike, judged, warnings_of
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
-from medseg_diff.tasks.apply.channels import refuse_missing
+from medseg_diff.tasks.apply.channels import grid_as_trained, refuse_missing, warn_of_other_grid
 from medseg_diff.tasks.apply.dicom_objects import DICOM_SEG, DicomObjects, check_format, refuse_other_images
 from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.promises import volume_in_words
@@ -75,6 +75,7 @@ def segment(
 
     if not results.keep_going:
         refuse(cases)
+    warn_of_other_grid(recipe, source.resample_to)
     asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
     saved: dict[str, Any] = {"save_members": True} if ensemble.save_members else {}
     saved |= {"format": DICOM_SEG} if dicom_seg else {}
@@ -87,7 +88,8 @@ def segment(
     def work(case: Case, new: Path) -> dict[str, Any]:
         refuse([case])
         members = new / "members" if ensemble.save_members else None
-        made = segment_case(case, system, new, members=members, resample_to=source.resample_to, dicom_seg=dicom_seg)
+        with grid_as_trained(recipe):
+            made = segment_case(case, system, new, members=members, resample_to=source.resample_to, dicom_seg=dicom_seg)
         return asked | saved | made
 
     folder.work_through("segmenting", cases, work)

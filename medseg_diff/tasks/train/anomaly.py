@@ -53,9 +53,9 @@ def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
     log.info("training on %d slices of %d cases (labelled: %d healthy, %d diseased), validating on %d", *numbers)
     examples = {"denoiser": study.training, "classifier": study.classified}
     say_how_long(works_of(recipe, bench, examples), bench, quick="quick/guided")
-    yield _denoiser_phase(recipe, study, bench)
+    yield _denoiser_phase(given, study, bench)
     if study.classified:
-        yield _classifier_phase(recipe, study, study.classified, bench)
+        yield _classifier_phase(given, study, study.classified, bench)
     if fabric.global_rank == 0:
         write_typicality(bench.run, study.appearances, phantoms=learned_from_phantoms(given.manifest))
         skill = measure_classifier(bench.run, recipe, study, fabric) if study.classified else []
@@ -65,12 +65,14 @@ def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
 VERB = TrainVerb("train-anomaly", "anomaly", "guided", _phases)
 
 
-def _denoiser_phase(recipe: AnomalyRecipe, study: LabelledStudy, bench: Bench) -> Phase:
+def _denoiser_phase(given: Material[AnomalyRecipe], study: LabelledStudy, bench: Bench) -> Phase:
     """The last weights are kept: an average that has cooled down does not overtake itself."""
-    seed, rank = recipe.training.seed, bench.fabric.global_rank
+    recipe, rank = given.recipe, bench.fabric.global_rank
+    seed = recipe.training.seed
     dropout = recipe.label_dropout if recipe.network.classes else None
     pair = ImageAndLabel(recipe.space, dropout, seed, rank)
     built = seeded(seed, recipe.build_denoiser)
+    given.warmed("denoiser", built.module())
     objective = Denoising(built, pair, seed=seed, rank=rank, deepest=recipe.deepest, noise=recipe.noise)
 
     def draw(progress: Progress, path: Path) -> None:
@@ -88,11 +90,13 @@ def _denoiser_phase(recipe: AnomalyRecipe, study: LabelledStudy, bench: Bench) -
     )
 
 
-def _classifier_phase(recipe: AnomalyRecipe, study: LabelledStudy, slices: HalfAndHalf, bench: Bench) -> Phase:
+def _classifier_phase(given: Material[AnomalyRecipe], study: LabelledStudy, slices: HalfAndHalf, bench: Bench) -> Phase:
     """The weights that told validation slices apart best are kept, if there are slices of both kinds."""
-    settings = recipe.classifier_training
+    recipe, settings = given.recipe, given.recipe.classifier_training
+    built = seeded(settings.seed, recipe.build_classifier)
+    given.warmed("classifier", built)
     objective = NoisyClassification(
-        seeded(settings.seed, recipe.build_classifier),
+        built,
         recipe.schedule,
         seed=settings.seed,
         rank=bench.fabric.global_rank,

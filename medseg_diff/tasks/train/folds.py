@@ -42,6 +42,9 @@ def train_folds(
     if processes() > 1:
         raise UsageError("folds are trained one by one, each by one process", fix="share them with --shard K/N")
     given = _that_choose_nothing(verb.material(data, options, data_root=data_root))
+    if given.start:
+        said = "what the study says of patients that its folds leave out holds only if none of them taught %s"
+        log.warning(said, given.start.run.name)
     chosen = _share(folds, shard)
     parts = folds_by_patient(given.manifest, folds)
     study = _begun(given, options, folds)
@@ -56,7 +59,8 @@ def train_folds(
             device=device,
             study=study.folder,
         )
-        _predict(study, run, parts[fold - 1], device=device, runs=options.runs)
+        grid_of = given.recipe.preparation.resample_to
+        _predict(study, run, parts[fold - 1], device=device, runs=options.runs, resample_to=grid_of)
     if left := study.unfinished:
         log.info("fold %s of %d: still to be trained", ", ".join(map(str, left)), folds)
         return study
@@ -117,7 +121,9 @@ def _begun(given: Material[SegmentationRecipe], options: TrainingRun, folds: int
     return study
 
 
-def _predict(study: FoldStudy, run: Run, manifest: Manifest, *, device: str, runs: Path) -> None:
+def _predict(
+    study: FoldStudy, run: Run, manifest: Manifest, *, device: str, runs: Path, resample_to: str | None
+) -> None:
     """Segment those whom the run has not seen, into the study's `out_of_fold`; what is complete stays."""
     table = run.folder / "cases.csv"
     write_manifest(table, manifest.rows())
@@ -129,4 +135,5 @@ def _predict(study: FoldStudy, run: Run, manifest: Manifest, *, device: str, run
         out=study.out_of_fold,
         device=device,
         runs=runs,
+        resample_to=resample_to,
     )

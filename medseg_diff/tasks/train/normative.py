@@ -100,7 +100,7 @@ def is_healthy(case: Case, recipe: AnomalyRecipe) -> bool:
     """By its label, else by its reference: nothing marked that the recipe calls diseased."""
     if case.label or not is_labelled(case):
         return case.label == "healthy"
-    images = read_case(case, recipe.channels)
+    images = read_case(case, recipe.channels, resample_to=recipe.preparation.resample_to)
     opinions = [labels for labels in (images.reference, images.raters) if labels is not None]
     return not any(recipe.lesion_in(torch.from_numpy(labels)).any() for labels in opinions)
 
@@ -123,7 +123,8 @@ def measure_case(case: Case, system: AnomalySystem) -> MeasuredCase | None:
     None where every slice has a lesion.
     """
     recipe = system.recipe
-    prepared = prepare_case(read_case(case, recipe.channels), recipe.preparation)
+    images = read_case(case, recipe.channels, resample_to=recipe.preparation.resample_to)
+    prepared = prepare_case(images, recipe.preparation)
     slices = recipe.view.for_sampling(prepared.brain)
     opinions = [labels for labels in (prepared.reference, prepared.raters) if labels is not None]
     if opinions:

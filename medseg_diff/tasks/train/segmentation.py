@@ -45,6 +45,7 @@ def _phases(given: Material[SegmentationRecipe], bench: Bench) -> Iterator[Phase
     log.info("training on %d %s of %d cases, validating on %d", *numbers)
     say_how_long([work_of(recipe, bench, study.training)], bench, quick="quick/mask_logits")
     denoiser = seeded(seed, recipe.build_denoiser)
+    given.warmed("best", denoiser.module())
 
     def draw(progress: Progress, path: Path) -> None:
         draw_masks(recipe.for_masks(averaged(progress, recipe)), recipe, slices, path, fabric)

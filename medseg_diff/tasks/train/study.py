@@ -124,8 +124,11 @@ def learned_from_phantoms(manifest: Manifest) -> bool:
     return all(map(is_phantom, trained))
 
 
-def check_channels(manifest: Manifest, channels: Sequence[str], *, fill_missing: bool = False) -> None:
-    """Raises: ManifestError for every case that lacks a channel of the recipe; with `fill_missing`, that lacks them all."""
+def check_channels(
+    manifest: Manifest, channels: Sequence[str], *, fill_missing: bool = False, resample_to: str | None = None
+) -> None:
+    """Raises: ManifestError for every case that lacks a channel of the recipe; with `fill_missing`, that lacks them all or
+    the one whose grid the others are brought onto."""
     problems: list[MedsegError] = []
     lacking = 0
     for case in manifest.cases:
@@ -140,6 +143,9 @@ def check_channels(manifest: Manifest, channels: Sequence[str], *, fill_missing:
                     case=case.name,
                 )
             )
+        elif resample_to in missing:
+            found, fix = f"has no {resample_to}, whose grid its channels are to lie on", "drop the row, or name another"
+            problems.append(ManifestError(found, fix=f"{fix} --resample-to", case=case.name))
     raise_all(problems)
     if lacking:
         log.warning("%d cases lack a channel: the background stands in its place, as channel dropout has it", lacking)

@@ -6,12 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
+from torch import nn
+
 from medseg_diff.console import log
 from medseg_diff.data.tables.manifest import Manifest, read_manifest
 from medseg_diff.diffusion import Denoiser
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.lookup import Task, load_recipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.recipes.warm_start import WarmStart
 from medseg_diff.run import Run
 from medseg_diff.tasks.options import TrainingRun
 from medseg_diff.tasks.train.study import check_channels, with_splits
@@ -27,13 +30,20 @@ Kind = TypeVar("Kind", SegmentationRecipe, AnomalyRecipe)
 @dataclass(frozen=True)
 class Material(Generic[Kind]):
     """What a training is given: its recipe and the recipe's name, the table with its splits, the folder of prepared cases,
-    and the words that ask for the same again, but for --runs, --device, --out and --resume."""
+    the words that ask for the same again, but for --runs, --device, --out and --resume, and the weights that it begins with.
+    """
 
     recipe: Kind
     name: str
     manifest: Manifest
     cache: Path
     command: Sequence[str]
+    start: WarmStart | None = None
+
+    def warmed(self, part: str, network: nn.Module) -> None:
+        """Give the untrained `part` of the recipe the weights that it begins with, if there are any."""
+        if self.start:
+            self.start.fill(part, network, self.recipe)
 
 
 @dataclass(frozen=True)
@@ -60,13 +70,22 @@ class TrainVerb(Generic[Kind]):
     def material(self, data: Path, options: TrainingRun, *, data_root: Path | None) -> Material[Kind]:
         """The recipe, and the table as it is, with the recipe's channels. Raises: ConfigError, ManifestError."""
         config = options.config or self.config
-        recipe = cast(Kind, load_recipe(config, task=self.task, overrides=options.overrides))
+        resampled: list[str] = [f"preparation.resample_to={options.resample_to}"] if options.resample_to else []
+        recipe = cast(Kind, load_recipe(config, task=self.task, overrides=[*options.overrides, *resampled]))
         manifest = read_manifest(Path(data), data_root=data_root)
-        check_channels(manifest, recipe.channels, fill_missing=recipe.bears_missing_channels)
+        check_channels(
+            manifest,
+            recipe.channels,
+            fill_missing=recipe.bears_missing_channels,
+            resample_to=recipe.preparation.resample_to,
+        )
         name = Path(config).stem if config.endswith((".yaml", ".yml")) else config.replace("/", "-")
         command = ["medseg-diff", self.name, "--data", str(data), "--config", config, *options.overrides]
+        command += ["--resample-to", options.resample_to] if options.resample_to else []
         command += ["--data-root", str(data_root)] if data_root else []
-        return Material(recipe, name, manifest, options.runs / "cache", command)
+        command += ["--init-from", options.init_from] if options.init_from else []
+        start = WarmStart.of(options.init_from, recipe, runs=options.runs) if options.init_from else None
+        return Material(recipe, name, manifest, options.runs / "cache", command, start)
 
     def train(self, given: Material[Kind], options: TrainingRun, *, device: str, study: Path | None = None) -> Run:
         """Into `options.out`, or a new run folder; of a fold `study` is the folder of all. Raises: what `run` raises."""
@@ -78,6 +97,7 @@ class TrainVerb(Generic[Kind]):
             precision=given.recipe.training.precision,
             command=given.command,
             study=study,
+            init_from=given.start.facts if given.start else None,
         )
         return train(
             job,

@@ -13,7 +13,7 @@ from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.reading import read_volume
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import Preparation
-from medseg_diff.errors import ImageError, ManifestError
+from medseg_diff.errors import ImageError, ManifestError, MedsegError
 
 
 @pytest.fixture
@@ -55,15 +55,28 @@ def test_the_cache_is_used_until_something_changes(case, tmp_path, monkeypatch):
     prepared(case, tmp_path, channels=("flair", "t1"))
     prepared(case, tmp_path, preparation=Preparation(intensity="robust", background=-5.0))
     assert len(reads) == 3
+    prepared(case, tmp_path, preparation=Preparation(resample_to="flair"))
+    assert len(reads) == 4
     stamp = case.images["t1"].stat()
     os.utime(case.images["t1"], ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
     prepared(case, tmp_path)
-    assert len(reads) == 4
+    assert len(reads) == 5
     for half in (tmp_path / "cache").rglob("labels.npy"):
         half.unlink()
     assert np.array_equal(prepared(case, tmp_path).image, prepared(case, tmp_path).image)
-    assert len(reads) == 5  # made whole again, once
+    assert len(reads) == 6  # made whole again, once
     assert not list((tmp_path / "cache").rglob(".*"))  # nothing half-written is left
+
+
+def test_a_case_on_several_grids_lies_on_the_one_asked_for(case, tmp_path):
+    write_volume(tmp_path / "t1.nii.gz", read_volume(case.images["t1"]).voxels[:, :, ::2], np.diag([1, 1, 2, 1.0]))
+    with pytest.raises(MedsegError, match="not on the grid of t1"):
+        prepared(case, tmp_path)
+    coarse = prepared(case, tmp_path, preparation=Preparation(resample_to="t1"))
+    fine = prepared(case, tmp_path, preparation=Preparation(resample_to="flair"))
+    assert (len(coarse.image), len(fine.image)) == (4, 8)
+    assert "t1: resampled onto the grid of flair" in fine.warnings[0]
+    assert (fine.labels == 4).sum() == 6 and (coarse.labels == 4).sum() == 6  # of the slice that it kept
 
 
 def test_a_case_without_a_reference_cannot_be_learned_from(case, tmp_path):

@@ -17,6 +17,7 @@ from medseg_diff.tasks.options import Compute
 from medseg_diff.tasks.train import anomaly as module
 from medseg_diff.tasks.train.anomaly import train_anomaly
 from medseg_diff.tasks.train.normative import find_source
+from medseg_diff.tasks.train.train import Material
 from medseg_diff.training.fit import Progress
 
 TINY = (
@@ -175,8 +176,9 @@ def is_standard(x_t, t, recipe):
 def test_both_networks_are_trained_on_the_image_at_its_scale(scaled):
     recipe, study, bench = scaled
     batch, listening = Batch(study.validation.image, label=study.label), Listening()
-    denoising = module._denoiser_phase(recipe, study, bench).objective
-    classifying = module._classifier_phase(recipe, study, None, bench).objective
+    given = Material(recipe, "tiny", None, None, ())
+    denoising = module._denoiser_phase(given, study, bench).objective
+    classifying = module._classifier_phase(given, study, None, bench).objective
     denoising.adopt("denoiser", Knowing(0.5 * batch.image, recipe.schedule))
     classifying.adopt("classifier", listening)
     (turn,) = denoising.turns(batch, 0)
