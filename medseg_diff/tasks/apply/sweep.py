@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseg_diff.console import bar, log
+from medseg_diff.console import bar, duration, log
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import prepare_case
@@ -26,7 +26,6 @@ from medseg_diff.metrics.anomaly import rank
 from medseg_diff.reporting.curves import draw_sweep
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, Frame
 from medseg_diff.tasks.options import MapOptions, ResultFolder
-from medseg_diff.training.estimate import in_words
 
 MOST_CASES, SLICES = 3, 12
 FACTORS = {"depth": (0.5, 1.0, 2.0), "steps": (0.5, 1.0, 2.0), "scale": (0.3, 1.0, 3.0)}  # of the recipe's own
@@ -74,7 +73,7 @@ def sweep_anomaly(cases: Sequence[Case], system: AnomalySystem, out: Path, *, re
             advance(engine.steps, note=f"depth {engine.depth}")
             if number == 0:
                 left = (time.perf_counter() - started) * sum(each.steps for each in engines[1:]) / engine.steps
-                log.info("%d settings on %d slices: about %s", len(engines), len(slices.image), in_words(left))
+                log.info("%d settings on %d slices: about %s", len(engines), len(slices.image), duration(left))
     columns = [*swept, *MEASURED]
     write_table(out / "sweep.csv", columns, [[_cell(row[name]) for name in columns] for row in rows])
     draw_sweep(out / "sweep.csv", out / "sweep.png")
