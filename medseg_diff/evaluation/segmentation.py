@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from medseg_diff.evaluation.catalogue import SEGMENTATION
 from medseg_diff.evaluation.promises import coverage_curve, promises_kept
 from medseg_diff.evaluation.slices import SLICE_COLUMNS, slice_rows, sums_ml
 from medseg_diff.evaluation.summary import (
+    Each,
     Evaluation,
     Floats,
     Mask,
@@ -96,12 +98,13 @@ class MeasuredCase:
     uncounted: tuple[int, ...]
 
 
-def evaluate_segmentation(cases: Sequence[Case], predictions: Path) -> Evaluation:
+def evaluate_segmentation(cases: Sequence[Case], predictions: Path, *, each: Each = map) -> Evaluation:
     """Compare the masks and maps in `predictions`/<case> with the cases' references; one case is in memory at a time.
+    `each` measures the cases, in other processes perhaps.
 
     Raises: UsageError where a case.json is unreadable, ImageError where a file is damaged or lies on another grid.
     """
-    measured = [measure_case(case, read_result(predictions / case.name, case.name)) for case in cases]
+    measured = list(each(partial(_measured, predictions), cases))
     _warn_of_labels(measured)
     regions = list(dict.fromkeys(region for each in measured for region in each.regions))
     found = {
@@ -130,6 +133,10 @@ def evaluate_segmentation(cases: Sequence[Case], predictions: Path) -> Evaluatio
             [((case.name, case.patient, name), row) for case, name, region in every for row in region.slices],
         ),
     )
+
+
+def _measured(predictions: Path, case: Case) -> MeasuredCase:
+    return measure_case(case, read_result(predictions / case.name, case.name))
 
 
 def measure_case(case: Case, result: CaseResult) -> MeasuredCase:
