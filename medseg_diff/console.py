@@ -74,6 +74,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.0f} days"
 
 
+def quiet() -> None:
+    """Warnings only from here on: of several processes at one training the first speaks."""
+    log.setLevel(max(log.level, logging.WARNING))
+    _progress.bars = _progress.lines = False
+
+
 @contextmanager
 def bar(title: str, total: int, *, done: int = 0) -> Iterator[Callable[..., None]]:
     """Progress with the time that is left, as a bar or as lines in a log; yields advance(n=1, note=""). So much was `done`

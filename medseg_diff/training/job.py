@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from lightning_fabric import Fabric
 
-from medseg_diff.console import duration, log
+from medseg_diff.console import duration, log, quiet
 from medseg_diff.device import find_device, find_precision, make_fabric
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
@@ -47,6 +47,8 @@ def train(
     chosen = find_device(device)
     precision = find_precision(job.precision, chosen)
     fabric = make_fabric(chosen, precision)
+    if fabric.global_rank > 0:
+        quiet()
     with _shared(job, fabric, out=out, runs=runs, resume=resume) as run:
         if run.facts["finished"]:
             log.info("%s is finished: nothing to do", run.folder)

@@ -164,12 +164,14 @@ class Results:
         with claimed(self._claim_of(case)) as ours:
             return not ours
 
-    def unclaim(self, case: Case) -> None:
-        """Remove the claim and the unfinished folder that a killed process left."""
+    def unclaim(self, case: Case) -> bool:
+        """Remove the claim and the unfinished folder that a killed process left; whether a process has it still."""
         if self._claim_of(case).exists():
             with claimed(self._claim_of(case)) as ours:
-                if ours:
-                    clean(self.out, self.called(case.name))
+                if not ours:
+                    return True
+                clean(self.out, self.called(case.name))
+        return False
 
     def do(self, todo: Todo, work: Work, *, lost: int = 0) -> bool:
         """One case, unless another process has it, or did it since its case.json had that stamp; whether it is done.

@@ -1,5 +1,6 @@
 """Cases of `segment` and `anomaly` done by this process, or shared among workers that each open the model once."""
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from medseg_diff.cluster import shared
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.tasks.apply.folder import Outcomes, Results, Todo, Work
 from medseg_diff.tasks.options import Compute
+
+ENDING_SECONDS = 5.0
 
 
 class Job(Protocol):
@@ -41,11 +44,17 @@ def do_cases(title: str, cases: Sequence[Case], job: Job, *, opened: Callable[[]
                     done.add(todo.name)
                     yield todo, outcome
         finally:
-            for todo in todos:
-                if todo.name not in done:  # its worker was ended in the middle of it
-                    job.folder.unclaim(todo.case)
+            _clean(job.folder, [todo.case for todo in todos if todo.name not in done])
 
     job.folder.gather(title, cases, outcomes)
+
+
+def _clean(folder: Results, cases: Sequence[Case]) -> None:
+    """Remove what is left of cases whose workers were ended in the middle of them, which takes these a moment."""
+    ends = time.monotonic() + ENDING_SECONDS
+    for case in cases:
+        while folder.unclaim(case) and time.monotonic() < ends:
+            time.sleep(0.05)
 
 
 @dataclass(frozen=True)
