@@ -1,5 +1,6 @@
 """Work shared among processes of one machine or several, by Ray: each opens its model once; what is lost is done again."""
 
+import io
 import logging
 import os
 import secrets
@@ -7,18 +8,18 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
+from medseg_diff.cluster_worker import Worker, versions_here
 from medseg_diff.console import log
 from medseg_diff.errors import EnvironmentFault, MedsegError, OutOfMemory, plain
 
 Cluster = Literal["none", "ray"]
 ADDRESS = "RAY_ADDRESS"
 MOST_LOST = 3  # workers, on one piece of work, before it is given up
-EQUAL = ("medseg-diff", "torch", "monai", "numpy", "scipy")  # versions, or results could differ in rounding
 OBJECT_STORE_BYTES = 100 * 2**20  # what goes to and fro is small: images are read where they are needed
 
 
@@ -55,7 +56,7 @@ def shared(
     Raises: EnvironmentFault where Ray cannot be used, or workers are lost while they open; what `opened` raises.
     """
     if items:
-        with _started(sharing) as ray:
+        with _started(sharing) as ray, redirect_stdout(_ToLog()):
             size = _size_of(ray, sharing)
             gpus = ", a GPU each" if size.gpus else ""
             log.info("%d workers, threads of each: %d%s", size.workers, size.threads, gpus)
@@ -75,6 +76,15 @@ def in_order(work: Callable[[Item], Answer], items: Sequence[Item], sharing: Sha
             answers[item.name] = answer
             while left and left[0].name in answers:
                 yield answers.pop(left.popleft().name)
+
+
+class _ToLog(io.TextIOBase):
+    """Where Ray's own words on lost workers go, pages of them, which it prints: `-v` shows them."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            log.debug("%s", text.rstrip())
+        return len(text)
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,7 @@ class _Crew(Generic[Item, Answer]):
     def __init__(self, ray: Any, opened: Callable[[], Work[Item, Answer]], size: _Size) -> None:
         self.ray, self.opened, self.size = ray, opened, size
         self.busy: dict[Any, _Place[Item]] = {}  # by the promise of an answer
-        self.kind = ray.remote(_Worker).options(num_cpus=size.threads, num_gpus=size.gpus, max_restarts=0)
+        self.kind = ray.remote(Worker).options(num_cpus=size.threads, num_gpus=size.gpus, max_restarts=0)
 
     def work_through(self, items: Sequence[Item]) -> Iterator[Outcome[Item, Answer]]:
         waiting, left, idle = deque((item, 0) for item in items), len(items), list[_Place[Item]]()
@@ -200,7 +210,7 @@ class _Crew(Generic[Item, Answer]):
         if lost >= MOST_LOST:
             raise EnvironmentFault(f"{lost} workers were lost while they opened the model", fix="use fewer --workers")
         worker = self.kind.remote(str(Path.cwd()), self.size.threads, log.getEffectiveLevel())
-        self.busy[worker.open.remote(self.opened, _versions())] = _Place(worker, lost=lost)
+        self.busy[worker.open.remote(self.opened, versions_here())] = _Place(worker, lost=lost)
 
     def _give(self, place: _Place[Item], item: Item, lost: int) -> None:
         self.busy[place.worker.work.remote(item, lost)] = _Place(place.worker, item, lost)
@@ -232,69 +242,3 @@ class _Lost:
 def _given_up(item: Named) -> OutOfMemory:
     found = f"{MOST_LOST} workers were lost on it, as where memory runs out"
     return OutOfMemory(found, fix="use fewer --workers, or machines with more memory", case=item.name)
-
-
-_Told = tuple[Any, list[tuple[int, str]]]  # an answer, and the messages on the way to it with their levels
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in EQUAL:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-class _Worker:
-    """A process of Ray's: it opens a model, and then does one piece of work after the other."""
-
-    def __init__(self, folder: str, threads: int, level: int) -> None:
-        self.folder, self.threads, self.said = Path(folder), threads, _Said()
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-        log.handlers[:], log.propagate = [self.said], False
-        log.setLevel(level)
-
-    def open(self, opened: Callable[[], Work[Any, Any]], versions: dict[str, str]) -> _Told:
-        return self._answer(lambda: self._open(opened, versions))
-
-    def work(self, item: Any, lost: int) -> _Told:
-        return self._answer(lambda: self.do(item, lost))
-
-    def _open(self, opened: Callable[[], Work[Any, Any]], versions: dict[str, str]) -> None:
-        for name, here in _versions().items():
-            if here != versions.get(name):
-                found = f"a worker has {name} {here}, this process has {versions.get(name)}"
-                raise EnvironmentFault(found, fix="install the same versions on all machines")
-        try:
-            os.chdir(self.folder)
-        except OSError:
-            found, fix = "is not there on the machine of a worker", "work on a disk that all machines share"
-            raise EnvironmentFault(found, fix=fix, file=self.folder.name) from None
-        if torch := sys.modules.get("torch"):  # what is sent brings it, where it is needed
-            torch.set_num_threads(self.threads)
-        self.do = opened()
-
-    def _answer(self, ask: Callable[[], Any]) -> _Told:
-        """What is answered or raised, and what was said meanwhile."""
-        try:
-            answer = ask()
-        except MedsegError as error:
-            answer = error.without_trace()
-        return answer, self.said.taken()
-
-
-class _Said(logging.Handler):
-    """Keeps messages for the process that asked for the work."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[tuple[int, str]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append((record.levelno, record.getMessage()))
-
-    def taken(self) -> list[tuple[int, str]]:
-        taken, self.records = self.records, []
-        return taken

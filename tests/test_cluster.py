@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from medseg_diff import cluster
 from medseg_diff.cluster import Sharing, _size_of, in_order, shared
+from medseg_diff.cluster_worker import Worker, versions_here
 from medseg_diff.console import log
 from medseg_diff.errors import EnvironmentFault, ImageError, OutOfMemory, UsageError
 
@@ -102,12 +102,13 @@ def test_any_other_error_is_raised_as_itself(ray_here):
         list(in_order(broken, PIECES[:1], TWO))
 
 
-def test_a_lost_worker_is_replaced_and_its_piece_given_to_another(ray_here, said, tmp_path):
+def test_a_lost_worker_is_replaced_and_its_piece_given_to_another(ray_here, said, tmp_path, capsys):
     pieces = [Piece(f"p{number}", number, str(tmp_path)) for number in range(2)]
     outcomes = list(shared(partial(opened, kills_the_first), pieces, TWO))
     assert sorted(piece.name for piece, _ in outcomes) == ["p0", "p1"]
     assert all(isinstance(answer, int) for _, answer in outcomes)
     assert "a worker was lost while it worked on p0: another takes over" in said() and "[p0] 1 lost" in said()
+    assert capsys.readouterr().out == ""  # where a script reads the answer
 
 
 def test_a_piece_on_which_worker_after_worker_is_lost_is_given_up(ray_here):
@@ -130,8 +131,8 @@ def test_a_worker_elsewhere_must_see_the_folder_and_have_the_same_versions(tmp_p
     monkeypatch.chdir(tmp_path)
     before = log.handlers[:], log.propagate, log.level
     try:
-        worker = cluster._Worker(str(tmp_path / "nowhere"), 1, logging.INFO)
-        (error, _), (other, _) = worker.open(int, cluster._versions()), worker.open(int, {"torch": "1.0"})
+        worker = Worker(str(tmp_path / "nowhere"), 1, logging.INFO)
+        (error, _), (other, _) = worker.open(int, versions_here()), worker.open(int, {"torch": "1.0"})
     finally:
         log.handlers[:], log.propagate = before[:2]
         log.setLevel(before[2])
