@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stdout, suppress
@@ -56,7 +57,7 @@ def shared(
     Raises: EnvironmentFault where Ray cannot be used, or workers are lost while they open; what `opened` raises.
     """
     if items:
-        with _started(sharing) as ray, redirect_stdout(_ToLog()):
+        with _started(sharing) as ray, _ended_by_term(), redirect_stdout(_ToLog()):
             size = _size_of(ray, sharing)
             gpus = ", a GPU each" if size.gpus else ""
             log.info("%d workers, threads of each: %d%s", size.workers, size.threads, gpus)
@@ -147,12 +148,25 @@ def _started(sharing: Sharing) -> Iterator[Any]:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         fix = f"check {ADDRESS} and that Ray and Python are the same there" if address else "use --cluster none"
         raise EnvironmentFault(f"Ray does not start: {plain(str(error), 200)}", fix=fix) from None
-    finally:
-        signal.signal(signal.SIGTERM, on_term)  # Ray takes it and would end with another exit code
     try:
         yield ray
     finally:
         ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_term)  # Ray had it
+
+
+@contextmanager
+def _ended_by_term() -> Iterator[None]:
+    """SIGTERM ends this process with its usual exit code, but not before its workers."""
+    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _cpus() -> int:

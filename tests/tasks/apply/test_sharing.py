@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -157,6 +158,25 @@ def test_bad_cases_are_listed_or_end_the_call_with_their_own_error(shared_out, p
     failures = (tmp_path / "out" / "failures.csv").read_text().splitlines()
     assert len(failures) == 2 and failures[1].startswith("phantom_0000,ImageError,3,")
     assert sorted(path.parent.name for path in tmp_path.glob("out/*/case.json")) == ["phantom_0001", "phantom_0002"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_whoever_is_interrupted_ends_the_workers_and_leaves_nothing_half_done(table, trained, tmp_path, number, code):
+    pytest.importorskip("ray")
+    words = ["segment", "--data", table["data"], "--data-root", table["data_root"], "--model", trained.folder]
+    words += ["--out", tmp_path / "out", "--members", 40, "--cluster", "ray", "--workers", 2]
+    command = [sys.executable, "-m", "medseg_diff", *map(str, words)]
+    heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, preexec_fn=heard, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (begun := list((tmp_path / "out").glob(".*.phantom_*"))):
+        time.sleep(0.05)
+    worker = int(begun[0].name.split(".")[1])
+    process.send_signal(number)
+    assert process.wait(60) == code
+    assert [path.name for path in (tmp_path / "out").glob(".*")] == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
 
 
 HOLD = """
