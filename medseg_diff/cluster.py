@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -127,7 +126,7 @@ def _started(sharing: Sharing) -> Iterator[Any]:
     address = os.environ.get(ADDRESS)
     if address is None and "ray" not in sys.modules:  # it is for nobody else on this machine or its network
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ.setdefault("RAY_AUTH_TOKEN", os.urandom(32).hex())
     try:
         import ray
     except ImportError:

@@ -67,6 +67,7 @@ def test_every_script_of_the_page_is_run_here():
     assert set(SCRIPTS) == {"segment", "folds", "training"} and TORCHRUN
 
 
+@pytest.mark.soak  # shards are tested in seconds in tests/tasks/apply
 def test_an_array_segments_the_cases_of_its_split(place):
     for environment in array(7):
         place(SCRIPTS["segment"], **environment)
