@@ -1,22 +1,42 @@
-"""What a person sees while a verb works: messages and progress bars on stderr, or nothing."""
+"""What a person sees while a verb works: messages and progress on stderr, or nothing."""
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from medseg_diff.errors import plain
 
 log = logging.getLogger("medseg_diff")
 
 
+FIRST_SECONDS, EVERY_SECONDS = 5.0, 60.0  # from the start of a bar to its first line in a log, and from line to line
+
+
 @dataclass
-class _Choice:
-    progress: bool = False
+class _Counted:
+    """A bar as lines: `done` of `total`, of which `before` were done at the moment `began`."""
+
+    title: str
+    total: int
+    began: float
+    before: int
+    done: int
 
 
-_choice = _Choice()
+@dataclass
+class _Progress:
+    """How progress is shown, and the bars that are open where it is lines, the outermost first."""
+
+    bars: bool = False
+    lines: bool = False
+    open: list[_Counted] = field(default_factory=list)
+    next_line: float = 0.0
+
+
+_progress = _Progress()
 
 
 class _Plain(logging.Formatter):
@@ -31,20 +51,42 @@ def _indented(line: str) -> str:
 
 
 def configure(*, verbosity: int, progress: bool) -> None:
-    """Called once by the command line: -1 quiet, 0 normal, 1 and more verbose. Bars show on a terminal only."""
+    """Called once by the command line: -1 quiet, 0 normal, 1 and more verbose. Progress is bars on a terminal, and in a
+    log a line a minute."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Plain("%(message)s"))
     log.handlers[:] = [handler]
     log.setLevel({-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG))
     log.propagate = False
-    _choice.progress = progress and verbosity >= 0 and sys.stderr.isatty()
+    shown = progress and verbosity >= 0
+    _progress.bars = shown and sys.stderr.isatty()
+    _progress.lines = shown and not _progress.bars
+
+
+def duration(seconds: float) -> str:
+    """12 s, 7 min, 3.5 h, 41 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days"
+
+
+def quiet() -> None:
+    """Warnings only from here on: of several processes at one training the first speaks."""
+    log.setLevel(max(log.level, logging.WARNING))
+    _progress.bars = _progress.lines = False
 
 
 @contextmanager
-def bar(title: str, total: int) -> Iterator[Callable[..., None]]:
-    """A progress bar with the time that is left; yields advance(n=1, note="")."""
-    if not _choice.progress:
-        yield lambda n=1, note="": None
+def bar(title: str, total: int, *, done: int = 0) -> Iterator[Callable[..., None]]:
+    """Progress with the time that is left, as a bar or as lines in a log; yields advance(n=1, note=""). So much was `done`
+    before it began."""
+    if not _progress.bars:
+        with _counted(title, total, done) as counted:
+            yield counted
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -57,7 +99,7 @@ def bar(title: str, total: int) -> Iterator[Callable[..., None]]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
-        task = progress.add_task(title, total=total, note="")
+        task = progress.add_task(title, total=total, completed=done, note="")
 
         def advance(n: int = 1, note: str = "") -> None:
             progress.advance(task, n)
@@ -65,3 +107,34 @@ def bar(title: str, total: int) -> Iterator[Callable[..., None]]:
                 progress.update(task, note=note)
 
         yield advance
+
+
+@contextmanager
+def _counted(title: str, total: int, done: int) -> Iterator[Callable[..., None]]:
+    """At most one line a minute, of all bars that are open."""
+    each, bars = _Counted(title.strip(), total, time.monotonic(), done, done), _progress.open
+
+    def advance(n: int = 1, note: str = "") -> None:
+        each.done += n
+        now = time.monotonic()
+        if _progress.lines and now >= _progress.next_line:
+            _progress.next_line = now + EVERY_SECONDS
+            log.info("%s", _in_words(bars, now))
+
+    if not bars:
+        _progress.next_line = max(_progress.next_line, each.began + FIRST_SECONDS)
+    bars.append(each)
+    try:
+        yield advance
+    finally:
+        bars.remove(each)
+
+
+def _in_words(bars: list[_Counted], now: float) -> str:
+    """`segmenting 12/155, BraTS_0012 40/200, 3 min left`."""
+    first, share = bars[0], 0.0
+    for each in reversed(bars[1:]):
+        share = (each.done + share) / max(each.total, 1)
+    done, seconds = first.done - first.before + min(share, 1.0), now - first.began
+    counts = ", ".join(f"{each.title} {each.done}/{each.total}" for each in bars)
+    return counts + (f", {duration(seconds * (first.total - first.before - done) / done)} left" if done else "")

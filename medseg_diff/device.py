@@ -85,18 +85,25 @@ def processes() -> int:
 
 
 def make_fabric(device: torch.device, precision: str) -> Fabric:
-    """One device, or, started by torchrun or srun, as many as they name."""
+    """One device, or, started by torchrun or srun, as many as they name. Raises: UsageError where these do not fit."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it sets its own level when imported
 
     spread = processes() > 1
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or "auto"  # what torchrun says; srun: every device
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=here if spread else (1 if device.type == "cpu" else [device.index or 0]),
-        strategy="ddp_find_unused_parameters_true" if spread else "auto",  # such as the blank image
-        num_nodes=int(os.environ.get("SLURM_NNODES", "1")) if spread else 1,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-    )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # what torchrun says; under srun: every device
+    nodes = processes() // here if here else int(os.environ.get("SLURM_NNODES", "1"))
+    try:
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=here or "auto" if spread else (1 if device.type == "cpu" else [device.index or 0]),
+            strategy="ddp_find_unused_parameters_true" if spread else "auto",  # such as the blank image
+            num_nodes=nodes if spread else 1,
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+        )
+    except (RuntimeError, ValueError) as error:  # Fabric's words on what srun or torchrun started
+        if not spread:
+            raise
+        found = f"these {processes()} processes make no training: {' '.join(str(error).split()).rstrip('.')}"
+        raise UsageError(found, fix="start as many on each node as --ntasks-per-node says, one for each GPU") from error
     fabric.launch()
     return fabric
 

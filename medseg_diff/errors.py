@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 SHOWN_PROBLEMS = 20
 LONGEST_LINE, LONGEST_NAME = 1000, 120
@@ -73,6 +73,16 @@ class MedsegError(Exception):
         """The error without what it holds on to, the voxels of its case among it, for whoever keeps it."""
         self.__traceback__ = self.__context__ = self.__cause__ = None
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it goes from process to process, whatever its class is made with."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[MedsegError], args: tuple[Any, ...], facts: dict[str, Any]) -> MedsegError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
 
 
 def plain(text: str, longest: int = LONGEST_LINE) -> str:

@@ -1,5 +1,6 @@
 """What many tests share: a small set of phantoms, and a tiny network trained on them for a moment."""
 
+import importlib.util
 import logging
 import os
 import signal
@@ -201,6 +202,25 @@ def untrained_anomaly(phantoms, tmp_path_factory) -> Trained:
     calibrate(run, read_manifest(phantoms), skill=skill, device="cpu")
     run.note(finished=True, ended=1.0)
     return Trained(run.folder, phantoms, runs)
+
+
+@pytest.fixture(scope="session")
+def ray_of_two():
+    """Ray on this machine, with two CPUs whatever it has."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is not installed")
+    from medseg_diff.cluster import Sharing, _started
+
+    with _started(Sharing(workers=2)) as ray:
+        yield ray
+
+
+@pytest.fixture
+def ray_here(ray_of_two, request):
+    """The same, where functions of this file of tests may be sent to workers."""
+    ray_of_two.cloudpickle.register_pickle_by_value(request.module)
+    yield ray_of_two
+    ray_of_two.cloudpickle.unregister_pickle_by_value(request.module)
 
 
 @pytest.fixture(params=[1, 2], ids="{} threads".format)

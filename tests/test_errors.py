@@ -1,9 +1,22 @@
 """An error is one line: where, what was found, what to do; and an exit code."""
 
+import pickle
+
 import pytest
 
 from medseg_diff import errors
-from medseg_diff.errors import ConfigError, ImageError, ManifestError, MedsegError, Problems, plain, raise_all
+from medseg_diff.data.tables.inputs import MissingChannels
+from medseg_diff.errors import (
+    ConfigError,
+    ImageError,
+    ManifestError,
+    MedsegError,
+    OutOfMemory,
+    Problems,
+    UsageError,
+    plain,
+    raise_all,
+)
 
 EXIT_CODES = {
     "UsageError": 2,
@@ -85,3 +98,18 @@ def test_raise_all_raises_nothing_the_one_or_all():
     assert caught.value is one
     with pytest.raises(Problems):
         raise_all([one, one])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UsageError("is odd", fix="drop it", case="a", channel="t1", file="a.nii"),
+        MissingChannels("lacks t2", fix="add it", case="a", present=("t1",)),
+        Problems([ImageError("one", case="a"), UsageError("two", file="b")]),
+        OutOfMemory("memory runs out"),
+    ],
+)
+def test_an_error_goes_from_process_to_process(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), again.lines, again.exit_code) == (type(error), error.lines, error.exit_code)
+    assert getattr(again, "present", None) == getattr(error, "present", None) and again.args == error.args

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from medseg_diff.cluster import Cluster
 from medseg_diff.tasks.options import gathered, written_out
 
 Data = Annotated[Path, typer.Option(help="Table of cases (CSV).")]
@@ -17,6 +18,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Split = Annotated[str | None, typer.Option(help="Only train, val or test.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Redo what is there.")]
+ClusterName = Annotated[Cluster, typer.Option(help="ray: share the cases among processes; see `segment`.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="How many, with --cluster [one a CPU].")]
 Runs = Annotated[Path, typer.Option(help="Folder of runs, cache and MLflow store.")]
 
 

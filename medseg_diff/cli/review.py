@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medseg_diff.cli.options import AsJson, Data, DataRoot, Runs, Split
+from medseg_diff.cli.options import AsJson, ClusterName, Data, DataRoot, Runs, Split, Workers
 
 
 def evaluate(
@@ -23,11 +23,14 @@ def evaluate(
     data_root: DataRoot = None,
     runs: Annotated[Path, typer.Option(help="Where the run lies that keeps the result.")] = Path("runs"),
     mlflow: Annotated[bool, typer.Option(help="Show the result with its run in MLflow.")] = True,
+    cluster: ClusterName = "none",
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare results with the references of a table, and with other results."""
     common: dict[str, Any] = {"split": split, "data_root": data_root, "figure": figure, "runs": runs, "mlflow": mlflow}
     common |= {"config": config, "allow_missing": allow_missing}
+    common |= {"cluster": cluster, "workers": workers}
     if compare is None:
         from medseg_diff.tasks.evaluate import evaluate as run
 

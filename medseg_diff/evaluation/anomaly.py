@@ -1,8 +1,10 @@
 """Every metric of anomaly maps and of the baselines beside them: by voxel, slice, lesion and volume, with intervals."""
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from medseg_diff.data.tables.manifest import Case
 from medseg_diff.evaluation.catalogue import ANOMALY, ANOMALY_TOGETHER
 from medseg_diff.evaluation.summary import (
     OURS,
+    Each,
     Evaluation,
     Floats,
     Mask,
@@ -32,7 +35,7 @@ from medseg_diff.files import read_facts
 from medseg_diff.methods.anomaly.normative import top_mean
 from medseg_diff.methods.components import find_lesions
 from medseg_diff.metrics import overlap
-from medseg_diff.metrics.anomaly import Pool, rank
+from medseg_diff.metrics.anomaly import Counts, Pool, counts, rank
 from medseg_diff.metrics.detection import lesion_detection
 from medseg_diff.metrics.intervals import LEVEL, Interval
 
@@ -78,15 +81,17 @@ class MeasuredCase:
     slices: list[Values]
 
 
-def evaluate_anomaly(cases: Sequence[Case], predictions: Path) -> Evaluation:
-    """Compare the maps in `predictions`/<case> with the cases' references; one case is in memory at a time.
+def evaluate_anomaly(cases: Sequence[Case], predictions: Path, *, each: Each = map) -> Evaluation:
+    """Compare the maps in `predictions`/<case> with the cases' references; one case is in memory at a time. `each` measures
+    the cases, in other processes perhaps.
 
     Cases without a reference, which must be labelled healthy, count as without a lesion. Raises: ImageError, ManifestError.
     """
-    candidates, pools = _candidates(cases, predictions), dict[str, Pool]()
-    measured = [
-        measure_case(case, read_result(predictions / case.name, case.name), candidates, pools) for case in cases
-    ]
+    pools, measured = defaultdict[str, Pool](Pool), list[MeasuredCase]()
+    for found, counted in each(partial(_measured, predictions, _candidates(cases, predictions)), cases):
+        measured.append(found)
+        for name, voxels in counted.items():
+            pools[name].add(voxels)
     common = [name for name in measured[0].maps if all(name in each.maps for each in measured)]
     metrics = {name: _metrics(measured, name, pools[name]) for name in common}
     return Evaluation(
@@ -131,10 +136,17 @@ def _candidates(cases: Sequence[Case], predictions: Path) -> dict[str, Floats]:
     return {name: steps * np.median([value or UNSET for value in values]) for name, values in stored.items()}
 
 
+def _measured(
+    predictions: Path, candidates: Mapping[str, Floats], case: Case
+) -> tuple[MeasuredCase, dict[str, Counts]]:
+    return measure_case(case, read_result(predictions / case.name, case.name), candidates)
+
+
 def measure_case(
-    case: Case, result: CaseResult, candidates: Mapping[str, Floats], pools: dict[str, Pool]
-) -> MeasuredCase:
-    """Everything of one case; `candidates` are the thresholds of each map whose Dice is wanted, `pools` are added to.
+    case: Case, result: CaseResult, candidates: Mapping[str, Floats]
+) -> tuple[MeasuredCase, dict[str, Counts]]:
+    """Everything of one case, and the voxels of each of its maps by score; `candidates` are the thresholds of each map
+    whose Dice is wanted.
 
     Raises: ImageError where a file is damaged or lies on another grid, ManifestError where a channel is not there.
     """
@@ -143,14 +155,14 @@ def measure_case(
     truth = majority(opinions) if opinions else np.zeros(result.main.shape, dtype=bool)
     brain, voxel_ml = result.brain(case, facts["channels"]), geometry.voxel_ml(affine)
     smallest_ml, thresholds = float(facts["findings"]["smallest_ml"]), facts.get("baseline_thresholds", {})
-    maps: dict[str, MeasuredMap] = {}
+    maps, counted = dict[str, MeasuredMap](), dict[str, Counts]()
     for name, scores in itertools.chain([(OURS, result.main.voxels)], result.baselines()):
         mask = result.mask(OURS) if name == OURS else None
         if thresholds.get(name) is not None:  # a baseline is cut as the method's own map was
             cut: dict[str, float] = {"threshold": thresholds[name], "smallest_ml": smallest_ml}
             mask = find_lesions(scores, brain, affine=affine, **cut).mask
         inside, marked = scores[brain], truth[brain]
-        pools.setdefault(name, Pool()).add(inside, marked)
+        counted[name] = counts(inside, marked)
         ranking = rank(inside, marked)
         values: Values = {"auroc": ranking.auroc(), "average_precision": ranking.average_precision()}
         values |= _of_mask(mask, truth, voxel_ml, smallest_ml)
@@ -160,7 +172,7 @@ def measure_case(
     log.info("%s: %s", case.name, ", ".join(f"{name} {value:.3f}" for name, value in known.items()))
     reference_ml = overlap.volume_ml(truth, voxel_ml=voxel_ml)
     slices = list(_slices(result.main.voxels, truth, brain, affine))
-    return MeasuredCase(case, reference_ml, float(facts["score"]), maps, slices)
+    return MeasuredCase(case, reference_ml, float(facts["score"]), maps, slices), counted
 
 
 def _of_mask(mask: Mask | None, truth: Mask, voxel_ml: float, smallest_ml: float) -> Values:

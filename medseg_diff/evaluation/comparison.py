@@ -1,9 +1,8 @@
 """Which of two prediction folders is better? The same cases paired: mean differences, intervals, Wilcoxon's test."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +11,9 @@ from medseg_diff.errors import UsageError
 from medseg_diff.evaluation.catalogue import METRICS, direction_of
 from medseg_diff.evaluation.summary import OURS
 from medseg_diff.metrics.intervals import mean_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 SIGNIFICANT = 0.05  # above it a table does not say which is better
@@ -23,10 +25,6 @@ CONVENTIONS = {
     "better": "which folder's mean is the better one, whether or not that could be chance",
     "several": "p is of each metric by itself: of twenty metrics one is below 0.05 by chance",
 }
-
-
-Row = Mapping[str, str]
-Key = tuple[str, str]  # case, region
 
 
 def compare_predictions(
@@ -41,20 +39,21 @@ def compare_predictions(
     Written to `out`/comparison.json where `out` is given. `names` stand for the folders' own.
     Raises: UsageError where a table is missing or no case is in both.
     """
-    rows, others = _read(first), _read(second)
-    paired = [key for key in rows if key in others]
-    if not paired:
+    one, two = _read(first), _read(second)
+    paired = one.index.intersection(two.index, sort=False)
+    if paired.empty:
         raise UsageError("no case was measured in both folders", fix="evaluate both on the same --data and --split")
+    cases, others = (set(table.index.get_level_values("case")) for table in (one, two))
     summary = {
         "schema": SCHEMA,
         "first": names[0] if names else _name(first),
         "second": names[1] if names else _name(second),
-        "cases": len({case for case, _ in paired}),
-        "patients": len({rows[key].get("patient") or key[0] for key in paired}),
-        "regions": list(dict.fromkeys(region for _, region in paired)),
-        "only_in_first": sorted({case for case, _ in rows} - {case for case, _ in others}),
-        "only_in_second": sorted({case for case, _ in others} - {case for case, _ in rows}),
-        "metrics": _metrics(rows, others, paired),
+        "cases": paired.get_level_values("case").nunique(),
+        "patients": one.loc[paired, "patient"].nunique(),
+        "regions": list(paired.unique("region")),
+        "only_in_first": sorted(cases - others),
+        "only_in_second": sorted(others - cases),
+        "metrics": _metrics(one.loc[paired], two.loc[paired]),
         "conventions": CONVENTIONS,
     }
     if out is not None:
@@ -81,43 +80,37 @@ def lines_of(comparison: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _metrics(rows: Mapping[Key, Row], others: Mapping[Key, Row], paired: Sequence[Key]) -> dict[str, dict[str, Any]]:
-    regions = list(dict.fromkeys(region for _, region in paired))
-    columns = [name for name in rows[paired[0]] if name not in IDENTITY and name in others[paired[0]]]
+def _metrics(one: "pd.DataFrame", two: "pd.DataFrame") -> dict[str, dict[str, Any]]:
+    """Every metric that both tables, whose rows are the same cases, have in some case, of each region."""
+    regions = one.index.unique("region")
+    columns = [name for name in one.columns if name not in IDENTITY and name in two.columns]
+    with_lesion = one["reference_ml"].map(_number) != 0
     found = {}
     for region in regions:
-        keys = [key for key in paired if key[1] == region]
         for name in columns:
+            values = one[["patient"]].assign(first=one[name].map(_number), second=two[name].map(_number))
             lesion_only = name in METRICS and METRICS[name].lesion_only
-            counted = [key for key in keys if not lesion_only or _number(rows[key].get("reference_ml")) != 0]
-            pairs = [(_number(rows[key].get(name)), _number(others[key].get(name))) for key in counted]
-            patients = [rows[key].get("patient") or key[0] for key in counted]
-            compared = _paired(name, pairs, patients)
+            counted = values[with_lesion] if lesion_only else values
+            compared = _paired(name, counted[counted.index.get_level_values("region") == region].dropna())
             if compared is not None:
                 found[f"{region}_{name}" if len(regions) > 1 else name] = compared
     return found
 
 
-def _paired(
-    name: str, pairs: Sequence[tuple[float | None, float | None]], patients: Sequence[str]
-) -> dict[str, Any] | None:
-    """One metric's row; None where no case has it in both."""
-    known = [
-        (a, b, patient) for (a, b), patient in zip(pairs, patients, strict=True) if a is not None and b is not None
-    ]
-    if not known:
+def _paired(name: str, values: "pd.DataFrame") -> dict[str, Any] | None:
+    """One metric's row, of the cases that have it in both: `patient`, `first`, `second`; None where none has."""
+    if values.empty:
         return None
-    one, two = (np.array([each[place] for each in known]) for place in (0, 1))
-    of_patients = [patient for _, _, patient in known]
-    interval = mean_interval((two - one).tolist(), patients=of_patients)
+    patients, differences = values["patient"].tolist(), (values["second"] - values["first"]).tolist()
+    interval = mean_interval(differences, patients=patients)
     assert interval.value is not None
     return {
-        "first": float(one.mean()),
-        "second": float(two.mean()),
+        "first": float(values["first"].to_numpy().mean()),
+        "second": float(values["second"].to_numpy().mean()),
         "difference": interval.value,
         "low": interval.low,
         "high": interval.high,
-        "p": wilcoxon_p((two - one).tolist(), patients=of_patients),
+        "p": wilcoxon_p(differences, patients=patients),
         "better": _better(name, interval.value),
         "cases": interval.cases,
     }
@@ -144,29 +137,42 @@ def _better(name: str, difference: float) -> str | None:
     return "second" if (difference > 0) == (direction == "higher") else "first"
 
 
-def _read(place: Path) -> dict[Key, Row]:
-    """The rows of a per_case.csv by case and region, without those of baselines. Raises: UsageError."""
+def _read(place: Path) -> "pd.DataFrame":
+    """The rows of a per_case.csv as text by case and region, without those of baselines; each with a patient.
+
+    Raises: UsageError.
+    """
+    import pandas as pd
+
     path = place if place.suffix == ".csv" else place / "per_case.csv"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError):
+        # Text as it stands: a case may be called 001 or NA.
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8").fillna("")
+        if not isinstance(table.index, pd.RangeIndex):
+            raise ValueError("more cells than columns")
+    except pd.errors.EmptyDataError:
+        table = pd.DataFrame()
+    except (OSError, ValueError):  # pandas' own errors of the parser among them
         raise UsageError(
             "has no readable per_case.csv", fix="run `medseg-diff evaluate` on it", file=_name(place)
         ) from None
-    if not rows or "case" not in rows[0]:
+    if table.empty or "case" not in table.columns:
         raise UsageError("holds no cases", fix="run `medseg-diff evaluate` again", file=f"{_name(place)}/per_case.csv")
-    return {(row["case"], row.get("region") or ""): row for row in rows if row.get("map", OURS) == OURS}
+    if "map" in table.columns:
+        table = table[table["map"] == OURS].drop(columns="map")
+    table = table.assign(**{name: "" for name in IDENTITY if name not in table.columns})
+    table["patient"] = table["patient"].where(table["patient"] != "", table["case"])
+    return table.drop_duplicates(["case", "region"], keep="last").set_index(["case", "region"])
 
 
 def _name(place: Path) -> str:
     return place.parent.name if place.suffix == ".csv" else place.name
 
 
-def _number(cell: str | None) -> float | None:
-    """A cell as a number; None where it is empty or text."""
+def _number(cell: str) -> float:
+    """A cell as a number; NaN where it is empty or text."""
     try:
         value = float(cell or "nan")
     except ValueError:
-        return None
-    return value if np.isfinite(value) else None
+        return np.nan
+    return value if np.isfinite(value) else np.nan

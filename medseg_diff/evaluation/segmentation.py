@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from medseg_diff.evaluation.labels import LabelsOfCase, labels_of_case, warn_of_
 from medseg_diff.evaluation.promises import coverage_curve, promises_kept
 from medseg_diff.evaluation.slices import SLICE_COLUMNS, slice_rows, sums_ml
 from medseg_diff.evaluation.summary import (
+    Each,
     Evaluation,
     Floats,
     Mask,
@@ -96,12 +98,13 @@ class MeasuredCase:
     labels: LabelsOfCase
 
 
-def evaluate_segmentation(cases: Sequence[Case], results: AnyResults) -> Evaluation:
-    """Compare masks and maps with the cases' references; one case is in memory at a time.
+def evaluate_segmentation(cases: Sequence[Case], results: AnyResults, *, each: Each = map) -> Evaluation:
+    """Compare masks and maps with the cases' references; one case is in memory at a time. `each` measures the cases, in
+    other processes perhaps.
 
     Raises: UsageError where a case.json is unreadable, ImageError where a file is damaged or lies on another grid.
     """
-    measured = [measure_case(case, results.read(case.name)) for case in cases]
+    measured = list(each(partial(_measured, results), cases))
     warn_of_labels({each.case.name: each.labels for each in measured})
     regions = list(dict.fromkeys(region for each in measured for region in each.regions))
     found = {
@@ -130,6 +133,10 @@ def evaluate_segmentation(cases: Sequence[Case], results: AnyResults) -> Evaluat
             [((case.name, case.patient, name), row) for case, name, region in every for row in region.slices],
         ),
     )
+
+
+def _measured(results: AnyResults, case: Case) -> MeasuredCase:
+    return measure_case(case, results.read(case.name))
 
 
 def measure_case(case: Case, result: CaseResult) -> MeasuredCase:

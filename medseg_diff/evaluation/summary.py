@@ -1,6 +1,6 @@
 """What every evaluation does alike: means with intervals, axial slices, cells of a table; and what it hands back."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,9 @@ Floats = npt.NDArray[np.float64]
 Values = dict[str, float | None]  # by the metric's name; None where undefined
 OURS = "anomaly"  # the method's own map in per_case.csv; the others are baselines
 NAMES_SHOWN = 10
+Each = Callable[
+    [Callable[[Case], Any], Sequence[Case]], Iterable[Any]
+]  # as `map`: measures cases, and keeps their order
 
 
 class Table(NamedTuple):

@@ -4,6 +4,7 @@ Voxels of equal score count as one group, so that nothing depends on their order
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,23 @@ def rank(scores: npt.ArrayLike, lesion: npt.ArrayLike) -> Ranking:
     return Ranking(groups.scores[::-1], np.cumsum(groups.voxels[::-1]), np.cumsum(groups.events[::-1]))
 
 
+class Counts(NamedTuple):
+    """Voxels [N] and those of them in a lesion [N] by bin [N] of nearly equal score."""
+
+    bins: npt.NDArray[np.int64]
+    voxels: npt.NDArray[np.int64]
+    hits: npt.NDArray[np.int64]
+
+
+def counts(scores: npt.ArrayLike, lesion: npt.ArrayLike) -> Counts:
+    """Count voxels: real `scores` and boolean `lesion` of one shape."""
+    marked = np.asarray(lesion)
+    assert marked.dtype == bool
+    bins, of_voxel = np.unique(_bin_of(np.asarray(scores)), return_inverse=True)
+    hits = np.bincount(of_voxel[marked.ravel()], minlength=len(bins))
+    return Counts(bins, np.bincount(of_voxel, minlength=len(bins)), hits)
+
+
 class Pool:
     """Voxels of any number of volumes together, in bounded memory: counted in bins of nearly equal score.
 
@@ -74,13 +92,10 @@ class Pool:
         self._voxels = np.zeros(2**BIN_BITS, dtype=np.int64)
         self._hits = np.zeros(2**BIN_BITS, dtype=np.int64)
 
-    def add(self, scores: npt.ArrayLike, lesion: npt.ArrayLike) -> None:
-        """Count voxels: real `scores` and boolean `lesion` of one shape."""
-        bins = _bin_of(np.asarray(scores))
-        marked = np.asarray(lesion)
-        assert marked.dtype == bool
-        self._voxels += np.bincount(bins, minlength=2**BIN_BITS)
-        self._hits += np.bincount(bins[marked.ravel()], minlength=2**BIN_BITS)
+    def add(self, found: Counts) -> None:
+        """The voxels of one more volume."""
+        self._voxels[found.bins] += found.voxels
+        self._hits[found.bins] += found.hits
 
     def ranking(self) -> Ranking | None:
         """The ranking of all that was added, with the number of the bin for a score; None where nothing was."""

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from medseg_diff.console import log
+from medseg_diff.console import duration, log
 from medseg_diff.errors import UsageError
 from medseg_diff.reporting.montage import draw_montage
 from medseg_diff.tasks.apply.anomaly import anomaly
@@ -13,7 +13,6 @@ from medseg_diff.tasks.evaluate import evaluate
 from medseg_diff.tasks.phantom import phantom
 from medseg_diff.tasks.train.anomaly import train_anomaly
 from medseg_diff.tasks.train.segmentation import train_seg
-from medseg_diff.training.estimate import in_words
 
 CASES = 100
 MOST_TESTS = 10  # each is segmented and mapped, which takes longer than learning from it
@@ -59,7 +58,7 @@ def demo(
     metrics = {"segment": evaluate(out / "segment", data, split="test", runs=out / "runs")}
     draw_montage(out / "segment", data, out / "montage.png")
     metrics["anomaly"] = _anomalies(out, data, device, anomaly_overrides)
-    log.info("done in %s", in_words(time.perf_counter() - started))
+    log.info("done in %s", duration(time.perf_counter() - started))
     return metrics
 
 

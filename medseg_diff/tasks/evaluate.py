@@ -1,10 +1,12 @@
 """How good are these predictions? Every metric of every case, their means with intervals, curves, tables and a figure."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medseg_diff import files
+from medseg_diff.cluster import Cluster, Sharing, in_order
 from medseg_diff.console import log
 from medseg_diff.data.label_maps import AnyResults, LabelMaps, Named, Regions, named_regions, results_in
 from medseg_diff.data.results import OwnResults
@@ -12,8 +14,9 @@ from medseg_diff.data.tables.manifest import SPLITS, Case, Manifest, read_manife
 from medseg_diff.errors import ManifestError, UsageError
 from medseg_diff.evaluation.comparison import compare_predictions
 from medseg_diff.evaluation.segmentation import evaluate_segmentation
-from medseg_diff.evaluation.summary import listed
+from medseg_diff.evaluation.summary import Each, listed
 from medseg_diff.phantoms.make import is_phantom
+from medseg_diff.tasks.options import check_sharing
 from medseg_diff.tracking.evaluations import attach_to_run
 
 SCHEMA = 1
@@ -33,6 +36,8 @@ def evaluate(
     figure: bool = True,
     runs: Path = Path("runs"),
     mlflow: bool = True,
+    cluster: Cluster = "none",
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Compare a folder of segmentations, or of anomaly maps, with the references of a manifest.
 
@@ -41,21 +46,24 @@ def evaluate(
     off, evaluation.png; `out` defaults to `predictions`. `split` defaults to the splits that have results; every case of
     them must have been completed, unless `allow_missing` leaves out those that are not. Label maps have the regions of the
     recipe `config`, else those of the results `like`, else what their dataset.json or the references name. The run below
-    `runs` that made the predictions keeps the result and, unless `mlflow` is off, shows it in MLflow.
+    `runs` that made the predictions keeps the result and, unless `mlflow` is off, shows it in MLflow. With `cluster` ray
+    the cases are shared among `workers` processes.
     Raises: UsageError where predictions are missing (all are named), ManifestError where references are, ImageError
     where a file is damaged or lies on another grid than its reference.
     """
+    check_sharing(cluster, workers)
     predictions, data, out = Path(predictions), Path(data), None if out is None else Path(out)
     manifest = read_manifest(data, data_root=data_root)
     results = results_in(predictions)
     cases, missing = cases_to_measure(manifest, results, split, allow_missing=allow_missing)
     results = with_regions(results, manifest, cases, config=config, like=like)
+    each: Each = map if cluster == "none" else partial(in_order, sharing=Sharing(workers))
     if results.task == "anomaly":
         from medseg_diff.evaluation.anomaly import evaluate_anomaly  # brings torch
 
-        evaluation = evaluate_anomaly(cases, predictions)
+        evaluation = evaluate_anomaly(cases, predictions, each=each)
     else:
-        evaluation = evaluate_segmentation(cases, results)
+        evaluation = evaluate_segmentation(cases, results, each=each)
     summary = {
         "schema": SCHEMA,
         "task": results.task,

@@ -6,11 +6,12 @@ Nothing heavy is imported here: the command line reads the same groups before it
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from inspect import Parameter
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
+from medseg_diff.cluster import Cluster, Sharing
 from medseg_diff.errors import UsageError
 
 Answer = TypeVar("Answer")
@@ -34,6 +35,14 @@ def _shard(word: str) -> Shard:
 def _threshold(word: str) -> Threshold:
     """healthy, otsu or a number."""
     return word if word in ("healthy", "otsu") else float(word)  # type: ignore[return-value]
+
+
+def check_sharing(cluster: str, workers: int | None) -> None:
+    """Raises: UsageError for a cluster that there is none of, or workers without one."""
+    if cluster not in get_args(Cluster):
+        raise UsageError(f"there is no cluster `{cluster}`", fix=f"use one of {', '.join(get_args(Cluster))}")
+    if workers is not None and cluster == "none":
+        raise UsageError("--workers are those of a cluster", fix="add --cluster ray, or leave it out")
 
 
 def _named(name: str) -> Callable[[str], float]:
@@ -102,6 +111,29 @@ class Compute:
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
     precision: str | None = option(None, "auto, fp32 or bf16 [the recipe's].")
     network_batch: int | None = option(None, "Samples in one pass of the networks [the recipe's].", min=1)
+    cluster: Cluster = option(
+        "none", "ray: share the cases among processes, of several machines by RAY_ADDRESS [none]."
+    )
+    workers: int | None = option(None, "How many, with --cluster [one a GPU, else one a CPU].", min=1)
+
+    def check(self) -> None:
+        """Raises: UsageError for words that do not go together."""
+        check_sharing(self.cluster, self.workers)
+        if self.cluster != "none" and self.device.startswith("cuda:"):
+            raise UsageError(
+                f"--device {self.device} is one GPU for all workers", fix="use --device cuda: each has its own"
+            )
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """How cases are shared among processes; None where this one does them."""
+        wanted = Sharing(self.workers, gpus=self.device in ("auto", "cuda"))
+        return None if self.cluster == "none" else wanted
+
+    @property
+    def here(self) -> "Compute":
+        """That of the process that was called, which only looks after the workers where there are any."""
+        return self if self.cluster == "none" else replace(self, device="cpu")
 
 
 @dataclass(frozen=True, kw_only=True)

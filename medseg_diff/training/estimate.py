@@ -119,14 +119,3 @@ def timed_pass(model: nn.Module, run: Callable[[nn.Module], Tensor], device: tor
         seconds.append(time.perf_counter() - start)
     model.zero_grad(set_to_none=True)
     return min(seconds[1:])
-
-
-def in_words(seconds: float) -> str:
-    """12 s, 7 min, 3.5 h, 41 days."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.0f} days"

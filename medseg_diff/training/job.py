@@ -11,11 +11,10 @@ from typing import TypeVar
 import torch
 from lightning_fabric import Fabric
 
-from medseg_diff.console import log
+from medseg_diff.console import duration, log, quiet
 from medseg_diff.device import find_device, find_precision, make_fabric
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
-from medseg_diff.training.estimate import in_words
 from medseg_diff.training.phase import Bench, Phase
 from medseg_diff.training.resume import Job, Resume, opened
 from medseg_diff.training.runner import Course
@@ -48,6 +47,8 @@ def train(
     chosen = find_device(device)
     precision = find_precision(job.precision, chosen)
     fabric = make_fabric(chosen, precision)
+    if fabric.global_rank > 0:
+        quiet()
     with _shared(job, fabric, out=out, runs=runs, resume=resume) as run:
         if run.facts["finished"]:
             log.info("%s is finished: nothing to do", run.folder)
@@ -100,7 +101,7 @@ def _train(phases: Callable[[Bench], Iterable[Phase]], bench: Bench, watchers: W
         raise
     finally:
         watchers.tell(lambda watcher: watcher.end(run, finished=finished, weights=weights))
-    log.info("trained in %s: %s", in_words(time.time() - started), run.folder)
+    log.info("trained in %s: %s", duration(time.time() - started), run.folder)
 
 
 def _finish(run: Run) -> None:

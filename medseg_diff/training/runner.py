@@ -99,8 +99,7 @@ class Course:
         """From the mark to the end, or to where the numbers stop being finite."""
         phase, fabric, start = self.phase, self.bench.fabric, self.mark.step
         stream = batches(phase.examples, self._draws(start), workers=self.workers)
-        with bar(f"training {phase.name}", phase.settings.steps) as advance:
-            advance(start)
+        with bar(f"training {phase.name}", phase.settings.steps, done=start) as advance:
             for progress in fit(phase.objective, stream, phase.settings, fabric, learners=self.learners, start=start):
                 numbers = self._look_at(progress)
                 advance(note=f"loss {numbers['loss']:.4f}" if "loss" in numbers else "")

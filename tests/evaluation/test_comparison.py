@@ -105,11 +105,18 @@ def test_of_anomaly_maps_the_methods_own_are_compared_and_not_their_baselines(tm
     assert directions == {"auroc": "second", "auroc_of_slices": "second", "false_positives_ml": "first", "score": None}
 
 
-@pytest.mark.parametrize("content", [None, "", "name,value\n"])
+def test_names_of_cases_are_text(tmp_path):
+    first = table(tmp_path / "a", [0.5, 0.6, 0.7], names=["001", "NA", "1"])
+    second = table(tmp_path / "b", [0.6, 0.7, 0.9], names=["01", "NA", "1"])
+    found = compare_predictions(first, second)
+    assert (found["cases"], found["only_in_first"], found["only_in_second"]) == (2, ["001"], ["01"])
+
+
+@pytest.mark.parametrize("content", [None, "", "name,value\n", "case,dice\na,1,2,3\n", b"\xff\xfe\x00"])
 def test_a_folder_without_a_table_is_refused(tmp_path, content):
     first = table(tmp_path / "a", [0.5])
     (tmp_path / "b").mkdir()
     if content is not None:
-        (tmp_path / "b" / "per_case.csv").write_text(content)
+        (tmp_path / "b" / "per_case.csv").write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UsageError, match=r"b(/per_case.csv)?: (has no readable|holds no cases)"):
         compare_predictions(first, tmp_path / "b")

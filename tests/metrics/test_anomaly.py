@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from medseg_diff.metrics.anomaly import Pool, rank
+from medseg_diff.metrics.anomaly import Pool, counts, rank
 
 
 def scores_and_lesion(seed, voxels=4000, steps=None):
@@ -50,7 +50,7 @@ def test_a_pool_of_volumes_ranks_like_all_voxels_at_once():
     pool = Pool()
     parts = [scores_and_lesion(seed, voxels=3000) for seed in range(4)]
     for scores, lesion in parts:
-        pool.add(scores * 1e-3, lesion)  # a pool needs no range beforehand
+        pool.add(counts(scores * 1e-3, lesion))  # a pool needs no range beforehand
     scores, lesion = (np.concatenate(part) for part in zip(*parts, strict=True))
     found = pool.ranking()
     assert found.auroc() == pytest.approx(roc_auc_score(lesion, scores), abs=1e-3)
@@ -60,7 +60,7 @@ def test_a_pool_of_volumes_ranks_like_all_voxels_at_once():
 
 def test_a_pool_orders_negative_numbers_and_both_zeros():
     pool = Pool()
-    pool.add(np.array([-2.0, -1.0, -0.0, 0.0, 1.0, 2.0]), np.array([False, True, False, False, False, True]))
+    pool.add(counts(np.array([-2.0, -1.0, -0.0, 0.0, 1.0, 2.0]), np.array([False, True, False, False, False, True])))
     assert len(pool.ranking().scores) == 5
     assert pool.ranking().auroc() == pytest.approx(5 / 8)
     assert Pool().ranking() is None

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from medseg_diff.training import estimate
-from medseg_diff.training.estimate import Work, flops_per_second, forward_flops, in_words
+from medseg_diff.training.estimate import Work, flops_per_second, forward_flops
 from medseg_diff.training.fit import FitSettings
 
 
@@ -73,11 +73,3 @@ def test_the_network_is_shown_what_it_is_trained_on():
         work = Work(nn.Identity, FitSettings(), 8, (4, 6), channels=2, image_channels=image_channels)
         work.forward(network, 3, torch.device("cpu"))
     assert shown == [((3, 2, 4, 6), (3,), None), ((3, 2, 4, 6), (3,), (3, 5, 4, 6))]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (45 * 60, "45 min"), (3.5 * 3600, "3.5 h"), (41 * 86400, "41 days")],
-)
-def test_durations_in_words(seconds, words):
-    assert in_words(seconds) == words

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,6 @@ from medseg_diff.data.reading import CaseImages
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import Prepared, prepare_case, restore, with_change
 from medseg_diff.device import halved_to_fit, less_at_once
-from medseg_diff.errors import UsageError
 from medseg_diff.files import check_writable, write_table
 from medseg_diff.methods.anomaly.baselines import plain_baselines
 from medseg_diff.methods.anomaly.normative import (
@@ -27,28 +27,28 @@ from medseg_diff.methods.anomaly.normative import (
     above_normal,
     cleaned,
     depth_of,
-    otsu,
     top_mean,
 )
 from medseg_diff.methods.components import LESION_COLUMNS, find_lesions
-from medseg_diff.metrics import conformal
 from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.calibration import MapCalibration
 from medseg_diff.recipes.trained import find_model
 from medseg_diff.recipes.typicality import warnings_of
+from medseg_diff.run import Run
+from medseg_diff.tasks.apply.anomaly_threshold import Cut
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume, map_volume, open_system
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
 from medseg_diff.tasks.apply.channels import grid_as_trained, warn_of_other_grid
 from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.quality_checks import quality_checks
+from medseg_diff.tasks.apply.sharing import do_cases
 from medseg_diff.tasks.apply.sweep import check_options, sweep_anomaly
-from medseg_diff.tasks.options import Compute, MapOptions, Model, ResultFolder, Source, Threshold, with_plain_keywords
+from medseg_diff.tasks.options import Compute, MapOptions, Model, ResultFolder, Source, with_plain_keywords
 
 # In every case of one folder.
 SAME = ("sha256", "classifier_sha256", "recipe_sha256", "calibration_sha256", "engine", "findings", "seed")
 BASELINES = "baselines"
-USUAL_LEVEL = 0.9  # share of healthy brains that a guarantee is for
 
 
 @with_plain_keywords
@@ -62,104 +62,83 @@ def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOption
     Raises: UsageError, ConfigError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
     """
     source.check()
+    compute.check()
     if maps.sweep:
-        check_options(results, maps)
+        check_options(results, maps, compute)
     check_writable(results.out)
     run = find_model(model.model, task="anomaly", runs=model.runs)
-    system = open_system(run, compute=compute, overrides=maps.overrides, seed=maps.seed)
+    system = open_system(run, compute=compute.here, overrides=maps.overrides, seed=maps.seed)
     log.info("model %s (%s): %s", run.name, run.facts["recipe"], in_words(system))
     cases = find_cases(source, system.recipe.channels, task="anomaly", runs=model.runs)
     warn_of_other_grid(system.recipe, source.resample_to)
     if maps.sweep:
         with grid_as_trained(system.recipe):
             return [sweep_anomaly(cases, system, results.out, resample_to=source.resample_to)]
-    cut = Cut.guaranteed(system, maps) if maps.promises else Cut.asked(system, maps.threshold)
-    asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
-    same = {key: system.facts.get(key) for key in SAME} | asked | {"threshold_asked": cut.asked_for}
-    identity = Identity(same | ({"baselines": True} if maps.baselines else {}))
-    folder = Results.into(results, "anomaly", identity, source=source, runs=model.runs)
-    folder.check_room(cases, maps=1 + len(system.recipe.channels))
-    warned: set[str] = set()  # a warning that is true of every case is said once
-
-    def work(case: Case, new: Path) -> dict[str, Any]:
-        with grid_as_trained(system.recipe):
-            facts = find_anomalies(case, system, cut, new, baselines=maps.baselines, resample_to=source.resample_to)
-        for warning in facts["warnings"]:
-            if warning not in warned:
-                log.warning("[%s] %s", case.name, warning)
-                warned.add(warning)
-        return asked | facts
-
-    folder.work_through("mapping", cases, work)
+    asked = Asked(source, results, model, maps)
+    job = AnomalyMapping.of(system, asked)
+    job.folder.check_room(cases, maps=1 + len(system.recipe.channels))
+    do_cases("mapping", cases, job, opened=partial(AnomalyMapping.opened, run, asked, compute), compute=compute)
     log.info("results in %s: open anomaly.nii.gz over the scan in 3D Slicer or ITK-SNAP", results.out)
-    return [folder.folder(case) for case in cases]
+    return [job.folder.folder(case) for case in cases]
+
+
+class Asked(NamedTuple):
+    """What a call of `anomaly` asks for besides a run and a device."""
+
+    source: Source
+    results: ResultFolder
+    model: Model
+    maps: MapOptions
+
+
+@dataclass(frozen=True)
+class AnomalyMapping:
+    """An opened run at work on cases of one folder."""
+
+    system: AnomalySystem
+    folder: Results
+    asked: Asked
+    cut: Cut
+    warned: set[str] = field(default_factory=set)  # a warning that is true of every case is said once
+
+    @classmethod
+    def opened(cls, run: Run, asked: Asked, compute: Compute) -> "AnomalyMapping":
+        """Raises: what `open_system` and `of` raise."""
+        return cls.of(open_system(run, compute=compute, overrides=asked.maps.overrides, seed=asked.maps.seed), asked)
+
+    @classmethod
+    def of(cls, system: AnomalySystem, asked: Asked) -> "AnomalyMapping":
+        """Raises: UsageError for a threshold that there is not; EnvironmentFault for the key of pseudonyms."""
+        source, maps = asked.source, asked.maps
+        cut = Cut.guaranteed(system, maps) if maps.promises else Cut.asked(system, maps.threshold)
+        same = {key: system.facts.get(key) for key in SAME} | noted(source) | {"threshold_asked": cut.asked_for}
+        identity = Identity(same | ({"baselines": True} if maps.baselines else {}))
+        return cls(
+            system, Results.into(asked.results, "anomaly", identity, source=source, runs=asked.model.runs), asked, cut
+        )
+
+    def work(self, case: Case, new: Path) -> dict[str, Any]:
+        """Map a case into the folder `new`; what case.json says of it."""
+        source, baselines = self.asked.source, self.asked.maps.baselines
+        with grid_as_trained(self.system.recipe):
+            facts = find_anomalies(
+                case, self.system, self.cut, new, baselines=baselines, resample_to=source.resample_to
+            )
+        for warning in facts["warnings"]:
+            if warning not in self.warned:
+                log.warning("[%s] %s", case.name, warning)
+                self.warned.add(warning)
+        return noted(source) | facts
+
+
+def noted(source: Source) -> dict[str, Any]:
+    """How the images were named and read, as every case.json says."""
+    return {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
 
 
 def in_words(system: AnomalySystem) -> str:
     """`inversion, 16 network evaluations a slice`."""
     return f"{system.engine.kind}, {sum(system.engine.evaluations.values())} network evaluations a slice"
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where a map becomes a mask: `value`, or, where it is None, each scan's own Otsu threshold; and how it was set."""
-
-    asked_for: str | float
-    value: float | None
-    how: str
-
-    @classmethod
-    def asked(cls, system: AnomalySystem, threshold: Threshold | None) -> "Cut":
-        """From the command line, else from the recipe.
-
-        Raises: UsageError where the stored threshold is asked for and there is none for these settings.
-        """
-        chosen = system.recipe.findings.threshold if threshold is None else threshold
-        if chosen == "otsu":
-            return cls("otsu", None, "Otsu's threshold of this scan's brain")
-        if not isinstance(chosen, str):
-            if not 0 <= chosen < np.inf:
-                raise UsageError(f"a threshold of {chosen} cuts nothing", fix="use healthy, otsu or a number from 0 on")
-            return cls(float(chosen), float(chosen), "given")
-        if chosen != "healthy":
-            raise UsageError(f"there is no threshold `{chosen}`", fix="use healthy, otsu or a number from 0 on")
-        known, other = system.calibration, "use --threshold otsu, or a number"
-        if known is None or known.own is None:
-            raise UsageError(f"the model has no threshold from healthy brains ({known and known.source})", fix=other)
-        if not system.calibrated:
-            found = "the stored threshold was measured with other settings of engine or findings"
-            raise UsageError(found, fix=f"{other}, or train with these settings")
-        share = known.findings.false_positive_rate
-        return cls("healthy", known.own.threshold, f"{share:.2%} of the voxels of {known.source} lie above")
-
-    @classmethod
-    def guaranteed(cls, system: AnomalySystem, maps: MapOptions) -> "Cut":
-        """Of which a healthy brain has no more than so much above it. Raises: UsageError where too few were measured."""
-        volume_ml, level = maps.guarantee, USUAL_LEVEL if maps.level is None else maps.level
-        if volume_ml is None:
-            raise UsageError("--level is that of --guarantee", fix="add --guarantee fp_ml=1, or leave it out")
-        if maps.threshold is not None:
-            raise UsageError("--guarantee and --threshold are two ways to say one thing", fix="leave one of them out")
-        if not 0 < level < 1:
-            raise UsageError(f"there is no level {level:g}", fix="use one between 0 and 1, such as 0.9")
-        least, needed = conformal.FALSE_POSITIVES_ML[0], conformal.fewest_patients(level)
-        if not volume_ml >= least:
-            raise UsageError(f"there is no threshold for fp_ml={volume_ml:g}", fix=f"ask for {least:g} ml or more")
-        known = system.calibrated
-        brains = known.own.thresholds_by_volume if known and known.own else ()
-        value = conformal.threshold_of_volume(brains, volume_ml, level)
-        if value is None:
-            found = f"the model cannot promise fp_ml={volume_ml:g} in {100 * level:g}% of healthy brains"
-            raise UsageError(
-                f"{found}: {needed} are needed, {len(brains)} are measured with these settings",
-                fix=f"train with more healthy brains of split val and validation.calibration_cases={2 * needed}",
-            )
-        how = f"{100 * level:g}% of healthy brains have at most {volume_ml:g} ml above it, measured on {len(brains)}"
-        return cls(f"fp_ml={volume_ml:g} at {level:g}", max(value, 0.0), how)
-
-    def of(self, values: npt.NDArray[np.float32]) -> float:
-        """The threshold for a brain whose voxels score `values` [N]."""
-        return otsu(values) if self.value is None else self.value
 
 
 def find_anomalies(

@@ -1,11 +1,12 @@
 """A folder of results that cases are worked into: skip complete ones, go on past a bad one, several processes at once."""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medseg_diff.console import bar, log
 from medseg_diff.data.formats import nifti
@@ -21,7 +22,24 @@ from medseg_diff.tasks.apply.pseudonyms import names_of
 from medseg_diff.tasks.apply.summary import SUMMARY, summarised
 from medseg_diff.tasks.options import ResultFolder, Source
 
+LEASE_SECONDS = 120.0  # a disk that machines share keeps the locks of one that is gone for up to 90 seconds (NFS 4)
 PACKED = 0.15  # of its raw size is what a float map of a BraTS brain takes as .nii.gz: 0.140 to 0.149 measured
+
+Work = Callable[[Case, Path], dict[str, Any]]  # fills the folder of a case, and returns what case.json says
+
+
+class Todo(NamedTuple):
+    """A case that is not complete, and when it was last completed, if it ever was: see `_stamp`."""
+
+    case: Case
+    stamp: int | None
+
+    @property
+    def name(self) -> str:
+        return self.case.name
+
+
+Outcomes = Generator[tuple[Todo, bool | MedsegError], None, None]  # as `Results.do`, or the error that it raised
 
 
 @dataclass(frozen=True)
@@ -62,32 +80,44 @@ class Results:
         wanted = sum(_voxels(case) for case in cases if self.overwrite or _stamp(self.folder(case)) is None)
         check_room(self.out, int(wanted * maps * 4 * PACKED))
 
-    def work_through(self, title: str, cases: Sequence[Case], work: Callable[[Case, Path], dict[str, Any]]) -> None:
-        """Do every case that is not complete, under a progress bar; `work` fills a folder and returns what case.json says.
-        At the end the folder's summary is written.
+    def work_through(self, title: str, cases: Sequence[Case], work: Work) -> None:
+        """Do every case that is not complete, one after the other, under a progress bar. At the end the folder's summary is
+        written.
 
         Raises: UsageError where a case was done with other settings, or two would be called the same; where its folder
         is another scan's or holds other files, and what `work` raises: at once, or with `keep_going` at the end (the
         first that is about an image, else the first), unless the fault is the machine's.
         """
+
+        def one_by_one(todos: Sequence[Todo]) -> Outcomes:
+            for todo in todos:
+                try:
+                    outcome: bool | MedsegError = self.do(todo, work)
+                except MedsegError as error:
+                    outcome = error
+                yield todo, outcome
+
+        self.gather(title, cases, one_by_one)
+
+    def gather(self, title: str, cases: Sequence[Case], done_by: Callable[[Sequence[Todo]], Outcomes]) -> None:
+        """The same for cases that `done_by` does by whatever processes and in whatever order."""
         names = [self.called(case.name) for case in cases]
         if len(set(names)) < len(names):
             raise UsageError("two cases would be called the same in the results", fix="use another --pseudonym-key")
         if taken := {FAILURES, SUMMARY} & {name.lower() for name in names}:
             raise UsageError(f"a case is called {taken.pop()}, as a table of the results", fix="rename the case")
         with summarised(self.out):
-            self._work_through(title, cases, work)
+            self._gather(title, cases, done_by)
 
-    def _work_through(self, title: str, cases: Sequence[Case], work: Callable[[Case, Path], dict[str, Any]]) -> None:
+    def _gather(self, title: str, cases: Sequence[Case], done_by: Callable[[Sequence[Todo]], Outcomes]) -> None:
         failures, bad = Failures(self.out), list[MedsegError]()
         unfinished = self._unfinished(cases, bad)
-        with bar(title, len(unfinished)) as advance:
-            for case, stamp in unfinished:
-                try:
-                    if self._do(case, stamp, work):
-                        failures.forget(self.called(case.name))
-                except MedsegError as error:
-                    self._go_past(error, case, bad)
+        with bar(title, len(unfinished)) as advance, closing(done_by(unfinished)) as outcomes:
+            for (case, _), outcome in outcomes:
+                if isinstance(outcome, MedsegError):
+                    self._go_past(outcome, case, bad)
+                elif outcome:
+                    failures.forget(self.called(case.name))
                 advance(note=case.name)
         if bad:
             log.warning("%d of %d cases could not be done: see %s", len(bad), len(cases), failures.path)
@@ -102,20 +132,20 @@ class Results:
         name = self.called(case.name)
         Failures(self.out).note(name, error, in_words(error, case, name))
 
-    def _unfinished(self, cases: Sequence[Case], bad: list[MedsegError]) -> list[tuple[Case, int | None]]:
+    def _unfinished(self, cases: Sequence[Case], bad: list[MedsegError]) -> list[Todo]:
         """The cases to do, each with the stamp that its case.json has now, and a word on how many are complete."""
-        failures, complete, wanted = Failures(self.out), 0, list[tuple[Case, int | None]]()
+        failures, complete, wanted = Failures(self.out), 0, list[Todo]()
         for case in cases:
             stamp = _stamp(self.folder(case))  # before the look: another process may complete the case right after it
             try:
                 if self.overwrite or not self._is_complete(case):
-                    wanted.append((case, stamp))
+                    wanted.append(Todo(case, stamp))
                     continue
             except OtherScan as error:
                 self._go_past(error, case, bad)
                 continue
             failures.forget(self.called(case.name))
-            self._unclaim(case)
+            self.unclaim(case)
             complete += 1
         if complete:
             log.info("%d cases are complete already", complete)
@@ -130,22 +160,37 @@ class Results:
     def _claim_of(self, case: Case) -> Path:
         return self.out / f".claim_{self.called(case.name)}"
 
-    def _unclaim(self, case: Case) -> None:
-        """Remove the claim and the unfinished folder of a process that was killed while the case was complete."""
+    def _is_claimed(self, case: Case) -> bool:
+        with claimed(self._claim_of(case)) as ours:
+            return not ours
+
+    def unclaim(self, case: Case) -> bool:
+        """Remove the claim and the unfinished folder that a killed process left; whether a process has it still."""
         if self._claim_of(case).exists():
             with claimed(self._claim_of(case)) as ours:
-                if ours:
-                    clean(self.out, self.called(case.name))
+                if not ours:
+                    return True
+                clean(self.out, self.called(case.name))
+        return False
 
-    def _do(self, case: Case, stamp: int | None, work: Callable[[Case, Path], dict[str, Any]]) -> bool:
-        """One case, unless another process has it, or did it since its case.json had that stamp; whether it is done."""
-        folder = self.folder(case)
+    def do(self, todo: Todo, work: Work, *, lost: int = 0) -> bool:
+        """One case, unless another process has it, or did it since its case.json had that stamp; whether it is done.
+
+        Where a process was `lost` on it before, the disk is given time to notice, and its claim is waited for.
+        Raises: EnvironmentFault where that does not end; what the work raises.
+        """
+        case, folder, ends = todo.case, self.folder(todo.case), time.monotonic() + LEASE_SECONDS
+        while lost and self._is_claimed(case):
+            if time.monotonic() > ends:
+                found = "is still claimed by a process that was lost, or by another"
+                raise EnvironmentFault(found, fix="run the same command again in some minutes", case=case.name)
+            time.sleep(1)
         with claimed(self._claim_of(case)) as ours:
             if not ours:
                 log.info("[%s] another process is working on it: left to that one", case.name)
                 return False
             clean(self.out, folder.name)
-            if _stamp(folder) != stamp and self._is_complete(case):
+            if _stamp(folder) != todo.stamp and self._is_complete(case):
                 log.info("[%s] another process has done it meanwhile", case.name)
                 return True
             with made_anew(folder) as new:

@@ -1,8 +1,10 @@
 """`segment`: scans in, masks with probability and uncertainty out, on each scan's own grid."""
 
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medseg_diff.console import log
 from medseg_diff.data.appearance import appearance_of
@@ -14,6 +16,7 @@ from medseg_diff.files import check_writable
 from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.trained import find_models
 from medseg_diff.recipes.typicality import is_unlike, judged, warnings_of
+from medseg_diff.studies import FoundModel
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import find_cases
 from medseg_diff.tasks.apply.channels import grid_as_trained, refuse_missing, warn_of_other_grid
@@ -23,6 +26,7 @@ from medseg_diff.tasks.apply.promises import volume_in_words
 from medseg_diff.tasks.apply.segmentation_maps import write_maps
 from medseg_diff.tasks.apply.segmentation_system import SegmentationSystem, open_system
 from medseg_diff.tasks.apply.segmentation_volume import sample_volume
+from medseg_diff.tasks.apply.sharing import do_cases
 from medseg_diff.tasks.options import Compute, EnsembleOptions, Model, ResultFolder, Source, with_plain_keywords
 
 # In every case of one folder.
@@ -56,45 +60,74 @@ def segment(
     Raises: UsageError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
     """
     source.check()
+    compute.check()
     check_format(ensemble.format, results)
     check_writable(results.out)
     found = find_models(model.model, task="segment", runs=model.runs)
-    system = open_system(found, ensemble=ensemble, compute=compute)
-    plan, recipe = system.plan, system.recipe
-    drawn = f"{len(plan.times) - 1} steps × {plan.members} members"
+    asked = Asked(source, results, model, ensemble)
+    job = Segmenting.opened(found, asked, compute.here)
+    system, channels, fill = job.system, job.system.recipe.channels, job.system.recipe.bears_missing_channels
+    drawn = f"{len(system.plan.times) - 1} steps × {system.plan.members} members"
     drawn += f" × {len(found.runs)} folds" if len(found.runs) > 1 else ""
     log.info("model %s (%s): %s", found.name, found.runs[0].facts["recipe"], drawn)
     log.info("%s", system.promises.in_words())
-    fill, dicom_seg = recipe.bears_missing_channels, ensemble.format == DICOM_SEG
-    cases = find_cases(source, recipe.channels, runs=model.runs, fill_missing=fill)
-
-    def refuse(cases: list[Case]) -> None:
-        refuse_missing(cases, recipe.channels, fill_missing=fill, runs=model.runs)
-        if dicom_seg:
-            refuse_other_images(cases, recipe.channels, resample_to=source.resample_to)
-
+    cases = find_cases(source, channels, runs=model.runs, fill_missing=fill)
     if not results.keep_going:
-        refuse(cases)
-    warn_of_other_grid(recipe, source.resample_to)
-    asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
-    saved: dict[str, Any] = {"save_members": True} if ensemble.save_members else {}
-    saved |= {"format": DICOM_SEG} if dicom_seg else {}
-    if system.promises.guaranteed:
-        saved["guarantee"] = system.facts["guarantee"]
-    identity = Identity({key: system.facts.get(key) for key in SAME} | asked | saved)
-    folder = Results.into(results, "segment", identity, source=source, runs=model.runs)
-    folder.check_room(cases, maps=_maps_of_a_region(system, ensemble) * len(recipe.regions))
-
-    def work(case: Case, new: Path) -> dict[str, Any]:
-        refuse([case])
-        members = new / "members" if ensemble.save_members else None
-        with grid_as_trained(recipe):
-            made = segment_case(case, system, new, members=members, resample_to=source.resample_to, dicom_seg=dicom_seg)
-        return asked | saved | made
-
-    folder.work_through("segmenting", cases, work)
+        job.refuse(cases)
+    warn_of_other_grid(system.recipe, source.resample_to)
+    job.folder.check_room(cases, maps=_maps_of_a_region(system, ensemble) * len(system.recipe.regions))
+    do_cases("segmenting", cases, job, opened=partial(Segmenting.opened, found, asked, compute), compute=compute)
     log.info("results in %s: open mask.nii.gz over the scan in 3D Slicer or ITK-SNAP", results.out)
-    return [folder.folder(case) for case in cases]
+    return [job.folder.folder(case) for case in cases]
+
+
+class Asked(NamedTuple):
+    """What a call of `segment` asks for besides a model and a device."""
+
+    source: Source
+    results: ResultFolder
+    model: Model
+    ensemble: EnsembleOptions
+
+
+@dataclass(frozen=True)
+class Segmenting:
+    """An opened model at work on cases of one folder; `noted` stands in every case.json besides what the model says."""
+
+    system: SegmentationSystem
+    folder: Results
+    asked: Asked
+    noted: dict[str, Any]
+
+    @classmethod
+    def opened(cls, found: FoundModel, asked: Asked, compute: Compute) -> "Segmenting":
+        """Raises: what `open_system` and `Results.into` raise."""
+        source, ensemble = asked.source, asked.ensemble
+        system = open_system(found, ensemble=ensemble, compute=compute)
+        noted: dict[str, Any] = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
+        noted |= {"save_members": True} if ensemble.save_members else {}
+        noted |= {"format": DICOM_SEG} if ensemble.format == DICOM_SEG else {}
+        noted |= {"guarantee": system.facts["guarantee"]} if system.promises.guaranteed else {}
+        identity = Identity({key: system.facts.get(key) for key in SAME} | noted)
+        folder = Results.into(asked.results, "segment", identity, source=source, runs=asked.model.runs)
+        return cls(system, folder, asked, noted)
+
+    def refuse(self, cases: list[Case]) -> None:
+        """Raises: ImageError, UsageError of every case that cannot be segmented as it is asked for."""
+        recipe, asked = self.system.recipe, self.asked
+        fill = recipe.bears_missing_channels
+        refuse_missing(cases, recipe.channels, fill_missing=fill, runs=asked.model.runs)
+        if asked.ensemble.format == DICOM_SEG:
+            refuse_other_images(cases, recipe.channels, resample_to=asked.source.resample_to)
+
+    def work(self, case: Case, new: Path) -> dict[str, Any]:
+        """Segment a case into the folder `new`; what case.json says of it."""
+        self.refuse([case])
+        ensemble, resample_to = self.asked.ensemble, self.asked.source.resample_to
+        members, dicom_seg = new / "members" if ensemble.save_members else None, ensemble.format == DICOM_SEG
+        with grid_as_trained(self.system.recipe):
+            made = segment_case(case, self.system, new, members=members, resample_to=resample_to, dicom_seg=dicom_seg)
+        return self.noted | made
 
 
 def segment_case(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseg_diff.console import bar, log
+from medseg_diff.console import bar, duration, log
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import prepare_case
@@ -25,8 +25,7 @@ from medseg_diff.methods.anomaly.normative import cleaned, depth_of, top_mean
 from medseg_diff.metrics.anomaly import rank
 from medseg_diff.reporting.curves import draw_sweep
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, Frame
-from medseg_diff.tasks.options import MapOptions, ResultFolder
-from medseg_diff.training.estimate import in_words
+from medseg_diff.tasks.options import Compute, MapOptions, ResultFolder
 
 MOST_CASES, SLICES = 3, 12
 FACTORS = {"depth": (0.5, 1.0, 2.0), "steps": (0.5, 1.0, 2.0), "scale": (0.3, 1.0, 3.0)}  # of the recipe's own
@@ -74,7 +73,7 @@ def sweep_anomaly(cases: Sequence[Case], system: AnomalySystem, out: Path, *, re
             advance(engine.steps, note=f"depth {engine.depth}")
             if number == 0:
                 left = (time.perf_counter() - started) * sum(each.steps for each in engines[1:]) / engine.steps
-                log.info("%d settings on %d slices: about %s", len(engines), len(slices.image), in_words(left))
+                log.info("%d settings on %d slices: about %s", len(engines), len(slices.image), duration(left))
     columns = [*swept, *MEASURED]
     write_table(out / "sweep.csv", columns, [[_cell(row[name]) for name in columns] for row in rows])
     draw_sweep(out / "sweep.csv", out / "sweep.png")
@@ -87,7 +86,7 @@ def sweep_anomaly(cases: Sequence[Case], system: AnomalySystem, out: Path, *, re
     return out
 
 
-def check_options(results: ResultFolder, maps: MapOptions) -> None:
+def check_options(results: ResultFolder, maps: MapOptions, compute: Compute) -> None:
     """Raises: UsageError for what is about maps, of which a sweep writes none, and where there is a sweep already."""
     of_maps = {
         "--threshold": maps.threshold is not None,
@@ -96,6 +95,7 @@ def check_options(results: ResultFolder, maps: MapOptions) -> None:
         "--baselines": maps.baselines,
         "--keep-going": results.keep_going,
         "--pseudonymise": results.pseudonymise,
+        "--cluster": compute.cluster != "none",
     }
     if given := [name for name, asked in of_maps.items() if asked]:
         raise UsageError(f"{', '.join(given)}: --sweep writes no maps", fix="leave one of them out")

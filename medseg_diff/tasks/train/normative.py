@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medseg_diff.console import bar, log
+from medseg_diff.console import bar, duration, log
 from medseg_diff.data.datasets.labelled import is_labelled
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.tables.manifest import Case, Manifest
@@ -31,7 +31,6 @@ from medseg_diff.run import Run
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume, map_volume, open_system
 from medseg_diff.tasks.options import Compute
 from medseg_diff.training.classification import Skill
-from medseg_diff.training.estimate import in_words
 
 WORTH_SAYING_SECONDS = 60.0
 TRIP_TOLERANCE = 1.5  # a scan may come back this much worse than the worst case of the calibration
@@ -59,7 +58,7 @@ def calibrate(
             advance(note=case.name)
             left = (time.perf_counter() - started) * (len(source.cases) - 1)
             if number == 0 and left > WORTH_SAYING_SECONDS:
-                log.info("calibrating on %d more cases: about %s", len(source.cases) - 1, in_words(left))
+                log.info("calibrating on %d more cases: about %s", len(source.cases) - 1, duration(left))
     calibration = _calibration(measured, source, system, skill)
     write_calibration(run, calibration)
     run.seal()

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar, cast
 
 from torch import nn
 
-from medseg_diff.console import log
+from medseg_diff.console import duration, log
 from medseg_diff.data.tables.manifest import Manifest, read_manifest
 from medseg_diff.diffusion import Denoiser
 from medseg_diff.recipes.anomaly import AnomalyRecipe
@@ -19,7 +19,7 @@ from medseg_diff.run import Run
 from medseg_diff.tasks.options import TrainingRun
 from medseg_diff.tasks.train.study import check_channels, with_splits
 from medseg_diff.tracking import Mirror
-from medseg_diff.training.estimate import LONG_SECONDS, Work, in_words
+from medseg_diff.training.estimate import LONG_SECONDS, Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Job, Phase, train
 from medseg_diff.training.watcher import Watcher
@@ -132,4 +132,4 @@ def say_how_long(works: Sequence[Work], bench: Bench, *, quick: str) -> None:
     amounts = " and ".join(f"{work.settings.steps} steps of {work.settings.batch}" for work in works)
     long = seconds > LONG_SECONDS and device.type == "cpu"
     advice = f"; try --config {quick}, or a machine with a GPU" if long else ""
-    log.info("this machine: about %s for %s (%s)%s", in_words(seconds), amounts, precision, advice)
+    log.info("this machine: about %s for %s (%s)%s", duration(seconds), amounts, precision, advice)
