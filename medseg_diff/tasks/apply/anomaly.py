@@ -38,7 +38,7 @@ from medseg_diff.recipes.trained import find_model
 from medseg_diff.recipes.typicality import warnings_of
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume, map_volume, open_system
 from medseg_diff.tasks.apply.case_folder import Identity
-from medseg_diff.tasks.apply.cases import find_cases
+from medseg_diff.tasks.apply.cases import Given, find_cases, given_by
 from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.quality_checks import quality_checks
 from medseg_diff.tasks.apply.sweep import check_options, sweep_anomaly
@@ -66,20 +66,32 @@ def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOption
     check_writable(results.out)
     run = find_model(model.model, task="anomaly", runs=model.runs)
     system = open_system(run, compute=compute, overrides=maps.overrides, seed=maps.seed)
-    log.info("model %s (%s): %s", run.name, run.facts["recipe"], in_words(system))
+    say(system)
     cases = find_cases(source, system.recipe.channels, task="anomaly", runs=model.runs)
     if maps.sweep:
         return [sweep_anomaly(cases, system, results.out, resample_to=source.resample_to)]
+    return map_cases(given_by(source, cases), system, results, maps, runs=model.runs)
+
+
+def say(system: AnomalySystem) -> None:
+    """Which model maps, and what that takes."""
+    log.info("model %s (%s): %s", system.facts["model"], system.facts["recipe"], in_words(system))
+
+
+def map_cases(
+    given: Given, system: AnomalySystem, results: ResultFolder, maps: MapOptions, *, runs: Path
+) -> list[Path]:
+    """Map the anomalies of cases into a folder of results; returns the folder of each. Raises: as `anomaly`."""
+    cases, asked = given.cases, given.asked
     cut = Cut.guaranteed(system, maps) if maps.promises else Cut.asked(system, maps.threshold)
-    asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
     same = {key: system.facts.get(key) for key in SAME} | asked | {"threshold_asked": cut.asked_for}
     identity = Identity(same | ({"baselines": True} if maps.baselines else {}))
-    folder = Results.into(results, "anomaly", identity, source=source, runs=model.runs)
+    folder = Results.into(results, "anomaly", identity, given=given, runs=runs)
     folder.check_room(cases, maps=1 + len(system.recipe.channels))
     warned: set[str] = set()  # a warning that is true of every case is said once
 
     def work(case: Case, new: Path) -> dict[str, Any]:
-        facts = find_anomalies(case, system, cut, new, baselines=maps.baselines, resample_to=source.resample_to)
+        facts = find_anomalies(case, system, cut, new, baselines=maps.baselines, resample_to=asked["resample_to"])
         for warning in facts["warnings"]:
             if warning not in warned:
                 log.warning("[%s] %s", case.name, warning)

@@ -15,7 +15,7 @@ from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.trained import find_models
 from medseg_diff.recipes.typicality import is_unlike, judged, warnings_of
 from medseg_diff.tasks.apply.case_folder import Identity
-from medseg_diff.tasks.apply.cases import find_cases
+from medseg_diff.tasks.apply.cases import Given, find_cases, given_by
 from medseg_diff.tasks.apply.channels import refuse_missing
 from medseg_diff.tasks.apply.dicom_objects import DICOM_SEG, DicomObjects, check_format, refuse_other_images
 from medseg_diff.tasks.apply.folder import Results
@@ -56,38 +56,58 @@ def segment(
     Raises: UsageError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
     """
     source.check()
-    check_format(ensemble.format, results)
-    check_writable(results.out)
+    check(results, ensemble)
     found = find_models(model.model, task="segment", runs=model.runs)
     system = open_system(found, ensemble=ensemble, compute=compute)
-    plan, recipe = system.plan, system.recipe
+    say(system)
+    fill = system.recipe.bears_missing_channels
+    cases = find_cases(source, system.recipe.channels, runs=model.runs, fill_missing=fill)
+    return segment_cases(given_by(source, cases), system, results, ensemble, runs=model.runs)
+
+
+def check(results: ResultFolder, ensemble: EnsembleOptions) -> None:
+    """Raises: UsageError, EnvironmentFault where results cannot be written there, or not so."""
+    check_format(ensemble.format, results)
+    check_writable(results.out)
+
+
+def say(system: SegmentationSystem) -> None:
+    """Which model draws how many samples, and what it can promise."""
+    plan, folds = system.plan, len(system.weights)
     drawn = f"{len(plan.times) - 1} steps × {plan.members} members"
-    drawn += f" × {len(found.runs)} folds" if len(found.runs) > 1 else ""
-    log.info("model %s (%s): %s", found.name, found.runs[0].facts["recipe"], drawn)
+    drawn += f" × {folds} folds" if folds > 1 else ""
+    log.info("model %s (%s): %s", system.facts["model"], system.facts["recipe"], drawn)
     log.info("%s", system.promises.in_words())
+
+
+def segment_cases(
+    given: Given, system: SegmentationSystem, results: ResultFolder, ensemble: EnsembleOptions, *, runs: Path
+) -> list[Path]:
+    """Segment cases into a folder of results; returns the folder of each. `runs` is where models that would fit are looked
+    for, to name them to cases that lack channels. Raises: as `segment`."""
+    recipe, cases, asked = system.recipe, given.cases, given.asked
     fill, dicom_seg = recipe.bears_missing_channels, ensemble.format == DICOM_SEG
-    cases = find_cases(source, recipe.channels, runs=model.runs, fill_missing=fill)
+    resample_to = asked["resample_to"]
 
     def refuse(cases: list[Case]) -> None:
-        refuse_missing(cases, recipe.channels, fill_missing=fill, runs=model.runs)
+        refuse_missing(cases, recipe.channels, fill_missing=fill, runs=runs)
         if dicom_seg:
-            refuse_other_images(cases, recipe.channels, resample_to=source.resample_to)
+            refuse_other_images(cases, recipe.channels, resample_to=resample_to)
 
     if not results.keep_going:
         refuse(cases)
-    asked = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
     saved: dict[str, Any] = {"save_members": True} if ensemble.save_members else {}
     saved |= {"format": DICOM_SEG} if dicom_seg else {}
     if system.promises.guaranteed:
         saved["guarantee"] = system.facts["guarantee"]
     identity = Identity({key: system.facts.get(key) for key in SAME} | asked | saved)
-    folder = Results.into(results, "segment", identity, source=source, runs=model.runs)
+    folder = Results.into(results, "segment", identity, given=given, runs=runs)
     folder.check_room(cases, maps=_maps_of_a_region(system, ensemble) * len(recipe.regions))
 
     def work(case: Case, new: Path) -> dict[str, Any]:
         refuse([case])
         members = new / "members" if ensemble.save_members else None
-        made = segment_case(case, system, new, members=members, resample_to=source.resample_to, dicom_seg=dicom_seg)
+        made = segment_case(case, system, new, members=members, resample_to=resample_to, dicom_seg=dicom_seg)
         return asked | saved | made
 
     folder.work_through("segmenting", cases, work)
