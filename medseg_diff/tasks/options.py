@@ -267,7 +267,8 @@ def with_plain_keywords(verb: Callable[..., Answer]) -> Callable[..., Answer]:
             return verb(*words, **whole, **options)
         return verb(**gathered(verb, signature.bind(*words, **options).arguments))
 
-    signature = written_out(verb, keywords)
+    answer = get_type_hints(verb).get("return", Parameter.empty)
+    signature = written_out(verb, keywords).replace(return_annotation=answer)
     call.__signature__ = signature  # type: ignore[attr-defined]
     said = "\n".join(f"        {name}: {meaning}" for name, meaning in meanings_of(verb).items())
     call.__doc__ = f"{(verb.__doc__ or '').rstrip()}\n\n    Args:\n{said}\n    "
