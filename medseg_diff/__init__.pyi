@@ -120,7 +120,6 @@ class AnomalyOptions(TypedDict, total=False):
     guarantee: str | float | None
     level: float | None
     seed: int
-    sweep: bool
     baselines: bool
     device: str
     precision: str | None
@@ -159,7 +158,6 @@ def anomaly(  # type: ignore[overload-overlap]  # a path is a sequence too
         guarantee: fp_ml=1: a threshold above which no more than so much of a healthy brain lies.
         level: Share of healthy brains of which --guarantee holds [0.9: 9 measured ones].
         seed: Of all noise, in engines that draw any.
-        sweep: Write no maps; try settings of the engine on a few slices.
         baselines: Also write the maps that a method must beat, for `evaluate`.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16 [the recipe's].

@@ -7,7 +7,6 @@ from medseg_diff.api.call import OptionalFolder, called
 from medseg_diff.api.models import ModelOption, model_for
 from medseg_diff.api.results import AnomalyResult
 from medseg_diff.api.volumes import Volume
-from medseg_diff.errors import UsageError
 from medseg_diff.files import check_writable
 from medseg_diff.tasks.apply.anomaly import map_cases, say
 from medseg_diff.tasks.apply.anomaly_volume import AnomalyModel, system_of
@@ -35,9 +34,6 @@ def anomaly(
 
     Raises: UsageError, ConfigError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
     """
-    if maps.sweep:
-        found = "a sweep makes a table of settings, and no result of a case"
-        raise UsageError(found, fix="sweep on the command line: medseg-diff anomaly --sweep")
     with called(volume, source, results) as call:
         check_writable(call.results.out)
         opened = model_for("anomaly", model, compute)

@@ -159,13 +159,19 @@ class MapOptions:
     )
     level: float | None = option(None, "Share of healthy brains of which --guarantee holds [0.9: 9 measured ones].")
     seed: int = option(0, "Of all noise, in engines that draw any.")
-    sweep: bool = option(False, "Write no maps; try settings of the engine on a few slices.")
     baselines: bool = option(False, "Also write the maps that a method must beat, for `evaluate`.")
 
     @property
     def promises(self) -> bool:
         """Whether the threshold is asked for by what it promises."""
         return self.guarantee is not None or self.level is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOrSweep(MapOptions):
+    """Maps, or settings tried on a few slices."""
+
+    sweep: bool = option(False, "Write no maps; try settings of the engine on a few slices.")
 
 
 @dataclass(frozen=True, kw_only=True)

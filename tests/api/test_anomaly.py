@@ -1,6 +1,7 @@
 """From Python: anomaly maps as arrays, every line of docs/python.md about them."""
 
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import medseg_diff
 from medseg_diff.data.reading import read_labels, read_map
-from medseg_diff.errors import UsageError
+from medseg_diff.data.tables.inputs import MissingChannels
 from medseg_diff.tasks.apply.anomaly import anomaly as on_command_line
 
 
@@ -55,8 +56,6 @@ def test_an_anomaly_map_has(row, result, written):
 
 
 def test_the_page_says_so():
-    from pathlib import Path
-
     page = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
     section = page.split("Of an anomaly map:\n")[1].split("Of both:")[0]
     assert all(f"| `{row}` |" in section for row in ROWS) and section.count("\n| `result.") == len(ROWS) + 1
@@ -69,16 +68,12 @@ def test_it_says_what_it_found_in_a_line(result):
     assert len(warnings) == len(result.warnings) > 0
 
 
-def test_one_channel_needs_no_dict(patient, phantoms, untrained_anomaly, model, tmp_path):
-    """A model of t2 and flair, asked with one 3D image, says what it lacks by name."""
-    from medseg_diff.data.tables.inputs import MissingChannels
-
+def test_an_image_alone_says_which_channel_is_missing(patient, model):
     with pytest.raises(MissingChannels, match="t2 not found"):
         medseg_diff.anomaly(patient.names["flair"], model=model)
 
 
-def test_a_list_and_a_saved_result(patient, model, result, tmp_path):
-    """An array without a file is called after its place."""
+def test_images_without_files_are_called_after_their_places(patient, model, result, tmp_path):
     images = {c: nibabel.Nifti1Image(patient.names[c].get_fdata(), patient.names[c].affine) for c in ("t2", "flair")}
     first, second = medseg_diff.anomaly([images, images], model=model, threshold="otsu")
     assert (first.name, second.name) == ("case_1", "case_2")
@@ -86,8 +81,3 @@ def test_a_list_and_a_saved_result(patient, model, result, tmp_path):
     place = first.save(tmp_path)
     assert medseg_diff.AnomalyResult.read(place).facts == first.facts
     assert (tmp_path / "summary.csv").read_text().splitlines()[1].startswith("case_1,anomaly,")
-
-
-def test_a_sweep_is_for_the_command_line(patient, model):
-    with pytest.raises(UsageError, match="a sweep makes a table of settings"):
-        medseg_diff.anomaly(patient.place / "patient", model=model, sweep=True)

@@ -42,7 +42,16 @@ from medseg_diff.tasks.apply.cases import Given, find_cases, given_by
 from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.quality_checks import quality_checks
 from medseg_diff.tasks.apply.sweep import check_options, sweep_anomaly
-from medseg_diff.tasks.options import Compute, MapOptions, Model, ResultFolder, Source, Threshold, with_plain_keywords
+from medseg_diff.tasks.options import (
+    Compute,
+    MapOptions,
+    MapOrSweep,
+    Model,
+    ResultFolder,
+    Source,
+    Threshold,
+    with_plain_keywords,
+)
 
 # In every case of one folder.
 SAME = ("sha256", "classifier_sha256", "recipe_sha256", "calibration_sha256", "engine", "findings", "seed")
@@ -51,7 +60,7 @@ USUAL_LEVEL = 0.9  # share of healthy brains that a guarantee is for
 
 
 @with_plain_keywords
-def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOptions, compute: Compute) -> list[Path]:
+def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOrSweep, compute: Compute) -> list[Path]:
     """Map the anomalies of one case (`volumes`, as on the command line) or of a table's cases; returns the folders written.
 
     Cases that are complete with the same settings are skipped, and so are those that another process is working on.

@@ -25,7 +25,7 @@ from medseg_diff.methods.anomaly.normative import cleaned, depth_of, top_mean
 from medseg_diff.metrics.anomaly import rank
 from medseg_diff.reporting.curves import draw_sweep
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, Frame
-from medseg_diff.tasks.options import MapOptions, ResultFolder
+from medseg_diff.tasks.options import MapOrSweep, ResultFolder
 from medseg_diff.training.estimate import in_words
 
 MOST_CASES, SLICES = 3, 12
@@ -87,7 +87,7 @@ def sweep_anomaly(cases: Sequence[Case], system: AnomalySystem, out: Path, *, re
     return out
 
 
-def check_options(results: ResultFolder, maps: MapOptions) -> None:
+def check_options(results: ResultFolder, maps: MapOrSweep) -> None:
     """Raises: UsageError for what is about maps, of which a sweep writes none, and where there is a sweep already."""
     of_maps = {
         "--threshold": maps.threshold is not None,
