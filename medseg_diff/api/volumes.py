@@ -1,5 +1,7 @@
 """What `volume` may be in Python, a path, an image of nibabel, or one of them for each channel, as words of `--volume`."""
 
+import gzip
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -7,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from medseg_diff.data.tables.inputs import stem_of
-from medseg_diff.errors import ImageError, UsageError
+from medseg_diff.errors import ImageError, UsageError, unwritable
 
 
 class SpatialImage(Protocol):
@@ -36,7 +38,7 @@ def words_of(volume: Volume, folder: Path, name: str) -> Words:
     there yet. A case takes the name of its images' files; `name` is for images without one.
 
     Raises: UsageError for what is neither a path, an image of nibabel, nor a dict of them; ImageError where an image has no
-    affine or its file cannot be read any more.
+    affine or its file cannot be read any more; EnvironmentFault where there is no room for a temporary file.
     """
     if isinstance(volume, str | Path):
         return Words((_as_path(volume),), False)
@@ -63,6 +65,7 @@ def _as_path(path: str | Path) -> str:
 
 def _written(image: SpatialImage, folder: Path, name: str) -> Path:
     """Where an image was written, under the name of its own file and that file's folder."""
+    from nibabel.arrayproxy import is_proxy
     from nibabel.nifti1 import Nifti1Image, Nifti1Pair
     from nibabel.spatialimages import SpatialImage as Image
 
@@ -77,8 +80,10 @@ def _written(image: SpatialImage, folder: Path, name: str) -> Path:
     if image.affine is None:
         raise ImageError("has no affine", fix="make it with nibabel.Nifti1Image(array, affine)", case=stem)
     try:
+        if own and own.suffix == ".gz" and is_proxy(image.dataobj):
+            _check_whole(own)
         voxels = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         fix = "load it again from a whole file"
         raise ImageError(f"cannot be read ({type(error).__name__})", fix=fix, file=own.name if own else None) from None
     if voxels.dtype.kind == "b" or (voxels.dtype.kind in "iu" and voxels.dtype.itemsize > 2):
@@ -87,6 +92,16 @@ def _written(image: SpatialImage, folder: Path, name: str) -> Path:
     written = Nifti1Image(voxels, image.affine, header, dtype=voxels.dtype)
     written.header.set_slope_inter(1.0, 0.0)
     path = folder / (own.parent.name if own else "memory") / f"{stem}.nii"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written.to_filename(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written.to_filename(path)
+    except OSError as error:
+        raise unwritable(error, path.name, fix="set TMPDIR to a folder with more room") from None
     return path
+
+
+def _check_whole(archive: Path) -> None:
+    """Read it to its end: nibabel stops before the checksum. Raises: OSError, EOFError, zlib.error."""
+    with gzip.open(archive) as file:
+        while file.read(1 << 20):
+            pass

@@ -6,7 +6,7 @@ import pytest
 
 from medseg_diff.api.volumes import words_of
 from medseg_diff.data.reading import read_volume
-from medseg_diff.errors import ImageError, UsageError
+from medseg_diff.errors import EnvironmentFault, ImageError, UsageError
 
 AFFINE = np.array([[0, -1.5, 0, 4], [2, 0, 0, 5], [0, 0, 3, 6], [0, 0, 0, 1.0]])
 VOXELS = np.arange(24).reshape(2, 3, 4)
@@ -68,6 +68,22 @@ def test_a_file_that_went_away_or_is_cut_off(tmp_path):
     path.write_bytes(path.read_bytes()[:370])
     with pytest.raises(ImageError, match=r"flair.nii: cannot be read"):
         written(loaded, tmp_path)
+
+
+def test_a_damaged_archive_is_said(tmp_path):
+    path = tmp_path / "flair.nii.gz"
+    nibabel.Nifti1Image(np.random.default_rng(0).random((20, 20, 20)), AFFINE).to_filename(path)
+    content = bytearray(path.read_bytes())
+    content[40_000:40_100] = b"\xff" * 100
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"flair.nii.gz: cannot be read"):
+        written(nibabel.load(path), tmp_path)
+
+
+def test_no_room_for_a_temporary_file(tmp_path):
+    (tmp_path / "0").write_text("where the folder should be")
+    with pytest.raises(EnvironmentFault, match=r"case_1.nii: cannot be written .* Fix: set TMPDIR"):
+        written(nibabel.Nifti1Image(VOXELS.astype(np.float32), AFFINE), tmp_path)
 
 
 def test_channels_without_files_share_a_name_and_keep_apart(tmp_path):
