@@ -159,7 +159,7 @@ def _trained(bench: Bench, overrides: Sequence[str]) -> Run:
     folder = bench.out / "runs" / OURS
     if (folder / "run.json").is_file():  # of an earlier call
         shutil.rmtree(folder)
-    return train_seg(
+    run = train_seg(
         bench.data,
         config=CONFIG,
         overrides=overrides,
@@ -168,6 +168,8 @@ def _trained(bench: Bench, overrides: Sequence[str]) -> Run:
         device=bench.device,
         mlflow=False,
     )
+    assert isinstance(run, Run)
+    return run
 
 
 def summary(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -131,11 +131,10 @@ def _steps(size: Size) -> int:
 
 def _segment(study: FoldStudy, tested: Path, folder: Path, size: Size, *, device: str) -> None:
     """By the study, with all that it promises, and by its first fold alone."""
-    promised = {"level": LEVEL, "guarantee": RISK}
-    common: dict[str, Any] = {"data": tested, "device": device}
-    segment(model=study.folder, out=folder / "study", members=size.members, **promised, **common)
+    common: dict[str, Any] = {"level": LEVEL, "device": device}
+    segment(data=tested, model=study.folder, out=folder / "study", members=size.members, guarantee=RISK, **common)
     members = size.members * size.folds
-    segment(model=study.run(1).folder, out=folder / "alone", members=members, level=LEVEL, **common)
+    segment(data=tested, model=study.run(1).folder, out=folder / "alone", members=members, **common)
 
 
 class Averaged(nn.Module):

@@ -164,9 +164,11 @@ def _train(bench: Bench, recipe: SegmentationRecipe, name: str) -> Run:
     write_text(config, write_yaml(recipe))
     if (folder / "run.json").is_file():  # of an earlier call
         shutil.rmtree(folder)
-    return train_seg(
+    run = train_seg(
         bench.data, config=str(config), out=folder, device=bench.device, runs=bench.out / "runs", mlflow=False
     )
+    assert isinstance(run, Run)
+    return run
 
 
 def _training_of(run: Run, seconds_per_step: float | None) -> dict[str, Any]:

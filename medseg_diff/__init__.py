@@ -14,18 +14,34 @@ VERBS = {
     "validate": "medseg_diff.tasks.validate",
     "train_seg": "medseg_diff.tasks.train.segmentation",
     "train_anomaly": "medseg_diff.tasks.train.anomaly",
-    "segment": "medseg_diff.tasks.apply.segment",
-    "anomaly": "medseg_diff.tasks.apply.anomaly",
+    "segment": "medseg_diff.api.segment",
+    "anomaly": "medseg_diff.api.anomaly",
     "evaluate": "medseg_diff.tasks.evaluate",
     "ui": "medseg_diff.tasks.ui",
     "selftest": "medseg_diff.tasks.selftest",
     "info": "medseg_diff.tasks.info",
 }
 
-__all__ = ["__version__", *VERBS]  # one list of verbs
+# What they return and take, where that is a class or function of its own.
+NOUNS = {
+    "load_model": "medseg_diff.api.models",
+    "LoadedModel": "medseg_diff.api.models",
+    "SegmentationResult": "medseg_diff.api.results",
+    "AnomalyResult": "medseg_diff.api.results",
+}
+
+__all__ = ["__version__", *VERBS, *NOUNS]  # one list of verbs
 
 
 def __getattr__(name: str) -> Any:
     if name in VERBS:
-        return getattr(import_module(VERBS[name]), name)
+        from medseg_diff.console import shown_at_a_prompt
+
+        return shown_at_a_prompt(getattr(import_module(VERBS[name]), name))
+    if name in NOUNS:
+        return getattr(import_module(NOUNS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

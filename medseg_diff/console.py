@@ -1,15 +1,22 @@
-"""What a person sees while a verb works: messages and progress on stderr, or nothing."""
+"""What a person sees while a verb works: messages, and progress as bars in a terminal or notebook, or as lines in a log."""
 
+import functools
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
 
 from medseg_diff.errors import plain
 
 log = logging.getLogger("medseg_diff")
+
+Parameters = ParamSpec("Parameters")
+Answer = TypeVar("Answer")
+
+WIDTH, PAUSE_SECONDS = 24, 0.2  # of a bar in a notebook, and between two drawings of it
 
 
 FIRST_SECONDS, EVERY_SECONDS = 5.0, 60.0  # from the start of a bar to its first line in a log, and from line to line
@@ -53,9 +60,7 @@ def _indented(line: str) -> str:
 def configure(*, verbosity: int, progress: bool) -> None:
     """Called once by the command line: -1 quiet, 0 normal, 1 and more verbose. Progress is bars on a terminal, and in a
     log a line a minute."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Plain("%(message)s"))
-    log.handlers[:] = [handler]
+    log.handlers[:] = [_handler(sys.stderr)]
     log.setLevel({-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG))
     log.propagate = False
     shown = progress and verbosity >= 0
@@ -80,6 +85,50 @@ def quiet() -> None:
     _progress.bars = _progress.lines = False
 
 
+def _handler(stream: Any) -> logging.Handler:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_Plain("%(message)s"))
+    return handler
+
+
+def shown_at_a_prompt(function: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
+    """The function, its messages and bars shown while it works where a person calls it from a notebook or at Python's
+    prompt. A script decides for itself, and so does whoever has given the logger `medseg_diff` a level or a handler."""
+
+    @functools.wraps(function)
+    def call(*words: Parameters.args, **options: Parameters.kwargs) -> Answer:
+        with _shown():
+            return function(*words, **options)
+
+    return call
+
+
+@contextmanager
+def _shown() -> Iterator[None]:
+    if not (in_notebook() or hasattr(sys, "ps1")) or log.handlers or log.level != logging.NOTSET or _progress.bars:
+        yield
+        return
+    before = log.propagate
+    if not log.isEnabledFor(logging.INFO):  # else the root's handlers show them
+        log.handlers[:] = [_handler(sys.stdout if in_notebook() else sys.stderr)]  # a notebook shows stderr as an alarm
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    _progress.bars = in_notebook() or sys.stderr.isatty()
+    try:
+        yield
+    finally:
+        log.handlers.clear()
+        log.setLevel(logging.NOTSET)
+        log.propagate = before
+        _progress.bars = False
+
+
+def in_notebook() -> bool:
+    """Whether this is a kernel of Jupyter, Colab and the like."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
 @contextmanager
 def bar(title: str, total: int, *, done: int = 0) -> Iterator[Callable[..., None]]:
     """Progress with the time that is left, as a bar or as lines in a log; yields advance(n=1, note=""). So much was `done`
@@ -87,6 +136,9 @@ def bar(title: str, total: int, *, done: int = 0) -> Iterator[Callable[..., None
     if not _progress.bars:
         with _counted(title, total, done) as counted:
             yield counted
+        return
+    if in_notebook():
+        yield _NotebookBar(title, total).advance
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -138,3 +190,30 @@ def _in_words(bars: list[_Counted], now: float) -> str:
     done, seconds = first.done - first.before + min(share, 1.0), now - first.began
     counts = ", ".join(f"{each.title} {each.done}/{each.total}" for each in bars)
     return counts + (f", {duration(seconds * (first.total - first.before - done) / done)} left" if done else "")
+
+
+class _NotebookBar:
+    """A line of text that is drawn anew in its place: every notebook can do that, also without ipywidgets."""
+
+    def __init__(self, title: str, total: int) -> None:
+        from IPython.display import display
+
+        self.title, self.total, self.done, self.note = plain(title), total, 0, ""
+        self.started = self.drawn = time.monotonic()
+        self.handle = display(self._line(), raw=True, display_id=True)
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self.done, self.note = self.done + n, plain(note) or self.note
+        now = time.monotonic()
+        if self.done >= self.total or now - self.drawn >= PAUSE_SECONDS:
+            self.drawn = now
+            self.handle.update(self._line(), raw=True)
+
+    def _line(self) -> dict[str, str]:
+        full = WIDTH * self.done // max(self.total, 1)
+        taken = time.monotonic() - self.started
+        left = taken if self.done >= self.total else taken * (self.total - self.done) / max(self.done, 1)
+        minutes, seconds = divmod(round(left), 60)
+        said = f"{minutes}:{seconds:02}" + ("" if self.done >= self.total else " left") if self.done else ""
+        bar = "█" * min(full, WIDTH) + "░" * (WIDTH - full)
+        return {"text/plain": f"{self.title} {bar} {self.done}/{self.total} {said} {self.note}".rstrip()}

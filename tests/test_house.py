@@ -14,11 +14,12 @@ import medseg_diff
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "medseg_diff"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.stat().st_size)
+FOLDERS = ("medseg_diff", "configs", "pipelines", "benchmarks", "notebooks", "tests", "data_manifests", "docker")
 WRITTEN = sorted(
     path
-    for folder in ("medseg_diff", "configs", "pipelines", "benchmarks", "tests", "data_manifests", "docker")
+    for folder in FOLDERS
     for path in (ROOT / folder).rglob("*")
-    if path.suffix in {".py", ".yaml", ".yml", ".md", ".csv", ".toml"} or path.name == "Dockerfile"
+    if path.suffix in {".py", ".yaml", ".yml", ".md", ".csv", ".toml", ".ipynb"} or path.name == "Dockerfile"
 )
 
 
@@ -132,8 +133,9 @@ def test_importing_the_package_imports_nothing_heavy():
 def test_every_verb_is_a_function_of_the_package():
     for name in medseg_diff.__all__:
         assert getattr(medseg_diff, name) is not None
-    verbs = set(medseg_diff.__all__) - {"__version__"}
+    verbs = set(medseg_diff.__all__) - {"__version__", *medseg_diff.NOUNS}
     assert verbs == set(medseg_diff.VERBS)
+    assert set(medseg_diff.__all__) <= set(dir(medseg_diff))
     cli = importlib.import_module("medseg_diff.cli")
     registered = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
     assert {name.replace("-", "_") for name in registered} == verbs

@@ -7,7 +7,7 @@ import typer
 
 from medseg_diff.cli.options import AsJson
 from medseg_diff.errors import UsageError
-from medseg_diff.tasks.options import Compute, EnsembleOptions, MapOptions, Model, ResultFolder, Source
+from medseg_diff.tasks.options import Compute, EnsembleOptions, MapOrSweep, Model, ResultFolder, Source
 
 
 def segment(
@@ -26,7 +26,7 @@ def segment(
 
 
 def anomaly(
-    results: ResultFolder, source: Source, model: Model, maps: MapOptions, compute: Compute, as_json: AsJson = False
+    results: ResultFolder, source: Source, model: Model, maps: MapOrSweep, compute: Compute, as_json: AsJson = False
 ) -> None:
     """Map anomalies: score, mask, lesions and the healthy-looking brain on the scan's own grid."""
     from medseg_diff.tasks.apply.anomaly import anomaly as run

@@ -12,9 +12,9 @@ from medseg_diff.device import find_device, find_precision
 from medseg_diff.recipes.base import Recipe
 from medseg_diff.recipes.typicality import Typicality, read_typicality
 from medseg_diff.run import Run
-from medseg_diff.runs import find_run
+from medseg_diff.runs import find_run, locate
 from medseg_diff.settings import of_a_run, parse_settings, read_yaml
-from medseg_diff.studies import FoundModel, find_folds
+from medseg_diff.studies import FoldStudy, FoundModel, find_folds
 from medseg_diff.tracking.registry import SCHEME, fetch
 from medseg_diff.training.fit import channels_last
 from medseg_diff.training.weights import load_weights
@@ -35,6 +35,14 @@ def find_model(model: Path | str | None, *, task: str, runs: Path) -> Run:
 def find_models(model: Path | str | None, *, task: str, runs: Path) -> FoundModel:
     """The same, or the runs of all folds where it is a study. Raises: what `find_model` raises."""
     return find_folds(_brought(model, runs), task=task, runs=runs)
+
+
+def task_of_model(model: Path | str, *, runs: Path) -> str:
+    """What a run or a study is for. Raises: CheckpointError where it is neither; as `find_model`."""
+    path = _brought(model, runs) or Path(model)
+    studies = (FoldStudy(each) for each in (path, runs / path))
+    study = next((each for each in studies if each.there), None)
+    return str((study or locate(path, runs)).facts.get("task"))
 
 
 def _brought(model: Path | str | None, runs: Path) -> Path | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from inspect import Parameter
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from medseg_diff.cluster import Cluster, Sharing
 from medseg_diff.errors import UsageError
@@ -137,14 +137,20 @@ class Compute:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResultFolder:
-    """Where results go, a folder for each case, and what happens to those that are there and to cases that fail."""
+class ResultOptions:
+    """What happens to results that are there and to cases that fail, and what the results are called."""
 
-    out: Path = option(..., "Where results go, a folder for each case.")
     overwrite: bool = option(False, "Redo what is there.")
     keep_going: bool = option(False, "Go on past a bad case; OUT/failures.csv lists it.")
     pseudonymise: bool = option(False, "Results carry pseudonyms in place of the cases' names.")
     pseudonym_key: Path | None = option(None, "File of the secret that makes the pseudonyms [RUNS/pseudonym.key].")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultFolder(ResultOptions):
+    """Where results go, a folder for each case, and what happens to those that are there and to cases that fail."""
+
+    out: Path = option(..., "Where results go, a folder for each case.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,13 +191,19 @@ class MapOptions:
     )
     level: float | None = option(None, "Share of healthy brains of which --guarantee holds [0.9: 9 measured ones].")
     seed: int = option(0, "Of all noise, in engines that draw any.")
-    sweep: bool = option(False, "Write no maps; try settings of the engine on a few slices.")
     baselines: bool = option(False, "Also write the maps that a method must beat, for `evaluate`.")
 
     @property
     def promises(self) -> bool:
         """Whether the threshold is asked for by what it promises."""
         return self.guarantee is not None or self.level is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOrSweep(MapOptions):
+    """Maps, or settings tried on a few slices."""
+
+    sweep: bool = option(False, "Write no maps; try settings of the engine on a few slices.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,10 +251,17 @@ def written_out(verb: Callable[..., Any], parameters_of: Callable[[Any], Iterato
     listed = [
         part
         for name, parameter in inspect.signature(verb).parameters.items()
-        for part in (parameters_of(groups[name]) if name in groups else [parameter])
+        for part in (parameters_of(groups[name]) if name in groups else [_without_meaning(parameter)])
     ]
     listed.sort(key=lambda each: (each.kind, each.default is not Parameter.empty))
     return inspect.Signature(listed)
+
+
+def _without_meaning(parameter: Parameter) -> Parameter:
+    """A parameter that is `Annotated` with what it means, as its type alone."""
+    kind = parameter.annotation
+    meant = get_origin(kind) is Annotated and isinstance(get_args(kind)[1], str)
+    return parameter.replace(annotation=get_args(kind)[0]) if meant else parameter
 
 
 def gathered(verb: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -272,21 +291,39 @@ def _as_declared(value: Any, kind: Any, parse: Callable[[str], Any] | None) -> A
 
 
 def with_plain_keywords(verb: Callable[..., Answer]) -> Callable[..., Answer]:
-    """The verb as a person calls it, `segment(data=…, out=…, device="cpu")`; all of its groups whole are taken as well."""
+    """The verb as a person calls it, `segment(data=…, out=…, device="cpu")`; all of its groups whole are taken as well. Its
+    docstring ends with what each keyword means: the group's line of help, or what a parameter is `Annotated` with."""
+    groups, first = groups_of(verb), next(iter(inspect.signature(verb).parameters))
 
     def keywords(kind: Any) -> Iterator[Parameter]:
         for each in fields(kind):
-            place = Parameter.POSITIONAL_OR_KEYWORD if each.name == "volumes" else Parameter.KEYWORD_ONLY
+            leads = each.name == "volumes" and first in groups
+            place = Parameter.POSITIONAL_OR_KEYWORD if leads else Parameter.KEYWORD_ONLY
             default = Parameter.empty if each.default is MISSING else each.default
             yield Parameter(each.name, place, default=default, annotation=each.type)
 
     @functools.wraps(verb)
     def call(*words: Any, **options: Any) -> Answer:
-        whole = {name: options.pop(name) for name in groups_of(verb) if is_dataclass(options.get(name))}
+        whole = {name: options.pop(name) for name, kind in groups.items() if isinstance(options.get(name), kind)}
         if whole:
             return verb(*words, **whole, **options)
         return verb(**gathered(verb, signature.bind(*words, **options).arguments))
 
-    signature = written_out(verb, keywords)
+    answer = get_type_hints(verb).get("return", Parameter.empty)
+    signature = written_out(verb, keywords).replace(return_annotation=answer)
     call.__signature__ = signature  # type: ignore[attr-defined]
+    said = "\n".join(f"        {name}: {meaning}" for name, meaning in meanings_of(verb).items())
+    call.__doc__ = f"{(verb.__doc__ or '').rstrip()}\n\n    Args:\n{said}\n    "
     return call
+
+
+def meanings_of(verb: Callable[..., Any]) -> dict[str, str]:
+    """What each keyword of a verb means, in the order of its signature, as far as that is said."""
+    meanings: dict[str, str] = {}
+    groups = groups_of(verb)
+    for name, kind in get_type_hints(verb, include_extras=True).items():
+        if name in groups:
+            meanings |= {each.name: each.metadata["help"] for each in fields(groups[name])}
+        elif name != "return" and get_origin(kind) is Annotated:
+            meanings[name] = next(each for each in get_args(kind) if isinstance(each, str))
+    return meanings

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +38,21 @@ from medseg_diff.run import Run
 from medseg_diff.tasks.apply.anomaly_threshold import Cut
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume, map_volume, open_system
 from medseg_diff.tasks.apply.case_folder import Identity
-from medseg_diff.tasks.apply.cases import find_cases
+from medseg_diff.tasks.apply.cases import Given, find_cases, given_by
 from medseg_diff.tasks.apply.channels import grid_as_trained, warn_of_other_grid
 from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.quality_checks import quality_checks
-from medseg_diff.tasks.apply.sharing import do_cases
+from medseg_diff.tasks.apply.sharing import Shared, do_cases
 from medseg_diff.tasks.apply.sweep import check_options, sweep_anomaly
-from medseg_diff.tasks.options import Compute, MapOptions, Model, ResultFolder, Source, with_plain_keywords
+from medseg_diff.tasks.options import (
+    Compute,
+    MapOptions,
+    MapOrSweep,
+    Model,
+    ResultFolder,
+    Source,
+    with_plain_keywords,
+)
 
 # In every case of one folder.
 SAME = ("sha256", "classifier_sha256", "recipe_sha256", "calibration_sha256", "engine", "findings", "seed")
@@ -52,7 +60,7 @@ BASELINES = "baselines"
 
 
 @with_plain_keywords
-def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOptions, compute: Compute) -> list[Path]:
+def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOrSweep, compute: Compute) -> list[Path]:
     """Map the anomalies of one case (`volumes`, as on the command line) or of a table's cases; returns the folders written.
 
     Cases that are complete with the same settings are skipped, and so are those that another process is working on.
@@ -68,72 +76,80 @@ def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOption
     check_writable(results.out)
     run = find_model(model.model, task="anomaly", runs=model.runs)
     system = open_system(run, compute=compute.here, overrides=maps.overrides, seed=maps.seed)
-    log.info("model %s (%s): %s", run.name, run.facts["recipe"], in_words(system))
+    say(system)
     cases = find_cases(source, system.recipe.channels, task="anomaly", runs=model.runs)
     warn_of_other_grid(system.recipe, source.resample_to)
     if maps.sweep:
         with grid_as_trained(system.recipe):
             return [sweep_anomaly(cases, system, results.out, resample_to=source.resample_to)]
-    asked = Asked(source, results, model, maps)
-    job = AnomalyMapping.of(system, asked)
-    job.folder.check_room(cases, maps=1 + len(system.recipe.channels))
-    do_cases("mapping", cases, job, opened=partial(AnomalyMapping.opened, run, asked, compute), compute=compute)
+    given = given_by(source, cases)
+    opened = partial(AnomalyMapping.opened, run, compute, replace(given, cases=[]), results, maps, runs=model.runs)
+    return map_cases(given, system, results, maps, runs=model.runs, shared=Shared(compute.sharing, opened))
+
+
+def say(system: AnomalySystem) -> None:
+    """Which model maps, and what that takes."""
+    log.info("model %s (%s): %s", system.facts["model"], system.facts["recipe"], in_words(system))
+
+
+def map_cases(
+    given: Given,
+    system: AnomalySystem,
+    results: ResultFolder,
+    maps: MapOptions,
+    *,
+    runs: Path,
+    shared: Shared | None = None,
+) -> list[Path]:
+    """Map the anomalies of cases into a folder of results, by this process or `shared` among others; returns the folder of
+    each. Raises: as `anomaly`."""
+    job = AnomalyMapping.of(system, given, results, maps, runs=runs)
+    job.folder.check_room(given.cases, maps=1 + len(system.recipe.channels))
+    do_cases("mapping", given.cases, job, shared)
     log.info("results in %s: open anomaly.nii.gz over the scan in 3D Slicer or ITK-SNAP", results.out)
-    return [job.folder.folder(case) for case in cases]
-
-
-class Asked(NamedTuple):
-    """What a call of `anomaly` asks for besides a run and a device."""
-
-    source: Source
-    results: ResultFolder
-    model: Model
-    maps: MapOptions
+    return [job.folder.folder(case) for case in given.cases]
 
 
 @dataclass(frozen=True)
 class AnomalyMapping:
-    """An opened run at work on cases of one folder."""
+    """An opened run at work on cases of one folder; `noted` stands in every case.json besides what is found."""
 
     system: AnomalySystem
     folder: Results
-    asked: Asked
     cut: Cut
+    maps: MapOptions
+    noted: dict[str, Any]
     warned: set[str] = field(default_factory=set)  # a warning that is true of every case is said once
 
     @classmethod
-    def opened(cls, run: Run, asked: Asked, compute: Compute) -> "AnomalyMapping":
-        """Raises: what `open_system` and `of` raise."""
-        return cls.of(open_system(run, compute=compute, overrides=asked.maps.overrides, seed=asked.maps.seed), asked)
+    def opened(
+        cls, run: Run, compute: Compute, given: Given, results: ResultFolder, maps: MapOptions, *, runs: Path
+    ) -> "AnomalyMapping":
+        """Of a run that is not open yet, for a worker. Raises: what `open_system` and `of` raise."""
+        system = open_system(run, compute=compute, overrides=maps.overrides, seed=maps.seed)
+        return cls.of(system, given, results, maps, runs=runs)
 
     @classmethod
-    def of(cls, system: AnomalySystem, asked: Asked) -> "AnomalyMapping":
+    def of(
+        cls, system: AnomalySystem, given: Given, results: ResultFolder, maps: MapOptions, *, runs: Path
+    ) -> "AnomalyMapping":
         """Raises: UsageError for a threshold that there is not; EnvironmentFault for the key of pseudonyms."""
-        source, maps = asked.source, asked.maps
         cut = Cut.guaranteed(system, maps) if maps.promises else Cut.asked(system, maps.threshold)
-        same = {key: system.facts.get(key) for key in SAME} | noted(source) | {"threshold_asked": cut.asked_for}
+        same = {key: system.facts.get(key) for key in SAME} | given.asked | {"threshold_asked": cut.asked_for}
         identity = Identity(same | ({"baselines": True} if maps.baselines else {}))
-        return cls(
-            system, Results.into(asked.results, "anomaly", identity, source=source, runs=asked.model.runs), asked, cut
-        )
+        folder = Results.into(results, "anomaly", identity, given=given, runs=runs)
+        return cls(system, folder, cut, maps, dict(given.asked))
 
     def work(self, case: Case, new: Path) -> dict[str, Any]:
         """Map a case into the folder `new`; what case.json says of it."""
-        source, baselines = self.asked.source, self.asked.maps.baselines
+        baselines, resample_to = self.maps.baselines, self.noted["resample_to"]
         with grid_as_trained(self.system.recipe):
-            facts = find_anomalies(
-                case, self.system, self.cut, new, baselines=baselines, resample_to=source.resample_to
-            )
+            facts = find_anomalies(case, self.system, self.cut, new, baselines=baselines, resample_to=resample_to)
         for warning in facts["warnings"]:
             if warning not in self.warned:
                 log.warning("[%s] %s", case.name, warning)
                 self.warned.add(warning)
-        return noted(source) | facts
-
-
-def noted(source: Source) -> dict[str, Any]:
-    """How the images were named and read, as every case.json says."""
-    return {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
+        return self.noted | facts
 
 
 def in_words(system: AnomalySystem) -> str:

@@ -19,7 +19,7 @@ from medseg_diff.methods.anomaly.engine import Evidence, Networks
 from medseg_diff.methods.batches import padded_batches
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.calibration import AnomalyCalibration, read_calibration
-from medseg_diff.recipes.trained import open_run
+from medseg_diff.recipes.trained import Trained, open_run
 from medseg_diff.recipes.typicality import Typicality
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
@@ -64,6 +64,19 @@ class AnomalySystem:
         return self.engine.score(image, self.networks, noise, baselines=baselines)
 
 
+@dataclass(frozen=True)
+class AnomalyModel:
+    """The networks of a run, verified and on a device: they are read once, for any number of systems."""
+
+    run: Run
+    trained: Trained[AnomalyRecipe]
+
+    @classmethod
+    def load(cls, run: Run, compute: Compute) -> "AnomalyModel":
+        """Raises: CheckpointError where the run's files are damaged; UsageError, EnvironmentFault for the device."""
+        return cls(run, open_run(run, AnomalyRecipe, device=compute.device, precision=compute.precision))
+
+
 def open_system(
     run: Run, *, compute: Compute, overrides: Sequence[str] = (), seed: int = 0, calibrated: bool = True
 ) -> AnomalySystem:
@@ -72,8 +85,16 @@ def open_system(
     Raises: CheckpointError where the run's files are damaged or do not fit each other, where it was never calibrated
     (unless `calibrated` is False, for the calibration itself), or where the classifier that guides it guesses; ConfigError.
     """
-    trained = open_run(run, AnomalyRecipe, device=compute.device, precision=compute.precision)
-    changes = [f"engine.network_batch={compute.network_batch}"] if compute.network_batch else []
+    model = AnomalyModel.load(run, compute)
+    return system_of(model, overrides, seed=seed, network_batch=compute.network_batch, calibrated=calibrated)
+
+
+def system_of(
+    model: AnomalyModel, overrides: Sequence[str], *, seed: int, network_batch: int | None, calibrated: bool = True
+) -> AnomalySystem:
+    """A model with settings of its engine and findings changed. Raises: as `open_system`."""
+    run, trained = model.run, model.trained
+    changes = [f"engine.network_batch={network_batch}"] if network_batch else []
     recipe = trained.recipe.with_overrides([*overrides, *changes])
     calibration = _calibration_of(run, recipe) if calibrated else None
     denoiser = recipe.denoiser.around(trained.networks["denoiser"], recipe.schedule)

@@ -78,7 +78,7 @@ def is_complete(folder: Path, case: Case, identity: Identity, source: str | None
     return True
 
 
-def source_of(case: Case, root: Path | None) -> str | None:
+def source_of(case: Case, root: Path | None = None) -> str | None:
     """The last two folder names of where a case lies, none of them from above `root` (its table's folder), or a home."""
     path = next(iter(case.paths.values()), None)
     if path is None:

@@ -1,15 +1,39 @@
 """Which cases a verb works on: one that was named, or the rows of a table, or a share of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from medseg_diff.console import log
 from medseg_diff.data.tables.inputs import MissingChannels, find_case
 from medseg_diff.data.tables.manifest import Case, read_manifest
 from medseg_diff.errors import UsageError
 from medseg_diff.recipes.lookup import Task
+from medseg_diff.tasks.apply.case_folder import source_of
 from medseg_diff.tasks.apply.channels import models_that_fit
 from medseg_diff.tasks.options import Source
+
+
+@dataclass(frozen=True)
+class Given:
+    """The cases to work on. `asked` is what case.json says of how they are to be read; `source_of` says where one lies."""
+
+    cases: list[Case]
+    asked: dict[str, Any]
+    source_of: Callable[[Case], str | None]
+
+
+def given_by(source: Source, cases: list[Case]) -> Given:
+    """Cases that a person named by their files, or by a table below whose folder they lie."""
+    root = source.data_root or (source.data.parent if source.data else None)
+    return Given(cases, asked_of(source), partial(source_of, root=root))
+
+
+def asked_of(source: Source) -> dict[str, Any]:
+    """What case.json says of how the images are to be read."""
+    return {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
 
 
 def find_cases(

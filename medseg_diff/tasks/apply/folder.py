@@ -17,10 +17,11 @@ from medseg_diff.errors import EnvironmentFault, ExitCode, MedsegError, OutOfMem
 from medseg_diff.files import check_room, clean
 from medseg_diff.locking import claimed
 from medseg_diff.tasks.apply.case_folder import Identity, OtherScan, is_complete, made_anew, source_of, tell
+from medseg_diff.tasks.apply.cases import Given
 from medseg_diff.tasks.apply.failures import FAILURES, Failures, in_words
 from medseg_diff.tasks.apply.pseudonyms import names_of
 from medseg_diff.tasks.apply.summary import SUMMARY, summarised
-from medseg_diff.tasks.options import ResultFolder, Source
+from medseg_diff.tasks.options import ResultFolder
 
 LEASE_SECONDS = 120.0  # a disk that machines share keeps the locks of one that is gone for up to 90 seconds (NFS 4)
 PACKED = 0.15  # of its raw size is what a float map of a BraTS brain takes as .nii.gz: 0.140 to 0.149 measured
@@ -46,9 +47,9 @@ Outcomes = Generator[tuple[Todo, bool | MedsegError], None, None]  # as `Results
 class Results:
     """A folder that cases are worked into, a folder for each, by one process or by several at once.
 
-    `identity` is what all of its cases have in common; `called` says how a case is called in there; `root` is what the
-    cases lie below, of which no result tells. With `overwrite` complete cases are done again; with `keep_going` a bad
-    one is listed in failures.csv and the others go on.
+    `identity` is what all of its cases have in common; `called` says how a case is called in there, `source_of` where it
+    lies. With `overwrite` complete cases are done again; with `keep_going` a bad one is listed in failures.csv and the
+    others go on.
     """
 
     out: Path
@@ -57,10 +58,10 @@ class Results:
     overwrite: bool = False
     keep_going: bool = False
     called: Callable[[str], str] = str
-    root: Path | None = None
+    source_of: Callable[[Case], str | None] = source_of
 
     @classmethod
-    def into(cls, results: ResultFolder, task: str, identity: Identity, *, source: Source, runs: Path) -> "Results":
+    def into(cls, results: ResultFolder, task: str, identity: Identity, *, given: Given, runs: Path) -> "Results":
         """The folder that a verb was given. Raises: UsageError, EnvironmentFault for the key of pseudonyms."""
         return cls(
             results.out,
@@ -69,7 +70,7 @@ class Results:
             overwrite=results.overwrite,
             keep_going=results.keep_going,
             called=names_of(results.pseudonymise, results.pseudonym_key, out=results.out, runs=runs),
-            root=source.data_root or (source.data.parent if source.data else None),
+            source_of=given.source_of,
         )
 
     def folder(self, case: Case) -> Path:
@@ -155,7 +156,7 @@ class Results:
         return is_complete(self.folder(case), case, self.identity, self._source(case))
 
     def _source(self, case: Case) -> str | None:
-        return source_of(case, self.root) if self.called(case.name) == case.name else None
+        return self.source_of(case) if self.called(case.name) == case.name else None
 
     def _claim_of(self, case: Case) -> Path:
         return self.out / f".claim_{self.called(case.name)}"

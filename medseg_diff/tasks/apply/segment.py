@@ -1,10 +1,10 @@
 """`segment`: scans in, masks with probability and uncertainty out, on each scan's own grid."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from medseg_diff.console import log
 from medseg_diff.data.appearance import appearance_of
@@ -18,7 +18,7 @@ from medseg_diff.recipes.trained import find_models
 from medseg_diff.recipes.typicality import is_unlike, judged, warnings_of
 from medseg_diff.studies import FoundModel
 from medseg_diff.tasks.apply.case_folder import Identity
-from medseg_diff.tasks.apply.cases import find_cases
+from medseg_diff.tasks.apply.cases import Given, find_cases, given_by
 from medseg_diff.tasks.apply.channels import grid_as_trained, refuse_missing, warn_of_other_grid
 from medseg_diff.tasks.apply.dicom_objects import DICOM_SEG, DicomObjects, check_format, refuse_other_images
 from medseg_diff.tasks.apply.folder import Results
@@ -26,7 +26,7 @@ from medseg_diff.tasks.apply.promises import volume_in_words
 from medseg_diff.tasks.apply.segmentation_maps import write_maps
 from medseg_diff.tasks.apply.segmentation_system import SegmentationSystem, open_system
 from medseg_diff.tasks.apply.segmentation_volume import sample_volume
-from medseg_diff.tasks.apply.sharing import do_cases
+from medseg_diff.tasks.apply.sharing import Shared, do_cases
 from medseg_diff.tasks.options import Compute, EnsembleOptions, Model, ResultFolder, Source, with_plain_keywords
 
 # In every case of one folder.
@@ -61,33 +61,51 @@ def segment(
     """
     source.check()
     compute.check()
+    check(results, ensemble)
+    found = find_models(model.model, task="segment", runs=model.runs)
+    system = open_system(found, ensemble=ensemble, compute=compute.here)
+    say(system)
+    fill = system.recipe.bears_missing_channels
+    cases = find_cases(source, system.recipe.channels, runs=model.runs, fill_missing=fill)
+    given = given_by(source, cases)
+    opened = partial(Segmenting.opened, found, compute, replace(given, cases=[]), results, ensemble, runs=model.runs)
+    return segment_cases(given, system, results, ensemble, runs=model.runs, shared=Shared(compute.sharing, opened))
+
+
+def check(results: ResultFolder, ensemble: EnsembleOptions) -> None:
+    """Raises: UsageError, EnvironmentFault where results cannot be written there, or not so."""
     check_format(ensemble.format, results)
     check_writable(results.out)
-    found = find_models(model.model, task="segment", runs=model.runs)
-    asked = Asked(source, results, model, ensemble)
-    job = Segmenting.opened(found, asked, compute.here)
-    system, channels, fill = job.system, job.system.recipe.channels, job.system.recipe.bears_missing_channels
-    drawn = f"{len(system.plan.times) - 1} steps × {system.plan.members} members"
-    drawn += f" × {len(found.runs)} folds" if len(found.runs) > 1 else ""
-    log.info("model %s (%s): %s", found.name, found.runs[0].facts["recipe"], drawn)
+
+
+def say(system: SegmentationSystem) -> None:
+    """Which model draws how many samples, and what it can promise."""
+    plan, folds = system.plan, len(system.weights)
+    drawn = f"{len(plan.times) - 1} steps × {plan.members} members"
+    drawn += f" × {folds} folds" if folds > 1 else ""
+    log.info("model %s (%s): %s", system.facts["model"], system.facts["recipe"], drawn)
     log.info("%s", system.promises.in_words())
-    cases = find_cases(source, channels, runs=model.runs, fill_missing=fill)
+
+
+def segment_cases(
+    given: Given,
+    system: SegmentationSystem,
+    results: ResultFolder,
+    ensemble: EnsembleOptions,
+    *,
+    runs: Path,
+    shared: Shared | None = None,
+) -> list[Path]:
+    """Segment cases into a folder of results, by this process or `shared` among others; returns the folder of each. `runs`
+    is where models that would fit are looked for, to name them to cases that lack channels. Raises: as `segment`."""
+    job = Segmenting.of(system, given, results, ensemble, runs=runs)
     if not results.keep_going:
-        job.refuse(cases)
-    warn_of_other_grid(system.recipe, source.resample_to)
-    job.folder.check_room(cases, maps=_maps_of_a_region(system, ensemble) * len(system.recipe.regions))
-    do_cases("segmenting", cases, job, opened=partial(Segmenting.opened, found, asked, compute), compute=compute)
+        job.refuse(given.cases)
+    warn_of_other_grid(system.recipe, job.resample_to)
+    job.folder.check_room(given.cases, maps=_maps_of_a_region(system, ensemble) * len(system.recipe.regions))
+    do_cases("segmenting", given.cases, job, shared)
     log.info("results in %s: open mask.nii.gz over the scan in 3D Slicer or ITK-SNAP", results.out)
-    return [job.folder.folder(case) for case in cases]
-
-
-class Asked(NamedTuple):
-    """What a call of `segment` asks for besides a model and a device."""
-
-    source: Source
-    results: ResultFolder
-    model: Model
-    ensemble: EnsembleOptions
+    return [job.folder.folder(case) for case in given.cases]
 
 
 @dataclass(frozen=True)
@@ -96,37 +114,57 @@ class Segmenting:
 
     system: SegmentationSystem
     folder: Results
-    asked: Asked
+    ensemble: EnsembleOptions
     noted: dict[str, Any]
+    runs: Path
 
     @classmethod
-    def opened(cls, found: FoundModel, asked: Asked, compute: Compute) -> "Segmenting":
-        """Raises: what `open_system` and `Results.into` raise."""
-        source, ensemble = asked.source, asked.ensemble
-        system = open_system(found, ensemble=ensemble, compute=compute)
-        noted: dict[str, Any] = {"named_channels": list(source.channels) or None, "resample_to": source.resample_to}
+    def opened(
+        cls,
+        found: FoundModel,
+        compute: Compute,
+        given: Given,
+        results: ResultFolder,
+        ensemble: EnsembleOptions,
+        *,
+        runs: Path,
+    ) -> "Segmenting":
+        """Of a model that is not open yet, for a worker. Raises: what `open_system` and `of` raise."""
+        return cls.of(open_system(found, ensemble=ensemble, compute=compute), given, results, ensemble, runs=runs)
+
+    @classmethod
+    def of(
+        cls, system: SegmentationSystem, given: Given, results: ResultFolder, ensemble: EnsembleOptions, *, runs: Path
+    ) -> "Segmenting":
+        """Raises: what `Results.into` raises."""
+        noted = dict(given.asked)
         noted |= {"save_members": True} if ensemble.save_members else {}
         noted |= {"format": DICOM_SEG} if ensemble.format == DICOM_SEG else {}
         noted |= {"guarantee": system.facts["guarantee"]} if system.promises.guaranteed else {}
         identity = Identity({key: system.facts.get(key) for key in SAME} | noted)
-        folder = Results.into(asked.results, "segment", identity, source=source, runs=asked.model.runs)
-        return cls(system, folder, asked, noted)
+        return cls(system, Results.into(results, "segment", identity, given=given, runs=runs), ensemble, noted, runs)
+
+    @property
+    def resample_to(self) -> str | None:
+        """The channel whose grid results lie on, where that was asked for."""
+        channel: str | None = self.noted["resample_to"]
+        return channel
 
     def refuse(self, cases: list[Case]) -> None:
         """Raises: ImageError, UsageError of every case that cannot be segmented as it is asked for."""
-        recipe, asked = self.system.recipe, self.asked
-        fill = recipe.bears_missing_channels
-        refuse_missing(cases, recipe.channels, fill_missing=fill, runs=asked.model.runs)
-        if asked.ensemble.format == DICOM_SEG:
-            refuse_other_images(cases, recipe.channels, resample_to=asked.source.resample_to)
+        recipe = self.system.recipe
+        refuse_missing(cases, recipe.channels, fill_missing=recipe.bears_missing_channels, runs=self.runs)
+        if self.ensemble.format == DICOM_SEG:
+            refuse_other_images(cases, recipe.channels, resample_to=self.resample_to)
 
     def work(self, case: Case, new: Path) -> dict[str, Any]:
         """Segment a case into the folder `new`; what case.json says of it."""
         self.refuse([case])
-        ensemble, resample_to = self.asked.ensemble, self.asked.source.resample_to
-        members, dicom_seg = new / "members" if ensemble.save_members else None, ensemble.format == DICOM_SEG
+        members, dicom_seg = new / "members" if self.ensemble.save_members else None, self.ensemble.format == DICOM_SEG
         with grid_as_trained(self.system.recipe):
-            made = segment_case(case, self.system, new, members=members, resample_to=resample_to, dicom_seg=dicom_seg)
+            made = segment_case(
+                case, self.system, new, members=members, resample_to=self.resample_to, dicom_seg=dicom_seg
+            )
         return self.noted | made
 
 

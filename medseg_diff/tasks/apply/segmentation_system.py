@@ -56,27 +56,45 @@ class SegmentationSystem:
         return any(each.phantoms for each in self.typical)
 
 
-def open_system(model: FoundModel, *, ensemble: EnsembleOptions, compute: Compute) -> SegmentationSystem:
-    """The best weights of a run, or of the runs of a study, on a device, and the plan and the findings with some numbers
-    changed.
+@dataclass(frozen=True)
+class SegmentationModel:
+    """The best weights of a run, or of the runs of a study, verified and on a device: they are read once, for any number of
+    systems. `digests` are those of each run's weights."""
 
-    Raises: CheckpointError where a run's files are damaged or do not fit each other, or the runs are of several recipes;
-    UsageError for an unknown fusion, a level that is none, a guarantee that cannot be given, or where calibrated maps are
-    asked of a model without calibration.
+    found: FoundModel
+    trained: Trained[SegmentationRecipe]
+    digests: tuple[str, ...]
+
+    @classmethod
+    def load(cls, found: FoundModel, compute: Compute) -> "SegmentationModel":
+        """Raises: CheckpointError where a run's files are damaged or do not fit each other, or the runs are of several
+        recipes; UsageError, EnvironmentFault for the device."""
+        first = open_run(found.runs[0], SegmentationRecipe, device=compute.device, precision=compute.precision)
+        return cls(found, first, tuple(_digest_of_weights(run, first) for run in found.runs))
+
+
+def open_system(found: FoundModel, *, ensemble: EnsembleOptions, compute: Compute) -> SegmentationSystem:
+    """A run, or the runs of a study, ready to draw. Raises: as `SegmentationModel.load` and `system_of`."""
+    return system_of(SegmentationModel.load(found, compute), ensemble, network_batch=compute.network_batch)
+
+
+def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_batch: int | None) -> SegmentationSystem:
+    """A model with some numbers of its plan and its findings changed.
+
+    Raises: UsageError for an unknown fusion, a level that is none, a guarantee that cannot be given, or where calibrated
+    maps are asked of a model without calibration; CheckpointError where its calibration is damaged.
     """
-    name, runs = model
-    trained = open_run(runs[0], SegmentationRecipe, device=compute.device, precision=compute.precision)
-    digests = [_digest_of_weights(run, trained) for run in runs]
+    (name, runs), trained, digests = model.found, model.trained, model.digests
     recipe = trained.recipe
     plan = recipe.plan(
         members=ensemble.members,
         steps=ensemble.steps,
-        network_batch=compute.network_batch,
+        network_batch=network_batch,
         members_at_once=ensemble.members_at_once,
         noise=ensemble.noise,
     )
     findings = _findings(recipe, ensemble)
-    calibration = _calibration(model)
+    calibration = _calibration(model.found)
     promises = promises_of(calibration, recipe, plan, findings, ensemble, models=len(runs), name=name)
     thresholds = _thresholds(calibration, recipe, findings)
     temperatures = _temperatures(calibration, recipe, name) if findings.calibrated else {}

@@ -4,13 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from medseg_diff.cluster import Sharing, shared
 from medseg_diff.cluster import Work as SharedWork
-from medseg_diff.cluster import shared
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.tasks.apply.folder import Outcomes, Results, Todo, Work
-from medseg_diff.tasks.options import Compute
 
 ENDING_SECONDS = 5.0
 
@@ -25,21 +24,28 @@ class Job(Protocol):
     def work(self) -> Work: ...
 
 
-def do_cases(title: str, cases: Sequence[Case], job: Job, *, opened: Callable[[], Job], compute: Compute) -> None:
-    """Do every case that is not complete: here by `job`, or by workers that each have their own from `opened`, a function
-    of a module with its arguments.
+class Shared(NamedTuple):
+    """Among which processes cases are shared, None for this one alone, and what opens a worker's own job: a function of a
+    module with its arguments."""
+
+    sharing: Sharing | None
+    opened: Callable[[], Job]
+
+
+def do_cases(title: str, cases: Sequence[Case], job: Job, shared_by: Shared | None) -> None:
+    """Do every case that is not complete: here by `job`, or by workers that each have their own.
 
     Raises: what `Results.work_through` and `cluster.shared` raise.
     """
-    sharing = compute.sharing
-    if sharing is None:
+    sharing = shared_by.sharing if shared_by else None
+    if shared_by is None or sharing is None:
         job.folder.work_through(title, cases, job.work)
         return
 
     def outcomes(todos: Sequence[Todo]) -> Outcomes:
         done = set[str]()
         try:
-            with closing(shared(_Opened(opened), todos, sharing)) as all_done:
+            with closing(shared(_Opened(shared_by.opened), todos, sharing)) as all_done:
                 for todo, outcome in all_done:
                     done.add(todo.name)
                     yield todo, outcome

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated
 
 import torch
 from lightning_fabric import Fabric
@@ -36,7 +37,12 @@ TIMES_MEASURED = 11  # of the classifier, from 1 to the deepest that it has lear
 
 
 @with_plain_keywords
-def train_anomaly(data: Path, training: TrainingRun, device: str = "auto", data_root: Path | None = None) -> Run:
+def train_anomaly(
+    data: Annotated[Path, "Table of cases (CSV)."],
+    training: TrainingRun,
+    device: Annotated[str, "auto, cpu, cuda, cuda:N or mps."] = "auto",
+    data_root: Annotated[Path | None, "Folder that paths in the table are relative to [the table's]."] = None,
+) -> Run:
     """Train the networks of a recipe's engine on the table `data`, one after the other; then measure healthy brains.
 
     Returns the run: weights/denoiser.safetensors, calibration.json (normative mean and threshold); with a classifier also

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 from lightning_fabric import Fabric
 
@@ -25,7 +26,11 @@ from medseg_diff.training.job import Bench, Phase, seeded
 
 @with_plain_keywords
 def train_seg(
-    data: Path, training: TrainingRun, folds: Folds, device: str = "auto", data_root: Path | None = None
+    data: Annotated[Path, "Table of cases (CSV)."],
+    training: TrainingRun,
+    folds: Folds,
+    device: Annotated[str, "auto, cpu, cuda, cuda:N or mps."] = "auto",
+    data_root: Annotated[Path | None, "Folder that paths in the table are relative to [the table's]."] = None,
 ) -> Run | FoldStudy:
     """Train a recipe on the table `data`. Returns the run, or the study of so many `folds`.
 

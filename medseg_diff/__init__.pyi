@@ -1,0 +1,282 @@
+"""Made of the options of the verbs by `python -m tests.stub`: what type checkers and editors see of the package."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack, overload
+
+from medseg_diff.api.models import LoadedModel as LoadedModel
+from medseg_diff.api.models import load_model as load_model
+from medseg_diff.api.results import AnomalyResult as AnomalyResult
+from medseg_diff.api.results import SegmentationResult as SegmentationResult
+from medseg_diff.api.volumes import Volume
+from medseg_diff.run import Run
+from medseg_diff.studies import FoldStudy
+from medseg_diff.tasks.demo import demo as demo
+from medseg_diff.tasks.evaluate import evaluate as evaluate
+from medseg_diff.tasks.info import info as info
+from medseg_diff.tasks.phantom import phantom as phantom
+from medseg_diff.tasks.selftest import selftest as selftest
+from medseg_diff.tasks.ui import ui as ui
+from medseg_diff.tasks.validate import validate as validate
+
+VERBS: dict[str, str]
+NOUNS: dict[str, str]
+__version__: str
+
+class SegmentOptions(TypedDict, total=False):
+    split: str | None
+    shard: str | tuple[int, int]
+    data_root: str | Path | None
+    channels: str | Sequence[str]
+    resample_to: str | None
+    overwrite: bool
+    keep_going: bool
+    pseudonymise: bool
+    pseudonym_key: str | Path | None
+    out: str | Path | None
+    model: str | Path | LoadedModel | None
+    runs: str | Path
+    members: int | None
+    steps: int | None
+    seed: int
+    members_at_once: int | None
+    noise: str | None
+    fusion: str | None
+    calibrated: bool
+    level: float
+    guarantee: str | float | None
+    save_members: bool
+    format: Literal["nifti", "dicom-seg"]
+    device: str
+    precision: str | None
+    network_batch: int | None
+    cluster: Literal["none", "ray"]
+    workers: int | None
+
+@overload
+def segment(  # type: ignore[overload-overlap]  # a path is a sequence too
+    volume: Volume, **options: Unpack[SegmentOptions]
+) -> SegmentationResult:
+    """Segment scans: mask, probability and uncertainty on each scan's own grid.
+
+    Returns the result of the one case that `volume` (or `volumes`, in the words of the command line) names, or a list of
+    them, in order, of a list or a table. Nothing is written unless `out` names a folder; then cases that are complete there
+    are only read. Options that are None are the recipe's.
+
+    Raises: UsageError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
+
+    Args:
+        volume: A path, an image of nibabel, a dict of channel → either, or a list of these: several cases.
+        volumes: Case folder, file of a case, or channel=file (repeat).
+        data: Table of cases (CSV).
+        split: Only train, val or test.
+        shard: K/N: every N-th case, starting with the K-th [1/1].
+        data_root: Folder that paths in the table are relative to [the table's].
+        channels: What numbered files and 4D volumes hold, in order: flair,t1,…
+        resample_to: Bring the other channels onto this one's grid.
+        overwrite: Redo what is there.
+        keep_going: Go on past a bad case; OUT/failures.csv lists it.
+        pseudonymise: Results carry pseudonyms in place of the cases' names.
+        pseudonym_key: File of the secret that makes the pseudonyms [RUNS/pseudonym.key].
+        out: Where results are written too, a folder for each case [nowhere].
+        model: Run (for segment also a study): its folder or name, or what load_model returns [the newest below runs].
+        runs: Where to look for the newest run.
+        members: Samples in the ensemble [the recipe's].
+        steps: Denoising steps [the recipe's].
+        seed: Of all noise.
+        members_at_once: Order of work; results do not depend on it.
+        noise: Of a member: independent in each slice, or shared by all [the recipe's].
+        fusion: What makes the mask of the members: mean, vote or staple [the recipe's].
+        calibrated: Also write the probability at the run's temperature.
+        level: Of the interval of volumes, where the model's patients are enough for one [0.95].
+        guarantee: fnr=0.1: also a mask that misses at most so much of a lesion, on average over patients.
+        save_members: Also write members/NN.nii.gz.
+        format: dicom-seg: also write mask.seg.dcm and probability.seg.dcm of DICOM scans [nifti].
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, fp32 or bf16 [the recipe's].
+        network_batch: Samples in one pass of the networks [the recipe's].
+        cluster: ray: share the cases among processes, of several machines by RAY_ADDRESS [none].
+        workers: How many, with --cluster [one a GPU, else one a CPU].
+    """
+
+@overload
+def segment(volume: Sequence[Volume], **options: Unpack[SegmentOptions]) -> list[SegmentationResult]: ...
+@overload
+def segment(*, data: str | Path, **options: Unpack[SegmentOptions]) -> list[SegmentationResult]: ...
+@overload
+def segment(*, volumes: Sequence[str], **options: Unpack[SegmentOptions]) -> SegmentationResult: ...
+
+class AnomalyOptions(TypedDict, total=False):
+    split: str | None
+    shard: str | tuple[int, int]
+    data_root: str | Path | None
+    channels: str | Sequence[str]
+    resample_to: str | None
+    overwrite: bool
+    keep_going: bool
+    pseudonymise: bool
+    pseudonym_key: str | Path | None
+    out: str | Path | None
+    model: str | Path | LoadedModel | None
+    runs: str | Path
+    overrides: Sequence[str]
+    threshold: str | Literal["healthy", "otsu"] | float | None
+    guarantee: str | float | None
+    level: float | None
+    seed: int
+    baselines: bool
+    device: str
+    precision: str | None
+    network_batch: int | None
+    cluster: Literal["none", "ray"]
+    workers: int | None
+
+@overload
+def anomaly(  # type: ignore[overload-overlap]  # a path is a sequence too
+    volume: Volume, **options: Unpack[AnomalyOptions]
+) -> AnomalyResult:
+    """Map anomalies: score, mask, lesions and the pseudo-healthy brain on each scan's own grid.
+
+    Returns the result of the one case that `volume` (or `volumes`, in the words of the command line) names, or a list of
+    them, in order, of a list or a table. Nothing is written unless `out` names a folder; then cases that are complete there
+    are only read.
+
+    Raises: UsageError, ConfigError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
+
+    Args:
+        volume: A path, an image of nibabel, a dict of channel → either, or a list of these: several cases.
+        volumes: Case folder, file of a case, or channel=file (repeat).
+        data: Table of cases (CSV).
+        split: Only train, val or test.
+        shard: K/N: every N-th case, starting with the K-th [1/1].
+        data_root: Folder that paths in the table are relative to [the table's].
+        channels: What numbered files and 4D volumes hold, in order: flair,t1,…
+        resample_to: Bring the other channels onto this one's grid.
+        overwrite: Redo what is there.
+        keep_going: Go on past a bad case; OUT/failures.csv lists it.
+        pseudonymise: Results carry pseudonyms in place of the cases' names.
+        pseudonym_key: File of the secret that makes the pseudonyms [RUNS/pseudonym.key].
+        out: Where results are written too, a folder for each case [nowhere].
+        model: Run (for segment also a study): its folder or name, or what load_model returns [the newest below runs].
+        runs: Where to look for the newest run.
+        overrides: engine.…=… or findings.…=… laid over the recipe.
+        threshold: healthy (stored with the model), otsu, or a number [the recipe's].
+        guarantee: fp_ml=1: a threshold above which no more than so much of a healthy brain lies.
+        level: Share of healthy brains of which --guarantee holds [0.9: 9 measured ones].
+        seed: Of all noise, in engines that draw any.
+        baselines: Also write the maps that a method must beat, for `evaluate`.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, fp32 or bf16 [the recipe's].
+        network_batch: Samples in one pass of the networks [the recipe's].
+        cluster: ray: share the cases among processes, of several machines by RAY_ADDRESS [none].
+        workers: How many, with --cluster [one a GPU, else one a CPU].
+    """
+
+@overload
+def anomaly(volume: Sequence[Volume], **options: Unpack[AnomalyOptions]) -> list[AnomalyResult]: ...
+@overload
+def anomaly(*, data: str | Path, **options: Unpack[AnomalyOptions]) -> list[AnomalyResult]: ...
+@overload
+def anomaly(*, volumes: Sequence[str], **options: Unpack[AnomalyOptions]) -> AnomalyResult: ...
+def train_seg(
+    data: str | Path,
+    device: str = ...,
+    data_root: str | Path | None = ...,
+    *,
+    overrides: Sequence[str] = ...,
+    config: str | None = ...,
+    out: str | Path | None = ...,
+    resume: Literal["auto", "must"] | None = ...,
+    init_from: str | None = ...,
+    resample_to: str | None = ...,
+    runs: str | Path = ...,
+    mlflow: bool = ...,
+    parent: str | None = ...,
+    folds: int | None = ...,
+    shard: str | tuple[int, int] = ...,
+) -> Run | FoldStudy:
+    """Train a recipe on the table `data`. Returns the run, or the study of so many `folds`.
+
+    Raises: ConfigError, ManifestError, ImageError; UsageError where `out` already holds something; Diverged.
+
+    Args:
+        data: Table of cases (CSV).
+        overrides: key=value laid over the recipe.
+        config: Recipe by name (see `info`) or path [the verb's default].
+        out: Run folder [runs/TIME-RECIPE].
+        resume: Go on with the unfinished run in --out [the newest of this recipe and data]; auto: or begin one.
+        init_from: A run whose weights to begin with; channels and regions may differ, the network not.
+        resample_to: Read the other channels of every case onto this one's grid.
+        runs: Folder of runs, cache and MLflow store.
+        mlflow: Mirror the run in MLflow.
+        parent: Name of a study whose runs stand together in MLflow.
+        folds: So many trainings, each without another part of the patients; --out is their study.
+        shard: K/N: every N-th fold, starting with the K-th [1/1].
+        device: auto, cpu, cuda, cuda:N or mps.
+        data_root: Folder that paths in the table are relative to [the table's].
+    """
+
+def train_anomaly(
+    data: str | Path,
+    device: str = ...,
+    data_root: str | Path | None = ...,
+    *,
+    overrides: Sequence[str] = ...,
+    config: str | None = ...,
+    out: str | Path | None = ...,
+    resume: Literal["auto", "must"] | None = ...,
+    init_from: str | None = ...,
+    resample_to: str | None = ...,
+    runs: str | Path = ...,
+    mlflow: bool = ...,
+    parent: str | None = ...,
+) -> Run:
+    """Train the networks of a recipe's engine on the table `data`, one after the other; then measure healthy brains.
+
+    Returns the run: weights/denoiser.safetensors, calibration.json (normative mean and threshold); with a classifier also
+    weights/classifier.safetensors and classifier.csv (how well it tells slices apart, time by time).
+    Raises: ConfigError, ManifestError, ImageError; UsageError where `out` already holds something; Diverged.
+
+    Args:
+        data: Table of cases (CSV).
+        overrides: key=value laid over the recipe.
+        config: Recipe by name (see `info`) or path [the verb's default].
+        out: Run folder [runs/TIME-RECIPE].
+        resume: Go on with the unfinished run in --out [the newest of this recipe and data]; auto: or begin one.
+        init_from: A run whose weights to begin with; channels and regions may differ, the network not.
+        resample_to: Read the other channels of every case onto this one's grid.
+        runs: Folder of runs, cache and MLflow store.
+        mlflow: Mirror the run in MLflow.
+        parent: Name of a study whose runs stand together in MLflow.
+        device: auto, cpu, cuda, cuda:N or mps.
+        data_root: Folder that paths in the table are relative to [the table's].
+    """
+
+def prepare(
+    folder: str | Path,
+    *,
+    source: str,
+    out: str | Path,
+    channels: str | Sequence[str] = ...,
+    seg: str | None = ...,
+    prefer: str | Sequence[str] = ...,
+    covariates: str | Path | None = ...,
+    skip_incomplete: bool = ...,
+    seed: int = ...,
+    overwrite: bool = ...,
+    register: str | None = ...,
+) -> str | Path:
+    """Write the manifest of the dataset in `folder` to `out`, and return its path.
+
+    One patient in five is for testing and one in ten for validation, at least one each; a source that brings its own
+    splits keeps them, and fewer than four patients get none. With `register` the images of every case are registered to
+    that channel first, into a folder beside `out` (see `tasks.register`).
+    Raises: UsageError, ManifestError where `out` exists, ImageError where a case is incomplete.
+
+    Args:
+        channels: Those that every case must have: t1,flair,… [the dataset's].
+        seg: Word that the names of masks end in [the dataset's].
+        prefer: Of several images of a channel, the one called so: run-1,…
+        covariates: Table of UK Biobank's fields, with a column eid.
+        skip_incomplete: Leave out cases that lack a channel.
+    """
