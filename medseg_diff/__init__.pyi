@@ -50,6 +50,8 @@ class SegmentOptions(TypedDict, total=False):
     device: str
     precision: str | None
     network_batch: int | None
+    cluster: Literal["none", "ray"]
+    workers: int | None
 
 @overload
 def segment(  # type: ignore[overload-overlap]  # a path is a sequence too
@@ -93,14 +95,14 @@ def segment(  # type: ignore[overload-overlap]  # a path is a sequence too
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16 [the recipe's].
         network_batch: Samples in one pass of the networks [the recipe's].
+        cluster: ray: share the cases among processes, of several machines by RAY_ADDRESS [none].
+        workers: How many, with --cluster [one a GPU, else one a CPU].
     """
 
 @overload
 def segment(volume: Sequence[Volume], **options: Unpack[SegmentOptions]) -> list[SegmentationResult]: ...
-
 @overload
 def segment(*, data: str | Path, **options: Unpack[SegmentOptions]) -> list[SegmentationResult]: ...
-
 @overload
 def segment(*, volumes: Sequence[str], **options: Unpack[SegmentOptions]) -> SegmentationResult: ...
 
@@ -126,6 +128,8 @@ class AnomalyOptions(TypedDict, total=False):
     device: str
     precision: str | None
     network_batch: int | None
+    cluster: Literal["none", "ray"]
+    workers: int | None
 
 @overload
 def anomaly(  # type: ignore[overload-overlap]  # a path is a sequence too
@@ -164,17 +168,16 @@ def anomaly(  # type: ignore[overload-overlap]  # a path is a sequence too
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16 [the recipe's].
         network_batch: Samples in one pass of the networks [the recipe's].
+        cluster: ray: share the cases among processes, of several machines by RAY_ADDRESS [none].
+        workers: How many, with --cluster [one a GPU, else one a CPU].
     """
 
 @overload
 def anomaly(volume: Sequence[Volume], **options: Unpack[AnomalyOptions]) -> list[AnomalyResult]: ...
-
 @overload
 def anomaly(*, data: str | Path, **options: Unpack[AnomalyOptions]) -> list[AnomalyResult]: ...
-
 @overload
 def anomaly(*, volumes: Sequence[str], **options: Unpack[AnomalyOptions]) -> AnomalyResult: ...
-
 def train_seg(
     data: str | Path,
     device: str = ...,

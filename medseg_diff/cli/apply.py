@@ -7,7 +7,7 @@ import typer
 
 from medseg_diff.cli.options import AsJson
 from medseg_diff.errors import UsageError
-from medseg_diff.tasks.options import EnsembleOptions, MapOrSweep, Model, ResultFolder, SharedCompute, Source
+from medseg_diff.tasks.options import Compute, EnsembleOptions, MapOrSweep, Model, ResultFolder, Source
 
 
 def segment(
@@ -15,7 +15,7 @@ def segment(
     source: Source,
     model: Model,
     ensemble: EnsembleOptions,
-    compute: SharedCompute,
+    compute: Compute,
     as_json: AsJson = False,
 ) -> None:
     """Segment scans: mask, probability and uncertainty on the scan's own grid."""
@@ -26,12 +26,7 @@ def segment(
 
 
 def anomaly(
-    results: ResultFolder,
-    source: Source,
-    model: Model,
-    maps: MapOrSweep,
-    compute: SharedCompute,
-    as_json: AsJson = False,
+    results: ResultFolder, source: Source, model: Model, maps: MapOrSweep, compute: Compute, as_json: AsJson = False
 ) -> None:
     """Map anomalies: score, mask, lesions and the healthy-looking brain on the scan's own grid."""
     from medseg_diff.tasks.apply.anomaly import anomaly as run

@@ -111,12 +111,6 @@ class Compute:
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
     precision: str | None = option(None, "auto, fp32 or bf16 [the recipe's].")
     network_batch: int | None = option(None, "Samples in one pass of the networks [the recipe's].", min=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SharedCompute(Compute):
-    """The same, and whether several processes share the cases."""
-
     cluster: Cluster = option(
         "none", "ray: share the cases among processes, of several machines by RAY_ADDRESS [none]."
     )
@@ -137,7 +131,7 @@ class SharedCompute(Compute):
         return None if self.cluster == "none" else wanted
 
     @property
-    def here(self) -> Compute:
+    def here(self) -> "Compute":
         """That of the process that was called, which only looks after the workers where there are any."""
         return self if self.cluster == "none" else replace(self, device="cpu")
 

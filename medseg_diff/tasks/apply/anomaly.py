@@ -50,7 +50,6 @@ from medseg_diff.tasks.options import (
     MapOrSweep,
     Model,
     ResultFolder,
-    SharedCompute,
     Source,
     with_plain_keywords,
 )
@@ -61,9 +60,7 @@ BASELINES = "baselines"
 
 
 @with_plain_keywords
-def anomaly(
-    source: Source, results: ResultFolder, model: Model, maps: MapOrSweep, compute: SharedCompute
-) -> list[Path]:
+def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOrSweep, compute: Compute) -> list[Path]:
     """Map the anomalies of one case (`volumes`, as on the command line) or of a table's cases; returns the folders written.
 
     Cases that are complete with the same settings are skipped, and so are those that another process is working on.

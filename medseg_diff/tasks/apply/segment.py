@@ -27,15 +27,7 @@ from medseg_diff.tasks.apply.segmentation_maps import write_maps
 from medseg_diff.tasks.apply.segmentation_system import SegmentationSystem, open_system
 from medseg_diff.tasks.apply.segmentation_volume import sample_volume
 from medseg_diff.tasks.apply.sharing import Shared, do_cases
-from medseg_diff.tasks.options import (
-    Compute,
-    EnsembleOptions,
-    Model,
-    ResultFolder,
-    SharedCompute,
-    Source,
-    with_plain_keywords,
-)
+from medseg_diff.tasks.options import Compute, EnsembleOptions, Model, ResultFolder, Source, with_plain_keywords
 
 # In every case of one folder.
 SAME = (
@@ -56,7 +48,7 @@ SAME = (
 
 @with_plain_keywords
 def segment(
-    source: Source, results: ResultFolder, model: Model, ensemble: EnsembleOptions, compute: SharedCompute
+    source: Source, results: ResultFolder, model: Model, ensemble: EnsembleOptions, compute: Compute
 ) -> list[Path]:
     """Segment one case (`volumes` and `channels`, as on the command line) or the cases of a table; returns the folders
     written.

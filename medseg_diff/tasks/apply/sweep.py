@@ -25,7 +25,7 @@ from medseg_diff.methods.anomaly.normative import cleaned, depth_of, top_mean
 from medseg_diff.metrics.anomaly import rank
 from medseg_diff.reporting.curves import draw_sweep
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, Frame
-from medseg_diff.tasks.options import MapOrSweep, ResultFolder, SharedCompute
+from medseg_diff.tasks.options import Compute, MapOrSweep, ResultFolder
 
 MOST_CASES, SLICES = 3, 12
 FACTORS = {"depth": (0.5, 1.0, 2.0), "steps": (0.5, 1.0, 2.0), "scale": (0.3, 1.0, 3.0)}  # of the recipe's own
@@ -86,7 +86,7 @@ def sweep_anomaly(cases: Sequence[Case], system: AnomalySystem, out: Path, *, re
     return out
 
 
-def check_options(results: ResultFolder, maps: MapOrSweep, compute: SharedCompute) -> None:
+def check_options(results: ResultFolder, maps: MapOrSweep, compute: Compute) -> None:
     """Raises: UsageError for what is about maps, of which a sweep writes none, and where there is a sweep already."""
     of_maps = {
         "--threshold": maps.threshold is not None,
