@@ -274,9 +274,15 @@ def prepare(
     Raises: UsageError, ManifestError where `out` exists, ImageError where a case is incomplete.
 
     Args:
+        folder: Folder of the dataset.
+        source: What the folder is: brats, bids, nnunet, dicom and others.
+        out: Table to write.
         channels: Those that every case must have: t1,flair,… [the dataset's].
         seg: Word that the names of masks end in [the dataset's].
         prefer: Of several images of a channel, the one called so: run-1,…
         covariates: Table of UK Biobank's fields, with a column eid.
         skip_incomplete: Leave out cases that lack a channel.
+        seed: Draws the splits.
+        overwrite: Redo what is there.
+        register: Channel that the others of a case are registered to first.
     """

@@ -138,7 +138,7 @@ def bar(title: str, total: int, *, done: int = 0) -> Iterator[Callable[..., None
             yield counted
         return
     if in_notebook():
-        yield _NotebookBar(title, total).advance
+        yield _NotebookBar(title, total, done).advance
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -195,10 +195,10 @@ def _in_words(bars: list[_Counted], now: float) -> str:
 class _NotebookBar:
     """A line of text that is drawn anew in its place: every notebook can do that, also without ipywidgets."""
 
-    def __init__(self, title: str, total: int) -> None:
+    def __init__(self, title: str, total: int, done: int) -> None:
         from IPython.display import display
 
-        self.title, self.total, self.done, self.note = plain(title), total, 0, ""
+        self.title, self.total, self.before, self.done, self.note = plain(title), total, done, done, ""
         self.started = self.drawn = time.monotonic()
         self.handle = display(self._line(), raw=True, display_id=True)
 
@@ -210,10 +210,9 @@ class _NotebookBar:
             self.handle.update(self._line(), raw=True)
 
     def _line(self) -> dict[str, str]:
-        full = WIDTH * self.done // max(self.total, 1)
-        taken = time.monotonic() - self.started
-        left = taken if self.done >= self.total else taken * (self.total - self.done) / max(self.done, 1)
-        minutes, seconds = divmod(round(left), 60)
-        said = f"{minutes}:{seconds:02}" + ("" if self.done >= self.total else " left") if self.done else ""
-        bar = "█" * min(full, WIDTH) + "░" * (WIDTH - full)
-        return {"text/plain": f"{self.title} {bar} {self.done}/{self.total} {said} {self.note}".rstrip()}
+        full = min(WIDTH * self.done // max(self.total, 1), WIDTH)
+        drawn = "█" * full + "░" * (WIDTH - full)
+        taken, here = time.monotonic() - self.started, self.done - self.before
+        said = f"{duration(taken * (self.total - self.done) / here)} left" if here else ""
+        said = duration(taken) if self.done >= self.total else said
+        return {"text/plain": f"{self.title} {drawn} {self.done}/{self.total} {said} {self.note}".rstrip()}

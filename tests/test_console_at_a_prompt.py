@@ -70,7 +70,7 @@ def test_a_notebook_shows_messages_and_a_bar_in_its_place(capsys, notebook):
     assert capsys.readouterr() == ("a case\na case\n", "")  # stderr looks like an alarm there
     (area,) = notebook
     assert area[0] == f"working {'░' * 24} 0/2"
-    assert area[-1] == f"working {'█' * 24} 2/2 0:00 patient_1"
+    assert area[-1] == f"working {'█' * 24} 2/2 0 s patient_1"
 
 
 def test_a_bar_says_what_is_left(notebook, monkeypatch):
@@ -79,7 +79,15 @@ def test_a_bar_says_what_is_left(notebook, monkeypatch):
     with console._shown(), console.bar("working", 3) as advance:
         advance()
         advance(2)
-    assert notebook[0][1:] == [f"working {'█' * 8}{'░' * 16} 1/3 1:00 left", f"working {'█' * 24} 3/3 1:30"]
+    assert notebook[0][1:] == [f"working {'█' * 8}{'░' * 16} 1/3 60 s left", f"working {'█' * 24} 3/3 2 min"]
+
+
+def test_what_was_done_before_says_nothing_of_the_time_that_is_left(notebook, monkeypatch):
+    clock = iter([0.0, 0.0, 10.0, 10.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console._shown(), console.bar("training", 100, done=90) as advance:
+        advance(5)
+    assert notebook[0] == [f"training {'█' * 21}{'░' * 3} 90/100", f"training {'█' * 22}{'░' * 2} 95/100 10 s left"]
 
 
 def test_it_is_drawn_no_more_often_than_one_can_see(notebook):

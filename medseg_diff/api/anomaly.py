@@ -1,6 +1,8 @@
 """`medseg_diff.anomaly`: scans by path or from memory → anomaly maps as arrays, and files where asked for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from medseg_diff.api.call import OptionalFolder, called
@@ -8,8 +10,10 @@ from medseg_diff.api.models import ModelOption, model_for
 from medseg_diff.api.results import AnomalyResult
 from medseg_diff.api.volumes import Volume
 from medseg_diff.files import check_writable
-from medseg_diff.tasks.apply.anomaly import map_cases, say
+from medseg_diff.tasks.apply.anomaly import AnomalyMapping, map_cases, say
 from medseg_diff.tasks.apply.anomaly_volume import AnomalyModel, system_of
+from medseg_diff.tasks.apply.channels import warn_of_other_grid
+from medseg_diff.tasks.apply.sharing import Shared
 from medseg_diff.tasks.options import Compute, MapOptions, Source, with_plain_keywords
 
 
@@ -34,12 +38,15 @@ def anomaly(
 
     Raises: UsageError, ConfigError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
     """
-    with called(volume, source, results) as call:
+    with called(volume, source, results, compute) as call:
         check_writable(call.results.out)
         opened = model_for("anomaly", model, compute)
         assert isinstance(opened, AnomalyModel)
         system = system_of(opened, maps.overrides, seed=maps.seed, network_batch=compute.network_batch)
         say(system)
-        given = call.given(system.recipe.channels, task="anomaly", runs=model.runs)
-        folders = map_cases(given, system, call.results, maps, runs=model.runs)
+        runs, into = model.runs, call.results
+        given = call.given(system.recipe.channels, task="anomaly", runs=runs)
+        warn_of_other_grid(system.recipe, source.resample_to)
+        job = partial(AnomalyMapping.opened, opened.run, compute, replace(given, cases=[]), into, maps, runs=runs)
+        folders = map_cases(given, system, into, maps, runs=runs, shared=Shared(compute.sharing, job))
         return call.answer(folders, AnomalyResult)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -15,7 +16,7 @@ from medseg_diff.errors import MedsegError, UsageError, raise_all
 from medseg_diff.recipes.lookup import Task
 from medseg_diff.tasks.apply.case_folder import source_of
 from medseg_diff.tasks.apply.cases import Given, asked_of, find_cases, given_by
-from medseg_diff.tasks.options import ResultFolder, ResultOptions, Source, option
+from medseg_diff.tasks.options import Compute, ResultFolder, ResultOptions, Source, option
 
 Kind = TypeVar("Kind", bound=Result)
 
@@ -68,7 +69,7 @@ class Call:
         return Given(
             list(cases.values())[number - 1 :: shards],
             asked_of(self.source),
-            lambda case: None if case.name in from_memory else source_of(case),
+            partial(_source_of, frozenset(from_memory)),
         )
 
     def answer(self, folders: Sequence[Path], kind: type[Kind]) -> Kind | list[Kind]:
@@ -85,12 +86,21 @@ class Call:
         return read if self.many else read[0]
 
 
+def _source_of(from_memory: frozenset[str], case: Case) -> str | None:
+    """Where a case lies; nothing of temporary files. A function of a module, because workers are sent it."""
+    return None if case.name in from_memory else source_of(case)
+
+
 @contextmanager
-def called(volume: Volume | Sequence[Volume] | None, source: Source, results: OptionalFolder) -> Iterator[Call]:
+def called(
+    volume: Volume | Sequence[Volume] | None, source: Source, results: OptionalFolder, compute: Compute
+) -> Iterator[Call]:
     """A call whose temporary files are gone when it ends.
 
-    Raises: UsageError where cases are not named in exactly one way, or not so that there is an answer; ImageError.
+    Raises: UsageError where cases are not named in exactly one way, not so that there is an answer, or not so that workers
+    could read them; ImageError.
     """
+    compute.check()
     if volume is None:
         source.check()
         many = source.data is not None
@@ -105,6 +115,9 @@ def called(volume: Volume | Sequence[Volume] | None, source: Source, results: Op
         place = Path(temporary)
         wanted = results.or_else(place / "results")
         words = None if volume is None else _words(volume if many else [volume], place)  # type: ignore[list-item, arg-type]
+        if compute.sharing and (results.out is None or any(each.from_memory for each in words or ())):
+            found = "workers need scans that all of them can read, and a folder for their results"
+            raise UsageError(found, fix="give paths or a table, and name out; or leave cluster out")
         yield Call(words, source, wanted, results.out is None, many)
 
 

@@ -83,14 +83,17 @@ def load_model(
 def model_for(task: Task, asked: ModelOption, compute: Compute) -> SegmentationModel | AnomalyModel:
     """The model that a verb was given, opened where it is not yet.
 
-    Raises: UsageError where a loaded one is of another task, or asked to be elsewhere than it is; as `load_model`.
+    Where workers do the cases they open it once more, each for itself. Raises: UsageError where a loaded one is of another
+    task, or asked to be elsewhere than it is; as `load_model`.
     """
     model = asked.model
     if not isinstance(model, LoadedModel):
-        loaded = load_model(model, task=task, device=compute.device, precision=compute.precision, runs=asked.runs)
-        return loaded.opened
+        here = compute.here
+        return load_model(model, task=task, device=here.device, precision=here.precision, runs=asked.runs).opened
     if model.task != task:
         raise UsageError(f"{model.name} is a model for `{model.task}`, not `{task}`", fix="load another")
+    if compute.sharing:
+        raise UsageError(f"{model.name} is loaded here, and workers open it themselves", fix="name its folder instead")
     if (compute.device, compute.precision) != ("auto", None):
         fix = "leave device and precision to load_model"
         raise UsageError(f"{model.name} is loaded already, on {model.device}", fix=fix)

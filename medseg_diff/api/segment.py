@@ -1,14 +1,17 @@
 """`medseg_diff.segment`: scans by path or from memory → arrays with their uncertainty, and files where asked for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from medseg_diff.api.call import OptionalFolder, called
 from medseg_diff.api.models import ModelOption, model_for
 from medseg_diff.api.results import SegmentationResult
 from medseg_diff.api.volumes import Volume
-from medseg_diff.tasks.apply.segment import check, say, segment_cases
+from medseg_diff.tasks.apply.segment import Segmenting, check, say, segment_cases
 from medseg_diff.tasks.apply.segmentation_system import SegmentationModel, system_of
+from medseg_diff.tasks.apply.sharing import Shared
 from medseg_diff.tasks.options import Compute, EnsembleOptions, Source, with_plain_keywords
 
 
@@ -33,7 +36,7 @@ def segment(
 
     Raises: UsageError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
     """
-    with called(volume, source, results) as call:
+    with called(volume, source, results, compute) as call:
         check(call.results, ensemble)
         opened = model_for("segment", model, compute)
         assert isinstance(opened, SegmentationModel)
@@ -41,6 +44,9 @@ def segment(
         say(system)
         recipe = system.recipe
         fill = recipe.bears_missing_channels
-        given = call.given(recipe.channels, task="segment", runs=model.runs, fill_missing=fill)
-        folders = segment_cases(given, system, call.results, ensemble, runs=model.runs)
+        runs, into = model.runs, call.results
+        given = call.given(recipe.channels, task="segment", runs=runs, fill_missing=fill)
+        none = replace(given, cases=[])
+        job = partial(Segmenting.opened, opened.found, compute, none, into, ensemble, runs=runs)
+        folders = segment_cases(given, system, into, ensemble, runs=runs, shared=Shared(compute.sharing, job))
         return call.answer(folders, SegmentationResult)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from medseg_diff import files
 from medseg_diff.console import log
@@ -26,14 +26,14 @@ OURS = "made_by_medseg_diff.txt"  # in a folder that may be made again
 
 @with_plain_keywords
 def prepare(
-    folder: Path,
+    folder: Annotated[Path, "Folder of the dataset."],
     *,
-    source: str,
-    out: Path,
+    source: Annotated[str, "What the folder is: brats, bids, nnunet, dicom and others."],
+    out: Annotated[Path, "Table to write."],
     dataset: DatasetOptions,
-    seed: int = 0,
-    overwrite: bool = False,
-    register: str | None = None,
+    seed: Annotated[int, "Draws the splits."] = 0,
+    overwrite: Annotated[bool, "Redo what is there."] = False,
+    register: Annotated[str | None, "Channel that the others of a case are registered to first."] = None,
 ) -> Path:
     """Write the manifest of the dataset in `folder` to `out`, and return its path.
 

@@ -1,6 +1,7 @@
 """From Python: every line of docs/python.md about what `volume` may be, and the options that are Python's own."""
 
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import medseg_diff
 from medseg_diff.data.reading import read_labels, read_map
 from medseg_diff.errors import ImageError, Problems, UsageError
+from medseg_diff.tasks.apply import sharing
 from medseg_diff.tasks.apply.segment import segment as on_command_line
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
@@ -173,3 +175,33 @@ def test_another_process_at_work_is_said(patient, model, tmp_path, monkeypatch):
     monkeypatch.setattr("medseg_diff.tasks.apply.folder.Results.work_through", lambda *_: None)
     with pytest.raises(UsageError, match="another process is working on patient"):
         medseg_diff.segment(patient.place / "patient", model=model, out=tmp_path)
+
+
+@pytest.fixture
+def one_worker(monkeypatch):
+    """A worker that is sent its work as one in another process would be."""
+    sent = []
+
+    def shared(opened, pieces, _):
+        sent.append(len(pieces))
+        work = pickle.loads(pickle.dumps(opened))()
+        yield from ((piece, work(piece, 0)) for piece in pieces)
+
+    monkeypatch.setattr(sharing, "shared", shared)
+    monkeypatch.setattr("medseg_diff.tasks.options.check_sharing", lambda *_: None)
+    return sent
+
+
+def test_workers_give_what_one_process_gives(patient, trained, result, tmp_path, one_worker):
+    options = {"model": trained.folder, "device": "cpu", "out": tmp_path, "cluster": "ray"}
+    (found,) = medseg_diff.segment([patient.place / "patient"], **options)
+    assert one_worker == [1] and np.array_equal(found.mask, result.mask)
+
+
+def test_workers_need_files_and_a_folder(patient, model, trained, tmp_path, one_worker):
+    images = {channel: patient.names[channel] for channel in CHANNELS}
+    for options in ({"volume": images, "out": tmp_path}, {"volume": patient.place / "patient"}):
+        with pytest.raises(UsageError, match="workers need scans that all of them can read"):
+            medseg_diff.segment(**options, model=trained.folder, cluster="ray")
+    with pytest.raises(UsageError, match=r"workers open it themselves. Fix: name its folder"):
+        medseg_diff.segment(patient.place / "patient", model=model, out=tmp_path, cluster="ray")
