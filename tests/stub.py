@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import medseg_diff
-from medseg_diff.tasks.options import groups_of
+from medseg_diff.tasks.keywords import groups_of
 
 STUB = Path(__file__).parents[1] / "medseg_diff" / "__init__.pyi"
 GROUPED = ("segment", "anomaly", "train_seg", "train_anomaly", "prepare")

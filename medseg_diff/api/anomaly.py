@@ -14,7 +14,8 @@ from medseg_diff.tasks.apply.anomaly import AnomalyMapping, map_cases, say
 from medseg_diff.tasks.apply.anomaly_volume import AnomalyModel, system_of
 from medseg_diff.tasks.apply.channels import warn_of_other_grid
 from medseg_diff.tasks.apply.sharing import Shared
-from medseg_diff.tasks.options import Compute, MapOptions, Source, with_plain_keywords
+from medseg_diff.tasks.keywords import with_plain_keywords
+from medseg_diff.tasks.options import Compute, MapOptions, Source
 
 
 @with_plain_keywords

@@ -16,7 +16,8 @@ from medseg_diff.errors import MedsegError, UsageError, raise_all
 from medseg_diff.recipes.lookup import Task
 from medseg_diff.tasks.apply.case_folder import source_of
 from medseg_diff.tasks.apply.cases import Given, asked_of, find_cases, given_by
-from medseg_diff.tasks.options import Compute, ResultFolder, ResultOptions, Source, option
+from medseg_diff.tasks.keywords import option
+from medseg_diff.tasks.options import Compute, ResultFolder, ResultOptions, Source
 
 Kind = TypeVar("Kind", bound=Result)
 

@@ -8,7 +8,8 @@ from medseg_diff.recipes.lookup import Task
 from medseg_diff.recipes.trained import find_model, find_models, task_of_model
 from medseg_diff.tasks.apply.anomaly_volume import AnomalyModel
 from medseg_diff.tasks.apply.segmentation_system import SegmentationModel
-from medseg_diff.tasks.options import Compute, option
+from medseg_diff.tasks.keywords import option
+from medseg_diff.tasks.options import Compute
 
 
 @dataclass(frozen=True, repr=False)

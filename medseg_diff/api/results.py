@@ -133,7 +133,7 @@ class Result:
         return content
 
     def _lines(self) -> list[str]:
-        raise NotImplementedError
+        raise AssertionError("each kind of result says itself what is in it")
 
     def __repr__(self) -> str:
         lines = [*self._lines(), *(f"warning: {plain(warning)}" for warning in self.warnings)]

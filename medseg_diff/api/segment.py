@@ -12,7 +12,8 @@ from medseg_diff.api.volumes import Volume
 from medseg_diff.tasks.apply.segment import Segmenting, check, say, segment_cases
 from medseg_diff.tasks.apply.segmentation_system import SegmentationModel, system_of
 from medseg_diff.tasks.apply.sharing import Shared
-from medseg_diff.tasks.options import Compute, EnsembleOptions, Source, with_plain_keywords
+from medseg_diff.tasks.keywords import with_plain_keywords
+from medseg_diff.tasks.options import Compute, EnsembleOptions, Source
 
 
 @with_plain_keywords

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from medseg_diff.cluster import Cluster
-from medseg_diff.tasks.options import gathered, written_out
+from medseg_diff.tasks.keywords import gathered, written_out
 
 Data = Annotated[Path, typer.Option(help="Table of cases (CSV).")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder that paths in the table are relative to [the table's].")]

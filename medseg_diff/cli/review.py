@@ -29,8 +29,7 @@ def evaluate(
 ) -> None:
     """Compare results with the references of a table, and with other results."""
     common: dict[str, Any] = {"split": split, "data_root": data_root, "figure": figure, "runs": runs, "mlflow": mlflow}
-    common |= {"config": config, "allow_missing": allow_missing}
-    common |= {"cluster": cluster, "workers": workers}
+    common |= {"config": config, "allow_missing": allow_missing, "cluster": cluster, "workers": workers}
     if compare is None:
         from medseg_diff.tasks.evaluate import evaluate as run
 

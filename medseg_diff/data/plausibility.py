@@ -1,9 +1,11 @@
-"""Do channels look like what they are called? What fluid, tissue and contrast medium do to T1, T2 and FLAIR, in the picture.
+"""What no single file of a case shows: channels that do not look like what they are called, copies, masks that cannot be.
 
-Each pair of channels has a score that is positive where the names fit and changes sign where the two are interchanged. Its
-margin lies beyond nearly all of 220 phantoms of as many scanners, so that it is unlikely to speak up by mistake.
+What fluid, tissue and contrast medium do to T1, T2 and FLAIR is looked for in the picture. Each pair of channels has a score
+that is positive where the names fit and changes sign where the two are interchanged. Its margin lies beyond nearly all of
+220 phantoms of as many scanners, so that it is unlikely to speak up by mistake.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,7 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg_diff.data.brain import background_of
+from medseg_diff.data.geometry import Volume
+from medseg_diff.data.tables.case import Case
 
+MOST_MARKED = 0.75  # share of a volume: more is no lesion, and no parcellation of a head
 MOST_VOXELS = 400_000  # of the grid that is looked at
 FEWEST_VOXELS = 2000  # of the brain in it
 BRIGHT, FLUID, TAIL = 0.9, 0.85, 0.002  # ranks above which a voxel is bright, is fluid on T2; share of a tail
@@ -63,6 +68,30 @@ def unlike_backgrounds(channels: Sequence[str], image: npt.NDArray[np.float32]) 
 
 def _have(names: Sequence[str]) -> str:
     return "has" if len(names) == 1 else "have"
+
+
+def doubtful(case: Case, volumes: dict[str, Volume]) -> list[str]:
+    """What no single file shows: two channels of the same voxels, a reference that contradicts the table."""
+    images = {name: volume.voxels for name, volume in volumes.items() if volume.voxels.dtype != np.int16}
+    found = [
+        f"{a} and {b} hold the same voxels"
+        for a, b in itertools.combinations(images, 2)
+        if np.array_equal(images[a][::7, ::7, ::7], images[b][::7, ::7, ::7]) and np.array_equal(images[a], images[b])
+    ]
+    masks = {name: volume.voxels for name, volume in volumes.items() if volume.voxels.dtype == np.int16}
+    marked = {name: bool(voxels.any()) for name, voxels in masks.items()}
+    found += [
+        f"{name} marks {share:.0%} of the volume: is background marked, and the lesion not?"
+        for name, voxels in masks.items()
+        if voxels.size > 1 and (share := np.count_nonzero(voxels) / voxels.size) > MOST_MARKED
+    ]
+    if case.label == "healthy":
+        found += [
+            f"{name} marks a lesion, but the table calls the case healthy" for name, any_ in marked.items() if any_
+        ]
+    else:
+        found += [f"{name} is empty: no voxel is marked" for name, any_ in marked.items() if not any_]
+    return found
 
 
 def _brain(channels: Sequence[str], image: npt.NDArray[np.float32], spacing_mm: npt.ArrayLike) -> Brain | None:

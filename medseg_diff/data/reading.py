@@ -1,11 +1,11 @@
 """One strict reader: a file → checked voxels and geometry, or an error that says what to do."""
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +14,9 @@ from medseg_diff.data.formats import dicom_mgh, nifti
 from medseg_diff.data.formats.stored import Stored, unlike_a_scan
 from medseg_diff.data.formats.stream import check_regular, first_bytes
 from medseg_diff.data.geometry import Volume
-from medseg_diff.data.plausibility import implausible, unlike_backgrounds
+from medseg_diff.data.plausibility import doubtful, implausible, unlike_backgrounds
 from medseg_diff.data.tables.case import Case
 from medseg_diff.errors import ImageError, ManifestError, MedsegError, raise_all
-
-MOST_MARKED = 0.75  # share of a volume: more is no lesion, and no parcellation of a head
 
 
 class OtherGrid(ImageError):
@@ -94,24 +92,24 @@ def read_volumes(path: Path, places: Sequence[int] | None = None, *, case: str |
 
 def count_volumes(path: Path) -> int:
     """How many volumes a file holds, by its header alone (1 for formats other than NIfTI). Raises: ImageError."""
-    if path.is_dir():
-        return 1
-    with _place(path):
-        check_regular(path)
-        head = first_bytes(path)
-        if not nifti.is_nifti(head):
-            return 1
-        return int(np.prod(nifti.dimensions(nifti.parse_header(head))[3:], dtype=object))
+    header = _nifti_header(path)
+    return 1 if header is None else int(np.prod(nifti.dimensions(header)[3:], dtype=object))
 
 
 def is_stored_as_float(path: Path) -> bool:
     """Whether a NIfTI file holds floats, by its header alone (False for other formats). Raises: ImageError."""
+    header = _nifti_header(path)
+    return header is not None and header.get_data_dtype().kind == "f"
+
+
+def _nifti_header(path: Path) -> Any:
+    """None of what is no NIfTI."""
     if path.is_dir():
-        return False
+        return None
     with _place(path):
         check_regular(path)
         head = first_bytes(path)
-        return nifti.is_nifti(head) and nifti.parse_header(head).get_data_dtype().kind == "f"
+        return nifti.parse_header(head) if nifti.is_nifti(head) else None
 
 
 def read_case(
@@ -134,7 +132,7 @@ def read_case(
         found, fix = f"there is no channel {grid_of} to resample to", f"use one of {', '.join(channels)}"
         raise ManifestError(found, fix=fix, case=case.name)
     warnings = _onto_one_grid(volumes, grid_of, case, resample=resample_to is not None)
-    warnings += _doubtful(case, volumes)
+    warnings += doubtful(case, volumes)
     raters = [volumes[name].voxels for name in masks if name != "seg"]
     grid, image = volumes[grid_of], _taken(volumes, channels)
     warnings += implausible(channels, image, geometry.spacing_of(grid.affine)) + unlike_backgrounds(channels, image)
@@ -243,30 +241,6 @@ def _unlikely_mask(case: Case, name: str, volume: Volume) -> list[MedsegError]:
         return []
     place = {"case": case.name, "channel": name, "file": case.paths[name].name}
     return [ImageError("every voxel has a label: there is no background", fix="check that it is the mask", **place)]
-
-
-def _doubtful(case: Case, volumes: dict[str, Volume]) -> list[str]:
-    """What no single file shows: two channels of the same voxels, a reference that contradicts the table."""
-    images = {name: volume.voxels for name, volume in volumes.items() if volume.voxels.dtype != np.int16}
-    found = [
-        f"{a} and {b} hold the same voxels"
-        for a, b in itertools.combinations(images, 2)
-        if np.array_equal(images[a][::7, ::7, ::7], images[b][::7, ::7, ::7]) and np.array_equal(images[a], images[b])
-    ]
-    masks = {name: volume.voxels for name, volume in volumes.items() if volume.voxels.dtype == np.int16}
-    marked = {name: bool(voxels.any()) for name, voxels in masks.items()}
-    found += [
-        f"{name} marks {share:.0%} of the volume: is background marked, and the lesion not?"
-        for name, voxels in masks.items()
-        if voxels.size > 1 and (share := np.count_nonzero(voxels) / voxels.size) > MOST_MARKED
-    ]
-    if case.label == "healthy":
-        found += [
-            f"{name} marks a lesion, but the table calls the case healthy" for name, any_ in marked.items() if any_
-        ]
-    else:
-        found += [f"{name} is empty: no voxel is marked" for name, any_ in marked.items() if not any_]
-    return found
 
 
 def _read(path: Path) -> Stored:

@@ -16,7 +16,7 @@ from medseg_diff.recipes.trained import find_model, recipe_of
 from medseg_diff.run import Run
 from medseg_diff.training.weights import read_finite
 
-BEST = "the network's settings have to be those of the run, as with --config {run}/recipe.yaml"
+SAME_NETWORK = "the network's settings have to be those of the run, as with --config {run}/recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class WarmStart:
                 unlike += [name] if given[name].shape != tensor.shape else []
         if unlike:
             found = f"its {part} is another network than the recipe's (first at {unlike[0]})"
-            raise CheckpointError(found, fix=BEST.format(run=self.run.name), file=self.run.name)
+            raise CheckpointError(found, fix=SAME_NETWORK.format(run=self.run.name), file=self.run.name)
         network.load_state_dict(own)
         log.info("the %s begins with the weights of %s%s", part, self.run.name, _news(axes_now, axes_before))
 

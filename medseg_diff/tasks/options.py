@@ -3,27 +3,18 @@
 Nothing heavy is imported here: the command line reads the same groups before it knows which verb is wanted.
 """
 
-import functools
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from inspect import Parameter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Literal, get_args
 
 from medseg_diff.cluster import Cluster, Sharing
 from medseg_diff.errors import UsageError
+from medseg_diff.tasks.keywords import option
 
-Answer = TypeVar("Answer")
 Shard = tuple[int, int]
 Threshold = Literal["healthy", "otsu"] | float
 Format = Literal["nifti", "dicom-seg"]
-
-
-def option(default: Any, text: str, **cli: Any) -> Any:
-    """A field of a group: its default (`...`: it must be given), its line of help, and what the command line needs to know
-    besides: `min`, `names`, `words` (the form of free words), or `parse`, which turns a word into the value."""
-    return field(default=MISSING if default is ... else default, metadata={"help": text} | cli)
 
 
 def _shard(word: str) -> Shard:
@@ -238,92 +229,3 @@ class Folds:
         """Raises: UsageError for a share of one training."""
         if self.folds is None and self.shard != (1, 1):
             raise UsageError("--shard is for --folds", fix="leave it out, or say how many folds there are")
-
-
-def groups_of(verb: Callable[..., Any]) -> dict[str, Any]:
-    """The parameters of a verb that are groups: name → class."""
-    return {name: kind for name, kind in get_type_hints(verb).items() if is_dataclass(kind) and name != "return"}
-
-
-def written_out(verb: Callable[..., Any], parameters_of: Callable[[Any], Iterator[Parameter]]) -> inspect.Signature:
-    """The verb's signature with each group replaced by its fields, those without a default first."""
-    groups = groups_of(verb)
-    listed = [
-        part
-        for name, parameter in inspect.signature(verb).parameters.items()
-        for part in (parameters_of(groups[name]) if name in groups else [_without_meaning(parameter)])
-    ]
-    listed.sort(key=lambda each: (each.kind, each.default is not Parameter.empty))
-    return inspect.Signature(listed)
-
-
-def _without_meaning(parameter: Parameter) -> Parameter:
-    """A parameter that is `Annotated` with what it means, as its type alone."""
-    kind = parameter.annotation
-    meant = get_origin(kind) is Annotated and isinstance(get_args(kind)[1], str)
-    return parameter.replace(annotation=get_args(kind)[0]) if meant else parameter
-
-
-def gathered(verb: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Plain keywords as the verb takes them: fields in their groups, everything else as it is. Paths may be text."""
-    parts, known = {}, dict(options)
-    for name, kind in groups_of(verb).items():
-        types = get_type_hints(kind)
-        given = [each for each in fields(kind) if each.name in known]
-        parts[name] = kind(
-            **{
-                each.name: _as_declared(known.pop(each.name), types[each.name], each.metadata.get("parse"))
-                for each in given
-            }
-        )
-    return known | parts
-
-
-def _as_declared(value: Any, kind: Any, parse: Callable[[str], Any] | None) -> Any:
-    """Text as the command line would read it, a path among it, and a single path where several words belong."""
-    if isinstance(value, str) and parse is not None:
-        return parse(value)
-    if isinstance(value, str) and kind in (Path, Path | None):
-        return Path(value)
-    if kind == Sequence[str] and isinstance(value, str | Path | Sequence):
-        return tuple(map(str, [value] if isinstance(value, str | Path) else value))
-    return value
-
-
-def with_plain_keywords(verb: Callable[..., Answer]) -> Callable[..., Answer]:
-    """The verb as a person calls it, `segment(data=…, out=…, device="cpu")`; all of its groups whole are taken as well. Its
-    docstring ends with what each keyword means: the group's line of help, or what a parameter is `Annotated` with."""
-    groups, first = groups_of(verb), next(iter(inspect.signature(verb).parameters))
-
-    def keywords(kind: Any) -> Iterator[Parameter]:
-        for each in fields(kind):
-            leads = each.name == "volumes" and first in groups
-            place = Parameter.POSITIONAL_OR_KEYWORD if leads else Parameter.KEYWORD_ONLY
-            default = Parameter.empty if each.default is MISSING else each.default
-            yield Parameter(each.name, place, default=default, annotation=each.type)
-
-    @functools.wraps(verb)
-    def call(*words: Any, **options: Any) -> Answer:
-        whole = {name: options.pop(name) for name, kind in groups.items() if isinstance(options.get(name), kind)}
-        if whole:
-            return verb(*words, **whole, **options)
-        return verb(**gathered(verb, signature.bind(*words, **options).arguments))
-
-    answer = get_type_hints(verb).get("return", Parameter.empty)
-    signature = written_out(verb, keywords).replace(return_annotation=answer)
-    call.__signature__ = signature  # type: ignore[attr-defined]
-    said = "\n".join(f"        {name}: {meaning}" for name, meaning in meanings_of(verb).items())
-    call.__doc__ = f"{(verb.__doc__ or '').rstrip()}\n\n    Args:\n{said}\n    "
-    return call
-
-
-def meanings_of(verb: Callable[..., Any]) -> dict[str, str]:
-    """What each keyword of a verb means, in the order of its signature, as far as that is said."""
-    meanings: dict[str, str] = {}
-    groups = groups_of(verb)
-    for name, kind in get_type_hints(verb, include_extras=True).items():
-        if name in groups:
-            meanings |= {each.name: each.metadata["help"] for each in fields(groups[name])}
-        elif name != "return" and get_origin(kind) is Annotated:
-            meanings[name] = next(each for each in get_args(kind) if isinstance(each, str))
-    return meanings

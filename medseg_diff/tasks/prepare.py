@@ -17,7 +17,8 @@ from medseg_diff.data.tables.sources import SOURCES
 from medseg_diff.data.tables.sources.collect import Row, Wanted
 from medseg_diff.data.tables.sources.likeness import looks_like
 from medseg_diff.errors import ManifestError, MedsegError, Problems, UsageError
-from medseg_diff.tasks.options import DatasetOptions, with_plain_keywords
+from medseg_diff.tasks.keywords import with_plain_keywords
+from medseg_diff.tasks.options import DatasetOptions
 
 HELD_OUT: dict[Split, float] = {"test": 0.2, "val": 0.1}
 BESIDE_TEST: dict[Split, float] = {"val": 0.2}  # where the dataset brings its own test cases

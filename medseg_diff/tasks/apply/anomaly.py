@@ -44,15 +44,8 @@ from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.quality_checks import quality_checks
 from medseg_diff.tasks.apply.sharing import Shared, do_cases
 from medseg_diff.tasks.apply.sweep import check_options, sweep_anomaly
-from medseg_diff.tasks.options import (
-    Compute,
-    MapOptions,
-    MapOrSweep,
-    Model,
-    ResultFolder,
-    Source,
-    with_plain_keywords,
-)
+from medseg_diff.tasks.keywords import with_plain_keywords
+from medseg_diff.tasks.options import Compute, MapOptions, MapOrSweep, Model, ResultFolder, Source
 
 # In every case of one folder.
 SAME = ("sha256", "classifier_sha256", "recipe_sha256", "calibration_sha256", "engine", "findings", "seed")

@@ -56,11 +56,11 @@ def is_complete(folder: Path, case: Case, identity: Identity, source: str | None
     if not known:
         return False
     identity.check(known, folder.name)
+    if known.get("schema") != SCHEMA:
+        return False  # of an earlier version
     inputs, outputs, channels = (known.get(key) for key in ("inputs", "outputs", "channels"))
     if not (isinstance(inputs, dict) and isinstance(outputs, dict) and isinstance(channels, list)):
-        return False  # of an earlier version
-    if known.get("schema") != SCHEMA:
-        return False  # likewise
+        return False  # not as it was written
     try:
         same = is_same_scan(case, present_channels(case, channels), inputs, resample_to=known.get("resample_to"))
     except MedsegError:

@@ -27,7 +27,8 @@ from medseg_diff.tasks.apply.segmentation_maps import write_maps
 from medseg_diff.tasks.apply.segmentation_system import SegmentationSystem, open_system
 from medseg_diff.tasks.apply.segmentation_volume import sample_volume
 from medseg_diff.tasks.apply.sharing import Shared, do_cases
-from medseg_diff.tasks.options import Compute, EnsembleOptions, Model, ResultFolder, Source, with_plain_keywords
+from medseg_diff.tasks.keywords import with_plain_keywords
+from medseg_diff.tasks.options import Compute, EnsembleOptions, Model, ResultFolder, Source
 
 # In every case of one folder.
 SAME = (

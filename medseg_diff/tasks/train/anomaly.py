@@ -22,7 +22,8 @@ from medseg_diff.recipes.trained import load_network
 from medseg_diff.recipes.typicality import write_typicality
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
-from medseg_diff.tasks.options import TrainingRun, with_plain_keywords
+from medseg_diff.tasks.keywords import with_plain_keywords
+from medseg_diff.tasks.options import TrainingRun
 from medseg_diff.tasks.train.normative import calibrate
 from medseg_diff.tasks.train.study import LabelledStudy, learned_from_phantoms, prepare_labelled_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long

@@ -12,7 +12,8 @@ from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.typicality import write_typicality
 from medseg_diff.run import Run
 from medseg_diff.studies import FoldStudy
-from medseg_diff.tasks.options import Folds, TrainingRun, with_plain_keywords
+from medseg_diff.tasks.keywords import with_plain_keywords
+from medseg_diff.tasks.options import Folds, TrainingRun
 from medseg_diff.tasks.train.calibration import calibrate, draw_ensemble
 from medseg_diff.tasks.train.folds import train_folds
 from medseg_diff.tasks.train.study import ValidationSlices, learned_from_phantoms, prepare_study

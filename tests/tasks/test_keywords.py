@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medseg_diff.tasks.apply.segment import segment
-from medseg_diff.tasks.options import gathered
+from medseg_diff.tasks.keywords import gathered
 
 
 @pytest.mark.parametrize("volumes", ["patient", Path("patient"), ["patient"], (Path("patient"),)])
