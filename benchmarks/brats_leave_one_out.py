@@ -69,13 +69,17 @@ def measure(
     config: str = "quick/mask_logits",
     overrides: Sequence[str] = (),
     data_root: Path | None = None,
+    patients: Sequence[str] = (),
     device: str = "auto",
     mlflow: bool = False,
 ) -> dict[str, Any]:
-    """All folds of the table `data`; with `mlflow` they hang below one run there. Returns what goes into
-    leave_one_out.json. Raises: what the verbs raise."""
+    """All folds of the table `data`, or those of some `patients`; with `mlflow` they hang below one run there. Returns what
+    goes into leave_one_out.json. Raises: UsageError for a patient who is not there; what the verbs raise."""
     recipe = load_recipe(config, task="segment", overrides=overrides)
     folds = folds_of(read_manifest(data, data_root=data_root), out)
+    if unknown := [name for name in patients if name not in {fold.patient for fold in folds}]:
+        raise UsageError(f"no patient is called {unknown[0]}", fix="use a name of the table's column `patient`")
+    folds = [fold for fold in folds if not patients or fold.patient in patients]
     rows: list[dict[str, Any]] = []
     told = {"mlflow": mlflow, "parent": new_name("leave_one_out")}
     for fold in folds:
@@ -197,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.brats_leave_one_out", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="table of cases with a column seg")
     parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--patient", action="append", default=[], help="leave out only this one (repeat)")
     parser.add_argument("--config", default="quick/mask_logits")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/leave_one_out"))
     parser.add_argument("--device", default="auto")
@@ -210,6 +215,7 @@ def main() -> None:
         config=chosen.config,
         overrides=chosen.overrides,
         data_root=chosen.data_root,
+        patients=chosen.patient,
         device=chosen.device,
         mlflow=chosen.mlflow,
     )

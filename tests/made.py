@@ -35,14 +35,15 @@ class Study:
     def __init__(self, folder: Path):
         self.folder, self.predictions, self.table, self.rows = folder, folder / "out", folder / "brains.csv", []
 
-    def add(self, name, *, seg=TUMOUR, raters=(), labels=1, affine=LPS, **columns):
+    def add(self, name, *, seg=TUMOUR, raters=(), labels=1, affine=LPS, twin=None, **columns):
         image = np.where(BRAIN, 100 + np.arange(BRAIN.size).reshape(SHAPE) % 7, -3).astype(np.float32)
         volumes = {"flair": image}
         if seg is not None:
             volumes["seg"] = (seg * np.asarray(labels)).astype(np.uint8)
         volumes |= {f"seg_{number}": rater.astype(np.uint8) for number, rater in enumerate(raters, start=1)}
+        volumes |= {"healthy_flair": (image + twin).astype(np.float32)} if twin is not None else {}
         for column, voxels in volumes.items():
-            write_volume(self.folder / name / f"{column}.nii.gz", voxels, LPS if column == "flair" else affine)
+            write_volume(self.folder / name / f"{column}.nii.gz", voxels, LPS if "flair" in column else affine)
         self.rows.append({"case": name, **columns, **{column: f"{name}/{column}.nii.gz" for column in volumes}})
         columns = list(dict.fromkeys(column for row in self.rows for column in row))
         with self.table.open("w", newline="") as file:

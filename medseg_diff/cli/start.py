@@ -43,6 +43,9 @@ def phantom(
     healthy: Annotated[float, typer.Option(min=0, max=1, help="Share of cases without a lesion.")] = 0.25,
     held_out: Annotated[float, typer.Option(help="Share for testing; half as many for validation.")] = 0.2,
     scanners: Annotated[int, typer.Option(min=0, help="So many that differ as hospitals' do; 0: one kind.")] = 0,
+    twins: Annotated[
+        bool, typer.Option("--twins", help="Also each brain without its lesion, healthy_CHANNEL.")
+    ] = False,
     seed: int = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -50,7 +53,7 @@ def phantom(
     from medseg_diff.tasks.phantom import phantom as run
 
     settings = {"cases": cases, "shape": shape, "raters": raters, "healthy": healthy, "held_out": held_out}
-    table = run(out, **settings, scanners=scanners, seed=seed, overwrite=overwrite)
+    table = run(out, **settings, scanners=scanners, twins=twins, seed=seed, overwrite=overwrite)
     typer.echo(f"{table}\nnext: medseg-diff train-seg --data {table} --config quick/phantom")
 
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from medseg_diff.data.brain import find_brain_or_head
 from medseg_diff.data.geometry import Volume, axes_of, difference, reoriented, resampled, same_grid
-from medseg_diff.data.reading import read_case, read_labels, read_map
-from medseg_diff.data.tables.case import Case
+from medseg_diff.data.reading import read_case, read_labels, read_map, read_volume
+from medseg_diff.data.tables.case import TWIN, Case
 from medseg_diff.errors import ImageError, UsageError
 from medseg_diff.files import read_facts
 
@@ -93,6 +93,11 @@ class CaseResult:
         read = read_case(case, [channel], reference=False)
         volume = Volume(read.image[0], read.affine)
         return self._on_grid(volume, channel, case.file_of(channel).name).voxels
+
+    def twin(self, case: Case, channel: str) -> Floats:
+        """One channel of the case's lesion-free twin [X, Y, Z] on the grid. Raises: ImageError."""
+        path, name = case.twins[channel], TWIN + channel
+        return self._on_grid(read_volume(path, case=case.name, channel=name), name, path.name).voxels
 
     def brain(self, case: Case, channels: Sequence[str]) -> Mask:
         """Where the brain is in some channels of the case [X, Y, Z], on the grid; the head where it was not stripped."""

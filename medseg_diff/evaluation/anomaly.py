@@ -15,6 +15,7 @@ from medseg_diff.console import log
 from medseg_diff.data import geometry
 from medseg_diff.data.geometry import axial_axis
 from medseg_diff.data.results import FACTS, CaseResult, read_result
+from medseg_diff.data.tables.case import TWIN
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.evaluation.catalogue import ANOMALY, ANOMALY_TOGETHER
 from medseg_diff.evaluation.summary import (
@@ -38,8 +39,10 @@ from medseg_diff.metrics import overlap
 from medseg_diff.metrics.anomaly import Counts, Pool, counts, rank
 from medseg_diff.metrics.detection import lesion_detection
 from medseg_diff.metrics.intervals import LEVEL, Interval
+from medseg_diff.metrics.reconstruction import reconstruction_errors
 
 SLICE_COLUMNS = ("slice", "z_mm", "lesion_voxels", "score", "auroc", "average_precision")
+RECONSTRUCTION = ("lesion_left", "error_elsewhere")
 RESAMPLES = 1000
 SPREAD, STEPS = 6.0, 241  # candidate thresholds: the stored one times 2 ** (-6 … 6)
 UNSET = 0.1  # stands for a stored threshold where there is none; the candidates reach a hundredth and a hundredfold
@@ -57,6 +60,10 @@ CONVENTIONS = {
     "auroc_of_slices": "does a slice's score, the mean of its highest hundredth of brain voxels, tell slices with a lesion",
     "auroc_of_volumes": "does the volume's score tell cases with a lesion from cases without",
     "auroc_pooled": "brain voxels of all cases together, healthy ones too; no interval",
+    "lesion_left": "mean |reconstruction - lesion-free twin| inside the lesion over mean |scan - twin|: 0 is the twin, 1 "
+    "the scan; each channel in standard deviations of the twin's brain",
+    "error_elsewhere": "mean |reconstruction - twin| of the other brain voxels, in the same deviations; a healthy case is "
+    "its own twin",
     "gain": "the method less the baseline, case by case",
     "interval": "95 %, percentile bootstrap, patients drawn with replacement; null for fewer than two patients",
 }
@@ -167,6 +174,7 @@ def measure_case(
         values: Values = {"auroc": ranking.auroc(), "average_precision": ranking.average_precision()}
         values |= _of_mask(mask, truth, voxel_ml, smallest_ml)
         values["auroc_of_slices"] = _auroc_of_slices(scores, truth, brain, affine)
+        values |= _of_reconstruction(case, result, truth, brain) if name == OURS else dict.fromkeys(RECONSTRUCTION)
         maps[name] = MeasuredMap(values, ranking.dice_at(candidates[name]))
     known = {name: value for name, value in maps[OURS].values.items() if value is not None}
     log.info("%s: %s", case.name, ", ".join(f"{name} {value:.3f}" for name, value in known.items()))
@@ -185,6 +193,18 @@ def _of_mask(mask: Mask | None, truth: Mask, voxel_ml: float, smallest_ml: float
         "lesion_sensitivity": lesion_detection(mask, truth, voxel_ml=voxel_ml, smallest_ml=smallest_ml).sensitivity,
         "false_positives_ml": None if diseased else overlap.volume_ml(mask, voxel_ml=voxel_ml),
     }
+
+
+def _of_reconstruction(case: Case, result: CaseResult, truth: Mask, brain: Mask) -> Values:
+    """What the reconstruction is worth, where there is one and what it should be is known."""
+    channels = [name for name in result.facts["channels"] if name in case.twins or not truth.any()]
+    made = {name: healthy for name in channels if (healthy := result.map(TWIN + name)) is not None}
+    if not made:
+        return dict.fromkeys(RECONSTRUCTION)
+    scan = np.stack([result.image(case, name) for name in made])
+    twin = np.stack([result.twin(case, name) for name in made]) if truth.any() else scan
+    errors = reconstruction_errors(np.stack(list(made.values())), twin, scan, lesion=truth, brain=brain)
+    return dict(zip(RECONSTRUCTION, (errors.left, errors.elsewhere), strict=True))
 
 
 def _auroc_of_slices(scores: npt.NDArray[np.float32], truth: Mask, brain: Mask, affine: Floats) -> float | None:

@@ -62,6 +62,8 @@ ANOMALY = {  # in the order of per_case.csv
     "lesion_sensitivity": SEGMENTATION["lesion_sensitivity"]._replace(over=LESION, lesion_only=True),
     "false_positives_ml": SEGMENTATION["false_positives_ml"]._replace(over=HEALTHY),
     "auroc_of_slices": Metric("1", "cases with and without diseased slices, each over its axial slices"),
+    "lesion_left": Metric("1", "cases with a lesion-free twin, each over its lesion", "lower", lesion_only=True),
+    "error_elsewhere": Metric("1", "healthy cases and those with a lesion-free twin, each outside its lesion", "lower"),
 }
 ANOMALY_TOGETHER = {  # of no case by itself
     "auroc_pooled": Metric("1", "brain voxels of all cases together"),

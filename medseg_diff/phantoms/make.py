@@ -6,6 +6,7 @@ well it would do in a hospital.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from medseg_diff.data.formats.writing import write_volume
+from medseg_diff.data.tables.case import TWIN
 from medseg_diff.data.tables.manifest import Case, Split, draw_splits, write_manifest
 from medseg_diff.files import write_json
 from medseg_diff.phantoms.anatomy import Person, build_anatomy
@@ -35,7 +37,8 @@ class PhantomSettings(Settings):
 
     `held_out` of the cases are for testing, half as many for validation. `scanners`: that many, each unlike the others in
     field, protocol, coil, noise, resolution and skull stripping, take the cases in turn, and each patient's oedema is as
-    wet as patients' are; 0: one kind of scanner, and of oedema.
+    wet as patients' are; 0: one kind of scanner, and of oedema. `twins`: of each case with a lesion also its lesion-free
+    twin, the same brain, displaced as it is, with the same noise.
     """
 
     cases: int = Field(ge=1, le=100_000)
@@ -46,14 +49,17 @@ class PhantomSettings(Settings):
     seed: int = Field(default=0, ge=0, lt=2**63)
     noise: float = Field(default=0.045, ge=0, le=1)
     scanners: int = Field(default=0, ge=0, le=100_000)
+    twins: bool = False
 
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """One made-up examination. Images int16 and labels uint8 (0, 1, 2, 4), all [X, Y, Z]; covariates with units."""
+    """One made-up examination, perhaps with its lesion-free `twin`. Images int16 and labels uint8 (0, 1, 2, 4), all
+    [X, Y, Z]; covariates with units."""
 
     name: str
     images: dict[str, NDArray[np.int16]]
+    twin: dict[str, NDArray[np.int16]]
     seg: NDArray[np.uint8]
     raters: tuple[NDArray[np.uint8], ...]
     affine: NDArray[np.float64]
@@ -69,8 +75,8 @@ def is_healthy(settings: PhantomSettings, index: int) -> bool:
 def make_case(settings: PhantomSettings, index: int) -> PhantomCase:
     """Case `index` of a set. It depends on the seed and its index, not on the number of cases; no files are touched.
 
-    Anatomy, lesion, scanner and each rater draw from generators of their own: more raters, other scanners or another noise
-    level leave the rest as it was.
+    Anatomy, lesion, scanner and each rater draw from generators of their own: more raters, other scanners, twins or another
+    noise level leave the rest as it was.
     """
     streams = [np.random.default_rng([settings.seed, index, stream]) for stream in range(5)]
     person_rng, anatomy_rng, lesion_rng, distractor_rng, scanner_rng = streams
@@ -79,18 +85,21 @@ def make_case(settings: PhantomSettings, index: int) -> PhantomCase:
     push = plan.mass_effect(lesion_rng) if plan else None
     anatomy = build_anatomy(Grid.over_head(settings.shape), person, push, anatomy_rng)
     glioma = grow_glioma(plan, anatomy, lesion_rng) if plan else None
-    shares = tissue_shares(anatomy, hyperintensities(anatomy, person.age_years, distractor_rng), glioma)
+    harmless = hyperintensities(anatomy, person.age_years, distractor_rng)
     if settings.scanners:
         own = np.random.default_rng([settings.seed, index % settings.scanners, SCANNER])
         oedema = any_oedema(np.random.default_rng([settings.seed, index, OEDEMA]))
         scanner = any_scanner(own, noise=settings.noise, oedema=oedema)
     else:
         scanner = usual_scanner(scanner_rng, noise=settings.noise)
-    inside = seen_by(scanner, anatomy)
+    inside, again = seen_by(scanner, anatomy), deepcopy(scanner_rng)
     raters = [np.random.default_rng([settings.seed, index, len(streams), r]) for r in range(settings.raters)]
     return PhantomCase(
         name=f"{PREFIX}{index:04d}",
-        images=acquire(shares, anatomy, scanner, scanner_rng),
+        images=acquire(tissue_shares(anatomy, harmless, glioma), anatomy, scanner, scanner_rng),
+        twin=acquire(tissue_shares(anatomy, harmless, None), anatomy, scanner, again)
+        if glioma and settings.twins
+        else {},
         seg=inside * draw_labels(glioma, anatomy),
         raters=tuple(inside * draw_labels(glioma, anatomy, rng) for rng in raters),
         affine=anatomy.grid.affine,
@@ -105,7 +114,8 @@ def make_case(settings: PhantomSettings, index: int) -> PhantomCase:
 
 
 def write_phantoms(settings: PhantomSettings, out: Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Write OUT/<case>/{t1,t1ce,t2,flair,seg,seg_1 …}.nii.gz, OUT/phantom.json and last OUT/cases.csv; return the table.
+    """Write OUT/<case>/{t1,t1ce,t2,flair,seg,seg_1 …,healthy_t1 …}.nii.gz, OUT/phantom.json and last OUT/cases.csv, whose
+    path it returns.
 
     The same settings give the same bytes. Cases of an earlier set that this one does not have are removed.
     `progress` is told (cases done, cases in all). Raises: EnvironmentFault where OUT cannot be written.
@@ -143,6 +153,7 @@ def _write_case(case: PhantomCase, out: Path) -> dict[str, str]:
     """Write the images of one case; return its row of the table, split still open."""
     volumes: dict[str, NDArray[np.int16] | NDArray[np.uint8]] = {**case.images, "seg": case.seg}
     volumes |= {f"seg_{number}": labels for number, labels in enumerate(case.raters, start=1)}
+    volumes |= {TWIN + channel: voxels for channel, voxels in case.twin.items()}
     paths = {column: f"{case.name}/{column}.nii.gz" for column in volumes}
     for column, voxels in volumes.items():
         write_volume(out / paths[column], voxels, case.affine)
@@ -157,6 +168,7 @@ def _forget(out: Path, cases: list[str], raters: int) -> None:
     (out / TABLE).unlink(missing_ok=True)
     for folder in out.glob(f"{PREFIX}[0-9]*"):
         stale = [folder / f"{channel}.nii.gz" for channel in (*CHANNELS, "seg")] if folder.name not in cases else []
+        stale += folder.glob(f"{TWIN}*.nii.gz")
         stale += [file for file in folder.glob("seg_*.nii.gz") if folder.name not in cases or _rater(file) > raters]
         for file in stale:
             file.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.geometry import Volume, axes_of, reoriented, resampled, same_grid
 from medseg_diff.data.reading import read_labels, read_volume
 from medseg_diff.data.registration import Alignment, align
+from medseg_diff.data.tables.case import TWIN
 from medseg_diff.data.tables.manifest import Case, Manifest, read_manifest, write_manifest
 from medseg_diff.errors import ImageError, ManifestError, MedsegError, Problems, UsageError, raise_all
 from medseg_diff.files import clean, read_facts, sha256_of, write_json
@@ -107,10 +108,11 @@ def _register(case: Case, to: str, folder: Path, *, overwrite: bool) -> _Done:
     if not overwrite and all(known.get(key) == value for key, value in identity.items()) and _is_whole(folder, known):
         return _Done(tuple(known["warnings"]), before=True)
     (folder / FACTS).unlink(missing_ok=True)  # what is written from here on is of another registration
-    images, masks = _read(case)
+    images, masks, twins = _read(case)
     fixed, warnings = images[to], [f"{name}: {text}" for name, image in images.items() for text in image.warnings]
     moves = {name: _move(name, image, fixed, case, warnings) for name, image in images.items() if name != to}
     brought = {name: _brought(image, fixed, moves.get(name)) for name, image in images.items()}
+    brought |= {name: _brought(twin, fixed, moves.get(name.removeprefix(TWIN))) for name, twin in twins.items()}
     for name, mask in masks.items():
         brought[name] = _brought(mask, fixed, _move_of_mask(name, mask, images, moves, warnings))
         if mask.voxels.any() and not brought[name].voxels.any():
@@ -155,16 +157,17 @@ def _is_whole(folder: Path, known: Mapping[str, Any]) -> bool:
     return all(path.is_file() and sha256_of(path) == digest for path, digest in paths.items())
 
 
-def _read(case: Case) -> tuple[dict[str, Volume], dict[str, Volume]]:
-    """Channels and masks, each on its own grid. Raises: ImageError, Problems of all."""
+def _read(case: Case) -> tuple[dict[str, Volume], ...]:
+    """Channels, masks and lesion-free twins, each on its own grid. Raises: ImageError, Problems of all."""
     problems, found = list[MedsegError](), dict[str, Volume]()
     for name, path in case.paths.items():
         try:
-            found[name] = (read_volume if name in case.images else read_labels)(path, case=case.name, channel=name)
+            found[name] = (read_labels if name in case.references else read_volume)(path, case=case.name, channel=name)
         except MedsegError as error:
             problems.append(error.without_trace())
     raise_all(problems)
-    return {name: found[name] for name in case.images}, {name: found[name] for name in case.references}
+    twins = (TWIN + channel for channel in case.twins)
+    return tuple({name: found[name] for name in kind} for kind in (case.images, case.references, twins))
 
 
 @dataclass(frozen=True)

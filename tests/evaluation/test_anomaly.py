@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.errors import ManifestError
 from medseg_diff.metrics.overlap import dice
-from tests.made import BRAIN, NOTHING, SHAPE, TUMOUR, Study, ball
+from tests.made import BRAIN, LPS, NOTHING, SHAPE, TUMOUR, Study, ball
 
 
 @pytest.fixture
@@ -84,3 +85,21 @@ def test_a_map_that_marks_nothing_scores_by_chance(study):
     study.add("a").score("a", NOTHING * 0.0)
     metrics = study.evaluate()["metrics"]
     assert metrics["auroc"]["value"] == 0.5 and metrics["dice_preset"]["value"] == 0.0
+
+
+def test_a_reconstruction_is_measured_against_the_lesion_free_twin(study):
+    lesion, brain = TUMOUR & BRAIN, BRAIN & ~TUMOUR
+    scan = np.where(BRAIN, 100 + np.arange(BRAIN.size).reshape(SHAPE) % 7, -3).astype(np.float32)
+    deviation = (scan - 10 * TUMOUR)[BRAIN].std()
+    made = scan - 6 * lesion + 0.5 * brain  # six tenths of the lesion undone, and half a unit lost everywhere else
+    for name in ("ill", "well", "unknown"):
+        write_volume(study.predictions / name / "healthy_flair.nii.gz", made.astype(np.float32), LPS)
+    study.add("ill", twin=-10.0 * TUMOUR).score("ill", TUMOUR * 1.0)
+    study.add("well", seg=None, label="healthy").score("well", NOTHING * 1.0)
+    study.add("unknown").score("unknown", TUMOUR * 1.0)
+    study.evaluate()
+    rows = {row["case"]: row for row in csv.DictReader((study.predictions / "per_case.csv").open())}
+    assert float(rows["ill"]["lesion_left"]) == pytest.approx(0.4, rel=1e-4)
+    assert float(rows["ill"]["error_elsewhere"]) == pytest.approx(0.5 / deviation, rel=1e-4)
+    assert rows["well"]["lesion_left"] == "" and float(rows["well"]["error_elsewhere"]) > 0
+    assert (rows["unknown"]["lesion_left"], rows["unknown"]["error_elsewhere"]) == ("", "")

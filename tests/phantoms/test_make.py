@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
@@ -94,6 +95,21 @@ def test_healthy_cases_have_no_lesion_and_come_in_the_wanted_share() -> None:
     for share in (0.0, 0.25, 0.3, 1.0):
         settings = PhantomSettings(cases=40, healthy=share)
         assert sum(is_healthy(settings, index) for index in range(40)) == round(40 * share)
+
+
+def test_a_twin_is_the_same_scan_without_the_lesion() -> None:
+    for scanners in (0, 3):
+        settings = PhantomSettings(cases=2, healthy=0.5, seed=7, scanners=scanners, twins=True)
+        alone = make_case(settings.model_copy(update={"twins": False}), 0)
+        case, well = make_case(settings, 0), make_case(settings, 1)
+        assert same(case, alone) and alone.twin == {} and well.label == "healthy" and well.twin == {}
+        brain, far = case.images["t1"] > 0, ndimage.binary_dilation(case.seg > 0, iterations=9)
+        for channel, image in case.images.items():
+            assert np.array_equal(case.twin[channel][~far], image[~far])
+        flair, twin = case.images["flair"], case.twin["flair"]
+        usual = twin[brain & (case.seg == 0)]
+        assert flair[case.seg == 2].mean() > 1.2 * twin[case.seg == 2].mean()
+        assert abs(twin[case.seg > 0].mean() - usual.mean()) < usual.std()
 
 
 def test_covariates_are_plausible_and_older_brains_have_larger_ventricles() -> None:

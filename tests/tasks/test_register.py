@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.geometry import Volume, same_grid
@@ -32,14 +33,14 @@ def moved(path, motion, every=1):
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    """Two phantoms; of the first FLAIR and the mask drawn on it moved."""
+    """Two phantoms with their twins; of the first FLAIR, its twin and the mask drawn on it moved."""
     from medseg_diff.tasks.phantom import phantom
 
     folder = tmp_path_factory.mktemp("study") / "scans"
-    table = phantom(folder, cases=2, shape=(44, 44, 36), healthy=0.0, seed=3)
+    table = phantom(folder, cases=2, shape=(44, 44, 36), healthy=0.0, twins=True, seed=3)
     rows = read_manifest(table).rows()
-    write_manifest(table, [{name: cell for name, cell in row.items() if name != "t1ce"} for row in rows])
-    for name in ("flair", "seg"):
+    write_manifest(table, [{name: cell for name, cell in row.items() if "t1ce" not in name} for row in rows])
+    for name in ("flair", "healthy_flair", "seg"):
         moved(folder / "phantom_0000" / f"{name}.nii.gz", MOTION)
     return folder
 
@@ -92,6 +93,13 @@ def test_the_channel_that_moved_comes_back_with_its_mask_and_no_other_is_touched
     assert 2 * both / ((seg.voxels > 0).sum() + (undone.voxels > 0).sum()) > 0.85
     assert set(np.unique(seg.voxels)) <= set(np.unique(drawn.voxels))
     assert str(scans.parent) not in json.dumps(facts)
+
+
+def test_a_lesion_free_twin_moves_as_its_channel_does(registered):
+    case = read_manifest(registered).cases[0]
+    flair, twin = (read_volume(path).voxels for path in (case.images["flair"], case.twins["flair"]))
+    far = ndimage.binary_dilation(read_labels(case.seg).voxels > 0, iterations=5)
+    assert np.array_equal(twin[~far], flair[~far]) and not np.array_equal(twin, flair)
 
 
 def test_what_is_done_is_not_done_again(registered, scans, caplog):

@@ -12,6 +12,7 @@ Label = Literal["healthy", "diseased"]
 CASE_NAME = re.compile(r"[\w.-]{1,64}")
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".mgz", ".mgh", ".mha", ".mhd", ".nrrd")
 CHANNEL_COLUMNS = ("t1", "t1ce", "t2", "flair")
+TWIN = "healthy_"  # before a channel: the same scan without the lesion, where that is known
 SPLITS = ("train", "val", "test")
 LABELS = ("healthy", "diseased")
 
@@ -22,6 +23,8 @@ class Case:
 
     `images` maps channel to absolute path in the order of the table; `stack` is one 4D file that holds the channels
     `stack_channels` along its last axis, instead of `images`. `seg` is the reference, `raters` further opinions.
+    `twins` maps channels to the lesion-free twin of the scan: the same brain, scanner and noise without the lesion, as
+    phantoms and simulated lesions have it.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Case:
     covariates: Mapping[str, float | str] = field(default_factory=dict)
     stack: Path | None = None
     stack_channels: tuple[str, ...] = ()
+    twins: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -46,7 +50,8 @@ class Case:
     @property
     def paths(self) -> dict[str, Path]:
         """Every file of the case under the name of its column."""
-        return ({"stack": self.stack} if self.stack else dict(self.images)) | self.references
+        twins = {TWIN + channel: path for channel, path in self.twins.items()}
+        return ({"stack": self.stack} if self.stack else dict(self.images)) | self.references | twins
 
     @property
     def references(self) -> dict[str, Path]:

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from medseg_diff.data.tables.case import CASE_NAME, CHANNEL_COLUMNS, IMAGE_SUFFIXES, LABELS, SPLITS, Case
+from medseg_diff.data.tables.case import CASE_NAME, CHANNEL_COLUMNS, IMAGE_SUFFIXES, LABELS, SPLITS, TWIN, Case
 from medseg_diff.data.tables.channel_names import column_of, names_of_numbers
 from medseg_diff.data.tables.table import MEANT, Table
 from medseg_diff.errors import ImageError, MedsegError, UsageError
@@ -34,8 +34,10 @@ class RowReader:
         self.raters = sorted((c for c in table.columns if re.fullmatch(r"seg_\d+", c)), key=lambda c: int(c[4:]))
         known = {*MEANT, *self.raters}
         others = [column for column in table.columns if column not in known]
-        self.channels = [column for column in others if column in CHANNEL_COLUMNS or self._names_images(column)]
-        self.covariates = [column for column in others if column and column not in self.channels]
+        images = [column for column in others if column in CHANNEL_COLUMNS or self._names_images(column)]
+        self.channels = [column for column in images if column.removeprefix(TWIN) not in {*images} - {column}]
+        self.twins = [column for column in images if column not in self.channels]
+        self.covariates = [column for column in others if column and column not in images]
         self.numeric = {column for column in self.covariates if self._is_numeric(column)}
         self.split_given = any(cells.get("split") for _, cells in table.rows)
         self.line_of_case: dict[str, tuple[int, str]] = {}
@@ -58,6 +60,7 @@ class RowReader:
             self._fault("case", f"case {name} names no image", "add a column a channel, e.g. t1, t1ce, t2, flair")
         seg = self._path("seg", cells.get("seg", ""), name)
         raters = [self._path(column, cells[column], name) for column in self.raters]
+        twins = {c.removeprefix(TWIN): p for c in self.twins if (p := self._path(c, cells[c], name)) is not None}
         covariates = {column: self._covariate(column, cells[column]) for column in self.covariates}
         if len(self.problems) > before:
             return None
@@ -72,6 +75,7 @@ class RowReader:
             covariates={column: value for column, value in covariates.items() if value != ""},
             stack=stack,
             stack_channels=stack_channels,
+            twins=twins,
         )
 
     def _stack(self, cells: dict[str, str], case: str) -> tuple[Path | None, tuple[str, ...]]:

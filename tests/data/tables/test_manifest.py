@@ -31,6 +31,14 @@ def lines_of(path: Path, **options) -> list[str]:
     return caught.value.lines
 
 
+def test_a_healthy_channel_is_the_twin_of_its_channel_and_no_channel(table):
+    text = "case,flair,healthy_flair,healthy_days,seg\n001,a.nii,b.nii,7,c.nii\n"
+    manifest = read_manifest(table(text, "a.nii", "b.nii", "c.nii"))
+    (case,) = manifest.cases
+    assert (case.channels, case.twins["flair"].name, case.covariates) == (("flair",), "b.nii", {"healthy_days": 7.0})
+    assert manifest.rows()[0]["healthy_flair"] == "b.nii"
+
+
 def test_a_row_becomes_a_case(table):
     header = "case,patient,split,t1,flair,seg,seg_1,seg_2,label,age_years,sex"
     text = f"{header}\n001,p,train,a.nii,b.nii,c.nii,d.nii,e.nii,diseased,63.5,F\n"
