@@ -15,8 +15,10 @@ import numpy.typing as npt
 from medseg_diff.data.brain import background_of
 from medseg_diff.data.geometry import Volume
 from medseg_diff.data.tables.case import Case
+from medseg_diff.errors import ImageError
 
 MOST_MARKED = 0.75  # share of a volume: more is no lesion, and no parcellation of a head
+LARGEST_LESION = 0.5  # share of a brain
 MOST_VOXELS = 400_000  # of the grid that is looked at
 FEWEST_VOXELS = 2000  # of the brain in it
 BRIGHT, FLUID, TAIL = 0.9, 0.85, 0.002  # ranks above which a voxel is bright, is fluid on T2; share of a tail
@@ -92,6 +94,23 @@ def doubtful(case: Case, volumes: dict[str, Volume]) -> list[str]:
     else:
         found += [f"{name} is empty: no voxel is marked" for name, any_ in marked.items() if not any_]
     return found
+
+
+def check_lesion(
+    lesion: npt.NDArray[np.bool_], brain: npt.NDArray[np.bool_], labels: npt.NDArray[np.int16], case: Case, name: str
+) -> None:
+    """Raises: ImageError where what counts as a lesion in reference `name` takes more than half of the brain: labels of
+    tissue, or of everything. All arrays are of one shape."""
+    share = int((lesion & brain).sum()) / max(int(brain.sum()), 1)
+    if share > LARGEST_LESION:
+        named = ", ".join(map(str, np.unique(labels[lesion])[:8]))
+        raise ImageError(
+            f"marks {share:.0%} of the brain as lesion, with label {named}: no lesion takes that much",
+            fix="train with the labels of the lesion alone, diseased=[…], or correct the reference",
+            case=case.name,
+            channel=name,
+            file=case.references[name].name,
+        )
 
 
 def _brain(channels: Sequence[str], image: npt.NDArray[np.float32], spacing_mm: npt.ArrayLike) -> Brain | None:

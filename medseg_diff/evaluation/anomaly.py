@@ -14,6 +14,7 @@ import numpy.typing as npt
 from medseg_diff.console import log
 from medseg_diff.data import geometry
 from medseg_diff.data.geometry import axial_axis
+from medseg_diff.data.plausibility import check_lesion
 from medseg_diff.data.results import FACTS, CaseResult, read_result
 from medseg_diff.data.tables.case import TWIN
 from medseg_diff.data.tables.manifest import Case
@@ -158,9 +159,12 @@ def measure_case(
     Raises: ImageError where a file is damaged or lies on another grid, ManifestError where a channel is not there.
     """
     affine, facts = result.main.affine, result.facts
-    opinions = {name: result.marked(labels, OURS) for name, labels in result.references(case).items()}
+    references, brain = result.references(case), result.brain(case, facts["channels"])
+    opinions = {name: result.marked(labels, OURS) for name, labels in references.items()}
+    for name, lesion in opinions.items():
+        check_lesion(lesion, brain, references[name], case, name)
     truth = majority(opinions) if opinions else np.zeros(result.main.shape, dtype=bool)
-    brain, voxel_ml = result.brain(case, facts["channels"]), geometry.voxel_ml(affine)
+    voxel_ml = geometry.voxel_ml(affine)
     smallest_ml, thresholds = float(facts["findings"]["smallest_ml"]), facts.get("baseline_thresholds", {})
     maps, counted = dict[str, MeasuredMap](), dict[str, Counts]()
     for name, scores in itertools.chain([(OURS, result.main.voxels)], result.baselines()):

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medseg_diff.data.formats.writing import write_volume
-from medseg_diff.errors import ManifestError
+from medseg_diff.errors import ImageError, ManifestError
 from medseg_diff.metrics.overlap import dice
 from tests.made import BRAIN, LPS, NOTHING, SHAPE, TUMOUR, Study, ball
 
@@ -103,3 +103,12 @@ def test_a_reconstruction_is_measured_against_the_lesion_free_twin(study):
     assert float(rows["ill"]["error_elsewhere"]) == pytest.approx(0.5 / deviation, rel=1e-4)
     assert rows["well"]["lesion_left"] == "" and float(rows["well"]["error_elsewhere"]) > 0
     assert (rows["unknown"]["lesion_left"], rows["unknown"]["error_elsewhere"]) == ("", "")
+
+
+def test_labels_that_take_most_of_the_brain_are_no_lesion(study):
+    tissue = np.where(TUMOUR, 2, 1)
+    study.add("a", seg=BRAIN, labels=tissue).score("a", TUMOUR * 1.0)
+    with pytest.raises(ImageError, match=r"marks 100% of the brain as lesion, with label 1, 2.*diseased=\[…\]"):
+        study.evaluate()
+    study.score("a", TUMOUR * 1.0, diseased=[2])  # a lesion among labels of tissue is one
+    assert study.evaluate()["metrics"]["auroc"]["value"] == 1.0

@@ -21,6 +21,7 @@ from medseg_diff.data.datasets.labelled import (
 )
 from medseg_diff.data.datasets.patches import PatchDataset
 from medseg_diff.data.datasets.slices import PieceDataset, Regions, SliceDataset
+from medseg_diff.data.plausibility import check_lesion
 from medseg_diff.data.tables.manifest import Case, Manifest, split_by_patient
 from medseg_diff.data.transforms import missing_channels
 from medseg_diff.data.views import Patches
@@ -196,7 +197,9 @@ def prepare_labelled_study(manifest: Manifest, recipe: AnomalyRecipe, *, cache: 
     """
 
     def prepare(case: Case) -> PreparedCase:
-        return prepare_training_case(case, recipe.channels, recipe.preparation, cache, needs_reference=False)
+        found = prepare_training_case(case, recipe.channels, recipe.preparation, cache, needs_reference=False)
+        check_lesion_of(found, case, recipe)
+        return found
 
     def regions(cases: Sequence[PreparedCase]) -> Regions:
         return {"diseased": recipe.diseased or present_labels(cases)}
@@ -227,6 +230,13 @@ def prepare_labelled_study(manifest: Manifest, recipe: AnomalyRecipe, *, cache: 
         diseased,
         study.appearances,
     )
+
+
+def check_lesion_of(found: PreparedCase, case: Case, recipe: AnomalyRecipe) -> None:
+    """Raises: ImageError where a reference marks more of the brain as diseased than any lesion takes."""
+    for number, name in enumerate(case.references, start=0 if case.seg else 1):
+        labels = np.array(found.labels[:, number])
+        check_lesion(recipe.lesion_in(torch.from_numpy(labels)).numpy(), found.brain[:, 0] > 0, labels, case, name)
 
 
 def _cases(manifest: Manifest) -> tuple[Sequence[Case], Sequence[Case]]:

@@ -1,11 +1,15 @@
 """Who is learned from and who is validated on, and that held-out slices are never learned from."""
 
 import csv
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from medseg_diff.data.formats.writing import write_volume
+from medseg_diff.data.reading import read_volume
 from medseg_diff.data.tables.manifest import read_manifest
-from medseg_diff.errors import ManifestError, UsageError
+from medseg_diff.errors import ImageError, ManifestError, UsageError
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.settings import parse_settings, read_yaml
@@ -103,6 +107,22 @@ def test_which_labels_are_a_disease_is_the_recipes_word(phantoms, tmp_path):
     assert 0 < len(some.classified.places[1]) < len(every.classified.places[1])
     with pytest.raises(UsageError, match="no training slice is diseased"):
         study_of(phantoms, tmp_path, rows_of(phantoms, SPLITS), "diseased=[77]")
+
+
+def test_labels_that_take_most_of_the_brain_are_no_lesion(phantoms, tmp_path):
+    rows = rows_of(phantoms, SPLITS)
+    brain = read_volume(phantoms.parent / rows[1]["t1"])
+    tissue = tmp_path / "tissue.nii.gz"
+    write_volume(tissue, (brain.voxels > 0).astype(np.uint8), brain.affine)
+    rows = [
+        {key: cell and str(phantoms.parent / cell) if cell.endswith(".gz") else cell for key, cell in row.items()}
+        for row in rows
+    ]
+    rows[1]["seg"] = str(tissue)
+    manifest = read_manifest(write_rows(tmp_path / "some.csv", rows), data_root=Path("/"))
+    recipe = load_recipe("quick/phantom", task="anomaly", overrides=list(SMALL))
+    with pytest.raises(ImageError, match="marks 100% of the brain as lesion, with label 1: no lesion"):
+        prepare_labelled_study(manifest, recipe, cache=tmp_path / "cache")
 
 
 def test_what_is_doubtful_is_said_of_cases_from_the_cache_too(trained, tmp_path, caplog):
