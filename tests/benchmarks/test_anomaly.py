@@ -30,7 +30,9 @@ def test_calls_are_counted_and_baselines_are_free(scored):
     baselines = {name: _baseline_row(name, found, row) for name, found in row["baselines"].items()}
     assert (baselines["flair"]["passes_per_slice"], baselines["saliency"]["passes_per_slice"]) == (0, 1)
     assert baselines["scale_0"]["nfe"] == 6
+    row["metrics"] |= {"lesion_left": {"value": 0.87}, "error_elsewhere": {"value": 0.21}}  # those have no twins
     rows = [{"name": "the recipe", **row}, *baselines.values()]
     classifier = {"balanced_accuracy": 0.9, "auroc": None}
     text = show({"data": "2 phantoms", "classifier": classifier, "methods": rows, "curve": rows[:1]})
     assert all(f"\n{name} " in text for name in baselines) and "AUROC –" in text
+    assert "0.87" in text and "0.21" in text
