@@ -106,11 +106,13 @@ def segmentation_layout(channels: Sequence[str]) -> Layout:
 
 
 def anomaly_layout(channels: Sequence[str]) -> Layout:
-    """Each scan beside its healthy reconstruction, reference and mask over the first scan, and the map between them."""
+    """Each scan beside its healthy reconstruction and, where it is known, its lesion-free twin; reference and mask over the
+    first scan, and the map between them."""
     columns = []
     for name in channels:
         columns.append(Column(CHANNEL_TITLES.get(name, name), (name,)))
         columns.append(Column("healthy", (f"healthy_{name}",), window=name))
+        columns.append(Column("lesion-free twin", (f"twin_{name}",), window=name))
     columns += [
         Column("Reference", channels, (OF_REFERENCE,)),
         Column("Anomaly map", ("score",), scale=Scale(WARM, ANOMALY_TICKS, "times the threshold")),
@@ -151,6 +153,7 @@ def row_of(case: Case, result: CaseResult) -> MontageRow:
     maps = {kind: values for kind in kinds if (values := result.map(kind, region)) is not None}
     if anomaly:
         maps["score"] = result.main.voxels
+        maps |= {f"twin_{name}": result.twin(case, name) for name in shown if name in case.twins}
     stacks = [_displayed(each, affine) for each in (*opinions.values(), maps["score"].clip(min=0) if anomaly else mask)]
     areas = [stack.sum(axis=(1, 2)) for stack in stacks]
     index = next((int(each.argmax()) for each in areas if each.any()), len(areas[0]) // 2)
@@ -183,13 +186,16 @@ def _displayed(voxels: Plane, affine: Floats) -> Plane:
 
 
 def draw_rows(rows: Sequence[MontageRow], layout_of: Callable[[Sequence[str]], Layout], png: Path) -> None:
-    """Draw one PNG: a row a slice, all in one scale in mm; of several channels FLAIR and contrast-enhanced T1 are shown.
+    """Draw one PNG: a row a slice, all in one scale in mm, without the columns that no row has anything for; of several
+    channels FLAIR and contrast-enhanced T1 are shown.
 
     Raises: UsageError for no rows, EnvironmentFault where `png` cannot be written.
     """
     if not rows:
         raise UsageError("there is no slice to draw", fix="give at least one case with results")
     layout = layout_of(shown_channels([name for row in rows for name in row.images]))
+    known = {name for row in rows for name in (*row.images, *row.maps)}
+    layout = layout._replace(columns=[column for column in layout.columns if known & {*column.planes}])
     sheet = Sheet(rows, columns=len(layout.columns))
     for line, row in enumerate(rows):
         panels = [sheet.panel(line, column) for column in range(len(layout.columns))]

@@ -18,7 +18,7 @@ NAMES = recipe_names("anomaly")
 
 
 def test_the_recipes_that_there_are():
-    full = {"wolleb", "guided", "classifier_free", "guided_t1", "anoddpm"}
+    full = {"wolleb", "guided", "classifier_free", "guided_t1", "anoddpm", "conditional_difference"}
     assert full | {f"quick/{name}" for name in full} | {"quick/phantom"} == set(NAMES)
 
 

@@ -90,9 +90,21 @@ def test_an_anomaly_map_is_shown_in_multiples_of_its_threshold(tmp_path):
         plain = row("reference", "mask", maps={"score": row().brain * 4.0, "healthy_flair": row().images["flair"]})
         draw_rows([replace(plain, unit=threshold)], anomaly_layout, tmp_path / f"{name}.png")
     at, below = (imread(tmp_path / f"{name}.png")[60:300, :, :3].mean(axis=-1) for name in ("at", "below"))
-    map_begins, map_ends = at.shape[1] * 5 // 7, at.shape[1] * 6 // 7  # two scans, each with its healthy one, reference
+    map_begins, map_ends = at.shape[1] * 4 // 6, at.shape[1] * 5 // 6  # two scans, one with its healthy one, reference
     assert (at[:, map_begins:map_ends] > 0.9).mean() > 0.3 > 0.05 > (below[:, map_begins:map_ends] > 0.9).mean()
     assert np.array_equal(at[:, : map_begins - 30], below[:, : map_begins - 30])
+
+
+def test_a_twin_that_is_known_stands_beside_the_reconstruction_and_what_nobody_has_takes_no_room(tmp_path):
+    flair, score = row().images["flair"], {"score": row().brain * 4.0}
+    for name, maps in (
+        ("none", {}),
+        ("healthy", {"healthy_flair": flair}),
+        ("both", {"healthy_flair": flair, "twin_flair": flair}),
+    ):
+        draw_rows([row("reference", "mask", maps=score | maps)], anomaly_layout, tmp_path / f"{name}.png")
+    none, healthy, both = (imread(tmp_path / f"{name}.png").shape[1] for name in ("none", "healthy", "both"))
+    assert none < healthy < both and abs((healthy - none) - (both - healthy)) <= 2
 
 
 def test_rows_of_other_sizes_and_missing_maps_fit_on_one_sheet(tmp_path):

@@ -5,6 +5,9 @@ from typing import Annotated
 from pydantic import Field
 
 from medseg_diff.methods.anomaly.anoddpm import AnoDDPM
+from medseg_diff.methods.anomaly.conditional_difference import ConditionalDifference
 from medseg_diff.methods.anomaly.inversion import ClassifierFreeInversion, Inversion
 
-AnyEngine = Annotated[Inversion | ClassifierFreeInversion | AnoDDPM, Field(discriminator="kind")]
+AnyEngine = Annotated[
+    Inversion | ClassifierFreeInversion | AnoDDPM | ConditionalDifference, Field(discriminator="kind")
+]

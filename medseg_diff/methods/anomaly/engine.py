@@ -105,12 +105,12 @@ class Engine(Settings):
         return []
 
 
-class Reconstruction(Engine):
-    """What engines share that take an image up to a noise level and back to a pseudo-healthy one.
+class Comparison(Engine):
+    """What engines share that score the difference of two images, x and x', at times of the schedule's 0 … T up to `depth`.
 
-    `depth` is that level's time L on the schedule's 0 … T, `steps` the steps of each way; `spacing` of the times: `even`, or
-    `quadratic` with short steps near the image. The score is Σ over `map_channels` (none: all) of |x - x'| (`absolute`), of
-    what is brighter in the image (`positive`), or of the squared difference (`squared`).
+    `steps` is how many times; `spacing` of them: `even`, or `quadratic` with short steps near the image. The score is Σ over
+    `map_channels` (none: all) of |x - x'| (`absolute`), of what is brighter in x (`positive`), or of the squared difference
+    (`squared`).
     """
 
     swept: ClassVar[tuple[str, ...]] = ("depth", "steps")
@@ -125,7 +125,7 @@ class Reconstruction(Engine):
         return self.times(schedule)[-1]
 
     def times(self, schedule: NoiseSchedule) -> list[int]:
-        """The times from 0 up to `depth`; the decoding takes the same list reversed.
+        """The times from 0 up to `depth`.
 
         Raises: UsageError where so many steps do not fit below `depth`, or the schedule ends before it.
         """
@@ -137,6 +137,19 @@ class Reconstruction(Engine):
             times.append(max(times[-1] + 1, math.floor(self.depth * (i / self.steps) ** 2 + 0.5)))
         return times
 
+    def difference(self, image: Tensor, healthy: Tensor, channels: tuple[str, ...] = ()) -> Tensor:
+        """The score [B, 1, *S] of x and x', both [B, C, *S]."""
+        change = image - healthy
+        if self.map_channels:
+            change = change[:, [channels.index(name) for name in self.map_channels]]
+        size = {"absolute": torch.abs, "positive": torch.relu, "squared": torch.square}[self.map]
+        return size(change).sum(dim=1, keepdim=True)
+
+
+class Reconstruction(Comparison):
+    """What engines share that take an image up to a noise level and back to a pseudo-healthy one, in as many steps, and
+    compare the two. The decoding takes the list of times reversed."""
+
     @abstractmethod
     def decoding(self, x: Tensor, networks: Networks, noise: NoiseSource | None = None) -> Decoding:
         """x_0 [B, D, *S] in the networks' space taken up to `depth`, and how it is to come back."""
@@ -145,11 +158,3 @@ class Reconstruction(Engine):
         x = networks.space.encode(image)
         healthy = networks.space.decode(walk(*self.decoding(x, networks, noise)))
         return Evidence(self.difference(image, healthy, networks.channels), healthy)
-
-    def difference(self, image: Tensor, healthy: Tensor, channels: tuple[str, ...] = ()) -> Tensor:
-        """The score [B, 1, *S] of image and reconstruction, both [B, C, *S]."""
-        change = image - healthy
-        if self.map_channels:
-            change = change[:, [channels.index(name) for name in self.map_channels]]
-        size = {"absolute": torch.abs, "positive": torch.relu, "squared": torch.square}[self.map]
-        return size(change).sum(dim=1, keepdim=True)

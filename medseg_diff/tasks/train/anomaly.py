@@ -15,7 +15,7 @@ from medseg_diff.data.datasets.labelled import HalfAndHalf
 from medseg_diff.diffusion import Condition
 from medseg_diff.diffusion.losses import denoising_loss
 from medseg_diff.files import write_table
-from medseg_diff.methods.anomaly.engine import Networks
+from medseg_diff.methods.anomaly.engine import Networks, Reconstruction
 from medseg_diff.networks.noisy_classifier import HEALTHY
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.trained import load_network
@@ -91,7 +91,7 @@ def _denoiser_phase(given: Material[AnomalyRecipe], study: LabelledStudy, bench:
         study.training,
         recipe.training,
         validate=lambda progress: denoising_error(progress, recipe, study, bench.fabric),
-        draw=draw if recipe.validation.trajectories else None,
+        draw=draw if shows_trajectories(recipe) else None,
         prefix="denoiser_",
         weights={"denoiser": {"best": "denoiser"}},
     )
@@ -133,11 +133,16 @@ def _classifier_phase(given: Material[AnomalyRecipe], study: LabelledStudy, slic
         slices,
         settings,
         validate=validate if both else None,
-        draw=draw if recipe.validation.trajectories else None,
+        draw=draw if shows_trajectories(recipe) else None,
         better="val_auroc" if both else None,
         prefix="classifier_",
         weights={"classifier": {"best": "classifier"}},
     )
+
+
+def shows_trajectories(recipe: AnomalyRecipe) -> bool:
+    """Whether validation draws how the engine decodes: one that makes no reconstruction has nothing to show."""
+    return recipe.validation.trajectories > 0 and isinstance(recipe.engine, Reconstruction)
 
 
 def denoising_error(

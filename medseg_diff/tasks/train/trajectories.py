@@ -12,7 +12,7 @@ from medseg_diff.diffusion import AnySolver, Condition, SeededNoise, trajectory
 from medseg_diff.diffusion.denoiser import AnyDenoiser
 from medseg_diff.diffusion.noise import NoiseSource
 from medseg_diff.evenly import evenly_spaced
-from medseg_diff.methods.anomaly.engine import Networks
+from medseg_diff.methods.anomaly.engine import Networks, Reconstruction
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.reporting.panels import Plane, shown_channels
@@ -100,9 +100,10 @@ def draw_masks(
 def draw_reconstruction(
     networks: Networks, recipe: AnomalyRecipe, study: LabelledStudy, path: Path, fabric: Fabric
 ) -> None:
-    """How the engine decodes a few slices (`validation.trajectories`), diseased ones where there are."""
+    """How an engine that reconstructs decodes a few slices (`validation.trajectories`), diseased ones where there are."""
     chosen = worth_showing(study.label[:, None] > 0, recipe.validation.trajectories)
     engine = recipe.engine.but(steps=min(recipe.engine.steps, SHOWN_STEPS))
+    assert isinstance(engine, Reconstruction)
     image = study.validation.image[chosen]
     noise = SeededNoise([seed_of(recipe.training.seed, "film", number) for number in chosen], recipe.noise)
     with fabric.autocast():
