@@ -79,7 +79,7 @@ def segment(  # type: ignore[overload-overlap]  # a path is a sequence too
         pseudonymise: Results carry pseudonyms in place of the cases' names.
         pseudonym_key: File of the secret that makes the pseudonyms [RUNS/pseudonym.key].
         out: Where results are written too, a folder for each case [nowhere].
-        model: Run (for segment also a study): its folder or name, or what load_model returns [the newest below runs].
+        model: Run (for segment also a study): folder or name, or what load_model returns [the newest, else `starter`].
         runs: Where to look for the newest run.
         members: Samples in the ensemble [the recipe's].
         steps: Denoising steps [the recipe's].
@@ -157,7 +157,7 @@ def anomaly(  # type: ignore[overload-overlap]  # a path is a sequence too
         pseudonymise: Results carry pseudonyms in place of the cases' names.
         pseudonym_key: File of the secret that makes the pseudonyms [RUNS/pseudonym.key].
         out: Where results are written too, a folder for each case [nowhere].
-        model: Run (for segment also a study): its folder or name, or what load_model returns [the newest below runs].
+        model: Run (for segment also a study): folder or name, or what load_model returns [the newest, else `starter`].
         runs: Where to look for the newest run.
         overrides: engine.…=… or findings.…=… laid over the recipe.
         threshold: healthy (stored with the model), otsu, or a number [the recipe's].

@@ -96,7 +96,7 @@ def test_without_a_word_the_help_is_shown(call):
         (["train-seg", "--data", "gone.csv"], "no such table"),
         (["validate", "--data", "gone.csv"], "no such table"),
         (["validate", "--data", "gone.csv", "--json"], "no such table"),
-        (["segment", "--out", "x", "--volume", "v", "--runs", "none"], "no finished run for `segment` below none/"),
+        (["anomaly", "--out", "x", "--volume", "v", "--runs", "none"], "no finished run for `anomaly` below none/"),
         (["prepare", ".", "--source", "nowhere"], "nowhere"),
     ],
 )

@@ -13,6 +13,7 @@ from medseg_diff import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "docker" / "README.md"]
+PAGES.append(ROOT / "medseg_diff" / "starter" / "MODEL_CARD.md")
 CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"^(?:\$ )?medseg-diff (.+)$|`medseg-diff ([^`]+)`", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")

@@ -45,7 +45,8 @@ class ModelOption:
     """Which model: a folder or a name as on the command line, or one that is loaded."""
 
     model: Path | LoadedModel | None = option(
-        None, "Run (for segment also a study): its folder or name, or what load_model returns [the newest below runs]."
+        None,
+        "Run (for segment also a study): folder or name, or what load_model returns [the newest, else `starter`].",
     )
     runs: Path = option(Path("runs"), "Where to look for the newest run.")
 
@@ -61,7 +62,7 @@ def load_model(
     """Read and verify a model's weights once, for any number of calls.
 
     Args:
-        model: Run (also a study of folds): its folder or name [the newest of `task` below `runs`].
+        model: Run (also a study of folds): its folder or name [the newest of `task` below `runs`, else `starter`].
         task: segment or anomaly, where no model is named [segment].
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16 [the recipe's].

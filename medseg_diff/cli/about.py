@@ -25,7 +25,7 @@ def selftest(as_json: AsJson = False) -> None:
 
 
 def info(as_json: AsJson = False) -> None:
-    """Recipes, versions and devices."""
+    """Recipes, the starter model, versions and devices."""
     from medseg_diff.tasks.info import info as run
 
     found = run()
@@ -38,3 +38,6 @@ def info(as_json: AsJson = False) -> None:
         f"devices: {found['cpus']} CPUs" + "".join(f", {gpu['name']} ({gpu['memory']})" for gpu in found["gpus"])
     )
     typer.echo("recipes: " + ", ".join(found["recipes"]))
+    if starter := found["starter"]:
+        words = f"{starter['name']} ({starter['recipe']}, for `{starter['task']}`, of {starter['patients']} patients)"
+        typer.echo(f"model that comes along: {words}: {starter['model_card']}")

@@ -1,4 +1,4 @@
-"""`info`: recipes, versions and devices, without importing torch."""
+"""`info`: recipes, the starter model, versions and devices, without importing torch."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg_diff.run import environment
+from medseg_diff.runs import MODEL_CARD, starter_run
 
 
 def info() -> dict[str, Any]:
@@ -15,7 +16,15 @@ def info() -> dict[str, Any]:
     package = Path(str(package_files("medseg_diff")))
     configs = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
     recipes = sorted(path.relative_to(configs).with_suffix("").as_posix() for path in configs.rglob("*.yaml"))
-    return environment() | {"recipes": recipes, "cpus": os.cpu_count(), "gpus": _gpus()}
+    return environment() | {"recipes": recipes, "starter": _starter(), "cpus": os.cpu_count(), "gpus": _gpus()}
+
+
+def _starter() -> dict[str, Any] | None:
+    """What the starter model is for, how little it learned from, and where its model card lies; None without one."""
+    if (run := starter_run()) is None:
+        return None
+    facts = {name: run.facts.get(name) for name in ("task", "recipe", "patients")}
+    return {"name": run.name, **facts, "model_card": str(run.folder / MODEL_CARD)}
 
 
 def _gpus() -> list[dict[str, str]]:

@@ -91,7 +91,10 @@ class DatasetOptions:
 class Model:
     """Which trained run: a folder, a name below `runs`, a registered `models:/NAME/VERSION`; for `segment` also a study."""
 
-    model: Path | None = option(None, "Run (for segment also a study): its folder or name [the newest below --runs].")
+    model: Path | None = option(
+        None,
+        "Run (for segment also a study): its folder or name [the newest below --runs, else `starter`].",
+    )
     runs: Path = option(Path("runs"), "Where to look for the newest run.")
 
 

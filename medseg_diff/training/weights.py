@@ -82,7 +82,7 @@ def read_finite(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill a module from a safetensors file of exactly its names and shapes.
+    """Fill a module from a safetensors file of exactly its names and shapes; bf16 numbers are widened to its fp32, exactly.
 
     Raises: CheckpointError where the file is unreadable, fits another network, or holds numbers that are not finite.
     """
@@ -95,6 +95,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
             fix="use the recipe.yaml that was trained",
             file=path.name,
         )
+    for name, tensor in state.items():
+        if (tensor.dtype, expected[name].dtype) == (torch.bfloat16, torch.float32):  # as a small file stores them
+            state[name] = tensor.float()
     wrong = [name for name in expected if state[name].dtype != expected[name].dtype]
     if wrong:
         found = f"holds {str(state[wrong[0]].dtype).removeprefix('torch.')} numbers in {wrong[0]}"

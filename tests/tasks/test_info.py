@@ -18,6 +18,7 @@ def test_recipes_versions_and_processors():
     assert {f"segment/{name}" for name in recipe_names("segment")} <= set(found["recipes"])
     assert found["packages"]["torch"].startswith("2.")
     assert json.loads(json.dumps(found)) == found
+    assert found["starter"]["patients"] == 3 and found["starter"]["model_card"].endswith("starter/MODEL_CARD.md")
 
 
 def nvidia_smi(monkeypatch, answer):

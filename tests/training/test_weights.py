@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from medseg_diff.errors import CheckpointError
-from medseg_diff.training.weights import load_weights, save_weights
+from medseg_diff.training.weights import load_weights, save_tensors, save_weights
 
 
 def network(width=4, value=None):
@@ -73,3 +73,34 @@ def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be read") as caught:
         load_weights(network(), tmp_path / "gone.safetensors")
     assert str(tmp_path) not in caught.value.line
+
+
+def stored_as(model, dtype, path):
+    save_tensors({name: each.to(dtype) if each.is_floating_point() else each for name, each in state_of(model)}, path)
+
+
+def state_of(model):
+    return model.state_dict().items()
+
+
+def test_bf16_numbers_are_widened_to_what_they_are(tmp_path):
+    model, other = network(), network(value=2.0)
+    stored_as(model, torch.bfloat16, tmp_path / "best.safetensors")
+    load_weights(other, tmp_path / "best.safetensors")
+    for name, tensor in state_of(other):
+        expected = model.state_dict()[name]
+        assert tensor.dtype == expected.dtype
+        assert torch.equal(tensor, expected.bfloat16().float() if expected.is_floating_point() else expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_numbers_than_its_own_are_refused(tmp_path, dtype):
+    stored_as(network(), dtype, tmp_path / "best.safetensors")
+    with pytest.raises(CheckpointError, match=f"holds {str(dtype).removeprefix('torch.')} numbers in 0.weight"):
+        load_weights(network(), tmp_path / "best.safetensors")
+
+
+def test_fp32_numbers_are_not_narrowed(tmp_path):
+    stored_as(network(), torch.float32, tmp_path / "best.safetensors")
+    with pytest.raises(CheckpointError, match="holds float32 numbers in "):
+        load_weights(network().bfloat16(), tmp_path / "best.safetensors")
