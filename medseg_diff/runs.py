@@ -10,12 +10,13 @@ from medseg_diff.errors import CheckpointError, UsageError, verbs_of
 from medseg_diff.run import Run
 
 STARTER, MODEL_CARD = "starter", "MODEL_CARD.md"
+RUNS = Path("runs")  # where runs lie unless one says otherwise
 NO_RUNS, DEEPEST = ("cache", "mlflow"), 3  # folders below runs/ that are something else; how far runs may be nested
 
 
 def find_run(model: Path | None, *, task: str, runs: Path) -> Run:
     """The run to use: the one that was named (`locate`), else the newest finished one of this task below `runs`, else the
-    starter model where it is of this task. Whenever it is the starter model, that is said.
+    starter model where it is of this task (not where `runs` was named and is not there). When it is that, it is said.
 
     Raises: CheckpointError where that is no run of this task; UsageError where none was named and none is there.
     """
@@ -30,12 +31,12 @@ def find_run(model: Path | None, *, task: str, runs: Path) -> Run:
             _say("the starter model is used", starter)
         return run
     found = [run for run in finished_runs(runs) if run.facts.get("task") == task]
-    if not found and starter and starter.facts["task"] == task:
+    if not found and starter and starter.facts["task"] == task and (runs == RUNS or runs.is_dir()):
         _say(f"no finished run for `{task}` below {runs.name}/: the starter model is used", starter)
         return starter
     if not found:
         raise UsageError(
-            f"no finished run for `{task}` below {runs.name}/",
+            f"no finished run for `{task}` below {runs.name}/{'' if runs.is_dir() else ', which does not exist'}",
             fix=f"train one (medseg-diff {verbs_of(task).train} --data cases.csv) or name it with --model",
         )
     return max(found, key=lambda run: run.moment("ended") or 0.0)

@@ -96,7 +96,8 @@ def test_without_a_word_the_help_is_shown(call):
         (["train-seg", "--data", "gone.csv"], "no such table"),
         (["validate", "--data", "gone.csv"], "no such table"),
         (["validate", "--data", "gone.csv", "--json"], "no such table"),
-        (["anomaly", "--out", "x", "--volume", "v", "--runs", "none"], "no finished run for `anomaly` below none/"),
+        (["anomaly", "--out", "x", "--volume", "v", "--runs", "none"], "`anomaly` below none/, which does not exist"),
+        (["segment", "--out", "x", "--volume", "v", "--runs", "none"], "`segment` below none/, which does not exist"),
         (["prepare", ".", "--source", "nowhere"], "nowhere"),
     ],
 )
