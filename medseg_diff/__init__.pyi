@@ -42,6 +42,8 @@ class SegmentOptions(TypedDict, total=False):
     members_at_once: int | None
     noise: str | None
     fusion: str | None
+    start_from: str | Path | None
+    strength: float | None
     calibrated: bool
     level: float
     guarantee: str | float | None
@@ -87,6 +89,8 @@ def segment(  # type: ignore[overload-overlap]  # a path is a sequence too
         members_at_once: Order of work; results do not depend on it.
         noise: Of a member: independent in each slice, or shared by all [the recipe's].
         fusion: What makes the mask of the members: mean, vote or staple [the recipe's].
+        start_from: Folder of masks, CASE.nii.gz: each is noised and refined [noise alone].
+        strength: How far they are noised: above 0, which would keep them, to 1, which forgets them [0.5].
         calibrated: Also write the probability at the run's temperature.
         level: Of the interval of volumes, where the model's patients are enough for one [0.95].
         guarantee: fnr=0.1: also a mask that misses at most so much of a lesion, on average over patients.

@@ -237,6 +237,27 @@ def test_segment_and_anomaly_answer_in_json(call, trained, untrained_anomaly, tm
     assert (code, out) == (2, "") and one_line(err) and "--sweep makes none" in err
 
 
+def test_segment_refines_the_masks_of_another_program(call, trained, tmp_path):
+    """The story of somebody who has a folder of nnU-Net's masks: samples, uncertainty, and how good they are now."""
+    for folder in trained.table.parent.glob("phantom_*"):
+        (tmp_path / "nnunet").mkdir(exist_ok=True)
+        shutil.copy(folder / "seg.nii.gz", tmp_path / "nnunet" / f"{folder.name}.nii.gz")
+    words = ["segment", "--data", trained.table, "--split", "test", "--model", trained.folder, "--device", "cpu"]
+    words += ["--members", 2, "--steps", 1, "--start-from", tmp_path / "nnunet", "--out", tmp_path / "out"]
+    code, out, err = call(*words, "--strength", 0.25, "--json")
+    rows = json.loads(out)
+    assert code == 0 and len(rows) == 2 and all(row["whole_tumour_volume_ml"] >= 0 for row in rows)
+    said = "from masks of nnunet, regions of recipe quick-phantom: whole_tumour (labels 1, 2, 4), noised to t = 250 of 1000"
+    assert said in err
+    code, _, err = call(*words, "-q")
+    assert code == 2 and one_line(err) and "was made with strength 0.25, not 0.5" in err
+    (tmp_path / "nnunet" / f"{rows[0]['case']}.nii.gz").unlink()
+    code, _, err = call(*words, "--strength", 0.25, "-q")
+    assert code == 3 and one_line(err) and f"[{rows[0]['case']}] has no mask" in err and "to nnunet" in err
+    code, out, _ = call("evaluate", "--predictions", tmp_path / "out", "--data", trained.table, "--no-mlflow")
+    assert code == 0 and "dice" in out
+
+
 def test_channels_may_be_named_one_by_one(call, trained, tmp_path):
     patient = trained.table.parent / "phantom_0001"
     volumes = [

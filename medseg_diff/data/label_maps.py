@@ -85,7 +85,7 @@ class LabelMaps:
         number labels in another way than the references do. Raises: UsageError where that is not clear; ImageError, or
         Problems of all cases, where the mask of one is not one file inside the folder.
         """
-        raise_all([problem for case in cases for problem in self._problems(case.name)])
+        raise_all([problem for case in cases for problem in self.problems_of(case.name)])
         dataset = dataset_near(self.folder / MASK)
         named = Named(regions_named(dataset), f"{DATASET} of {dataset.parent.name}") if dataset else None
         if wanted:
@@ -100,11 +100,16 @@ class LabelMaps:
             raise UsageError(found, fix="group labels into regions in a recipe, and name it by --config")
         return replace(self, regions=regions)
 
-    def _problems(self, name: str) -> Iterator[ImageError]:
+    def problems_of(self, name: str) -> Iterator[ImageError]:
+        """Why a case has no mask, as far as that shows without reading it. Only remedies name files."""
+        if not self.holds(name):
+            fix = f"add {name}.nii.gz to {self.folder.absolute().name}, or leave the case out"
+            yield ImageError("has no mask among those given", fix=fix, case=name)
+            return
         first, *others = self.files[name]
         if others:
-            found = f"{first.name} and {others[0].name} may both be its mask"
-            yield ImageError(found, fix=f"keep one of them, or call it {MASK}.nii.gz", case=name)
+            fix = f"keep one of {first.name} and {others[0].name}, or call it {MASK}.nii.gz"
+            yield ImageError("two files may be its mask", fix=fix, case=name)
         elif not is_inside(first, self.folder):
             yield ImageError("leads out of its folder", fix="put the file in its place", case=name, file=first.name)
 

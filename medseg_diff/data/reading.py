@@ -148,6 +148,20 @@ def read_case(
     )
 
 
+def with_labels(images: CaseImages, path: Path, *, channel: str, resample: bool = False) -> CaseImages:
+    """The case with the labels of one more file as its `reference`, called `channel` in what is said of it.
+
+    They are brought onto the grid of the case as its masks are in `read_case`: reoriented where only the axes differ, and
+    with `resample` by the nearest neighbour where more does. Raises: ImageError.
+    """
+    labels, grid = read_labels(path, case=images.name, channel=channel), Volume(images.image[0], images.affine)
+    raise_all(_unlikely_mask(labels, case=images.name, channel=channel, file=path.name))
+    said = [f"{channel}: {text}" for text in labels.warnings]
+    labels = _onto(grid, labels, channel, images.name, images.channels[0], said, resample=resample)
+    said += [] if labels.voxels.any() else [f"{channel} is empty: no voxel is marked"]
+    return replace(images, reference=labels.voxels, warnings=(*images.warnings, *said))
+
+
 def _onto_one_grid(volumes: dict[str, Volume], grid_of: str, case: Case, *, resample: bool) -> list[str]:
     """Bring all of them there, in their places; returns what is to be said. Raises: the errors of all that cannot be."""
     warnings = [f"{name}: {text}" for name, volume in volumes.items() for text in volume.warnings]
@@ -157,7 +171,8 @@ def _onto_one_grid(volumes: dict[str, Volume], grid_of: str, case: Case, *, resa
             volumes[name] = _onto(grid, volume, name, case.name, grid_of, warnings, resample=resample)
         except MedsegError as error:
             problems.append(error)
-        problems += _unlikely_mask(case, name, volume)
+        if path := case.references.get(name):
+            problems += _unlikely_mask(volume, case=case.name, channel=name, file=path.name)
     raise_all(problems)
     return warnings
 
@@ -234,12 +249,11 @@ def _place(path: Path, case: str | None = None, channel: str | None = None) -> I
         raise ImageError(f"cannot be read ({reason})", fix="check the path and its permissions", **place) from None
 
 
-def _unlikely_mask(case: Case, name: str, volume: Volume) -> list[MedsegError]:
-    """A reference without any background is a wrong file, or inverted."""
+def _unlikely_mask(volume: Volume, **place: str) -> list[MedsegError]:
+    """A mask without any background is a wrong file, or inverted."""
     voxels = volume.voxels
-    if voxels.dtype != np.int16 or voxels.size == 1 or not voxels.min():
+    if voxels.size == 1 or not voxels.min():
         return []
-    place = {"case": case.name, "channel": name, "file": case.paths[name].name}
     return [ImageError("every voxel has a label: there is no background", fix="check that it is the mask", **place)]
 
 

@@ -92,7 +92,7 @@ def _alpha_sigma(schedule: NoiseSchedule, device: str) -> tuple[Tensor, Tensor]:
     steps = torch.ones(schedule.length + 1, dtype=torch.float64)
     steps[1:] = 1 - _betas(schedule.kind, schedule.length, schedule.betas)
     abar, scale = steps.cumprod(0), schedule.input_scale
-    abar = abar * scale**2 / (abar * scale**2 + 1 - abar)  # Chen 2023, Sec. 2.2, written as a change of abar
+    abar = abar * scale**2 / (abar * scale**2 + (1 - abar))  # Chen 2023, Sec. 2.2, written as a change of abar
     return abar.sqrt().to(device), (1 - abar).sqrt().to(device)
 
 

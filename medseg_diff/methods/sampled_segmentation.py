@@ -1,6 +1,8 @@
 """Segmentation as an ensemble of samples: n walks from noise to a mask, their mean and how far they differ.
 
 Wolleb et al., Diffusion Models for Implicit Image Segmentation Ensembles, 2022, arXiv 2112.03145.
+From a given mask: Meng et al., SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations, 2022,
+arXiv 2108.01073.
 """
 
 import itertools
@@ -14,6 +16,7 @@ from torch import Tensor
 from medseg_diff.diffusion import AnySolver, Condition, SeededNoise, walk
 from medseg_diff.diffusion.condition import one_after_another
 from medseg_diff.diffusion.denoiser import AnyDenoiser, prepared
+from medseg_diff.diffusion.losses import noised
 from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
 from medseg_diff.methods.batches import padded_batches
 from medseg_diff.methods.components import HALF
@@ -77,6 +80,7 @@ def sample_masks(
     *,
     regions: int,
     seed_of: SeedOf,
+    start: Tensor | None = None,
     advance: Callable[[int], None] = lambda samples: None,
 ) -> Iterator[tuple[Sample, Tensor]]:
     """Yield (sample, probability [regions, *S]) for every member of every slice in `slices`, in the plan's order.
@@ -85,6 +89,8 @@ def sample_masks(
     beside it. The last batch is padded to `network_batch`, so that the network always sees one shape. A member's last
     clean mask is kept soft. `advance` is told how many samples each batch finished. What a network need see only once of a
     slice, it sees once for all members.
+    `start` [N, regions, *S] booleans: each walk begins with this mask, noised to the level of the plan's first time, in the
+    place of noise alone; at time 0 the mask itself comes out.
     """
     dims = images.ndim - 2
     views = [[axis - dims for axis in axes] for axes in plan.views]  # counted from the end, with or without a batch
@@ -96,6 +102,9 @@ def sample_masks(
         noise = SeededNoise([seed_of(*sample) for sample in padded], plan.noise)
         shape = (len(padded), regions, *images.shape[2:])
         begin = noise(torch.empty(shape, dtype=images.dtype, device=images.device), 0)
+        if start is not None:
+            given = torch.stack([start[z].flip(views[member % len(views)]) for z, member in padded]).to(begin)
+            begin = noised(plan.space.encode(2 * given - 1), begin, denoiser.schedule.level(plan.times[0]))
         masks = plan.space.decode(walk(denoiser, plan.solver, begin, plan.times, condition, noise))
         probability = kept_inside(((masks[: len(places)] + 1) / 2).clamp(0, 1), plan.hierarchy, dim=1)
         for sample, own in zip(places, probability, strict=True):

@@ -113,8 +113,12 @@ class SegmentationRecipe(Recipe):
     def parts(self) -> dict[str, Callable[[], nn.Module]]:
         return {"best": lambda: self.build_denoiser().module()}
 
-    def plan(self, **changes: Any) -> Plan:
-        """How to draw an ensemble, with some of `sampling` changed (steps, members, network_batch, …)."""
+    def plan(self, *, strength: float = 1.0, **changes: Any) -> Plan:
+        """How to draw an ensemble, with some of `sampling` changed (steps, members, network_batch, …). With a `strength`
+        below 1 the walks begin at that share of the schedule, with a mask noised as far, and have as many steps.
+
+        Raises: UsageError where there are more steps than times.
+        """
         if changes.get("noise") not in (None, *get_args(Noise)):
             raise UsageError(f"there is no noise `{changes['noise']}`", fix=f"use {' or '.join(get_args(Noise))}")
         changes = {name: value for name, value in changes.items() if value is not None}
@@ -125,8 +129,12 @@ class SegmentationRecipe(Recipe):
             )
         if sampling.noise == "shared" and isinstance(self.view, Patches):
             raise UsageError("a volume in patches has one noise already", fix="leave --noise out")
+        begin = round(strength * self.schedule.length)
+        if sampling.steps > begin:
+            found = f"{sampling.steps} steps do not fit the {begin} times below strength {strength:g}"
+            raise UsageError(found, fix="raise --strength, or lower --steps")
         return Plan(
-            times=self.schedule.times(sampling.steps),
+            times=self.schedule.times(sampling.steps, start=begin),
             solver=sampling.solver,
             members=sampling.members,
             network_batch=sampling.network_batch,

@@ -16,6 +16,8 @@ Shard = tuple[int, int]
 Threshold = Literal["healthy", "otsu"] | float
 Format = Literal["nifti", "dicom-seg"]
 
+STRENGTH = 0.5  # of the noise on masks to start from: see `benchmarks/start_from.py`
+
 
 def _shard(word: str) -> Shard:
     """K/N, such as 1/2."""
@@ -157,6 +159,10 @@ class EnsembleOptions:
     members_at_once: int | None = option(None, "Order of work; results do not depend on it.", min=1)
     noise: str | None = option(None, "Of a member: independent in each slice, or shared by all [the recipe's].")
     fusion: str | None = option(None, "What makes the mask of the members: mean, vote or staple [the recipe's].")
+    start_from: Path | None = option(None, "Folder of masks, CASE.nii.gz: each is noised and refined [noise alone].")
+    strength: float | None = option(
+        None, f"How far they are noised: above 0, which would keep them, to 1, which forgets them [{STRENGTH}]."
+    )
     calibrated: bool = option(False, "Also write the probability at the run's temperature.")
     level: float = option(0.95, "Of the interval of volumes, where the model's patients are enough for one [0.95].")
     guarantee: float | None = option(
@@ -168,6 +174,23 @@ class EnsembleOptions:
     format: Format = option(
         "nifti", "dicom-seg: also write mask.seg.dcm and probability.seg.dcm of DICOM scans [nifti]."
     )
+
+    def check(self) -> None:
+        """Raises: UsageError for a strength of nothing, or one that is none."""
+        if self.strength is None:
+            return
+        if self.start_from is None:
+            raise UsageError(
+                "--strength is how far the masks of --start-from are noised", fix="add it, or leave it out"
+            )
+        if not 0 < self.strength <= 1:
+            raise UsageError(f"there is no strength {self.strength:g}", fix="use one above 0, at most 1, such as 0.5")
+
+    @property
+    def noised_to(self) -> float | None:
+        """The share of the schedule that given masks are noised to; None where none are given."""
+        strength = STRENGTH if self.strength is None else self.strength
+        return None if self.start_from is None else strength
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,10 +72,13 @@ def attach_to_run(
 ) -> Run | None:
     """Keep an evaluation with the run below `runs` that made `predictions`; returns that run, None where there is none.
 
-    The run is known by the name and the digest of the weights in the first case.json. Best effort: never raises.
+    The run is known by the name and the digest of the weights in the first case.json. Masks that it refined are not its own
+    work alone: they belong to no run. Best effort: never raises.
     """
     stated = (read_facts(path) for path in sorted(predictions.glob("*/case.json")))
     facts = next((each for each in stated if each), {})
+    if facts.get("strength") is not None:
+        return None
     run = next(
         (run for run in all_runs(runs) if run.name == facts.get("model") and _holds(run, facts.get("sha256"))), None
     )

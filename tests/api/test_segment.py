@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,22 @@ def test_workers_give_what_one_process_gives(patient, trained, result, tmp_path,
     options = {"model": trained.folder, "device": "cpu", "out": tmp_path, "cluster": "ray"}
     (found,) = medseg_diff.segment([patient.place / "patient"], **options)
     assert one_worker == [1] and np.array_equal(found.mask, result.mask)
+
+
+def test_it_starts_from_masks_as_the_command_line_does_and_so_do_workers(patient, model, trained, tmp_path, one_worker):
+    scan, masks = patient.place / "patient", tmp_path / "masks"
+    masks.mkdir()
+    shutil.copy(scan / "seg.nii.gz", masks / "patient.nii.gz")
+    words = {"start_from": masks, "strength": 0.3}
+    (folder,) = on_command_line([str(scan)], out=tmp_path / "a", model=trained.folder, device="cpu", **words)
+    found = medseg_diff.segment(scan, model=model, **words | {"start_from": str(masks)})
+    assert np.array_equal(found.probability, read_map(folder / "probability.nii.gz").voxels)
+    assert found.facts["start_from"] == "masks" and found.facts["strength"] == 0.3
+    options = {"model": trained.folder, "device": "cpu", "out": tmp_path / "b", "cluster": "ray"}
+    (shared,) = medseg_diff.segment([scan], **options, **words)
+    assert one_worker == [1] and np.array_equal(shared.probability, found.probability)
+    with pytest.raises(UsageError, match="--strength is how far"):
+        medseg_diff.segment(scan, model=model, strength=0.3)
 
 
 def test_workers_need_files_and_a_folder(patient, model, trained, tmp_path, one_worker):

@@ -20,6 +20,12 @@ def test_runs_from_image_to_noise(kind, length):
     assert alpha[-1] < (0.08 if kind == "scaled_linear" else 0.01)
 
 
+@pytest.mark.parametrize("input_scale", [0.1, 0.3, 0.7, 1.0, 2.0])
+def test_time_0_is_clean_whatever_the_input_scale(input_scale):
+    level = NoiseSchedule(kind="cosine", input_scale=input_scale).level(0)
+    assert (float(level.alpha), float(level.sigma)) == (1, 0) and level.is_clean
+
+
 def test_linear_is_the_product_of_its_betas():
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     level = NoiseSchedule(kind="linear").level(700)

@@ -166,7 +166,7 @@ def test_masks_that_are_not_clear_are_refused_before_anything_is_measured(study,
     with pytest.raises(MedsegError) as caught:
         measured(folder, study)
     assert len(caught.value.problems) == 2
-    assert "[a]: a.nii and a.nii.gz may both be its mask" in caught.value.lines[0].replace("] ", "]: ")
+    assert "[a] two files may be its mask. Fix: keep one of a.nii and a.nii.gz, or" in caught.value.lines[0]
     assert "[b] b.nii.gz: leads out of its folder" in caught.value.lines[1]
 
 

@@ -28,9 +28,9 @@ def digest(run):
     return next(line.split()[0] for line in lines if line.endswith("denoiser.safetensors"))
 
 
-def attached(place, model, sha256):
+def attached(place, model, sha256, **facts):
     _, out, runs = place
-    (out / "c1" / "case.json").write_text(json.dumps({"model": model, "sha256": sha256}))
+    (out / "c1" / "case.json").write_text(json.dumps({"model": model, "sha256": sha256} | facts))
     return attach_to_run(SUMMARY, out / "per_case.csv", out, runs=runs)
 
 
@@ -45,6 +45,12 @@ def test_other_weights_are_not_mixed_up(place):
     for model, sha256 in (("two", digest(run)), ("one", "0" * 64), ("one", None), (None, None)):
         assert attached(place, model, sha256) is None
     assert recorded(run) == []
+
+
+def test_masks_of_another_program_that_it_refined_are_not_its_own(place):
+    run, _, _ = place
+    assert attached(place, "one", digest(run), strength=0.5) is None and recorded(run) == []
+    assert attached(place, "one", digest(run), strength=None) == run
 
 
 def test_what_has_no_case_json_belongs_to_nobody(place):

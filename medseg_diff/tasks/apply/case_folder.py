@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +25,18 @@ UNLISTED = re.compile(
 )
 
 
+def nothing(case: Case) -> dict[str, Any]:
+    """What case.json must say of a case beside what it says of all: no more than that."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Identity:
-    """What two calls must have in common for their results to stand in one folder: keys of case.json and their values."""
+    """What two calls must have in common for their results to stand in one folder: keys of case.json and their values.
+    `of_case` says what a case must have besides, to be complete."""
 
     facts: Mapping[str, Any]
+    of_case: Callable[[Case], Mapping[str, Any]] = nothing
 
     def check(self, known: Mapping[str, Any], name: str) -> None:
         """Raises: UsageError where case.json says other things: mixing two settings in one folder helps nobody."""
@@ -58,6 +65,9 @@ def is_complete(folder: Path, case: Case, identity: Identity, source: str | None
     identity.check(known, folder.name)
     if known.get("schema") != SCHEMA:
         return False  # of an earlier version
+    if changed := [key for key, wanted in identity.of_case(case).items() if known.get(key) != wanted]:
+        log.info("[%s] its %s is another now: the case is done again", case.name, " and ".join(changed))
+        return False
     inputs, outputs, channels = (known.get(key) for key in ("inputs", "outputs", "channels"))
     if not (isinstance(inputs, dict) and isinstance(outputs, dict) and isinstance(channels, list)):
         return False  # not as it was written

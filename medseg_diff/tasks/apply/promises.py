@@ -96,6 +96,8 @@ def promises_of(
     reason, other_masks = "", _masks_of(findings) != _masks_of(recipe.findings)
     if any(each.volume_errors for each in measured.values()):
         reason = _other_samples(plan, recipe.plan(), models)
+        if ensemble.start_from is not None:
+            reason = "nobody has measured samples that start from given masks"
         if reason:
             measured = dict.fromkeys(recipe.regions, OutOfFold())
         elif other_masks:

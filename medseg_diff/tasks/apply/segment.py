@@ -44,6 +44,7 @@ SAME = (
     "thresholds",
     "temperatures",
     "level",
+    "strength",
 )
 
 
@@ -75,6 +76,7 @@ def segment(
 
 def check(results: ResultFolder, ensemble: EnsembleOptions) -> None:
     """Raises: UsageError, EnvironmentFault where results cannot be written there, or not so."""
+    ensemble.check()
     check_format(ensemble.format, results)
     check_writable(results.out)
 
@@ -85,6 +87,9 @@ def say(system: SegmentationSystem) -> None:
     drawn = f"{len(plan.times) - 1} steps × {plan.members} members"
     drawn += f" × {folds} folds" if folds > 1 else ""
     log.info("model %s (%s): %s", system.facts["model"], system.facts["recipe"], drawn)
+    if system.starts:
+        length = system.recipe.schedule.length
+        log.info("from %s, noised to t = %d of %d", system.starts.in_words, plan.times[0], length)
     log.info("%s", system.promises.in_words())
 
 
@@ -142,7 +147,9 @@ class Segmenting:
         noted |= {"save_members": True} if ensemble.save_members else {}
         noted |= {"format": DICOM_SEG} if ensemble.format == DICOM_SEG else {}
         noted |= {"guarantee": system.facts["guarantee"]} if system.promises.guaranteed else {}
-        identity = Identity({key: system.facts.get(key) for key in SAME} | noted)
+        same = {key: system.facts.get(key) for key in SAME} | noted
+        identity = Identity(same, system.starts.facts_of) if system.starts else Identity(same)
+        noted |= {"start_from": system.starts.folder} if system.starts and not results.pseudonymise else {}
         return cls(system, Results.into(results, "segment", identity, given=given, runs=runs), ensemble, noted, runs)
 
     @property
@@ -155,6 +162,8 @@ class Segmenting:
         """Raises: ImageError, UsageError of every case that cannot be segmented as it is asked for."""
         recipe = self.system.recipe
         refuse_missing(cases, recipe.channels, fill_missing=recipe.bears_missing_channels, runs=self.runs)
+        if self.system.starts:
+            self.system.starts.refuse(cases)
         if self.ensemble.format == DICOM_SEG:
             refuse_other_images(cases, recipe.channels, resample_to=self.resample_to)
 
@@ -186,7 +195,10 @@ def segment_case(
     started = time.perf_counter()
     recipe = system.recipe
     missing = missing_channels(case, recipe.channels)
+    start = system.starts.facts_of(case) if system.starts else {}  # first: a mask that is replaced meanwhile is another
     images, inputs = read_inputs(case, present_channels(case, recipe.channels), resample_to=resample_to)
+    if system.starts:
+        images = system.starts.beside(images, resample=resample_to is not None)
     objects = DicomObjects.over(case, images, inputs, system.facts, resample_to) if dicom_seg else None
     prepared = filled(prepare_case(images, recipe.preparation), recipe.channels)
     warnings = list(prepared.warnings)
@@ -213,7 +225,7 @@ def segment_case(
         said = volume_in_words(volume, report["lesion_presence"][region], applies=promises_apply)
         log.info("[%s] %s: %s", case.name, region, said)
     seconds = {"read": read_seconds, "sample": sample_seconds, "all": time.perf_counter() - started}
-    facts = {"channels": list(recipe.channels), "missing_channels": list(missing), **system.facts, **report}
+    facts = {"channels": list(recipe.channels), "missing_channels": list(missing), **system.facts, **start, **report}
     facts |= {
         "typicality": typicality,
         "promises_apply": promises_apply,

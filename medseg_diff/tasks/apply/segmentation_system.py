@@ -21,6 +21,7 @@ from medseg_diff.recipes.typicality import Typicality, read_typicality
 from medseg_diff.run import Run
 from medseg_diff.studies import FoundModel, study_of
 from medseg_diff.tasks.apply.promises import Promises, promises_of
+from medseg_diff.tasks.apply.start_masks import StartMasks
 from medseg_diff.tasks.options import Compute, EnsembleOptions
 
 
@@ -29,7 +30,8 @@ class SegmentationSystem:
     """A trained run, or several of one recipe, ready to draw ensembles; `facts` is what every case.json says of it. Of
     several the denoiser puts on one set of `weights` after the other: the memory is that of one.
     `labels` are what its masks hold. `thresholds` are of each region, `temperatures` too, but for runs that are not asked
-    for calibrated maps. `typical` of the runs that measured it tell scans that are unlike those trained on."""
+    for calibrated maps. `typical` of the runs that measured it tell scans that are unlike those trained on. `starts`: the
+    masks that its samples start from, where any are given."""
 
     recipe: SegmentationRecipe
     labels: tuple[MaskLabel, ...]
@@ -45,6 +47,7 @@ class SegmentationSystem:
     seed: int
     facts: dict[str, Any]
     typical: tuple[Typicality, ...]
+    starts: StartMasks | None = None
 
     def at_once(self, batch: int) -> "SegmentationSystem":
         """The same with so many samples in a pass of the network."""
@@ -81,12 +84,17 @@ def open_system(found: FoundModel, *, ensemble: EnsembleOptions, compute: Comput
 def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_batch: int | None) -> SegmentationSystem:
     """A model with some numbers of its plan and its findings changed.
 
-    Raises: UsageError for an unknown fusion, a level that is none, a guarantee that cannot be given, or where calibrated
-    maps are asked of a model without calibration; CheckpointError where its calibration is damaged.
+    Raises: UsageError for an unknown fusion, a level that is none, a guarantee that cannot be given, a folder without masks
+    to start from, or where calibrated maps are asked of a model without calibration; CheckpointError where its calibration
+    is damaged.
     """
     (name, runs), trained, digests = model.found, model.trained, model.digests
     recipe = trained.recipe
+    starts = None
+    if ensemble.start_from is not None:
+        starts = StartMasks.of(ensemble.start_from, recipe, name=trained.facts["recipe"])
     plan = recipe.plan(
+        strength=ensemble.noised_to or 1.0,
         members=ensemble.members,
         steps=ensemble.steps,
         network_batch=network_batch,
@@ -116,6 +124,7 @@ def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_ba
         "thresholds": thresholds,
         "temperatures": temperatures,
         "level": ensemble.level,
+        "strength": ensemble.noised_to,
     }
     if len(runs) > 1:
         each = [{"model": run.name, "sha256": digest} for run, digest in zip(runs, digests, strict=True)]
@@ -141,6 +150,7 @@ def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_ba
         seed=ensemble.seed,
         facts=facts,
         typical=tuple(typical),
+        starts=starts,
     )
 
 

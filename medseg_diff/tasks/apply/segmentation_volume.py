@@ -34,6 +34,7 @@ def sample_volume(
     recipe, plan, view = system.recipe, system.plan, system.recipe.view
     images = view.conditions(prepared.image, background=recipe.preparation.background)
     images = images.to(system.device).contiguous()
+    start = view.cut(system.starts.regions_in(prepared)).to(system.device) if system.starts else None
     slices, regions, size = view.for_sampling(prepared.brain), len(recipe.regions), images.shape[2:]
     if members is not None:
         # One member after the other: then only one has to be held.
@@ -55,7 +56,14 @@ def sample_volume(
                 return seed_of(system.seed, case, *(() if plan.shared_noise else view.owner(z)), first + member)
 
             for sample, probability in sample_masks(
-                work.denoiser, images, slices, work.plan, regions=regions, seed_of=own_seed, advance=finished
+                work.denoiser,
+                images,
+                slices,
+                work.plan,
+                regions=regions,
+                seed_of=own_seed,
+                start=start,
+                advance=finished,
             ):
                 own = Sample(sample.slice, first + sample.member)
                 ensemble.add(own, probability)

@@ -316,3 +316,19 @@ def test_cases_that_lack_a_channel_are_learned_from_with_channel_dropout(trained
     other.write_text("\n".join(rows) + "\n")
     with pytest.raises(MedsegError, match="has no t1, t1ce, t2, flair"):
         trained_on(trained, tmp_path / "no", "augmentation.channel_dropout=0.2", data=other)
+
+
+@pytest.mark.parametrize("run", ["deep", "bearing"])
+def test_a_mask_to_start_from_comes_back_where_it_lay(trained, run, request, tmp_path, monkeypatch):
+    """With a network that takes what it sees for clean, in tiles and among neighbours as in single slices."""
+    import torch
+
+    from medseg_diff.diffusion import Denoiser
+    from medseg_diff.diffusion.denoiser import Prediction
+
+    monkeypatch.setattr(Denoiser, "forward", lambda self, x_t, t, condition: Prediction(x_t, torch.zeros_like(x_t)))
+    scan = case_folder(trained)
+    shutil.copytree(scan, tmp_path / "masks" / scan.name, ignore=lambda _, names: set(names) - {"seg.nii.gz"})
+    options = {"start_from": tmp_path / "masks", "strength": 0.001, "steps": 1, "members": 2, "device": "cpu"}
+    (folder,) = segment([str(scan)], out=tmp_path / "out", model=request.getfixturevalue(run).folder, **options)
+    np.testing.assert_array_equal(voxels(folder / "probability.nii.gz") > 0.5, voxels(scan / "seg.nii.gz") > 0)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +142,8 @@ def test_ten_of_each_kind_and_nine_patients_are_enough_for_promises(tmp_path):
     [
         ({"members": 4}, "10 samples were measured, 8 are drawn"),
         ({"members": 4, "guarantee": 0.2}, "cannot promise fnr=0.2 for whole_tumour: 10 samples were measured"),
+        ({"start_from": Path("nnunet")}, "nobody has measured samples that start from given masks"),
+        ({"start_from": Path("nnunet"), "guarantee": 0.2}, "for whole_tumour: nobody has measured samples that start"),
         ({"guarantee": 10.0}, "there is no fnr=10"),
         ({"level": 1.0}, "there is no level 1"),
         ({"level": 0.99}, "99% needs 99 patients, 12 patients are measured"),
