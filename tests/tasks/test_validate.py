@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -146,9 +145,7 @@ def test_it_imports_neither_torch_nor_monai_nor_pandas(data):
         "heavy = {'torch', 'monai', 'pandas', 'SimpleITK', 'skimage', 'mlflow'} & set(sys.modules); "
         "sys.exit(str(heavy) if heavy else 0)"
     )
-    started = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert time.monotonic() - started < 5  # about half a second where nothing else runs
 
 
 def test_memory_does_not_grow_with_the_cases(tmp_path):
