@@ -121,5 +121,7 @@ def test_volumes_in_tiles_start_from_whole_masks():
         return dict(sample_masks(denoiser, images_of(), [0], plan, **given))
 
     first = walked(3)
-    assert same_bytes(first, walked(1)) and same_bytes(first, walked(2, network_batch=1))
+    assert same_bytes(first, walked(1))
+    for sample, probability in walked(2, network_batch=1).items():  # another batch changes rounding alone
+        torch.testing.assert_close(probability, first[sample], atol=1e-5, rtol=0)
     assert all(torch.equal(probability, masks_of()[0].float()) for probability in walked(3, t=0).values())
