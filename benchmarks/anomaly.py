@@ -1,9 +1,9 @@
 """What is an anomaly map worth? Engines and free baselines on held-out phantoms, and AUROC against the denoiser's NFE.
 
-    python -m benchmarks.anomaly [--quick | --paper] [--unseen] [--cases N] [--out DIR]
+    python -m benchmarks.anomaly [--quick | --paper] [--unseen] [--cases N] [--out DIR] [--alone CONFIG [KEY=VALUE …]]
 
-With `--unseen` every phantom comes from a scanner of its own, so that none of the test's was learned from. One system is
-trained; every row maps with it, thresholds and normative means measured anew for each. Rows that go deeper than it has
+With `--unseen` every phantom comes from a scanner of its own, so that none of the test's was learned from. With `--alone` one
+recipe is compared with the free baselines. Else one system is trained; every row maps with it, thresholds and normative means measured anew for each. Rows that go deeper than it has
 learned map with a second one, and engines that learn from other slices with one of their own, each trained as many steps as
 the first one's networks together. Phantoms are easier than patients: the numbers compare methods, they promise nothing about
 a hospital.
@@ -34,24 +34,25 @@ from medseg_diff.training.classification import Skill
 
 SHOWN = ("auroc", "average_precision", "dice_best", "dice_preset", "false_positives_ml", "lesion_sensitivity")
 AGAINST_TWIN = ("lesion_left", "error_elsewhere")  # of what reconstructs
-COSTS = {
-    "saliency": 1,
-    "flair": 0,
-    "flair_t2": 0,
-    "blur": 0,
-}  # passes per slice; scale 0 costs what guided decoding does
+# Passes per slice; scale 0 costs what guided decoding does.
+COSTS = {"saliency": 1, "flair": 0, "flair_t2": 0, "blur": 0}
 CONVENTIONS = {
     "all rows": "test phantoms, as `medseg-diff evaluate` defines the measures: same smoothing, same brain, each map above "
     "its own normative mean and cut at its own threshold, both from healthy validation phantoms",
     "lesion_left": "how much of the lesion the reconstruction leaves, against the lesion-free twin of the phantom",
-    "error_elsewhere": "what it changes in the other brain voxels, in standard deviations of the brain; to be compared with "
-    "the round trip's, an inversion without guidance or condition",
+    "error_elsewhere": "what it changes in the other brain voxels, in standard deviations; compare it with the round trip's",
     "nfe": "evaluations of the denoiser for one slice, both ways; passes add the classifier's",
     "seconds_per_slice": "mean over the test cases, reading and writing left out; the recipe's as in the curve",
     "curve": "other depths and steps, on the first test phantoms with a lesion, calibrated on two phantoms; down to the "
     "recipe's `deepest` all with one trained system, beyond it with another, which learned every time down to the paper's "
     "depth in as many steps",
 }
+
+
+# Recipes for 2 mm, on phantoms of 3.
+AS_SMALL = ("preparation.spacing_mm=[null,null,null]", "view.size=[56,64]", "fewest_voxels=10")
+PATCHES = ("engine.patch=4", "engine.blur=1.3")
+TINY = (AS_SMALL[0], "view.size=[32,32]", "training.steps=10", "network.width=8", "network.groups=4")
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,8 @@ class Size:
         "engine.steps=10",
     )
     deeper: tuple[str, ...] = ("deepest=500",)
-    curve: tuple[tuple[int, int], ...] = (  # depth, steps each way
-        *((300, steps) for steps in (2, 5, 25, 50)),
-        *((500, steps) for steps in (10, 50)),
-    )
+    # Depth, and steps each way.
+    curve: tuple[tuple[int, int], ...] = ((300, 2), (300, 5), (300, 25), (300, 50), (500, 10), (500, 50))
     curve_cases: int = 2
     other: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("classifier-free", ("engine={kind: classifier_free, depth: 300, steps: 10, scale: 3.0, network_batch: 16}",)),
@@ -81,7 +80,8 @@ class Size:
         ("round trip", ("engine.condition_on_healthy=false", "engine.scale=0")),
     )
     families: tuple[tuple[str, tuple[str, ...]], ...] = (  # recipes whose networks learn otherwise
-        ("quick/anoddpm", ("preparation.spacing_mm=[null,null,null]", "view.size=[56,64]", "training.steps=1900")),
+        ("quick/anoddpm", (*AS_SMALL, "training.steps=1900")),
+        ("quick/inpainting", (*AS_SMALL, *PATCHES, "training.steps=1400", "classifier_training.steps=500")),
     )
 
 
@@ -89,20 +89,17 @@ QUICK = Size(
     cases=12,
     shape=(32, 32, 32),
     overrides=(
-        "view.size=[32,32]",
-        "training.steps=10",
+        *TINY,
         "training.batch=8",
         "classifier_training.steps=300",
         "classifier_training.batch=8",
-        "network.width=8",
-        "network.groups=4",
         "classifier.width=8",
         "classifier.groups=4",
         "validation.slices=8",
         "engine.steps=2",
     ),
     curve=((250, 2), (500, 2)),
-    families=(("quick/anoddpm", ("view.size=[32,32]", "training.steps=10", "network.width=8", "network.groups=4")),),
+    families=(("quick/anoddpm", TINY), ("quick/inpainting", (*TINY, *PATCHES, "classifier_training.steps=300"))),
 )
 
 MOST_TESTS = 12
@@ -283,6 +280,8 @@ def main() -> None:
     )
     parser.add_argument("--unseen", action="store_true", help="every phantom of a scanner of its own")
     parser.add_argument("--cases", type=int, help="phantoms in all; one in five, but no more than 12, for testing")
+    parser.add_argument("--alone", metavar="CONFIG", help="one recipe beside the free baselines")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="with --alone: laid over the recipe")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     chosen = parser.parse_args()
@@ -290,6 +289,8 @@ def main() -> None:
     size = replace(QUICK if chosen.quick else Size(), unseen=chosen.unseen)
     size = replace(size, cases=chosen.cases) if chosen.cases else size
     size = replace(size, curve=(*size.curve, PAPER)) if chosen.paper else size
+    if chosen.alone:
+        size = replace(size, config=chosen.alone, overrides=tuple(chosen.overrides), other=(), families=(), curve=())
     result = measure(chosen.out, size=size, seed=chosen.seed, device=chosen.device)
     write_json(chosen.out / "anomaly.json", result)
     print(show(result))

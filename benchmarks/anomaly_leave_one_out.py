@@ -1,6 +1,6 @@
 """Leave one patient out: train the anomaly maps on the others, map it wholly; beside it smoothed FLAIR and other baselines.
 
-python -m benchmarks.anomaly_leave_one_out --data PATH/cases.csv [--config quick/guided] [--out DIR] [key=value …]
+python -m benchmarks.anomaly_leave_one_out --data PATH/cases.csv [--config quick/inpainting] [--out DIR] [key=value …]
 """
 
 import argparse
@@ -27,7 +27,7 @@ def measure(
     data: Path,
     out: Path,
     *,
-    config: str = "quick/guided",
+    config: str = "quick/inpainting",
     overrides: Sequence[str] = (),
     data_root: Path | None = None,
     device: str = "auto",
@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.anomaly_leave_one_out", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="table of cases with a column seg")
     parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--config", default="quick/guided")
+    parser.add_argument("--config", default="quick/inpainting")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/anomaly_leave_one_out"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the recipe")

@@ -20,7 +20,7 @@ def study(
     folder: Path,
     out: Path,
     *,
-    config: str = "guided",
+    config: str = "inpainting",
     overrides: Sequence[str] = (),
     device: str = "auto",
     mlflow: bool = True,
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the recipe")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = "quick/guided" if chosen.quick else "guided"
+    config = "quick/inpainting" if chosen.quick else "inpainting"
     found = study(chosen.folder, chosen.out, config=config, overrides=chosen.overrides, device=chosen.device)
     for name in ("auroc", "average_precision", "dice_preset", "lesion_sensitivity"):
         print(f"{name:18} {found['metrics'][name]['value']} over {found['metrics'][name]['cases']} cases")

@@ -2,6 +2,7 @@
 
 Velocity: Salimans & Ho, Progressive Distillation for Fast Sampling of Diffusion Models, 2022, arXiv 2202.00512.
 Learned variance: Nichol & Dhariwal, Improved Denoising Diffusion Probabilistic Models, 2021, arXiv 2102.09672.
+Learned deviation: Kendall & Gal, What Uncertainties Do We Need in Bayesian Deep Learning for Computer Vision?, NeurIPS 2017.
 """
 
 from typing import Literal, NamedTuple, Protocol
@@ -15,24 +16,34 @@ from medseg_diff.diffusion.schedule import Level, NoiseSchedule
 from medseg_diff.settings import Settings
 
 Target = Literal["noise", "clean", "velocity", "logits"]
+LOG_VARIANCES = (-7.0, 3.0)  # of a clean value: deviations from 0.03, which is noise of a scan, to 4.5
 
 
 class DenoiserSettings(Settings):
     """What a network's output means, and the number it knows the least noisy time by: 1 as here, or 0 (foreign weights).
 
-    `dice` is the weight of a soft Dice loss over the batch beside the cross-entropy of logits.
+    `dice` is the weight of a soft Dice loss over the batch beside the cross-entropy of logits. `learned_variance` is that of
+    a step; `learned_deviation` is that of the clean image, which says how sure the network is of each value.
     """
 
     target: Target = "logits"
     dice: float = Field(default=0.0, ge=0, le=100)
     learned_variance: bool = False
+    learned_deviation: bool = False
     first_time: Literal[0, 1] = 1
 
     @model_validator(mode="after")
-    def _dice_is_of_masks(self) -> "DenoiserSettings":
+    def _fits_the_target(self) -> "DenoiserSettings":
         if self.dice and self.target != "logits":
             raise ValueError(f"dice compares masks, which a network of target {self.target} does not say: set dice=0")
+        if self.learned_deviation and (self.target != "clean" or self.learned_variance):
+            raise ValueError("learned_deviation is of the clean image: set target=clean and learned_variance=false")
         return self
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the network says of each value of x_0."""
+        return 2 if self.learned_variance or self.learned_deviation else 1
 
     def around(self, network: "Network", schedule: NoiseSchedule) -> "Denoiser":
         """The network as a denoiser."""
@@ -41,6 +52,7 @@ class DenoiserSettings(Settings):
             schedule,
             target=self.target,
             learned_variance=self.learned_variance,
+            learned_deviation=self.learned_deviation,
             time_offset=self.first_time - 1,
             dice=self.dice,
         )
@@ -49,12 +61,14 @@ class DenoiserSettings(Settings):
 class Prediction(NamedTuple):
     """x_t = alpha clean + sigma noise, both [B, C, *S].
 
-    `variance_mix` in [0, 1] interpolates the log-variance of a step between beta~ (0) and beta (1); None if not learned.
+    `variance_mix` in [0, 1] interpolates the log-variance of a step between beta~ (0) and beta (1), `deviation` is that of
+    the clean image given x_t and the condition; None where not learned.
     """
 
     clean: Tensor
     noise: Tensor
     variance_mix: Tensor | None = None
+    deviation: Tensor | None = None
 
 
 class AnyDenoiser(Protocol):
@@ -76,19 +90,22 @@ class Network(Protocol):
 
 
 class Output(NamedTuple):
-    """What the network itself said: `value` in the units of its target, the variance mix if it learns one, and in the same
-    units what it said from the condition alone if it has a prior."""
+    """What the network itself said: `value` in the units of its target, the variance mix if it learns one, in the same
+    units what it said from the condition alone if it has a prior, and the log-variance of the clean image if it learns that.
+    """
 
     value: Tensor
     variance_mix: Tensor | None = None
     prior: Tensor | None = None
+    log_variance: Tensor | None = None
 
 
 class Denoiser(nn.Module):
     """A network, what its output means, and the schedule it was trained on.
 
     target: `noise` (eps), `clean` (x_0), `velocity` (alpha eps - sigma x_0) or `logits` (x_0 = tanh(logits / 2), a mask in
-    [-1, 1]). With `learned_variance` the network has twice the channels and the second half gives the mix.
+    [-1, 1]). With `learned_variance` or `learned_deviation` the network has twice the channels: the second half gives the
+    mix, or the log-variance of the clean image.
     `time_offset` is added to t before the network sees it, for foreign weights that count their times from 0 (use -1).
     `dice` is the weight of the soft Dice in its loss.
     """
@@ -100,6 +117,7 @@ class Denoiser(nn.Module):
         *,
         target: Target = "noise",
         learned_variance: bool = False,
+        learned_deviation: bool = False,
         time_offset: int = 0,
         dice: float = 0.0,
     ) -> None:
@@ -109,6 +127,7 @@ class Denoiser(nn.Module):
         self.schedule = schedule
         self.target: Target = target
         self.learned_variance = learned_variance
+        self.learned_deviation = learned_deviation
         self.time_offset = time_offset
         self.dice = dice
 
@@ -127,6 +146,9 @@ class Denoiser(nn.Module):
         if self.says_prior:
             value, prior = raw.chunk(2, dim=1)
             return Output(value, prior=prior)
+        if self.learned_deviation:
+            value, log_variance = raw.chunk(2, dim=1)
+            return Output(value, log_variance=log_variance.clamp(*LOG_VARIANCES))
         if not self.learned_variance:
             return Output(raw)
         value, mix = raw.chunk(2, dim=1)
@@ -135,9 +157,10 @@ class Denoiser(nn.Module):
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
         """Prediction for x_t [B, C, *S] at time t."""
         asked = learned_time(t)  # of an encoding that starts at t = 0, x_t itself is clean
-        value, mix, _ = self.output(x_t, asked, condition)
-        clean, noise = clean_and_noise(self.target, value, x_t, self.schedule.level(asked, like=x_t))
-        return Prediction(where_clean(t, x_t, clean), noise, mix)
+        said = self.output(x_t, asked, condition)
+        clean, noise = clean_and_noise(self.target, said.value, x_t, self.schedule.level(asked, like=x_t))
+        deviation = None if said.log_variance is None else (said.log_variance / 2).exp()
+        return Prediction(where_clean(t, x_t, clean), noise, said.variance_mix, deviation)
 
 
 class Wrapped(nn.Module):

@@ -21,21 +21,22 @@ def noised(clean: Tensor, noise: Tensor, level: Level) -> Tensor:
 
 
 def denoising_loss(
-    denoiser: Denoiser, clean: Tensor, t: Tensor, noise: Tensor, condition: Condition
+    denoiser: Denoiser, clean: Tensor, t: Tensor, noise: Tensor, condition: Condition, weight: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Loss of each sample, [B] by name: `simple` always, `dice` where it counts, `vlb` where the variance is learned, and
     `prior` of what a network with a prior says without looking at x_t. Dice finds small lesions and makes a network
     too sure: where there is a prior it is the prior's alone, and the cross-entropy of the rest brings the doubt back.
 
-    clean, noise [B, C, *S]; t [B] in 1 … T. `simple` is the squared error in the network's own target, or for logits the
-    binary cross-entropy against the mask (clean in [-1, 1]).
+    clean, noise [B, C, *S]; t [B] in 1 … T. `simple` is the squared error in the network's own target, for logits the
+    binary cross-entropy against the mask (clean in [-1, 1]), with a learned deviation the negative log-likelihood. `weight`
+    [B, 1, *S] says how much each voxel teaches: all of them alike without it.
     """
     level = denoiser.schedule.level(t, like=clean)
     x_t = noised(clean, noise, level)
     output = denoiser.output(x_t, t, condition)
-    losses = {"simple": _each(simple_error(denoiser, output, clean, noise, level))}
+    losses = {"simple": _each(simple_error(denoiser, output, clean, noise, level), weight)}
     if output.prior is not None:
-        losses["prior"] = _each(simple_error(denoiser, Output(output.prior), clean, noise, level))
+        losses["prior"] = _each(simple_error(denoiser, Output(output.prior), clean, noise, level), weight)
     if denoiser.dice:
         losses["dice"] = soft_dice_loss(output.value if output.prior is None else output.prior, clean)
     if output.variance_mix is not None:
@@ -53,7 +54,11 @@ def simple_error(denoiser: Denoiser, output: Output, clean: Tensor, noise: Tenso
         expected = level.alpha * noise - level.sigma * clean  # Salimans & Ho 2022: v = alpha eps - sigma x_0
     else:
         expected = noise if denoiser.target == "noise" else clean
-    return (output.value - expected) ** 2
+    squared = (output.value - expected) ** 2
+    if output.log_variance is None:
+        return squared
+    # -log N(x_0; mean, variance) less a constant (Kendall & Gal 2017, Eq. 8).
+    return (squared * (-output.log_variance).exp() + output.log_variance) / 2
 
 
 def soft_dice_loss(logits: Tensor, clean: Tensor) -> Tensor:
@@ -94,6 +99,9 @@ def vlb_term(schedule: NoiseSchedule, clean: Tensor, x_t: Tensor, t: Tensor, pre
     return _each(torch.where(then.sigma > 0, divergence, likelihood)) / math.log(2)
 
 
-def _each(error: Tensor) -> Tensor:
-    """Mean over everything but the batch."""
-    return error.flatten(1).mean(dim=1)
+def _each(error: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over everything but the batch, [B]; with weights each sample counts as much as it weighs, in a mean of 1."""
+    if weight is None:
+        return error.flatten(1).mean(dim=1)
+    weighed = weight.expand_as(error).flatten(1)
+    return (error.flatten(1) * weighed).sum(dim=1) / (weighed.sum() / len(error)).clamp(min=1)

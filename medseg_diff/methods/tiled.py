@@ -47,8 +47,8 @@ class Tiled(Wrapped):
     """A denoiser of images of any size *S from one that sees tiles of `tile`, `batch` of them at a time.
 
     Its clean prediction is that of all tiles, blended with Gaussian weights; the noise follows from it, and what the
-    network says of the variance is blended likewise. The last batch is padded, so that the network always sees one shape;
-    a result depends on `tile`, `overlap` and, in its rounding, `batch`, never on how many samples are given at once.
+    network says of variance or deviation is blended likewise. The last batch is padded, so that the network always sees one
+    shape; a result depends on `tile`, `overlap` and, in its rounding, `batch`, never on how many samples are given at once.
     An axis shorter than the tile is extended: x_t continues with its own other end, so that it stays noise, and the
     condition with its edge. `advance`, which may be replaced, is told of the tiles that each batch finished.
     """
@@ -72,7 +72,7 @@ class Tiled(Wrapped):
 
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
         """Prediction for x_t [B, C, *S] at time t; an image or mask in `condition` lies on the same *S."""
-        parts: list[Tensor] = []
+        parts: dict[str, Tensor] = {}
         size = x_t.shape[2:]
         weights = weights_of(self.tile).to(x_t)
         total = torch.zeros(size, dtype=x_t.dtype, device=x_t.device)
@@ -81,18 +81,17 @@ class Tiled(Wrapped):
             total[here] += weights[inside]
         for sample, corner, said in self._predictions(x_t, t, condition):
             if not parts:
-                parts = [x_t.new_zeros((len(x_t), len(part), *size)) for part in said]
+                parts = {name: x_t.new_zeros((len(x_t), len(part), *size)) for name, part in said.items()}
             here, inside = _meeting(corner, self.tile, size)
             share = weights[inside] / total[here]
-            for part, of_tile in zip(parts, said, strict=True):
-                part[sample][(slice(None), *here)] += share * of_tile[(slice(None), *inside)]
-        clean, noise, *mix = parts
-        blended = Prediction(clean, noise, mix[0] if mix else None)
-        return self.with_clean(blended, where_clean(t, x_t, clean), x_t, t)
+            for name, of_tile in said.items():
+                parts[name][sample][(slice(None), *here)] += share * of_tile[(slice(None), *inside)]
+        blended = Prediction(**parts)
+        return self.with_clean(blended, where_clean(t, x_t, blended.clean), x_t, t)
 
     def _predictions(
         self, x_t: Tensor, t: int | Tensor, condition: Condition
-    ) -> Iterator[tuple[int, Corner, list[Tensor]]]:
+    ) -> Iterator[tuple[int, Corner, dict[str, Tensor]]]:
         """Sample, corner and what was said of that tile, each part [C, *tile]: sample by sample, corner by corner."""
         corners = corners_of(x_t.shape[2:], self.tile, self.overlap)
         work = list(itertools.product(range(len(x_t)), corners))
@@ -103,9 +102,9 @@ class Tiled(Wrapped):
                 t if isinstance(t, int) else t[owners],
                 prepared(self.denoiser, self._condition(condition, padded, owners)),
             )
-            said = [part for part in prediction if part is not None]
+            said = {name: part for name, part in prediction._asdict().items() if part is not None}
             for row, (sample, corner) in enumerate(tiles):
-                yield sample, corner, [part[row] for part in said]
+                yield sample, corner, {name: part[row] for name, part in said.items()}
             self.advance(len(tiles))
 
     def _condition(self, condition: Condition, work: Sequence[tuple[int, Corner]], owners: Tensor) -> Condition:

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from medseg_diff.data.views import AxialSlices
 from medseg_diff.diffusion import Denoiser
-from medseg_diff.diffusion.denoiser import DenoiserSettings
+from medseg_diff.diffusion.denoiser import AnyDenoiser, DenoiserSettings, Network
 from medseg_diff.diffusion.schedule import LONGEST
 from medseg_diff.errors import ConfigError, UsageError
 from medseg_diff.methods.anomaly import AnyEngine
+from medseg_diff.methods.anomaly.engine import Networks
+from medseg_diff.methods.anomaly.inpainting import Inpainting
 from medseg_diff.methods.anomaly.inversion import Inversion
 from medseg_diff.methods.anomaly.normative import AnomalyFindings
 from medseg_diff.networks.noisy_classifier import NoisyClassifier, NoisyClassifierSettings
@@ -74,9 +76,9 @@ class AnomalyRecipe(Recipe):
     def _fits(self) -> "AnomalyRecipe":
         if self.diseased is not None and (not self.diseased or min(self.diseased) < 1):
             raise ValueError("diseased needs labels, 1 or higher, or null for all of them")
-        absent = [channel for channel in self.engine.map_channels if channel not in self.channels]
+        absent = [channel for channel in self.engine.named_channels if channel not in self.channels]
         if absent:
-            raise ValueError(f"engine.map_channels names {absent[0]}; the recipe reads {', '.join(self.channels)}")
+            raise ValueError(f"the engine names {absent[0]}; the recipe reads {', '.join(self.channels)}")
         if self.view.context:
             raise ValueError("view.context is 0: an engine changes every slice that it looks at")
         if self.augmentation.channel_dropout:
@@ -89,6 +91,11 @@ class AnomalyRecipe(Recipe):
             raise ValueError(f"network.classes is {LABELS} (healthy, diseased) or 0, and there are no covariates")
         if self.engine.needs_labels and not self.network.classes:
             raise ValueError(f"the engine conditions the denoiser on `healthy`, so network.classes must be {LABELS}")
+        if isinstance(self.engine, Inpainting) and (not self.denoiser.learned_deviation or self.network.classes):
+            needs = "denoiser={target: clean, learned_deviation: true} and network.classes=0"
+            raise ValueError(f"engine inpainting measures surprise in deviations and tells no label: set {needs}")
+        if self.denoiser.learned_deviation and not isinstance(self.engine, Inpainting):
+            raise ValueError("denoiser.learned_deviation is for the engine inpainting: no other one looks at it")
         if self.classifier_training.precision not in ("auto", self.training.precision):
             raise ValueError("one precision serves both networks: set training.precision")
         if self.learned > self.schedule.length:
@@ -113,16 +120,26 @@ class AnomalyRecipe(Recipe):
         return self.deepest or self.schedule.length
 
     @property
+    def denoised_times(self) -> tuple[int, int]:
+        """The first and the last time that its denoiser learns."""
+        return self.engine.learned_times(self.schedule, self.learned)
+
+    @property
     def names(self) -> ChannelNames:
-        return ChannelNames(self.channels, (), self._said_of(self.channels))
+        seen = (*(f"seen {name}" for name in self.channels), "hidden") if self.engine.learns_from == "tissue" else ()
+        return ChannelNames(self.channels, seen, self._said_of(self.channels))
 
     def build_denoiser(self) -> Denoiser:
-        """The untrained denoiser, unconditional or, with network.classes, of images with a label."""
-        return self._denoiser(len(self.channels))
+        """The untrained denoiser, unconditional, with network.classes of images with a label, or of what is hidden."""
+        return self._denoiser(len(self.channels), image_channels=len(self.names.image))
 
     def build_classifier(self) -> NoisyClassifier:
         """The untrained classifier of noisy images: logits of healthy and diseased."""
         return self.classifier.build(dims=self.view.dims, channels=len(self.channels), classes=LABELS)
+
+    def networks(self, denoiser: AnyDenoiser, classifier: Network | None = None) -> Networks:
+        """Trained networks as the engine takes them."""
+        return Networks(denoiser, classifier, self.channels, self.space, self.preparation.background)
 
     def parts(self) -> dict[str, Callable[[], nn.Module]]:
         builders = {"denoiser": lambda: self.build_denoiser().module(), "classifier": self.build_classifier}

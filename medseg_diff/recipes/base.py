@@ -69,12 +69,12 @@ class Recipe(Settings):
         raise AssertionError("each recipe knows what it trains")
 
     def _said_of(self, channels: tuple[str, ...]) -> tuple[str, ...]:
-        """What its denoiser's outputs are called: of each channel of x_0 one, with a learned variance two."""
-        variances = tuple(f"variance of {name}" for name in channels) if self.denoiser.learned_variance else ()
+        """What its denoiser's outputs are called: of each channel of x_0 one, with a learned variance or deviation two."""
+        variances = tuple(f"variance of {name}" for name in channels) if self.denoiser.outputs > 1 else ()
         return (*channels, *variances)
 
     def _denoiser(self, channels: int, **condition: Any) -> Denoiser:
         """The untrained denoiser of x_0 [B, channels, *S]."""
-        outputs = channels * (2 if self.denoiser.learned_variance else 1)
+        outputs = channels * self.denoiser.outputs
         network = self.network.build(dims=self.view.dims, channels=channels, outputs=outputs, **condition)
         return self.denoiser.around(network, self.schedule)

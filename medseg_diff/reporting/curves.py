@@ -67,18 +67,19 @@ def draw_skill(table: Path, png: Path) -> None:
     save_png(figure, png)
 
 
-def draw_sweep(table: Path, png: Path) -> None:
-    """A column of panels over the scale for each number of steps; of engines without a scale one, over the steps.
+def draw_sweep(table: Path, png: Path, swept: Sequence[str] = ("depth", "steps", "scale")) -> None:
+    """Of three swept settings a line for each of the first, a column of panels for each of the second, over the third; of
+    two one column, over the second.
 
-    Above AUROC (contrast without references), below the drift where healthy slices were seen; a line for each depth.
+    Above AUROC (contrast without references), below the drift where healthy slices were seen.
     Raises: UsageError where the table is empty or another one, EnvironmentFault where `png` cannot be written.
     """
-    rows = _read(table, ("depth", "steps", *SWEEP), optional=("scale",), fix="sweep again")
-    across = "scale" if "scale" in rows[0] else "steps"
+    lines, *between, across = swept
+    rows = _read(table, (*swept, *SWEEP), fix="sweep again")
     columns = {"": rows}
-    if across == "scale":
-        steps = sorted({row["steps"] for row in rows})
-        columns = {f"{count:g} steps": [row for row in rows if row["steps"] == count] for count in steps}
+    for name in between:
+        values = sorted({row[name] for row in rows})
+        columns = {f"{value:g} {name}": [row for row in rows if row[name] == value] for value in values}
     names = ["contrast" if rows[0]["auroc"] is None else "auroc", "drift"]
     names = [name for name in names if rows[0][name] is not None]
     figure = new_figure(2.6 * len(columns) + 0.6, 2.3 * len(names))
@@ -87,7 +88,7 @@ def draw_sweep(table: Path, png: Path) -> None:
         margin = 0.05 * (max(limits) - min(limits)) or 0.01
         for column, (title, shown) in enumerate(columns.items()):
             axes = figure.add_subplot(len(names), len(columns), line * len(columns) + column + 1)
-            _draw_depths(axes, shown, name, across)
+            _draw_settings(axes, shown, name, lines, across)
             axes.set_ylim(min(limits) - margin, max(limits) + margin)
             _dress(axes, across, SWEEP[name] if column == 0 else "")
             if line == 0:
@@ -96,11 +97,11 @@ def draw_sweep(table: Path, png: Path) -> None:
     save_png(figure, png)
 
 
-def _draw_depths(axes: "Axes", rows: Sequence[Row], name: str, across: str) -> None:
-    """A line for each depth, over the scales or the steps."""
-    for depth, colour in zip(sorted({row["depth"] for row in rows}), itertools.cycle(CURVES), strict=False):
-        points = sorted((row[across], row[name]) for row in rows if row["depth"] == depth)
-        _draw_line(axes, points, f"L = {depth:g}", colour)
+def _draw_settings(axes: "Axes", rows: Sequence[Row], name: str, lines: str, across: str) -> None:
+    """A line for each value of the setting `lines`, over those of `across`."""
+    for value, colour in zip(sorted({row[lines] for row in rows}), itertools.cycle(CURVES), strict=False):
+        points = sorted((row[across], row[name]) for row in rows if row[lines] == value)
+        _draw_line(axes, points, f"{lines} {value:g}", colour)
     axes.set_xscale("log")
     axes.set_xticks(sorted({row[across] for row in rows if row[across]}))
     axes.minorticks_off()
@@ -145,12 +146,11 @@ def _dress(axes: "Axes", across: str, up: str) -> None:
     axes.legend(frameon=False, fontsize=7, labelcolor=INK)
 
 
-def _read(table: Path, columns: Sequence[str], *, optional: Sequence[str] = (), fix: str) -> list[Row]:
+def _read(table: Path, columns: Sequence[str], *, fix: str) -> list[Row]:
     """The rows of a table: numbers, None where a cell is empty. Raises: UsageError for another table."""
 
     def numbers(row: dict[str, str]) -> Row:
-        names = [*columns, *(name for name in optional if name in row)]
-        return {name: float(row[name]) if row[name] else None for name in names}
+        return {name: float(row[name]) if row[name] else None for name in columns}
 
     try:
         with table.open(newline="", encoding="utf-8") as file:

@@ -66,7 +66,9 @@ def _anomalies(out: Path, data: Path, device: str, overrides: tuple[str, ...]) -
     """The second half: `out`/anomaly with its metrics and its montage."""
     log.info("5/7 training the anomaly maps")
     model, folder = _fresh(out / "runs" / "anomaly"), out / "anomaly"
-    train_anomaly(data, config="quick/phantom", out=model, device=device, runs=out / "runs", overrides=overrides)
+    train_anomaly(
+        data, config="quick/phantom_inpainting", out=model, device=device, runs=out / "runs", overrides=overrides
+    )
     log.info("6/7 mapping the anomalies of the held-out phantoms")
     anomaly(data=data, split="test", model=model, out=folder, overwrite=True, device=device)
     log.info("7/7 evaluating")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,25 +11,39 @@ from medseg_diff.data.datasets.batch import Batch
 from medseg_diff.data.datasets.labelled import UNKNOWN
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.diffusion.denoiser import Denoiser
+from medseg_diff.diffusion.hiding import blurred, brain_of, patches, shown
 from medseg_diff.diffusion.losses import denoising_loss, hybrid
 from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
 from medseg_diff.seeds import seed_of
 from medseg_diff.spaces import PLAIN, Space
 from medseg_diff.training.objective import Turn
 
-# A batch and its step → x_0 [B, D, *S], what it is conditioned on.
-Pair = Callable[[Batch, int], tuple[Tensor, Condition]]
+PATCH_WIDTHS = (0.5, 1.5)  # times `patch`: what noise is blurred over whose highest parts are hidden
+HIDDEN_SHARES = (0.1, 0.6)  # of a brain
+RIM_WIDTHS, RIM = (0.1, 0.5), 0.05  # times `patch`: what a lesion is blurred over; all above RIM then is hidden with it
+
+
+class Example(NamedTuple):
+    """x_0 [B, D, *S], what it is conditioned on, and how much each voxel teaches [B, 1, *S] (None: all alike)."""
+
+    clean: Tensor
+    condition: Condition = Condition()
+    weight: Tensor | None = None
+
+
+Pair = Callable[[Batch, int], Example]  # of a batch and its step
 
 
 @dataclass(eq=False)
 class Denoising:
-    """A denoiser of what `pair` makes of a batch, at times 1 … `deepest` (None: the whole schedule)."""
+    """A denoiser of what `pair` makes of a batch, at times `earliest` … `deepest` (None: the whole schedule)."""
 
     denoiser: Denoiser
     pair: Pair
     _: KW_ONLY
     seed: int
     rank: int = 0
+    earliest: int = 1
     deepest: int | None = None
     noise: AnyNoise = GaussianNoise()
 
@@ -40,11 +55,11 @@ class Denoising:
         self.denoiser.network = model
 
     def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
-        clean, condition = self.pair(batch, step)
+        clean, condition, weight = self.pair(batch, step)
         own = seed_of(self.seed, "denoising", self.rank, step)
         deepest = self.deepest or self.denoiser.schedule.length
-        t, noise = draw_times_and_noise(clean, own, deepest=deepest, kind=self.noise)
-        losses = denoising_loss(self.denoiser, clean, t, noise, condition)
+        t, noise = draw_times_and_noise(clean, own, earliest=self.earliest, deepest=deepest, kind=self.noise)
+        losses = denoising_loss(self.denoiser, clean, t, noise, condition, weight)
         loss = hybrid(losses, self.denoiser.schedule.length, dice=self.denoiser.dice).mean()
         yield Turn("denoiser", loss, {f"loss_{name}": value.detach().mean() for name, value in losses.items()})
 
@@ -55,9 +70,9 @@ class MaskAndImage:
 
     space: Space = PLAIN
 
-    def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Condition]:
+    def __call__(self, batch: Batch, step: int) -> Example:
         assert batch.mask is not None
-        return self.space.encode(batch.mask), self.space.condition(Condition(image=batch.image))
+        return Example(self.space.encode(batch.mask), self.space.condition(Condition(image=batch.image)))
 
 
 @dataclass(frozen=True)
@@ -72,8 +87,8 @@ class ImageAndLabel:
     seed: int = 0
     rank: int = 0
 
-    def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Condition]:
-        return self.space.encode(batch.image), self.space.condition(self._condition(batch.label, step))
+    def __call__(self, batch: Batch, step: int) -> Example:
+        return Example(self.space.encode(batch.image), self.space.condition(self._condition(batch.label, step)))
 
     def _condition(self, label: Tensor | None, step: int) -> Condition:
         if self.dropout is None:
@@ -85,13 +100,48 @@ class ImageAndLabel:
         return Condition(label=label.clamp(min=0)).drop(dropped | (label == UNKNOWN))
 
 
+@dataclass(frozen=True)
+class HiddenTissue:
+    """x_0 is the image, conditioned on what is left of it when a part of the brain is hidden; of that the healthy voxels
+    teach, so that the denoiser says what healthy tissue would be there whatever lies around the gap.
+
+    The gap is patches of about `patch` voxels; in half of the images it also holds the lesion and some of what surrounds it.
+    An image without a mask is healthy.
+    """
+
+    patch: float
+    space: Space = PLAIN
+    background: float = -1.0
+    seed: int = 0
+    rank: int = 0
+
+    def __call__(self, batch: Batch, step: int) -> Example:
+        image, brain = batch.image, brain_of(batch.image, self.background)
+        lesion = (batch.mask > 0).any(dim=1, keepdim=True) if batch.mask is not None else torch.zeros_like(brain)
+        generator = torch.Generator(image.device).manual_seed(seed_of(self.seed, "hiding", self.rank, step))
+        share, covered, drawn = torch.rand(3, len(image), generator=generator, device=image.device)
+        width, rim = (self.patch * float(_between(ends, drawn[n])) for n, ends in enumerate((PATCH_WIDTHS, RIM_WIDTHS)))
+        noise = torch.empty_like(image[:, :1]).normal_(generator=generator)
+        hidden = patches(noise, brain, width=width, share=_between(HIDDEN_SHARES, share))
+        around = blurred(lesion.to(image.dtype), rim) > RIM
+        hidden |= around & brain & (covered < 0.5).view(-1, *(1,) * (image.ndim - 1))
+        clean = self.space.encode(image)
+        return Example(clean, shown(clean, hidden), (hidden & ~lesion).to(clean.dtype))
+
+
+def _between(ends: tuple[float, float], share: Tensor) -> Tensor:
+    """The value at a share of the way from the first end to the second."""
+    return ends[0] + share * (ends[1] - ends[0])
+
+
 def draw_times_and_noise(
-    clean: Tensor, seed: int, *, deepest: int, kind: AnyNoise = GaussianNoise()
+    clean: Tensor, seed: int, *, deepest: int, earliest: int = 1, kind: AnyNoise = GaussianNoise()
 ) -> tuple[Tensor, Tensor]:
-    """Times [B] spread evenly over 1 … deepest (a random offset, then stratified: less variance), and noise like `clean`."""
+    """Times [B] spread evenly over earliest … deepest (a random offset, then stratified: less variance), and noise like
+    `clean`."""
     generator = torch.Generator(clean.device).manual_seed(seed)
-    batch = len(clean)
+    batch, count = len(clean), deepest - earliest + 1
     share = torch.rand(batch, generator=generator, device=clean.device)
     place = (torch.randperm(batch, generator=generator, device=clean.device) + share) / batch
-    t = (place * deepest).long().clamp(max=deepest - 1) + 1
+    t = (place * count).long().clamp(max=count - 1) + earliest
     return t, kind.draw(clean, generator)

@@ -1,5 +1,7 @@
 """Every target tells the same story; learned variance, clipping."""
 
+import math
+
 import pytest
 import torch
 
@@ -78,3 +80,32 @@ def test_clipping_leaves_t_zero_alone_and_bounds_the_rest():
     x = torch.linspace(-4, 4, 9).view(-1, 1, 1)
     assert clipped(x, 500, Condition()).clean.abs().max() <= 1
     assert walk(clipped, DDPM(), x, SCHEDULE.times(20)).abs().max() <= 1
+
+
+def test_a_network_that_learns_how_sure_it_is_says_mean_and_deviation():
+    def network(x_t, t, condition):
+        return torch.cat([0.5 * x_t, torch.full_like(x_t, 2 * math.log(0.3))], dim=1)
+
+    denoiser = Denoiser(network, SCHEDULE, target="clean", learned_deviation=True)
+    x_t = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    said = denoiser(x_t, 700, Condition())
+    torch.testing.assert_close(said.clean, 0.5 * x_t)
+    torch.testing.assert_close(said.deviation, torch.full_like(x_t, 0.3))
+    assert said.variance_mix is None and Clipped(denoiser)(x_t, 700, Condition()).deviation is not None
+    assert denoiser(1e9 * x_t, 0, Condition()).clean.equal(1e9 * x_t)
+
+
+@pytest.mark.parametrize("said", [-50.0, 50.0])
+def test_a_deviation_stays_within_what_a_scan_can_show(said):
+    denoiser = Denoiser(
+        lambda x, t, c: torch.cat([x, torch.full_like(x, said)], 1), SCHEDULE, target="clean", learned_deviation=True
+    )
+    deviation = denoiser(torch.zeros(1, 1, 2, 2), 5, Condition()).deviation
+    assert 0.02 < float(deviation.mean()) < 5
+
+
+@pytest.mark.parametrize("wrong", [{"target": "velocity"}, {"target": "clean", "learned_variance": True}], ids=str)
+def test_a_deviation_is_of_the_clean_image(wrong):
+    with pytest.raises(ValueError, match="learned_deviation is of the clean image"):
+        DenoiserSettings(**wrong, learned_deviation=True)
+    assert (DenoiserSettings(target="clean", learned_deviation=True).outputs, DenoiserSettings().outputs) == (2, 1)

@@ -116,3 +116,34 @@ def test_the_bound_teaches_only_the_variance():
     denoiser = Denoiser(lambda x, t, c: said, SCHEDULE, learned_variance=True)
     denoising_loss(denoiser, IMAGE, TIMES, NOISE, NOTHING)["vlb"].sum().backward()
     assert said.grad[:, 0].abs().max() == 0 and said.grad[:, 1].abs().max() > 0
+
+
+@pytest.mark.parametrize("deviation", [0.1, 0.5, 2.0])
+def test_the_loss_of_a_learned_deviation_is_least_where_it_is_right(deviation):
+    """Of N(0, s²) the mean of (e² / v + log v) / 2 is (s² / v + log v) / 2, least at v = s²."""
+    clean = deviation * torch.randn(1, 1, 200, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def loss(said):
+        def network(x_t, t, condition):
+            return torch.cat([torch.zeros_like(x_t), torch.full_like(x_t, 2 * math.log(said))], dim=1)
+
+        denoiser = Denoiser(network, SCHEDULE, target="clean", learned_deviation=True)
+        found = denoising_loss(denoiser, clean, torch.tensor([1000]), torch.zeros_like(clean), Condition())
+        return float(found["simple"])
+
+    assert loss(deviation) == pytest.approx((1 + 2 * math.log(deviation)) / 2, abs=0.02)
+    assert loss(deviation) < min(loss(0.8 * deviation), loss(1.25 * deviation))
+
+
+def test_only_what_has_weight_teaches_and_the_mean_over_a_batch_is_that_of_all_that_has():
+    clean, noise = torch.randn(3, 2, 5, 4), torch.randn(3, 2, 5, 4)
+    weight = (torch.rand(3, 1, 5, 4) > 0.5).float()
+    weight[1] = 0
+    t, said = torch.tensor([5, 300, 900]), torch.randn(3, 2, 5, 4)
+    denoiser = Denoiser(lambda x, t, c: said, SCHEDULE, target="noise")
+    each = denoising_loss(denoiser, clean, t, noise, Condition(), weight)["simple"]
+    error = (said - noise) ** 2
+    assert float(each[1]) == 0
+    torch.testing.assert_close(each.mean(), error[weight.expand_as(error) > 0].mean())
+    alike = denoising_loss(denoiser, clean, t, noise, Condition(), torch.ones_like(weight))["simple"]
+    torch.testing.assert_close(alike, denoising_loss(denoiser, clean, t, noise, Condition())["simple"])

@@ -197,3 +197,11 @@ def test_bytes_do_not_depend_on_how_many_volumes_walk_together(dims, precision):
     assert len(first) == 3 and torch.stack(list(first.values())).std() > 0.05
     for other in (sampled(2, 3), sampled(4, 1)):
         assert all(torch.equal(first[place], other[place]) for place in first)
+
+
+def test_a_learned_deviation_passes_through():
+    denoiser = Denoiser(Pointwise(outputs=2), SCHEDULE, target="clean", learned_deviation=True)
+    x, condition = image_and_condition(2)
+    prediction, wanted = Tiled(denoiser, TILES[2], batch=4)(x, 500, condition), denoiser(x, 500, condition)
+    torch.testing.assert_close(prediction.deviation, wanted.deviation, atol=1e-6, rtol=0)
+    assert prediction.variance_mix is None

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from medseg_diff.diffusion.condition import Condition
+from medseg_diff.diffusion.hiding import shown
 from medseg_diff.diffusion.noise import SeededNoise
 from medseg_diff.errors import ConfigError, MedsegError
-from medseg_diff.methods.anomaly.engine import Networks
+from medseg_diff.methods.anomaly.engine import Comparison, Networks
 from medseg_diff.methods.anomaly.inversion import healthy_label
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.lookup import configs_folder, load_recipe, recipe_names
@@ -18,8 +19,9 @@ NAMES = recipe_names("anomaly")
 
 
 def test_the_recipes_that_there_are():
-    full = {"wolleb", "guided", "classifier_free", "guided_t1", "anoddpm", "conditional_difference"}
-    assert full | {f"quick/{name}" for name in full} | {"quick/phantom"} == set(NAMES)
+    full = {"wolleb", "guided", "classifier_free", "guided_t1", "anoddpm", "conditional_difference", "inpainting"}
+    demos = {"quick/phantom", "quick/phantom_inpainting"}
+    assert full | {f"quick/{name}" for name in full} | demos == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -36,14 +38,16 @@ def test_it_builds_and_runs_without_memory(name):
     image = torch.empty(2, len(recipe.channels), *recipe.view.size, device="meta")
     with torch.device("meta"):
         denoiser, classifier = recipe.build_denoiser(), recipe.build_classifier()
-        out = denoiser.network(
-            image, torch.ones(2), healthy_label(image) if recipe.engine.needs_labels else Condition()
-        )
+        condition = healthy_label(image) if recipe.engine.needs_labels else Condition()
+        if recipe.names.image:
+            condition = shown(image, image[:, :1] > 0)
+        out = denoiser.network(image, torch.ones(2), condition)
         logits = classifier(image, torch.ones(2), Condition())
-    assert out.shape == (2, len(recipe.channels) * (1 + recipe.denoiser.learned_variance), *recipe.view.size)
+    assert out.shape == (2, len(recipe.channels) * recipe.denoiser.outputs, *recipe.view.size)
     assert logits.shape == (2, 2)
-    times = recipe.engine.times(recipe.schedule)
-    assert (times[0], times[-1], len(times)) == (0, recipe.engine.depth, recipe.engine.steps + 1)
+    if isinstance(recipe.engine, Comparison):
+        times = recipe.engine.times(recipe.schedule)
+        assert (times[0], times[-1], len(times)) == (0, recipe.engine.depth, recipe.engine.steps + 1)
     assert set(recipe.parts()) == set(recipe.engine.networks)
 
 
@@ -54,9 +58,9 @@ def test_the_resolved_copy_is_the_recipe(name, tmp_path):
     assert parse_settings(AnomalyRecipe, read_yaml(tmp_path / "recipe.yaml"), source="recipe.yaml") == recipe
 
 
-@pytest.mark.parametrize("name", ["quick/phantom", "quick/classifier_free"])
+@pytest.mark.parametrize("name", ["quick/phantom", "quick/classifier_free", "quick/inpainting"])
 def test_what_it_builds_reconstructs(name):
-    words = ["network.width=8", "network.multipliers=[1,2]", "network.attention=[1]", "engine.steps=2"]
+    words = ["network.width=8", "network.multipliers=[1,2]", "network.attention=[1]"]
     words += ["classifier.width=8", "classifier.multipliers=[1,2]"]
     recipe = load_recipe(name, task="anomaly", overrides=words)
     with torch.random.fork_rng(devices=[]):
@@ -103,7 +107,7 @@ def test_the_papers_recipe_is_the_papers():
         ("diseased=[0]", "diseased needs labels, 1 or higher"),
         ("channels=[t1,t1]", "a channel is named twice"),
         ("findings.map=positive", "called `engine.map` now"),
-        ("engine.map_channels=[pd]", "engine.map_channels names pd; the recipe reads t1, t1ce, t2, flair"),
+        ("engine.map_channels=[pd]", "the engine names pd; the recipe reads t1, t1ce, t2, flair"),
         ("findings.median=2", "a median needs an odd number"),
         ("findings.threshold=high", "`findings.threshold"),
         ("view.context=1", "these settings do not go together: view.context is 0"),

@@ -57,7 +57,9 @@ def test_a_sweep_has_a_column_for_each_number_of_steps(tmp_path):
     one, two = (imread(tmp_path / f"{count}.png").shape[1] for count in (1, 2))
     assert one < two < 2 * one
     (tmp_path / "sweep.csv").write_text("depth,steps,drift,contrast,auroc\n10,5,,,0.9\n10,9,,,0.95\n")
-    draw_sweep(tmp_path / "sweep.csv", tmp_path / "steps.png")  # neither a scale nor healthy slices: one panel
+    draw_sweep(
+        tmp_path / "sweep.csv", tmp_path / "steps.png", ("depth", "steps")
+    )  # neither a scale nor healthy slices: one panel
     assert imread(tmp_path / "steps.png").shape[0] < 0.6 * imread(tmp_path / "1.png").shape[0]
     (tmp_path / "sweep.csv").write_text(SWEEP)
     with pytest.raises(UsageError, match="holds no rows"):

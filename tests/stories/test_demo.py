@@ -36,7 +36,8 @@ TINY_MAPS = (
     "classifier.groups=4",
     "classifier.multipliers=[1,2]",
     "validation.slices=8",
-    "engine.steps=2",
+    "engine.looks=1",
+    "engine.refills=1",
 )
 
 

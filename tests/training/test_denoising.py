@@ -9,7 +9,13 @@ from medseg_diff.data.datasets.labelled import UNKNOWN
 from medseg_diff.diffusion import Denoiser, NoiseSchedule
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.spaces import ImageSpace
-from medseg_diff.training.denoising import Denoising, ImageAndLabel, MaskAndImage, draw_times_and_noise
+from medseg_diff.training.denoising import (
+    Denoising,
+    HiddenTissue,
+    ImageAndLabel,
+    MaskAndImage,
+    draw_times_and_noise,
+)
 from medseg_diff.training.fit import FitSettings, fit
 
 SCHEDULE = NoiseSchedule(kind="cosine", length=1000, input_scale=0.3)
@@ -161,7 +167,7 @@ def test_labels_are_told_but_for_a_share_and_those_that_are_not_known():
     label = torch.tensor([0, 1, UNKNOWN, 0]).repeat_interleave(100)
     batch = Batch(torch.zeros(400, 1, 4, 4), label=label)
     pair = ImageAndLabel(dropout=0.25)
-    _, condition = pair(batch, 7)
+    condition = pair(batch, 7).condition
     assert condition.label[:100].eq(0).all() and condition.label[100:200].eq(1).all()
     assert not condition.keep[200:300].any()
     assert 0.65 < torch.cat([condition.keep[:200], condition.keep[300:]]).float().mean() < 0.85
@@ -182,3 +188,48 @@ def test_an_image_denoiser_learns_and_so_does_its_blank():
     losses = [progress.read()["loss"] for progress in fit(what, map(batch_of, range(30)), settings, fabric)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert not torch.equal(what.denoiser.network.embed_known.label.weight[2], blank)
+
+
+def tissue_of(seed=0, *, lesion=True):
+    """A brain of 1s in a frame of background, with 0.5 where the lesion is."""
+    image = torch.full((16, 2, 24, 24), -1.0)
+    image[..., 2:-2, 2:-2] = 1.0
+    mask = torch.full((16, 1, 24, 24), -1.0)
+    if lesion:
+        mask[..., 8:14, 8:14] = 1
+        image[..., 8:14, 8:14] = 0.5
+    return Batch(image, mask)
+
+
+def test_of_a_hidden_part_of_the_brain_the_healthy_voxels_teach():
+    batch = tissue_of()
+    clean, condition, weight = HiddenTissue(patch=3.0, space=ImageSpace(scale=0.5))(batch, 3)
+    hidden, brain, lesion = condition.image[:, 2:] > 0, batch.image[:, :1] > -1, batch.mask > 0
+    assert torch.equal(clean, 0.5 * batch.image)
+    assert torch.equal(condition.image[:, :2], torch.where(hidden, 0, clean)) and not (hidden & ~brain).any()
+    assert torch.equal(weight > 0, hidden & ~lesion)
+    covered = (hidden | ~lesion).flatten(1).all(1)  # the lesion and some of what surrounds it, in about half of them
+    assert 3 <= int(covered.sum()) <= 13
+    shares = (hidden & ~lesion).flatten(1).sum(1) / (brain & ~lesion).flatten(1).sum(1)
+    assert shares.min() > 0.05 and shares.max() < 0.75 and shares.std() > 0.05
+
+
+def test_what_is_hidden_belongs_to_seed_step_and_rank():
+    hidden = HiddenTissue(patch=3.0)(tissue_of(), 7).condition.image
+    assert torch.equal(hidden, HiddenTissue(patch=3.0)(tissue_of(), 7).condition.image)
+    for other, step in (({}, 8), ({"seed": 1}, 7), ({"rank": 1}, 7)):
+        assert not torch.equal(hidden, HiddenTissue(patch=3.0, **other)(tissue_of(), step).condition.image)
+
+
+def test_an_image_without_a_lesion_or_a_mask_is_healthy():
+    plain = HiddenTissue(patch=3.0)(tissue_of(lesion=False), 1)
+    assert torch.equal(plain.weight, plain.condition.image[:, 2:])
+    unmasked = HiddenTissue(patch=3.0)(Batch(tissue_of(lesion=False).image), 1)
+    assert torch.equal(unmasked.weight, plain.weight)
+
+
+def test_times_may_begin_late():
+    clean = torch.zeros(64, 1, 2, 2)
+    t, _ = draw_times_and_noise(clean, 0, earliest=990, deepest=1000)
+    assert int(t.min()) == 990 and int(t.max()) == 1000
+    assert draw_times_and_noise(clean, 0, earliest=1000, deepest=1000)[0].unique().tolist() == [1000]

@@ -34,11 +34,11 @@ def present_labels(cases: Sequence[PreparedCase]) -> tuple[int, ...]:
 
 
 class LabelledSlices(Dataset[dict[str, Tensor]]):
-    """The images of a SliceDataset of one region as {image [C, *S], label []}: 1 diseased, 0 healthy, or UNKNOWN.
+    """Those of a SliceDataset of one region with {label []} beside image and mask: 1 diseased, 0 healthy, or UNKNOWN.
 
     By its reference a slice is diseased where at least `fewest` voxels are, healthy where none is, and unknown between, as
     are the slices of a case that is not `labelled`. `classes` [N] holds 1, 0 and UNKNOWN, `heights` [N] the places of the
-    slices from the bottom of their brain, 0, to its top, 1.
+    slices from the bottom of their brain, 0, to its top, 1; `labelled` [N] says whether a slice's lesions are known.
     """
 
     def __init__(self, slices: SliceDataset, labelled: Sequence[bool], *, fewest: int = 1) -> None:
@@ -50,6 +50,7 @@ class LabelledSlices(Dataset[dict[str, Tensor]]):
                 for case, z in slices.slices
             ]
         )
+        self.labelled = np.array([labelled[case] for case, _ in slices.slices], bool)
         ends = [_ends_of(case) for case in slices.cases]
         self.heights = np.array([(z - ends[case][0]) / max(np.ptp(ends[case]), 1) for case, z in slices.slices])
 
@@ -57,7 +58,7 @@ class LabelledSlices(Dataset[dict[str, Tensor]]):
         return len(self.slices)
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        return {"image": self.slices[key]["image"], "label": torch.tensor(self.classes[key.index])}
+        return {**self.slices[key], "label": torch.tensor(self.classes[key.index])}
 
 
 def _class_of(labels: np.ndarray, wanted: Sequence[int], fewest: int) -> int:
@@ -71,11 +72,21 @@ def _ends_of(case: PreparedCase) -> tuple[int, int]:
     return (int(filled[0]), int(filled[-1])) if len(filled) else (0, 0)
 
 
-class OneKind(Dataset[dict[str, Tensor]]):
-    """The slices with one label, as LabelledSlices gives them. Raises: UsageError where there is none."""
+class Some(Dataset[dict[str, Tensor]]):
+    """Some of the slices, as LabelledSlices gives them: those at the numbers `places`."""
 
-    def __init__(self, slices: LabelledSlices, label: int) -> None:
-        self.slices, self.places = slices, _places_of(slices, label)
+    def __init__(self, slices: LabelledSlices, places: np.ndarray) -> None:
+        self.slices, self.places = slices, places
+
+    @classmethod
+    def of_label(cls, slices: LabelledSlices, label: int) -> "Some":
+        """Raises: UsageError where no slice has it."""
+        return cls(slices, _places_of(slices, label))
+
+    @classmethod
+    def of_known_lesions(cls, slices: LabelledSlices) -> "Some":
+        """Those whose healthy voxels are known, as there always are where one slice is healthy and one diseased."""
+        return cls(slices, np.flatnonzero(slices.labelled))
 
     def __len__(self) -> int:
         return len(self.places)

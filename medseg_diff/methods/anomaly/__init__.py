@@ -6,8 +6,9 @@ from pydantic import Field
 
 from medseg_diff.methods.anomaly.anoddpm import AnoDDPM
 from medseg_diff.methods.anomaly.conditional_difference import ConditionalDifference
+from medseg_diff.methods.anomaly.inpainting import Inpainting
 from medseg_diff.methods.anomaly.inversion import ClassifierFreeInversion, Inversion
 
 AnyEngine = Annotated[
-    Inversion | ClassifierFreeInversion | AnoDDPM | ConditionalDifference, Field(discriminator="kind")
+    Inversion | ClassifierFreeInversion | AnoDDPM | ConditionalDifference | Inpainting, Field(discriminator="kind")
 ]

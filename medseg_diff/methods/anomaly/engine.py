@@ -14,22 +14,29 @@ from torch import Tensor
 
 from medseg_diff.diffusion import AnySolver, Condition, NoiseSchedule, walk
 from medseg_diff.diffusion.denoiser import AnyDenoiser, Network
+from medseg_diff.diffusion.hiding import brain_of
 from medseg_diff.diffusion.noise import NoiseSource
 from medseg_diff.diffusion.schedule import LONGEST
 from medseg_diff.settings import ChannelName, Settings
 from medseg_diff.spaces import PLAIN, Space
 
-Cohort = Literal["all", "healthy"]
+Cohort = Literal["all", "healthy", "tissue"]  # all slices, the healthy ones, or the healthy voxels of all
 Facts = Mapping[str, Tensor]
 
 
 class Networks(NamedTuple):
-    """What an engine works with: its trained networks, the space that they live in, and the names of an image's channels."""
+    """What an engine works with: its trained networks, the space that they live in, the names of an image's channels, and
+    the value that stands outside the brain."""
 
     denoiser: AnyDenoiser
     classifier: Network | None = None
     channels: tuple[str, ...] = ()
     space: Space = PLAIN
+    background: float = -1.0
+
+    def brain(self, image: Tensor) -> Tensor:
+        """Where an image [B, C, *S] is not background, [B, 1, *S]."""
+        return brain_of(image, self.background)
 
 
 class Decoding(NamedTuple):
@@ -65,8 +72,8 @@ class Check(NamedTuple):
 
 
 class Engine(Settings):
-    """The contract: settings that name their `networks`, which are trained one after the other, on all slices or on the
-    healthy ones alone, and turn an image into evidence. `swept` are the settings that `anomaly --sweep` tries."""
+    """The contract: settings that name their `networks`, which are trained one after the other, and what the denoiser
+    learns from, and turn an image into evidence. `swept` are the settings that `anomaly --sweep` tries."""
 
     networks: ClassVar[tuple[str, ...]] = ("denoiser",)
     learns_from: ClassVar[Cohort] = "all"
@@ -80,13 +87,23 @@ class Engine(Settings):
         return False
 
     @property
+    def named_channels(self) -> tuple[str, ...]:
+        """The channels that its settings name."""
+        return ()
+
+    def learned_times(self, schedule: NoiseSchedule, deepest: int) -> tuple[int, int]:
+        """The first and the last time that its denoiser learns, of networks that learn up to `deepest`."""
+        return 1, deepest
+
+    @property
     @abstractmethod
     def evaluations(self) -> dict[str, int]:
         """NFE of each network for one slice; a gradient of the classifier counts as one."""
 
     @abstractmethod
     def deepest(self, schedule: NoiseSchedule) -> int:
-        """The noisiest time that it asks its networks about. Raises: UsageError where it does not fit the schedule."""
+        """The noisiest time of 1 … `deepest` that it asks its networks about. Raises: UsageError where it does not fit the
+        schedule."""
 
     @abstractmethod
     def score(self, image: Tensor, networks: Networks, noise: NoiseSource, *, baselines: bool = False) -> Evidence:
@@ -120,6 +137,10 @@ class Comparison(Engine):
     spacing: Literal["even", "quadratic"] = "even"
     map: Literal["absolute", "positive", "squared"] = "absolute"
     map_channels: tuple[ChannelName, ...] = ()
+
+    @property
+    def named_channels(self) -> tuple[str, ...]:
+        return self.map_channels
 
     def deepest(self, schedule: NoiseSchedule) -> int:
         return self.times(schedule)[-1]

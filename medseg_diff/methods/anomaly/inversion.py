@@ -15,12 +15,9 @@ from torch import Tensor
 from medseg_diff.diffusion import DDIM, AnySolver, ClassifierFree, ClassifierGuided, Condition, NoiseSchedule, walk
 from medseg_diff.diffusion.denoiser import AnyDenoiser, Network
 from medseg_diff.diffusion.noise import NoiseSource
+from medseg_diff.methods.anomaly.checks import checks_of, probability, reference_of
 from medseg_diff.methods.anomaly.engine import Check, Decoding, Evidence, Facts, Networks, Reconstruction
 from medseg_diff.networks.noisy_classifier import HEALTHY
-
-CALLED_HEALTHY = 0.5  # p(healthy) of a slice above which the classifier calls it so
-LARGEST_DRIFT = 2.0  # times what healthy slices scored in the calibration
-MOST_FALSE_ALARMS = 0.3  # share of healthy slices that a classifier may call diseased
 
 
 class GuidedInversion(Reconstruction):
@@ -107,17 +104,10 @@ class Inversion(GuidedInversion):
         return healthy_label(x) if self.condition_on_healthy else Condition()
 
     def reference(self, facts: Facts) -> dict[str, float]:
-        before = facts["p_healthy_before"]
-        return {
-            "p_healthy": round(float(before.mean()), 4),
-            "called_diseased": round(float((before < CALLED_HEALTHY).float().mean()), 4),
-            "drift": round(float(facts["mean_score"].mean()), 5),
-        }
+        return reference_of(facts)
 
     def checks(self, facts: Facts, reference: Mapping[str, float]) -> list[Check]:
-        """Did p(healthy) rise in the slices that the classifier calls diseased, and did the others stay as they are?"""
-        diseased = facts["p_healthy_before"] < CALLED_HEALTHY
-        return [_rise(facts, diseased), _drift(facts, ~diseased, reference.get("drift")), _alarms(reference)]
+        return checks_of(facts, reference)
 
 
 class ClassifierFreeInversion(GuidedInversion):
@@ -148,13 +138,6 @@ def healthy_label(like: Tensor) -> Condition:
     return Condition(label=torch.full((len(like),), HEALTHY, device=like.device))
 
 
-def probability(classifier: Network, x_t: Tensor, t: int, label: int = HEALTHY) -> Tensor:
-    """p(label | x_t), float32 [B]; at t = 0 the classifier is asked at t = 1, the first that it has learned."""
-    with torch.no_grad():
-        logits = classifier(x_t, torch.full((1,), max(t, 1), device=x_t.device), Condition())
-    return logits.float().softmax(dim=1)[:, label]
-
-
 def saliency(
     classifier: Network, x: Tensor, *, schedule: NoiseSchedule, t: int = 1, noise: Tensor | None = None
 ) -> Tensor:
@@ -171,42 +154,3 @@ def saliency(
         logits = classifier(x_t, torch.full((1,), t, device=x.device), Condition())
         (gradient,) = torch.autograd.grad(logits.float().log_softmax(dim=1)[:, HEALTHY].sum(), x_t)
     return gradient.abs().sum(dim=1, keepdim=True)
-
-
-def _rise(facts: Facts, diseased: Tensor) -> Check:
-    """Means over the slices that are called diseased; None where there is none."""
-    names = {"before": "p_healthy_before", "at_depth": "p_healthy_noisy", "after": "p_healthy_after"}
-    if not diseased.any():
-        return Check("p_healthy", {"slices": 0} | dict.fromkeys((*names, "share_rising", "rose", "still_diseased")))
-    values = {name: facts[fact][diseased] for name, fact in names.items()}
-    means = {name: round(float(value.mean()), 5) for name, value in values.items()}
-    share = float((values["after"] > values["before"]).float().mean())
-    rose = bool(values["after"].mean() > values["before"].mean() and share > 0.5)
-    left, called = int((values["after"] < CALLED_HEALTHY).sum()), int(diseased.sum())
-    measured = {"slices": called, **means, "share_rising": round(share, 5), "rose": rose, "still_diseased": left}
-    warning = None
-    if not rose:
-        warning = f"p(healthy) did not rise while decoding: {means['before']:.2f} before, {means['after']:.2f} after"
-    elif left > called / 2:
-        warning = f"{left} of {called} slices that are called diseased are so still after decoding: it led nowhere"
-    return Check("p_healthy", measured, warning)
-
-
-def _drift(facts: Facts, healthy: Tensor, usual: float | None) -> Check:
-    """Mean score over the slices that are called healthy; None where there is none."""
-    score = float(facts["mean_score"][healthy].mean()) if healthy.any() else None
-    within = None if score is None or usual is None else score <= LARGEST_DRIFT * usual
-    measured = {"slices": int(healthy.sum()), "score": score and round(score, 5), "healthy": usual, "within": within}
-    if within is not False:
-        return Check("drift", measured)
-    warning = f"slices that look healthy changed by {score:.3f} on average, healthy brains by {usual:.3f}"
-    return Check("drift", measured, f"{warning}: the map shows more than anomalies")
-
-
-def _alarms(reference: Mapping[str, float]) -> Check:
-    alarms = reference.get("called_diseased")
-    warning = None
-    if alarms is not None and alarms > MOST_FALSE_ALARMS:
-        doubt = "it may know where lesions lie, not what they are"
-        warning = f"the classifier calls {alarms:.0%} of healthy slices diseased: {doubt}"
-    return Check("classifier", {"healthy_called_diseased": alarms}, warning)

@@ -98,7 +98,7 @@ def system_of(
     recipe = trained.recipe.with_overrides([*overrides, *changes])
     calibration = _calibration_of(run, recipe) if calibrated else None
     denoiser = recipe.denoiser.around(trained.networks["denoiser"], recipe.schedule)
-    networks = Networks(denoiser, trained.networks.get("classifier"), recipe.channels, recipe.space)
+    networks = recipe.networks(denoiser, trained.networks.get("classifier"))
     facts = trained.facts | {
         "calibration_sha256": trained.digests[run.calibration_file] if calibration else None,
         "engine": recipe.engine.model_dump(mode="json", exclude={"network_batch"}),

@@ -1,7 +1,7 @@
 """Is an anomaly map to be trusted? The engine's own checks of a volume, and those that hold for every engine."""
 
+from medseg_diff.methods.anomaly.checks import CALLED_HEALTHY
 from medseg_diff.methods.anomaly.engine import Check
-from medseg_diff.methods.anomaly.inversion import CALLED_HEALTHY
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume
 
 HIGHEST_GAIN = 1.5  # times the normative mean at which a whole scan may lie

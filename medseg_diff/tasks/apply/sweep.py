@@ -20,7 +20,7 @@ from medseg_diff.errors import UsageError
 from medseg_diff.evenly import evenly_spaced
 from medseg_diff.files import write_table, write_text
 from medseg_diff.methods.anomaly import AnyEngine
-from medseg_diff.methods.anomaly.inversion import CALLED_HEALTHY
+from medseg_diff.methods.anomaly.checks import CALLED_HEALTHY
 from medseg_diff.methods.anomaly.normative import cleaned, depth_of, top_mean
 from medseg_diff.metrics.anomaly import rank
 from medseg_diff.reporting.curves import draw_sweep
@@ -28,7 +28,8 @@ from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, Frame
 from medseg_diff.tasks.options import Compute, MapOrSweep, ResultFolder
 
 MOST_CASES, SLICES = 3, 12
-FACTORS = {"depth": (0.5, 1.0, 2.0), "steps": (0.5, 1.0, 2.0), "scale": (0.3, 1.0, 3.0)}  # of the recipe's own
+FACTORS = {"scale": (0.3, 1.0, 3.0), "refills": (0.34, 1.0, 2.0)}  # of the recipe's own
+HALF_TO_TWICE = (0.5, 1.0, 2.0)  # of all others
 AS_GOOD = 0.005  # AUROC, or share of the contrast, that is not worth a pass
 MEASURED = ("nfe", "drift", "p_healthy", "contrast", "auroc", "average_precision", "dice")
 
@@ -65,18 +66,19 @@ def sweep_anomaly(cases: Sequence[Case], system: AnomalySystem, out: Path, *, re
         )
     engines, swept = grid_of(system), system.engine.swept
     rows: list[dict[str, Any]] = []
-    with bar("sweeping", sum(each.steps for each in engines)) as advance:
+    costs = [each.evaluations["denoiser"] for each in engines]
+    with bar("sweeping", sum(costs)) as advance:
         for number, engine in enumerate(engines):
             started = time.perf_counter()
             trial = system.but(**{name: getattr(engine, name) for name in swept})
             rows.append(_try_in_memory(slices, trial))
-            advance(engine.steps, note=f"depth {engine.depth}")
+            advance(costs[number], note=f"{swept[0]} {getattr(engine, swept[0]):g}")
             if number == 0:
-                left = (time.perf_counter() - started) * sum(each.steps for each in engines[1:]) / engine.steps
+                left = (time.perf_counter() - started) * sum(costs[1:]) / costs[0]
                 log.info("%d settings on %d slices: about %s", len(engines), len(slices.image), duration(left))
     columns = [*swept, *MEASURED]
     write_table(out / "sweep.csv", columns, [[_cell(row[name]) for name in columns] for row in rows])
-    draw_sweep(out / "sweep.csv", out / "sweep.png")
+    draw_sweep(out / "sweep.csv", out / "sweep.png", swept)
     best = recommended(rows)
     words = " ".join(f"engine.{name}={best[name]:g}" for name in swept)
     write_text(out / "recommended.txt", words + "\n")
@@ -106,13 +108,18 @@ def check_options(results: ResultFolder, maps: MapOrSweep, compute: Compute) -> 
 def grid_of(system: AnomalySystem) -> list[AnyEngine]:
     """The recipe's own values of what the engine sweeps, and a smaller and a larger one of each, as far as they fit."""
     own = system.engine
-    values = {name: [getattr(own, name) * factor for factor in FACTORS[name]] for name in own.swept}
-    values["depth"] = [min(max(round(depth), 1), system.recipe.learned) for depth in values["depth"]]
-    combinations = {
-        tuple({**each, "steps": min(max(round(each["steps"]), 1), each["depth"])}.items())
-        for each in (dict(zip(values, choice, strict=True)) for choice in itertools.product(*values.values()))
-    }
-    return [own.but(**dict(each)) for each in sorted(combinations)]
+    values = {name: _tried(getattr(own, name), FACTORS.get(name, HALF_TO_TWICE)) for name in own.swept}
+    choices = [dict(zip(values, choice, strict=True)) for choice in itertools.product(*values.values())]
+    for each in choices:
+        if "depth" in each:
+            each["depth"] = min(each["depth"], system.recipe.learned)
+            each["steps"] = min(each["steps"], each["depth"])
+    return [own.but(**dict(each)) for each in sorted({tuple(each.items()) for each in choices})]
+
+
+def _tried(own: float, factors: Sequence[float]) -> list[float]:
+    """Whole numbers, 1 or more, where its own value is one."""
+    return [max(round(own * factor), 1) if isinstance(own, int) else own * factor for factor in factors]
 
 
 def read_slices(cases: Sequence[Case], system: AnomalySystem, *, resample_to: str | None) -> Slices:
@@ -172,7 +179,8 @@ def _try_in_memory(slices: Slices, system: AnomalySystem) -> dict[str, Any]:
     batch = system.engine.network_batch
     row, fitting = halved_to_fit(lambda batch: try_setting(slices, system.but(network_batch=batch)), batch)
     if fitting < batch:
-        log.warning("depth %d: %s", system.engine.depth, less_at_once(fitting, batch))
+        tried = ", ".join(f"{name} {getattr(system.engine, name):g}" for name in system.engine.swept)
+        log.warning("%s: %s", tried, less_at_once(fitting, batch))
     return row
 
 

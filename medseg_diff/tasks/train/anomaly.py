@@ -10,12 +10,12 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from medseg_diff.console import log
-from medseg_diff.data.datasets.batch import Items
+from medseg_diff.data.datasets.batch import Batch, Items
 from medseg_diff.data.datasets.labelled import HalfAndHalf
-from medseg_diff.diffusion import Condition
 from medseg_diff.diffusion.losses import denoising_loss
 from medseg_diff.files import write_table
-from medseg_diff.methods.anomaly.engine import Networks, Reconstruction
+from medseg_diff.methods.anomaly.engine import Reconstruction
+from medseg_diff.methods.anomaly.inpainting import Inpainting
 from medseg_diff.networks.noisy_classifier import HEALTHY
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.trained import load_network
@@ -29,7 +29,7 @@ from medseg_diff.tasks.train.study import LabelledStudy, learned_from_phantoms, 
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_reconstruction
 from medseg_diff.training.classification import NoisyClassification, Skill, skill_by_time
-from medseg_diff.training.denoising import Denoising, ImageAndLabel, draw_times_and_noise
+from medseg_diff.training.denoising import Denoising, HiddenTissue, ImageAndLabel, Pair, draw_times_and_noise
 from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Phase, seeded
@@ -59,7 +59,7 @@ def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
     numbers = len(study.training), study.cases, study.healthy, study.diseased, len(study.validation)
     log.info("training on %d slices of %d cases (labelled: %d healthy, %d diseased), validating on %d", *numbers)
     examples = {"denoiser": study.training, "classifier": study.classified}
-    say_how_long(works_of(recipe, bench, examples), bench, quick="quick/guided")
+    say_how_long(works_of(recipe, bench, examples), bench, quick="quick/inpainting")
     yield _denoiser_phase(given, study, bench)
     if study.classified:
         yield _classifier_phase(given, study, study.classified, bench)
@@ -69,21 +69,21 @@ def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
         calibrate(bench.run, given.manifest, skill=skill, device=_name_of(fabric), precision=bench.precision)
 
 
-VERB = TrainVerb("train-anomaly", "anomaly", "guided", _phases)
+VERB = TrainVerb("train-anomaly", "anomaly", "inpainting", _phases)
 
 
 def _denoiser_phase(given: Material[AnomalyRecipe], study: LabelledStudy, bench: Bench) -> Phase:
     """The last weights are kept: an average that has cooled down does not overtake itself."""
     recipe, rank = given.recipe, bench.fabric.global_rank
     seed = recipe.training.seed
-    dropout = recipe.label_dropout if recipe.network.classes else None
-    pair = ImageAndLabel(recipe.space, dropout, seed, rank)
     built = seeded(seed, recipe.build_denoiser)
     given.warmed("denoiser", built.module())
-    objective = Denoising(built, pair, seed=seed, rank=rank, deepest=recipe.deepest, noise=recipe.noise)
+    earliest, deepest = recipe.denoised_times
+    pair = pair_of(recipe, rank)
+    objective = Denoising(built, pair, seed=seed, rank=rank, earliest=earliest, deepest=deepest, noise=recipe.noise)
 
     def draw(progress: Progress, path: Path) -> None:
-        draw_reconstruction(Networks(averaged(progress, recipe), space=recipe.space), recipe, study, path, bench.fabric)
+        draw_reconstruction(recipe.networks(averaged(progress, recipe)), recipe, study, path, bench.fabric)
 
     return Phase(
         "denoiser",
@@ -123,7 +123,7 @@ def _classifier_phase(given: Material[AnomalyRecipe], study: LabelledStudy, slic
     def draw(progress: Progress, path: Path) -> None:
         denoiser = recipe.build_denoiser()
         load_network(denoiser.module(), bench.run.weights("denoiser"), bench.fabric.device)
-        networks = Networks(denoiser, progress.averages["classifier"], space=recipe.space)
+        networks = recipe.networks(denoiser, progress.averages["classifier"])
         draw_reconstruction(networks, recipe, study, path, bench.fabric)
 
     both = study.of_both_kinds
@@ -148,18 +148,29 @@ def shows_trajectories(recipe: AnomalyRecipe) -> bool:
 def denoising_error(
     progress: Progress, recipe: AnomalyRecipe, study: LabelledStudy, fabric: Fabric
 ) -> dict[str, float]:
-    """The averaged denoiser's loss on validation slices of its cohort, unconditional, with the same noise every time."""
-    denoiser, image = averaged(progress, recipe), study.validation.image
+    """The averaged denoiser's loss on validation slices of its cohort, told no label, with the same noise every time."""
+    denoiser, slices = averaged(progress, recipe), study.validation
+    image, mask = slices.image, slices.mask.float() * 2 - 1
     if recipe.engine.learns_from == "healthy" and study.of_both_kinds:
-        image = image[study.label == HEALTHY]
+        image, mask = image[study.label == HEALTHY], mask[study.label == HEALTHY]
+    (earliest, deepest), pair = recipe.denoised_times, pair_of(recipe, labels=False)
     batch, losses = recipe.training.passes_batch, []
     with torch.no_grad(), fabric.autocast():
         for start in range(0, len(image), batch):
-            clean = recipe.space.encode(image[start : start + batch].to(fabric.device))
+            part = Batch(image[start : start + batch], mask[start : start + batch]).to(fabric.device)
+            clean, condition, weight = pair(part, start)
             own = seed_of(recipe.training.seed, "validation", start)
-            t, noise = draw_times_and_noise(clean, own, deepest=recipe.learned, kind=recipe.noise)
-            losses.append(denoising_loss(denoiser, clean, t, noise, Condition())["simple"].float())
+            t, noise = draw_times_and_noise(clean, own, earliest=earliest, deepest=deepest, kind=recipe.noise)
+            losses.append(denoising_loss(denoiser, clean, t, noise, condition, weight)["simple"].float())
     return {"val_loss": float(torch.cat(losses).mean())}
+
+
+def pair_of(recipe: AnomalyRecipe, rank: int = 0, *, labels: bool = True) -> Pair:
+    """What its denoiser learns from a batch."""
+    seed, engine = recipe.training.seed, recipe.engine
+    if isinstance(engine, Inpainting):
+        return HiddenTissue(engine.patch, recipe.space, recipe.preparation.background, seed, rank)
+    return ImageAndLabel(recipe.space, recipe.label_dropout if labels and recipe.network.classes else None, seed, rank)
 
 
 def skill_of(classifier: nn.Module, recipe: AnomalyRecipe, study: LabelledStudy, fabric: Fabric) -> list[Skill]:
@@ -212,6 +223,7 @@ def works_of(
             width[name],
             recipe.view.size,
             len(recipe.channels),
+            len(recipe.names.image) if name == "denoiser" else 0,
             examples=examples.get(name),
         )
         for name, build in recipe.parts().items()

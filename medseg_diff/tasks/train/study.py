@@ -14,7 +14,7 @@ from medseg_diff.data.datasets.cache import PreparedCase, prepare_training_case
 from medseg_diff.data.datasets.labelled import (
     HalfAndHalf,
     LabelledSlices,
-    OneKind,
+    Some,
     balanced,
     is_labelled,
     present_labels,
@@ -27,6 +27,7 @@ from medseg_diff.data.transforms import missing_channels
 from medseg_diff.data.views import Patches
 from medseg_diff.errors import ImageError, ManifestError, MedsegError, UsageError, raise_all
 from medseg_diff.evenly import evenly_spaced
+from medseg_diff.methods.anomaly.engine import Cohort
 from medseg_diff.networks.noisy_classifier import DISEASED, HEALTHY
 from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.anomaly import AnomalyRecipe
@@ -80,11 +81,11 @@ class Study:
 
 @dataclass(frozen=True)
 class LabelledStudy:
-    """What an engine's networks learn: the denoiser from `training`, all slices or the healthy ones; a classifier from
+    """What an engine's networks learn: the denoiser from `training`, the slices of its cohort; a classifier from
     `classified`, those with a label, healthy and diseased in turn. `label` [N] of the validation slices is 0 healthy,
     1 diseased; `healthy` and `diseased` count slices to learn from; `appearances` are of the cases."""
 
-    training: LabelledSlices | OneKind
+    training: LabelledSlices | Some
     classified: HalfAndHalf | None
     validation: ValidationSlices
     label: Tensor
@@ -221,7 +222,7 @@ def prepare_labelled_study(manifest: Manifest, recipe: AnomalyRecipe, *, cache: 
     half = HalfAndHalf(training, same_height=recipe.same_height) if both else None
     healthy, diseased = (int((training.classes == label).sum()) for label in (HEALTHY, DISEASED))
     return LabelledStudy(
-        training if engine.learns_from == "all" else OneKind(training, HEALTHY),
+        _cohort(training, engine.learns_from),
         half if "classifier" in engine.networks else None,
         validation_slices(study.held, chosen),
         torch.from_numpy(held.classes[chosen]),
@@ -230,6 +231,12 @@ def prepare_labelled_study(manifest: Manifest, recipe: AnomalyRecipe, *, cache: 
         diseased,
         study.appearances,
     )
+
+
+def _cohort(slices: LabelledSlices, cohort: Cohort) -> LabelledSlices | Some:
+    if cohort == "all":
+        return slices
+    return Some.of_label(slices, HEALTHY) if cohort == "healthy" else Some.of_known_lesions(slices)
 
 
 def check_lesion_of(found: PreparedCase, case: Case, recipe: AnomalyRecipe) -> None:

@@ -102,8 +102,8 @@ def draw_reconstruction(
 ) -> None:
     """How an engine that reconstructs decodes a few slices (`validation.trajectories`), diseased ones where there are."""
     chosen = worth_showing(study.label[:, None] > 0, recipe.validation.trajectories)
+    assert isinstance(recipe.engine, Reconstruction)
     engine = recipe.engine.but(steps=min(recipe.engine.steps, SHOWN_STEPS))
-    assert isinstance(engine, Reconstruction)
     image = study.validation.image[chosen]
     noise = SeededNoise([seed_of(recipe.training.seed, "film", number) for number in chosen], recipe.noise)
     with fabric.autocast():

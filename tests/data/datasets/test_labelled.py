@@ -11,6 +11,7 @@ from medseg_diff.data.datasets.labelled import (
     UNKNOWN,
     HalfAndHalf,
     LabelledSlices,
+    Some,
     balanced,
     is_labelled,
     present_labels,
@@ -163,3 +164,14 @@ def test_a_case_without_reference_is_prepared_where_none_is_needed(phantoms, tmp
     assert prepared.labels.shape[1] == 1 and not prepared.labels.any() and prepared.image.any()
     with pytest.raises(ImageError, match="has no reference"):
         prepare_training_case(bare, ("t1",), Preparation(), tmp_path)
+
+
+def test_some_slices_are_those_of_a_label_or_those_whose_lesions_are_known():
+    slices = slices_of([case_of("a", 4, marked=[1]), case_of("b", 2), case_of("c", 2)], [True, False, True])
+    known = Some.of_known_lesions(slices)
+    assert known.places.tolist() == [0, 1, 2, 3, 6, 7] and len(known) == 6
+    assert torch.equal(known[Key(0, 4)]["image"], slices[Key(0, 6)]["image"])
+    assert known[Key(0, 1)]["mask"].max() == 1 and known[Key(0, 0)]["mask"].max() == -1
+    assert Some.of_label(slices, 1).places.tolist() == [1]
+    with pytest.raises(UsageError, match="no training slice is diseased"):
+        Some.of_label(slices_of([case_of("a", 3)], [True]), 1)

@@ -71,4 +71,4 @@ def test_a_scan_that_is_called_diseased_and_in_which_nothing_is_marked_is_no_all
 def test_slices_that_stay_diseased_are_counted(system):
     checks, warnings = checked(system, [0.01] * 8, [0.2] * 7 + [0.9], [0] * 8)
     assert checks["p_healthy"]["still_diseased"] == 7 and checks["p_healthy"]["rose"]
-    assert ["7 of 8 slices that are called diseased are so still after decoding" in each for each in warnings] == [True]
+    assert ["7 of 8 slices that are called diseased are so still after it" in each for each in warnings] == [True]

@@ -161,7 +161,7 @@ class Listening(torch.nn.Module):
 def scaled():
     """A recipe of images at half their size, slices of the value 6 in place of its study, and a bench."""
     recipe = recipe_of("space={kind: image, scale: 0.5}", "network.classes=0", "engine.condition_on_healthy=false")
-    slices = SimpleNamespace(image=torch.full((8, 4, 32, 32), 6.0))
+    slices = SimpleNamespace(image=torch.full((8, 4, 32, 32), 6.0), mask=torch.zeros(8, 1, 32, 32, dtype=torch.bool))
     study = SimpleNamespace(training=None, validation=slices, label=torch.arange(8) % 2, of_both_kinds=True)
     return recipe, study, SimpleNamespace(fabric=Fabric(accelerator="cpu", devices=1))
 

@@ -1,0 +1,63 @@
+"""A part of an image that is hidden from a denoiser: which part, and what is left to see.
+
+A denoiser that is shown the rest says what belongs into the gap; one that learned from healthy tissue alone says what
+healthy tissue would be there.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medseg_diff.diffusion.condition import Condition
+
+REACH = 3.0  # standard deviations that a blur looks to either side
+
+
+def shown(image: Tensor, hidden: Tensor) -> Condition:
+    """All that is left of image [B, C, *S] without `hidden` [B, 1, *S] booleans, as [B, C + 1, *S]: 0 where it is hidden,
+    and where that is."""
+    return Condition(image=torch.cat([torch.where(hidden, 0, image), hidden.to(image.dtype)], dim=1))
+
+
+def brain_of(image: Tensor, background: float) -> Tensor:
+    """Where any channel of an image [B, C, *S] is above its background, [B, 1, *S]."""
+    return (image > background).any(dim=1, keepdim=True)
+
+
+def patches(noise: Tensor, among: Tensor, *, width: float, share: float | Tensor = 0.5) -> Tensor:
+    """Smooth patches of the voxels `among` [B, 1, *S], a `share` (or [B]) of each sample's: where `noise` [B, 1, *S] of
+    independent numbers, blurred over `width` voxels, is highest.
+
+    What is left of `among` are patches as well, so that half and half cover it.
+    """
+    field = blurred(noise, width).masked_fill(~among, -math.inf).flatten(1)
+    taken = (among.flatten(1).sum(dim=1) * share).round().long()
+    rank = field.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (rank < taken[:, None]).view(among.shape) & among
+
+
+def blurred(values: Tensor, width: float) -> Tensor:
+    """A Gaussian mean of [B, 1, *S] over `width` voxels (standard deviation) along every axis, zeros beyond the edges."""
+    reach = max(1, math.ceil(REACH * width))
+    offsets = torch.arange(-reach, reach + 1, device=values.device, dtype=values.dtype)
+    kernel = torch.exp(-0.5 * (offsets / width) ** 2)
+    kernel = (kernel / kernel.sum())[None, None]
+    for axis in range(2, values.ndim):
+        lines = values.movedim(axis, -1)
+        smooth = functional.conv1d(lines.reshape(-1, 1, lines.shape[-1]), kernel, padding=reach)
+        values = smooth.view(lines.shape).movedim(-1, axis)
+    return values
+
+
+def blurred_inside(values: Tensor, inside: Tensor, width: float) -> Tensor:
+    """The same over the voxels `inside` [B, 1, *S] alone, 0 outside: what lies there neither counts nor darkens the edge."""
+    weight = inside.to(values.dtype)
+    return blurred(values * weight, width) / blurred(weight, width).clamp(min=1e-6) * weight
+
+
+def grown(mask: Tensor) -> Tensor:
+    """A mask [B, 1, *S] and every voxel beside it, corners too."""
+    largest = {2: functional.max_pool2d, 3: functional.max_pool3d}[mask.ndim - 2]
+    return largest(mask.float(), 3, stride=1, padding=1) > 0
