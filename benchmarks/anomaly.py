@@ -2,11 +2,11 @@
 
     python -m benchmarks.anomaly [--quick | --paper] [--unseen] [--cases N] [--out DIR] [--alone CONFIG [KEY=VALUE …]]
 
-With `--unseen` every phantom comes from a scanner of its own, so that none of the test's was learned from. With `--alone` one
-recipe is compared with the free baselines. Else one system is trained; every row maps with it, thresholds and normative means measured anew for each. Rows that go deeper than it has
-learned map with a second one, and engines that learn from other slices with one of their own, each trained as many steps as
-the first one's networks together. Phantoms are easier than patients: the numbers compare methods, they promise nothing about
-a hospital.
+With `--unseen` every phantom comes from a scanner of its own, so that none of the test's was learned from. With `--alone`
+one recipe is compared with the free baselines. Else one system is trained; every row maps with it, thresholds and normative
+means measured anew for each. Rows that go deeper than it has learned map with a second one, and engines that learn from
+other slices with one of their own, each trained as many steps as the first one's networks together. Phantoms are easier
+than patients: the numbers compare methods, they promise nothing about a hospital.
 """
 
 import argparse

@@ -32,10 +32,14 @@ def patches(noise: Tensor, among: Tensor, *, width: float, share: float | Tensor
 
     What is left of `among` are patches as well, so that half and half cover it.
     """
-    field = blurred(noise, width).masked_fill(~among, -math.inf).flatten(1)
-    taken = (among.flatten(1).sum(dim=1) * share).round().long()
-    rank = field.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return (rank < taken[:, None]).view(among.shape) & among
+    field = blurred(noise, width).masked_fill(~among, -math.inf)
+    return highest(field, (among.flatten(1).sum(dim=1) * share).round().long()) & among
+
+
+def highest(values: Tensor, count: Tensor) -> Tensor:
+    """Where the `count` [B] highest of a sample's values [B, 1, *S] are, as booleans."""
+    rank = values.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (rank < count[:, None]).view(values.shape)
 
 
 def blurred(values: Tensor, width: float) -> Tensor:

@@ -7,20 +7,24 @@ reconstructions vary. Here all is hidden (t = T), one pass gives mean and deviat
 walked: no structure of a lesion can pass.
 """
 
+import math
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from medseg_diff.diffusion import NoiseSchedule
-from medseg_diff.diffusion.hiding import blurred_inside, grown, patches, shown
+from medseg_diff.diffusion.hiding import blurred_inside, grown, highest, patches, shown
 from medseg_diff.diffusion.noise import NoiseSource, SeededNoise
 from medseg_diff.methods.anomaly.checks import checks_of, probability, reference_of
 from medseg_diff.methods.anomaly.engine import Check, Cohort, Engine, Evidence, Facts, Networks
 from medseg_diff.settings import ChannelName
 
+SIGMAS = 1.4826  # of a normal number, in median absolute deviations
+DISAGREEMENT = 0.5  # share of the difference of two channels that have to agree
+MOST_HIDDEN = 0.4  # of a brain: a gap is filled from what is left
 LEAST_DEVIATION = 0.1  # of a filled value in [-1, 1]: a network that is surer has never seen the scanner at hand
 
 
@@ -30,9 +34,10 @@ class Inpainting(Engine):
     filled in; that is done `refills` times, each by the surprise of the one before. The last one is the score, which is 0
     where nothing was suspicious.
 
-    Surprise is (x - mean) / deviation of each channel. `directions` adds it up with a weight for each channel and keeps
-    what is positive, in standard deviations: `{t1: -1, flair: 1}` finds what is dark in T1 and bright in FLAIR. Without it
-    any change counts: its root mean square above 1.
+    Surprise is (x - mean) / deviation of each channel, above what is usual in the slice. `directions` adds it up with a
+    weight for each channel and keeps what is positive, in standard deviations: `{t1: -1, flair: 1}` finds what is dark in T1
+    and bright in FLAIR. Of two channels that are `agreeing`, half of what they differ by is taken off: fluid is bright in T2
+    and dark in FLAIR, a lesion bright in both. Without directions any change counts: its root mean square above 1.
     The classifier does not guide: what it says of the scan and of the filled one is the check.
     """
 
@@ -45,8 +50,17 @@ class Inpainting(Engine):
     refills: int = Field(default=3, ge=1, le=100)
     patch: float = Field(default=4.0, gt=0, le=100)
     blur: float = Field(default=1.3, gt=0, le=100)
-    suspicious: float = Field(default=1.0, ge=0, le=100)
+    suspicious: float = Field(default=0.5, ge=0, le=100)
     directions: Mapping[ChannelName, float] = Field(default={})
+    agreeing: tuple[ChannelName, ChannelName] | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Inpainting":
+        if self.directions and not any(self.directions.values()):
+            raise ValueError("directions needs a weight that is not 0, or none at all")
+        if self.agreeing is not None and not set(self.agreeing) <= set(self.directions):
+            raise ValueError(f"agreeing needs two channels of directions: found {', '.join(self.agreeing)}")
+        return self
 
     @property
     def named_channels(self) -> tuple[str, ...]:
@@ -70,25 +84,35 @@ class Inpainting(Engine):
         for look in range(self.looks):
             for hidden in halves(noise(x, look)[:, :1], brain, self.patch):
                 surprises += filled(x, hidden, networks)[1] / self.looks
-        odd = first = self.oddness(surprises, networks.channels)
+        usual = Usual.of(surprises, brain)
+        odd = first = self.oddness(usual.less(surprises), networks.channels)
         for _ in range(self.refills):
-            hidden = grown(blurred_inside(odd, brain, self.blur) > self.suspicious) & brain
+            hidden = self.standing_out(odd, brain)
             mean, surprise = filled(x, hidden, networks)
             healthy = torch.where(hidden, mean, x)
-            odd = torch.where(hidden, self.oddness(surprise, networks.channels), first)
+            odd = torch.where(hidden, self.oddness(usual.less(surprise), networks.channels), first)
         facts = {}
         if networks.classifier is not None:
             before, after = (probability(networks.classifier, each, 0) for each in (x, healthy))
             facts = {"p_healthy_before": before, "p_healthy_after": after}
         return Evidence(odd * hidden, networks.space.decode(healthy), facts)
 
+    def standing_out(self, odd: Tensor, brain: Tensor) -> Tensor:
+        """Where a blurred score [B, 1, *S] is suspicious, and a rim, but no more than the highest MOST_HIDDEN of a brain."""
+        smooth = blurred_inside(odd, brain, self.blur)
+        count = (brain.flatten(1).sum(dim=1) * MOST_HIDDEN).long()
+        return grown(smooth > self.suspicious) & highest(smooth.masked_fill(~brain, -math.inf), count) & brain
+
     def oddness(self, surprise: Tensor, channels: tuple[str, ...]) -> Tensor:
         """Surprise of each channel [B, C, *S] as one number [B, 1, *S], 0 or more, in standard deviations."""
         if not self.directions:
             return (surprise.square().mean(dim=1, keepdim=True).sqrt() - 1).relu()
-        weights = surprise.new_tensor([self.directions.get(name, 0.0) for name in channels])
-        weights = (weights / weights.norm()).view(1, -1, *(1,) * (surprise.ndim - 2))
-        return (surprise * weights).sum(dim=1, keepdim=True).relu()
+        of = {name: surprise[:, place : place + 1] for place, name in enumerate(channels)}
+        total = torch.stack([weight * of[name] for name, weight in self.directions.items()]).sum(dim=0)
+        if self.agreeing is not None:
+            one, other = (self.directions[name] * of[name] for name in self.agreeing)
+            total = total - DISAGREEMENT * (one - other).abs()
+        return (total / math.hypot(*self.directions.values())).relu()
 
     def round_trip(self, image: Tensor, networks: Networks) -> Tensor:
         """The image filled in everywhere, each half from the other."""
@@ -103,6 +127,29 @@ class Inpainting(Engine):
 
     def checks(self, facts: Facts, reference: Mapping[str, float]) -> list[Check]:
         return checks_of(facts, reference)
+
+
+class Usual(NamedTuple):
+    """What surprises everywhere in a slice, [B, C, 1…] each: the middle of each channel's surprise, and its deviation where
+    that is above 1. A scanner or a patient unlike those of the training surprises everywhere, a lesion where it is."""
+
+    middle: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, surprises: Tensor, brain: Tensor) -> "Usual":
+        """Medians, over the brain [B, 1, *S], which a lesion in less than half of it does not move."""
+        middle = _median(surprises, brain)
+        return cls(middle, (SIGMAS * _median((surprises - middle).abs(), brain)).clamp(min=1))
+
+    def less(self, surprises: Tensor) -> Tensor:
+        return (surprises - self.middle) / self.deviation
+
+
+def _median(values: Tensor, among: Tensor) -> Tensor:
+    """Of each sample and channel [B, C, *S] over the voxels `among` [B, 1, *S], [B, C, 1…]; 0 where there are none."""
+    flat = values.masked_fill(~among, math.nan).flatten(2).float()
+    return flat.nanmedian(dim=2).values.nan_to_num().to(values.dtype).view(*values.shape[:2], *(1,) * (values.ndim - 2))
 
 
 def halves(noise: Tensor, brain: Tensor, width: float) -> Iterator[Tensor]:

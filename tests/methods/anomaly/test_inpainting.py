@@ -8,12 +8,12 @@ from medseg_diff.diffusion import NoiseSchedule
 from medseg_diff.diffusion.denoiser import Prediction
 from medseg_diff.diffusion.noise import SeededNoise
 from medseg_diff.methods.anomaly.engine import Networks
-from medseg_diff.methods.anomaly.inpainting import Inpainting, filled, halves
+from medseg_diff.methods.anomaly.inpainting import Inpainting, Usual, filled, halves
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.spaces import PLAIN, ImageSpace
 
 SCHEDULE = NoiseSchedule(kind="cosine")
-SIZE, MEAN, SLOPE, DEVIATION = (24, 20), 0.1, 0.5, 0.2
+SIZE, MEAN, SLOPE, DEVIATION = (40, 36), 0.1, 0.5, 0.2
 CHANNELS = ("t1", "flair")
 
 
@@ -96,7 +96,7 @@ def test_a_lesion_is_hidden_as_a_whole_filled_with_the_level_around_it_and_score
     expected = 1.2 / DEVIATION * 2**0.5 if directions else 1.2 / DEVIATION - 1  # two of one direction add up, over √2
     assert float(found.score[..., inside].mean()) == pytest.approx(expected, rel=0.1)
     far = brain.clone()
-    far[3:17, 3:17] = False
+    far[2:18, 2:18] = False
     assert torch.equal(found.healthy[..., far], image[..., far]) and not found.score[..., far].any()
 
 
@@ -104,6 +104,54 @@ def test_a_direction_overlooks_what_goes_the_other_way():
     image, _ = images(lesion=-1.2)
     assert score(image, directions={"t1": -1.0, "flair": 1.0}, suspicious=2.0).score[..., 6:14, 6:14].max() < 4
     assert score(image, suspicious=2.0).score[..., 8:12, 8:12].mean() > 4
+
+
+def test_of_two_channels_that_agree_half_of_the_difference_is_taken_off():
+    surprise = torch.tensor([[3.0, 1.0, 2.0]]).view(1, 3, 1, 1)
+    engine = Inpainting(directions={"t1ce": 0.5, "t2": 1.0, "flair": 1.0})
+    channels, norm = ("t2", "flair", "t1ce"), 1.5
+    assert float(engine.oddness(surprise, channels)) == pytest.approx((3 + 1 + 0.5 * 2) / norm)
+    agreeing = engine.but(agreeing=("t2", "flair"))
+    assert float(agreeing.oddness(surprise, channels)) == pytest.approx((3 + 1 + 0.5 * 2 - 0.5 * 2) / norm)
+    assert float(agreeing.oddness(-surprise, channels)) == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"directions": {"flair": 0.0}}, "directions needs a weight"),
+        ({"directions": {"flair": 1.0}, "agreeing": ("t2", "flair")}, "agreeing needs two channels of directions"),
+    ],
+)
+def test_directions_that_point_nowhere_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        Inpainting(**wrong)
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_what_surprises_everywhere_surprises_nowhere(shift, scale):
+    """A scanner that is not the training's: every voxel is off, and by more than the denoiser believes."""
+    brain = torch.ones(2, 1, 60, 60, dtype=torch.bool)
+    surprise = shift + scale * torch.randn(2, 2, 60, 60, generator=torch.Generator().manual_seed(0))
+    lesion = surprise.clone()
+    lesion[:, :, :10, :10] += 10 * scale
+    rest = Usual.of(lesion, brain).less(lesion)[:, :, 10:]
+    assert float(rest.mean()) == pytest.approx(0, abs=0.1) and float(rest.std()) == pytest.approx(1, abs=0.1)
+    assert float(Usual.of(lesion, brain).less(lesion)[:, :, :10, :10].mean()) == pytest.approx(10, rel=0.1)
+
+
+def test_less_surprise_than_expected_is_not_blown_up():
+    quiet = 0.1 * torch.randn(1, 1, 40, 40, generator=torch.Generator().manual_seed(0))
+    assert float(Usual.of(quiet, torch.ones(1, 1, 40, 40, dtype=torch.bool)).less(quiet).std()) < 0.15
+
+
+def test_never_more_is_hidden_than_leaves_something_to_see():
+    image, brain = images()
+    exact = Exact()
+    score(image, exact, suspicious=0.0, directions={}, refills=1)
+    hidden = exact.asked[-1][1]
+    assert float(hidden.sum() / brain.sum() / len(image)) == pytest.approx(0.4, abs=0.01)
 
 
 def test_a_healthy_brain_stays_as_it_is():
