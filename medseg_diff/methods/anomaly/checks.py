@@ -12,7 +12,7 @@ from medseg_diff.networks.noisy_classifier import HEALTHY
 
 P_HEALTHY = {"before": "p_healthy_before", "at_depth": "p_healthy_noisy", "after": "p_healthy_after"}  # names of facts
 CALLED_HEALTHY = 0.5  # p(healthy) of a slice above which the classifier calls it so
-LARGEST_DRIFT = 2.0  # times what healthy slices scored in the calibration
+LARGEST_DRIFT = 2.0  # times what healthy slices scored in the calibration, where every voxel scores something
 MOST_FALSE_ALARMS = 0.3  # share of healthy slices that a classifier may call diseased
 
 
@@ -33,10 +33,11 @@ def reference_of(facts: Facts) -> dict[str, float]:
     }
 
 
-def checks_of(facts: Facts, reference: Mapping[str, float]) -> list[Check]:
+def checks_of(facts: Facts, reference: Mapping[str, float], *, largest_drift: float = LARGEST_DRIFT) -> list[Check]:
     """Did p(healthy) rise in the slices that the classifier calls diseased, and did the others stay as they are?"""
     diseased = facts["p_healthy_before"] < CALLED_HEALTHY
-    return [_rise(facts, diseased), _drift(facts, ~diseased, reference.get("drift")), _alarms(reference)]
+    drift = _drift(facts, ~diseased, reference.get("drift"), largest_drift)
+    return [_rise(facts, diseased), drift, _alarms(reference)]
 
 
 def _rise(facts: Facts, diseased: Tensor) -> Check:
@@ -58,10 +59,10 @@ def _rise(facts: Facts, diseased: Tensor) -> Check:
     return Check("p_healthy", measured, warning)
 
 
-def _drift(facts: Facts, healthy: Tensor, usual: float | None) -> Check:
+def _drift(facts: Facts, healthy: Tensor, usual: float | None, largest: float) -> Check:
     """Mean score over the slices that are called healthy; None where there is none."""
     score = float(facts["mean_score"][healthy].mean()) if healthy.any() else None
-    within = None if score is None or usual is None else score <= LARGEST_DRIFT * usual
+    within = None if score is None or usual is None else score <= largest * usual
     measured = {"slices": int(healthy.sum()), "score": score and round(score, 5), "healthy": usual, "within": within}
     if within is not False:
         return Check("drift", measured)
