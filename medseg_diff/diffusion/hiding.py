@@ -43,14 +43,18 @@ def highest(values: Tensor, count: Tensor) -> Tensor:
 
 
 def blurred(values: Tensor, width: float) -> Tensor:
-    """A Gaussian mean of [B, 1, *S] over `width` voxels (standard deviation) along every axis, zeros beyond the edges."""
+    """A Gaussian mean of [B, 1, *S] over `width` voxels (standard deviation) along every axis, zeros beyond the edges.
+
+    It is computed in the values' own precision, inside of an autocast as well.
+    """
     reach = max(1, math.ceil(REACH * width))
     offsets = torch.arange(-reach, reach + 1, device=values.device, dtype=values.dtype)
     kernel = torch.exp(-0.5 * (offsets / width) ** 2)
     kernel = (kernel / kernel.sum())[None, None]
     for axis in range(2, values.ndim):
         lines = values.movedim(axis, -1)
-        smooth = functional.conv1d(lines.reshape(-1, 1, lines.shape[-1]), kernel, padding=reach)
+        with torch.autocast(values.device.type, enabled=False):
+            smooth = functional.conv1d(lines.reshape(-1, 1, lines.shape[-1]), kernel, padding=reach)
         values = smooth.view(lines.shape).movedim(-1, axis)
     return values
 

@@ -22,6 +22,13 @@ def test_a_blur_is_a_gaussian_along_every_axis(size, width):
     torch.testing.assert_close(blurred(values, width)[:, 0], torch.stack([torch.from_numpy(each) for each in theirs]))
 
 
+def test_a_blur_keeps_its_precision_inside_of_an_autocast():
+    values = noise_of(1, 1, 9, 9).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        within = blurred(values, 1.5)
+    assert torch.equal(within, blurred(values, 1.5))
+
+
 def test_inside_a_mask_a_constant_stays_what_it_is():
     inside = noise_of(2, 1, 12, 9) > 0.3
     torch.testing.assert_close(blurred_inside(torch.full((2, 1, 12, 9), 2.5), inside, 1.5), 2.5 * inside.float())

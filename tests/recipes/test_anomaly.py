@@ -19,7 +19,16 @@ NAMES = recipe_names("anomaly")
 
 
 def test_the_recipes_that_there_are():
-    full = {"wolleb", "guided", "classifier_free", "guided_t1", "anoddpm", "conditional_difference", "inpainting", "inpainting_t1"}
+    full = {
+        "wolleb",
+        "guided",
+        "classifier_free",
+        "guided_t1",
+        "anoddpm",
+        "conditional_difference",
+        "inpainting",
+        "inpainting_t1",
+    }
     demos = {"quick/phantom", "quick/phantom_inpainting"}
     assert full | {f"quick/{name}" for name in full} | demos == set(NAMES)
 

@@ -18,6 +18,7 @@ from medseg_diff.tasks.apply.sweep import Slices, _numbers, sweep_anomaly
 from medseg_diff.training.job import seeded
 
 ANODDPM = {"kind": "anoddpm", "depth": 20, "steps": 2, "network_batch": 8}
+INPAINTING = {"kind": "inpainting", "looks": 2, "refills": 3, "suspicious": 0.5, "network_batch": 8}
 
 
 @pytest.fixture
@@ -42,6 +43,17 @@ def without_classifier(untrained_anomaly, few_slices):
     settings = read_yaml(untrained_anomaly.folder / "recipe.yaml") | {"engine": ANODDPM}
     recipe = parse_settings(AnomalyRecipe, settings, source="tiny")
     networks = Networks(seeded(0, recipe.build_denoiser), None, recipe.channels, recipe.space)
+    return AnomalySystem(recipe, networks, None, torch.device("cpu"), "fp32", 0, {})
+
+
+@pytest.fixture
+def inpainting(untrained_anomaly, few_slices):
+    """A system that fills in hidden tissue, with random weights."""
+    known = read_yaml(untrained_anomaly.folder / "recipe.yaml")
+    changes = {"engine": INPAINTING, "denoiser": {"target": "clean", "learned_deviation": True}}
+    network = known["network"] | {"classes": 0}
+    recipe = parse_settings(AnomalyRecipe, known | changes | {"network": network}, source="tiny")
+    networks = recipe.networks(seeded(0, recipe.build_denoiser), seeded(0, recipe.build_classifier))
     return AnomalySystem(recipe, networks, None, torch.device("cpu"), "fp32", 0, {})
 
 
@@ -111,3 +123,14 @@ def test_slices_that_the_classifier_calls_equally_likely_have_no_contrast():
     facts = {"p_healthy_before": np.array([1.0, 1.0]), "p_healthy_after": np.array([1.0, 1.0])}
     row = _numbers(slices, flat, facts)
     assert row["contrast"] == 1.0 and row["p_healthy"] is None and row["drift"] == 1.0
+
+
+def test_an_engine_without_a_walk_sweeps_what_it_says(untrained_anomaly, inpainting, tmp_path):
+    cases = [case for case in read_manifest(untrained_anomaly.table).cases if case.seg][:1]
+    sweep_anomaly(cases, inpainting, tmp_path)
+    tried = {(row["looks"], row["refills"], float(row["suspicious"])) for row in rows_of(tmp_path)}
+    assert {row[0] for row in tried} == {"1", "2", "4"} and {row[1] for row in tried} == {"1", "3", "6"}
+    assert {row[2] for row in tried} == {0.25, 0.5, 1.0} and len(tried) == 27
+    words = (tmp_path / "recommended.txt").read_text().split()
+    assert [word.partition("=")[0] for word in words] == ["engine.looks", "engine.refills", "engine.suspicious"]
+    assert (tmp_path / "sweep.png").stat().st_size > 5000
