@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg_diff.data.reading import count_volumes
-from medseg_diff.data.tables.case import CASE_NAME, IMAGE_SUFFIXES, Case
+from medseg_diff.data.tables.case import CASE_NAME, IMAGE_SUFFIXES, TWIN, Case
 from medseg_diff.data.tables.channel_names import NAME_THEM, Names, channel_called, known_channels, names_of_numbers
 from medseg_diff.errors import ImageError, UsageError
 
@@ -70,9 +70,9 @@ def find_case(
 
 
 def recognise(paths: Iterable[Path], channels: Sequence[str]) -> list[Found]:
-    """The files whose names end in a word for one of `channels`, or in `seg`; the longest word counts."""
+    """The files whose names end in a word for one of `channels`, or in `seg`; the longest word counts. No `healthy_t1`."""
     found = []
-    for path in sorted(paths):
+    for path in sorted(path for path in paths if not path.name.startswith(TWIN)):
         stem = stem_of(path) or ""
         for start in (mark.end() for mark in WORD.finditer(stem)):
             if channel := channel_called(stem[start:], (*channels, "seg")):

@@ -56,6 +56,17 @@ def test_one_file_finds_its_siblings(folder, names):
     assert [path.name for path in case.images.values()] == names and case.seg is None
 
 
+def test_what_is_pseudo_healthy_is_no_scan(folder):
+    """A folder of results, or of phantoms with their lesion-free twins."""
+    healthy = [f"healthy_{channel}.nii.gz" for channel in FOUR]
+    case, _ = find_case([str(folder(*LAYOUTS["plain"], *healthy))], FOUR)
+    assert [path.name for path in case.images.values()] == LAYOUTS["plain"]
+    for name in LAYOUTS["plain"]:
+        (case.images["t1"].parent / name).unlink()
+    with pytest.raises(MissingChannels, match=r"there: healthy_flair\.nii\.gz"):
+        find_case([str(case.images["t1"].parent)], FOUR)
+
+
 def test_the_mask_of_a_folder_is_found(folder):
     case, _ = find_case([str(folder("x_t1.nii", "x_t2.nii", "x_seg.nii"))], ("t2", "t1"))
     assert case.seg.name == "x_seg.nii" and tuple(case.images) == ("t2", "t1")
