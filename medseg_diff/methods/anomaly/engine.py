@@ -77,6 +77,7 @@ class Engine(Settings):
 
     networks: ClassVar[tuple[str, ...]] = ("denoiser",)
     learns_from: ClassVar[Cohort] = "all"
+    follows_classifier: ClassVar[bool] = True  # where it has one: a classifier that guesses then leads nowhere
     swept: ClassVar[tuple[str, ...]] = ()
 
     network_batch: int = Field(default=32, ge=1, le=4096)

@@ -46,6 +46,7 @@ class Inpainting(Engine):
 
     networks: ClassVar[tuple[str, ...]] = ("denoiser", "classifier")
     learns_from: ClassVar[Cohort] = "tissue"
+    follows_classifier: ClassVar[bool] = False
     swept: ClassVar[tuple[str, ...]] = ("looks", "refills", "suspicious")
 
     kind: Literal["inpainting"] = "inpainting"

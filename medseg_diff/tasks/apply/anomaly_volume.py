@@ -122,6 +122,8 @@ def _calibration_of(run: Run, recipe: AnomalyRecipe) -> AnomalyCalibration:
         log.warning(
             "the classifier of %s was validated on one kind of slice: whether it guesses is not known", run.name
         )
+    elif skill.is_chance and not recipe.engine.follows_classifier:
+        log.warning("the classifier of %s guesses: what it says of a scan is no check", run.name)
     elif skill.is_chance:
         raise CheckpointError(
             f"its classifier tells healthy from diseased validation slices no better than by chance (balanced accuracy "

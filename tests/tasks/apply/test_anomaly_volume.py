@@ -15,6 +15,8 @@ from medseg_diff.diffusion import DDIM, Denoiser, walk
 from medseg_diff.diffusion.exact import MixtureDenoiser, ddim_gain
 from medseg_diff.errors import CheckpointError, UsageError
 from medseg_diff.methods.anomaly.engine import Networks
+from medseg_diff.methods.anomaly.inpainting import Inpainting
+from medseg_diff.methods.anomaly.inversion import Inversion
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.settings import parse_settings
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, map_volume, open_system
@@ -176,6 +178,15 @@ def test_a_classifier_at_chance_is_refused(recalibrated):
     run.seal()
     with pytest.raises(CheckpointError, match=r"no better than by chance \(balanced accuracy 0.51, AUROC 0.53\)"):
         open_system(run, compute=CPU)
+
+
+def test_a_classifier_at_chance_that_nothing_follows_is_said(recalibrated, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
+    monkeypatch.setattr(Inversion, "follows_classifier", Inpainting.follows_classifier)
+    run = recalibrated(classifier={"balanced_accuracy": 0.51, "auroc": 0.53, "by_time": []})
+    run.seal()
+    open_system(run, compute=CPU)
+    assert "guesses: what it says of a scan is no check" in caplog.text
 
 
 def test_a_classifier_of_which_nothing_is_known_is_said(recalibrated, caplog, monkeypatch):
