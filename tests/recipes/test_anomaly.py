@@ -27,7 +27,6 @@ def test_the_recipes_that_there_are():
         "anoddpm",
         "conditional_difference",
         "inpainting",
-        "inpainting_t1",
     }
     demos = {"quick/phantom", "quick/phantom_inpainting"}
     assert full | {f"quick/{name}" for name in full} | demos == set(NAMES)
