@@ -275,9 +275,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.anomaly", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/anomaly"))
     parser.add_argument("--quick", action="store_true", help="few phantoms and steps: to see it run, not to compare")
-    parser.add_argument(
-        "--paper", action="store_true", help="also the paper's thousand evaluations a slice: hours on a CPU"
-    )
+    parser.add_argument("--paper", action="store_true", help="also a thousand evaluations a slice: hours on a CPU")
     parser.add_argument("--unseen", action="store_true", help="every phantom of a scanner of its own")
     parser.add_argument("--cases", type=int, help="phantoms in all; one in five, but no more than 12, for testing")
     parser.add_argument("--alone", metavar="CONFIG", help="one recipe beside the free baselines")
@@ -285,9 +283,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     chosen = parser.parse_args()
+    if (chosen.overrides and not chosen.alone) or (chosen.alone and chosen.paper):
+        parser.error("KEY=VALUE goes with --alone, which has no curve for --paper to go on")
     configure(verbosity=0, progress=True)
-    size = replace(QUICK if chosen.quick else Size(), unseen=chosen.unseen)
-    size = replace(size, cases=chosen.cases) if chosen.cases else size
+    size = QUICK if chosen.quick else Size()
+    size = replace(size, unseen=chosen.unseen, cases=chosen.cases or size.cases)
     size = replace(size, curve=(*size.curve, PAPER)) if chosen.paper else size
     if chosen.alone:
         size = replace(size, config=chosen.alone, overrides=tuple(chosen.overrides), other=(), families=(), curve=())

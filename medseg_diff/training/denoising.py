@@ -118,10 +118,12 @@ class HiddenTissue:
     def __call__(self, batch: Batch, step: int) -> Example:
         image, brain = batch.image, brain_of(batch.image, self.background)
         lesion = (batch.mask > 0).any(dim=1, keepdim=True) if batch.mask is not None else torch.zeros_like(brain)
-        generator = torch.Generator(image.device).manual_seed(seed_of(self.seed, "hiding", self.rank, step))
-        share, covered, drawn = torch.rand(3, len(image), generator=generator, device=image.device)
+        # Drawn on the CPU: widths are wanted as numbers, and no step has to wait for a GPU to tell them.
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "hiding", self.rank, step))
+        share, covered, drawn = torch.rand(3, len(image), generator=generator)
+        noise = torch.empty(len(image), 1, *image.shape[2:], dtype=image.dtype).normal_(generator=generator)
+        share, covered, noise = (part.to(image.device, non_blocking=True) for part in (share, covered, noise))
         width, rim = (self.patch * float(_between(ends, drawn[n])) for n, ends in enumerate((PATCH_WIDTHS, RIM_WIDTHS)))
-        noise = torch.empty_like(image[:, :1]).normal_(generator=generator)
         hidden = patches(noise, brain, width=width, share=_between(HIDDEN_SHARES, share))
         around = blurred(lesion.to(image.dtype), rim) > RIM
         hidden |= around & brain & (covered < 0.5).view(-1, *(1,) * (image.ndim - 1))

@@ -166,7 +166,7 @@ def halves(noise: Tensor, brain: Tensor, width: float) -> Iterator[Tensor]:
 def filled(x: Tensor, hidden: Tensor, networks: Networks) -> tuple[Tensor, Tensor]:
     """The mean of what may lie in the gap, and how many deviations x is from it; both [B, C, *S], the latter 0 elsewhere."""
     denoiser = networks.denoiser
-    with torch.no_grad():
+    with torch.no_grad():  # x_T at its mean, 0: noise tells the denoiser nothing, and none has to be drawn
         said = denoiser(torch.zeros_like(x), denoiser.schedule.length, shown(x, hidden))
     deviation = torch.ones_like(x) if said.deviation is None else said.deviation.clamp(min=LEAST_DEVIATION)
     return said.clean, torch.where(hidden, (x - said.clean) / deviation, 0)
