@@ -5,6 +5,7 @@ healthy tissue would be there.
 """
 
 import math
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,50 @@ from torch.nn import functional
 from medseg_diff.diffusion.condition import Condition
 
 REACH = 3.0  # standard deviations that a blur looks to either side
+PATCH_WIDTHS = (0.5, 1.5)  # times the width of `Patches` that they are drawn with
+HIDDEN_SHARES = (0.1, 0.6)  # of a brain, in `Patches`
+Share = TypeVar("Share", float, Tensor)
+
+
+class Hiding(Protocol):
+    """What is hidden from a denoiser while it learns. `width`: voxels that a gap spans, about."""
+
+    @property
+    def width(self) -> float: ...
+
+    def drawn(self, noise: Tensor, brain: Tensor, shares: Tensor) -> Tensor:
+        """A part of each brain [B, 1, *S], from `noise` like it and two uniform numbers a sample, `shares` [2, B]."""
+        ...
+
+
+class Patches(NamedTuple):
+    """Smooth patches, all together between the HIDDEN_SHARES of a brain; all samples of a batch have one width."""
+
+    width: float
+
+    def drawn(self, noise: Tensor, brain: Tensor, shares: Tensor) -> Tensor:
+        width = self.width * between(PATCH_WIDTHS, float(shares[1, 0]))
+        share = between(HIDDEN_SHARES, shares[0].to(brain.device, non_blocking=True))
+        return patches(noise, brain, width=width, share=share)
+
+
+class Box(NamedTuple):
+    """One box of `side` voxels around any voxel of the brain."""
+
+    side: int
+
+    @property
+    def width(self) -> float:
+        return float(self.side)
+
+    def drawn(self, noise: Tensor, brain: Tensor, shares: Tensor) -> Tensor:
+        middle = highest(noise.masked_fill(~brain, -math.inf), torch.ones(len(brain), device=brain.device)) & brain
+        return grown(middle, self.side) & brain
+
+
+def between(ends: tuple[float, float], share: Share) -> Share:
+    """The value, or values, at a share of the way from the first end to the second."""
+    return ends[0] + share * (ends[1] - ends[0])
 
 
 def shown(image: Tensor, hidden: Tensor) -> Condition:
@@ -65,7 +110,9 @@ def blurred_inside(values: Tensor, inside: Tensor, width: float) -> Tensor:
     return blurred(values * weight, width) / blurred(weight, width).clamp(min=1e-6) * weight
 
 
-def grown(mask: Tensor) -> Tensor:
-    """A mask [B, 1, *S] and every voxel beside it, corners too."""
+def grown(mask: Tensor, side: int = 3) -> Tensor:
+    """All that boxes of `side` voxels around those of a mask [B, 1, *S] cover: with 3 every voxel beside it, corners too."""
     largest = {2: functional.max_pool2d, 3: functional.max_pool3d}[mask.ndim - 2]
-    return largest(mask.float(), 3, stride=1, padding=1) > 0
+    before = side // 2
+    around = functional.pad(mask.float(), (before, side - 1 - before) * (mask.ndim - 2))
+    return largest(around, side, stride=1) > 0

@@ -14,7 +14,6 @@ from medseg_diff.diffusion.schedule import LONGEST
 from medseg_diff.errors import ConfigError, UsageError
 from medseg_diff.methods.anomaly import AnyEngine
 from medseg_diff.methods.anomaly.engine import Networks
-from medseg_diff.methods.anomaly.inpainting import Inpainting
 from medseg_diff.methods.anomaly.inversion import Inversion
 from medseg_diff.methods.anomaly.normative import AnomalyFindings
 from medseg_diff.networks.noisy_classifier import NoisyClassifier, NoisyClassifierSettings
@@ -91,11 +90,14 @@ class AnomalyRecipe(Recipe):
             raise ValueError(f"network.classes is {LABELS} (healthy, diseased) or 0, and there are no covariates")
         if self.engine.needs_labels and not self.network.classes:
             raise ValueError(f"the engine conditions the denoiser on `healthy`, so network.classes must be {LABELS}")
-        if isinstance(self.engine, Inpainting) and (not self.denoiser.learned_deviation or self.network.classes):
-            needs = "denoiser={target: clean, learned_deviation: true} and network.classes=0"
-            raise ValueError(f"engine inpainting measures surprise in deviations and tells no label: set {needs}")
-        if self.denoiser.learned_deviation and not isinstance(self.engine, Inpainting):
-            raise ValueError("denoiser.learned_deviation is for the engine inpainting: no other one looks at it")
+        kind, sees = self.engine.kind, self.engine.sees
+        if sees != "nothing" and self.network.classes:
+            raise ValueError(f"engine {kind} shows its denoiser an image and tells no label: set network.classes=0")
+        if self.engine.wants_deviation and not self.denoiser.learned_deviation:
+            needs = "denoiser={target: clean, learned_deviation: true}"
+            raise ValueError(f"engine {kind} measures in deviations, which its denoiser has to learn: set {needs}")
+        if self.denoiser.learned_deviation and not self.engine.wants_deviation:
+            raise ValueError(f"denoiser.learned_deviation is not for engine {kind}, which does not look at it")
         if self.classifier_training.precision not in ("auto", self.training.precision):
             raise ValueError("one precision serves both networks: set training.precision")
         if self.learned > self.schedule.length:
@@ -126,7 +128,8 @@ class AnomalyRecipe(Recipe):
 
     @property
     def names(self) -> ChannelNames:
-        seen = (*(f"seen {name}" for name in self.channels), "hidden") if self.engine.learns_from == "tissue" else ()
+        image = tuple(f"seen {name}" for name in self.channels)
+        seen = {"nothing": (), "itself": image, "rest": (*image, "hidden")}[self.engine.sees]
         return ChannelNames(self.channels, seen, self._said_of(self.channels))
 
     def build_denoiser(self) -> Denoiser:

@@ -11,16 +11,14 @@ from medseg_diff.data.datasets.batch import Batch
 from medseg_diff.data.datasets.labelled import UNKNOWN
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.diffusion.denoiser import Denoiser
-from medseg_diff.diffusion.hiding import blurred, brain_of, patches, shown
+from medseg_diff.diffusion.hiding import Hiding, between, blurred, brain_of, shown
 from medseg_diff.diffusion.losses import denoising_loss, hybrid
 from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
 from medseg_diff.seeds import seed_of
 from medseg_diff.spaces import PLAIN, Space
 from medseg_diff.training.objective import Turn
 
-PATCH_WIDTHS = (0.5, 1.5)  # times `patch`: what noise is blurred over whose highest parts are hidden
-HIDDEN_SHARES = (0.1, 0.6)  # of a brain
-RIM_WIDTHS, RIM = (0.1, 0.5), 0.05  # times `patch`: what a lesion is blurred over; all above RIM then is hidden with it
+RIM_WIDTHS, RIM = (0.1, 0.5), 0.05  # of a gap's width: what a lesion is blurred over; all above RIM is hidden with it
 
 
 class Example(NamedTuple):
@@ -101,15 +99,26 @@ class ImageAndLabel:
 
 
 @dataclass(frozen=True)
+class SeenImage:
+    """x_0 is the image, and the condition is the image too: what a denoiser takes over of it is for its network to limit."""
+
+    space: Space = PLAIN
+
+    def __call__(self, batch: Batch, step: int) -> Example:
+        clean = self.space.encode(batch.image)
+        return Example(clean, Condition(image=clean))
+
+
+@dataclass(frozen=True)
 class HiddenTissue:
     """x_0 is the image, conditioned on what is left of it when a part of the brain is hidden; of that the healthy voxels
     teach, so that the denoiser says what healthy tissue would be there whatever lies around the gap.
 
-    The gap is patches of about `patch` voxels; in half of the images it also holds the lesion and some of what surrounds it.
-    An image without a mask is healthy.
+    The gap is what `hiding` draws; in half of the images it also holds the lesion and some of what surrounds it. An image
+    without a mask is healthy.
     """
 
-    patch: float
+    hiding: Hiding
     space: Space = PLAIN
     background: float = -1.0
     seed: int = 0
@@ -122,18 +131,13 @@ class HiddenTissue:
         generator = torch.Generator().manual_seed(seed_of(self.seed, "hiding", self.rank, step))
         share, covered, drawn = torch.rand(3, len(image), generator=generator)
         noise = torch.empty(len(image), 1, *image.shape[2:], dtype=image.dtype).normal_(generator=generator)
-        share, covered, noise = (part.to(image.device, non_blocking=True) for part in (share, covered, noise))
-        width, rim = (self.patch * float(_between(ends, drawn[n])) for n, ends in enumerate((PATCH_WIDTHS, RIM_WIDTHS)))
-        hidden = patches(noise, brain, width=width, share=_between(HIDDEN_SHARES, share))
+        rim = self.hiding.width * between(RIM_WIDTHS, float(drawn[1]))
+        covered, noise = (part.to(image.device, non_blocking=True) for part in (covered, noise))
+        hidden = self.hiding.drawn(noise, brain, torch.stack([share, drawn]))
         around = blurred(lesion.to(image.dtype), rim) > RIM
         hidden |= around & brain & (covered < 0.5).view(-1, *(1,) * (image.ndim - 1))
         clean = self.space.encode(image)
         return Example(clean, shown(clean, hidden), (hidden & ~lesion).to(clean.dtype))
-
-
-def _between(ends: tuple[float, float], share: Tensor) -> Tensor:
-    """The value at a share of the way from the first end to the second."""
-    return ends[0] + share * (ends[1] - ends[0])
 
 
 def draw_times_and_noise(

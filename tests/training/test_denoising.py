@@ -7,6 +7,7 @@ from lightning_fabric import Fabric
 from medseg_diff.data.datasets.batch import Batch
 from medseg_diff.data.datasets.labelled import UNKNOWN
 from medseg_diff.diffusion import Denoiser, NoiseSchedule
+from medseg_diff.diffusion.hiding import Patches
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.spaces import ImageSpace
 from medseg_diff.training.denoising import (
@@ -203,7 +204,7 @@ def tissue_of(seed=0, *, lesion=True):
 
 def test_of_a_hidden_part_of_the_brain_the_healthy_voxels_teach():
     batch = tissue_of()
-    clean, condition, weight = HiddenTissue(patch=3.0, space=ImageSpace(scale=0.5))(batch, 3)
+    clean, condition, weight = HiddenTissue(Patches(3.0), space=ImageSpace(scale=0.5))(batch, 3)
     hidden, brain, lesion = condition.image[:, 2:] > 0, batch.image[:, :1] > -1, batch.mask > 0
     assert torch.equal(clean, 0.5 * batch.image)
     assert torch.equal(condition.image[:, :2], torch.where(hidden, 0, clean)) and not (hidden & ~brain).any()
@@ -215,16 +216,16 @@ def test_of_a_hidden_part_of_the_brain_the_healthy_voxels_teach():
 
 
 def test_what_is_hidden_belongs_to_seed_step_and_rank():
-    hidden = HiddenTissue(patch=3.0)(tissue_of(), 7).condition.image
-    assert torch.equal(hidden, HiddenTissue(patch=3.0)(tissue_of(), 7).condition.image)
+    hidden = HiddenTissue(Patches(3.0))(tissue_of(), 7).condition.image
+    assert torch.equal(hidden, HiddenTissue(Patches(3.0))(tissue_of(), 7).condition.image)
     for other, step in (({}, 8), ({"seed": 1}, 7), ({"rank": 1}, 7)):
-        assert not torch.equal(hidden, HiddenTissue(patch=3.0, **other)(tissue_of(), step).condition.image)
+        assert not torch.equal(hidden, HiddenTissue(Patches(3.0), **other)(tissue_of(), step).condition.image)
 
 
 def test_an_image_without_a_lesion_or_a_mask_is_healthy():
-    plain = HiddenTissue(patch=3.0)(tissue_of(lesion=False), 1)
+    plain = HiddenTissue(Patches(3.0))(tissue_of(lesion=False), 1)
     assert torch.equal(plain.weight, plain.condition.image[:, 2:])
-    unmasked = HiddenTissue(patch=3.0)(Batch(tissue_of(lesion=False).image), 1)
+    unmasked = HiddenTissue(Patches(3.0))(Batch(tissue_of(lesion=False).image), 1)
     assert torch.equal(unmasked.weight, plain.weight)
 
 

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from medseg_diff.diffusion import AnySolver, Condition, NoiseSchedule, walk
 from medseg_diff.diffusion.denoiser import AnyDenoiser, Network
-from medseg_diff.diffusion.hiding import brain_of
+from medseg_diff.diffusion.hiding import Hiding, brain_of
 from medseg_diff.diffusion.noise import NoiseSource
 from medseg_diff.diffusion.schedule import LONGEST
 from medseg_diff.settings import ChannelName, Settings
 from medseg_diff.spaces import PLAIN, Space
 
 Cohort = Literal["all", "healthy", "tissue"]  # all slices, the healthy ones, or the healthy voxels of all
+Sight = Literal["nothing", "rest", "itself"]  # beside x_t: nothing, what is not hidden of the image, or all of it
 Facts = Mapping[str, Tensor]
 
 
@@ -72,11 +73,14 @@ class Check(NamedTuple):
 
 
 class Engine(Settings):
-    """The contract: settings that name their `networks`, which are trained one after the other, and what the denoiser
-    learns from, and turn an image into evidence. `swept` are the settings that `anomaly --sweep` tries."""
+    """The contract: settings that name their `networks`, which are trained one after the other, what the denoiser learns
+    from and what it sees beside x_t, and turn an image into evidence. `swept` are the settings that `anomaly --sweep` tries.
+    """
 
     networks: ClassVar[tuple[str, ...]] = ("denoiser",)
     learns_from: ClassVar[Cohort] = "all"
+    sees: ClassVar[Sight] = "nothing"
+    wants_deviation: ClassVar[bool] = False  # of each value that its denoiser predicts
     follows_classifier: ClassVar[bool] = True  # where it has one: a classifier that guesses then leads nowhere
     swept: ClassVar[tuple[str, ...]] = ()
 
@@ -91,6 +95,11 @@ class Engine(Settings):
     def named_channels(self) -> tuple[str, ...]:
         """The channels that its settings name."""
         return ()
+
+    @property
+    def hiding(self) -> Hiding:
+        """What is hidden while its denoiser learns, of an engine that sees the `rest`."""
+        raise AssertionError(f"{type(self).__name__} hides nothing")
 
     def learned_times(self, schedule: NoiseSchedule, deepest: int) -> tuple[int, int]:
         """The first and the last time that its denoiser learns, of networks that learn up to `deepest`."""

@@ -16,10 +16,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from medseg_diff.diffusion import NoiseSchedule
-from medseg_diff.diffusion.hiding import blurred_inside, grown, highest, patches, shown
+from medseg_diff.diffusion.hiding import Patches, blurred_inside, grown, highest, patches, shown
 from medseg_diff.diffusion.noise import NoiseSource, SeededNoise
 from medseg_diff.methods.anomaly.checks import checks_of, probability, reference_of
-from medseg_diff.methods.anomaly.engine import Check, Cohort, Engine, Evidence, Facts, Networks
+from medseg_diff.methods.anomaly.engine import Check, Cohort, Engine, Evidence, Facts, Networks, Sight
 from medseg_diff.settings import ChannelName
 
 SIGMAS = 1.4826  # of a normal number, in median absolute deviations
@@ -46,6 +46,8 @@ class Inpainting(Engine):
 
     networks: ClassVar[tuple[str, ...]] = ("denoiser", "classifier")
     learns_from: ClassVar[Cohort] = "tissue"
+    sees: ClassVar[Sight] = "rest"
+    wants_deviation: ClassVar[bool] = True
     follows_classifier: ClassVar[bool] = False
     swept: ClassVar[tuple[str, ...]] = ("looks", "refills", "suspicious")
 
@@ -69,6 +71,10 @@ class Inpainting(Engine):
     @property
     def named_channels(self) -> tuple[str, ...]:
         return tuple(self.directions)
+
+    @property
+    def hiding(self) -> Patches:
+        return Patches(self.patch)
 
     @property
     def evaluations(self) -> dict[str, int]:

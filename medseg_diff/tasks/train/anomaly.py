@@ -15,7 +15,6 @@ from medseg_diff.data.datasets.labelled import HalfAndHalf
 from medseg_diff.diffusion.losses import denoising_loss
 from medseg_diff.files import write_table
 from medseg_diff.methods.anomaly.engine import Reconstruction
-from medseg_diff.methods.anomaly.inpainting import Inpainting
 from medseg_diff.networks.noisy_classifier import HEALTHY
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.trained import load_network
@@ -29,7 +28,7 @@ from medseg_diff.tasks.train.study import LabelledStudy, learned_from_phantoms, 
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_reconstruction
 from medseg_diff.training.classification import NoisyClassification, Skill, skill_by_time
-from medseg_diff.training.denoising import Denoising, HiddenTissue, ImageAndLabel, Pair, draw_times_and_noise
+from medseg_diff.training.denoising import Denoising, HiddenTissue, ImageAndLabel, Pair, SeenImage, draw_times_and_noise
 from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Phase, seeded
@@ -168,8 +167,10 @@ def denoising_error(
 def pair_of(recipe: AnomalyRecipe, rank: int = 0, *, labels: bool = True) -> Pair:
     """What its denoiser learns from a batch."""
     seed, engine = recipe.training.seed, recipe.engine
-    if isinstance(engine, Inpainting):
-        return HiddenTissue(engine.patch, recipe.space, recipe.preparation.background, seed, rank)
+    if engine.sees == "rest":
+        return HiddenTissue(engine.hiding, recipe.space, recipe.preparation.background, seed, rank)
+    if engine.sees == "itself":
+        return SeenImage(recipe.space)
     return ImageAndLabel(recipe.space, recipe.label_dropout if labels and recipe.network.classes else None, seed, rank)
 
 
