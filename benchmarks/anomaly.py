@@ -156,7 +156,7 @@ def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "aut
     held_out = min(0.2, MOST_TESTS / size.cases)
     made: dict[str, Any] = {"cases": size.cases, "shape": size.shape, "scanners": size.cases if size.unseen else 0}
     data = phantom(out / "phantoms", **made, held_out=held_out, twins=True, seed=seed)
-    bench, model = Bench(out, data, device), _fresh(out / "runs" / "trained")
+    bench, model = Bench(out, data, device), fresh(out / "runs" / "trained")
     common: dict[str, Any] = {"runs": out / "runs", "device": device, "mlflow": False}
     trained = train_anomaly(data, config=size.config, out=model, overrides=size.overrides, **common)
     learned = load_recipe(size.config, task="anomaly", overrides=size.overrides).deepest
@@ -172,17 +172,17 @@ def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "aut
         rows.append({"name": name, **bench.score(run, baselines=False)})
     for config, overrides in size.families:
         log.info("%s", config)
-        place = _fresh(out / "runs" / config.replace("/", "_"))
+        place = fresh(out / "runs" / config.replace("/", "_"))
         run = train_anomaly(data, config=config, out=place, overrides=overrides, **common)
         rows.append({"name": config, **bench.score(run, baselines=False)})
-    rows += [_baseline_row(name, found, own) for name, found in own["baselines"].items()]
+    rows += [baseline_row(name, found, own) for name, found in own["baselines"].items()]
     deep: Run | None = None
     for depth, steps in size.curve:
         log.info("depth %d in %d steps", depth, steps)
         shallow = learned is None or depth <= learned
         if not shallow and deep is None:
             again = (*size.overrides, *size.deeper)
-            deep = train_anomaly(data, config=size.config, out=_fresh(out / "runs" / "deep"), overrides=again, **common)
+            deep = train_anomaly(data, config=size.config, out=fresh(out / "runs" / "deep"), overrides=again, **common)
         system = trained if shallow or deep is None else deep
         run = few.system(system, f"L{depth}_{steps}", (f"engine.depth={depth}", f"engine.steps={steps}"))
         curve.append({"name": f"L = {depth}, {steps} steps", **few.score(run, baselines=False)})
@@ -200,7 +200,7 @@ def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "aut
     }
 
 
-def _fresh(folder: Path) -> Path:
+def fresh(folder: Path) -> Path:
     """A place for a run: that of an earlier call is removed."""
     if (folder / "run.json").is_file():
         shutil.rmtree(folder)
@@ -222,7 +222,7 @@ def _with_few_cases(data: Path, count: int) -> Path:
     return table
 
 
-def _baseline_row(name: str, found: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def baseline_row(name: str, found: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """A free map, as the row of a method; its own gain is left out."""
     passes = COSTS.get(name, own["passes_per_slice"])
     nfe = own["nfe"] if name == "scale_0" else 0

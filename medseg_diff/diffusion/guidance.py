@@ -15,17 +15,22 @@ class ClassifierGuided(Wrapped):
     """Follow the gradient of log p(label | x_t): eps ← eps - scale · sigma · grad.
 
     classifier(x_t, t, condition) gives logits [B, K]; t [B] or [1]. `label` is one of 0 … K - 1, for the whole batch.
-    One backward pass of the classifier a step, none of the denoiser.
+    One backward pass of the classifier a step, none of the denoiser. With a `mask` [B, 1, *S] of booleans only what lies in
+    it is pushed.
     """
 
-    def __init__(self, denoiser: AnyDenoiser, classifier: Network, label: int, scale: float) -> None:
+    def __init__(
+        self, denoiser: AnyDenoiser, classifier: Network, label: int, scale: float, *, mask: Tensor | None = None
+    ) -> None:
         super().__init__(denoiser)
-        self.classifier, self.label, self.scale = classifier, label, scale
+        self.classifier, self.label, self.scale, self.mask = classifier, label, scale, mask
 
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
         prediction = self.denoiser(x_t, t, condition)
         level = self.schedule.level(t, like=x_t)
-        noise = prediction.noise - self.scale * level.sigma * self.gradient(x_t, t, condition)  # ADM Algorithm 2
+        gradient = self.gradient(x_t, t, condition)
+        push = gradient if self.mask is None else gradient * self.mask
+        noise = prediction.noise - self.scale * level.sigma * push  # ADM Algorithm 2
         return prediction._replace(clean=clean_from(noise, x_t, level), noise=noise)
 
     def gradient(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Tensor:

@@ -4,7 +4,9 @@ A denoiser that is shown the rest says what belongs into the gap; one that learn
 healthy tissue would be there.
 """
 
+import itertools
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -20,10 +22,11 @@ Share = TypeVar("Share", float, Tensor)
 
 
 class Hiding(Protocol):
-    """What is hidden from a denoiser while it learns. `width`: voxels that a gap spans, about."""
+    """What is hidden from a denoiser while it learns."""
 
-    @property
-    def width(self) -> float: ...
+    def span(self, size: Sequence[int]) -> float:
+        """Voxels that a gap spans, about, in an image of that size."""
+        ...
 
     def drawn(self, noise: Tensor, brain: Tensor, shares: Tensor) -> Tensor:
         """A part of each brain [B, 1, *S], from `noise` like it and two uniform numbers a sample, `shares` [2, B]."""
@@ -35,6 +38,9 @@ class Patches(NamedTuple):
 
     width: float
 
+    def span(self, size: Sequence[int]) -> float:
+        return self.width
+
     def drawn(self, noise: Tensor, brain: Tensor, shares: Tensor) -> Tensor:
         width = self.width * between(PATCH_WIDTHS, float(shares[1, 0]))
         share = between(HIDDEN_SHARES, shares[0].to(brain.device, non_blocking=True))
@@ -42,22 +48,42 @@ class Patches(NamedTuple):
 
 
 class Box(NamedTuple):
-    """One box of `side` voxels around any voxel of the brain."""
+    """The brain in one box, around any of its voxels, that takes a `share` of each side of the image."""
 
-    side: int
+    share: float
 
-    @property
-    def width(self) -> float:
-        return float(self.side)
+    def sides(self, size: Sequence[int]) -> list[int]:
+        """Of the box, in voxels."""
+        return [max(1, round(self.share * n)) for n in size]
+
+    def span(self, size: Sequence[int]) -> float:
+        return float(min(self.sides(size)))
 
     def drawn(self, noise: Tensor, brain: Tensor, shares: Tensor) -> Tensor:
-        middle = highest(noise.masked_fill(~brain, -math.inf), torch.ones(len(brain), device=brain.device)) & brain
-        return grown(middle, self.side) & brain
+        one = torch.ones(len(brain), dtype=torch.long, device=brain.device)
+        middle = highest(noise.masked_fill(~brain, -math.inf), one) & brain
+        return grown(middle, self.sides(brain.shape[2:])) & brain
+
+    def all(self, brain: Tensor) -> Iterator[Tensor]:
+        """Boxes side by side that cover a brain [B, 1, *S], evenly spaced; 1 / share of them along each axis, rounded up."""
+        size = brain.shape[2:]
+        sides = self.sides(size)
+        starts = [_evenly(n, side, math.ceil(1 / self.share)) for n, side in zip(size, sides, strict=True)]
+        for corner in itertools.product(*starts):
+            box = torch.zeros_like(brain)
+            place = [slice(start, start + side) for start, side in zip(corner, sides, strict=True)]
+            box[:, :, *place] = True
+            yield box & brain
 
 
 def between(ends: tuple[float, float], share: Share) -> Share:
     """The value, or values, at a share of the way from the first end to the second."""
     return ends[0] + share * (ends[1] - ends[0])
+
+
+def _evenly(size: int, side: int, count: int) -> list[int]:
+    """Where `count` pieces of `side` begin that cover `size`."""
+    return [round(i * (size - side) / max(count - 1, 1)) for i in range(count)]
 
 
 def shown(image: Tensor, hidden: Tensor) -> Condition:
@@ -110,9 +136,21 @@ def blurred_inside(values: Tensor, inside: Tensor, width: float) -> Tensor:
     return blurred(values * weight, width) / blurred(weight, width).clamp(min=1e-6) * weight
 
 
-def grown(mask: Tensor, side: int = 3) -> Tensor:
-    """All that boxes of `side` voxels around those of a mask [B, 1, *S] cover: with 3 every voxel beside it, corners too."""
-    largest = {2: functional.max_pool2d, 3: functional.max_pool3d}[mask.ndim - 2]
-    before = side // 2
-    around = functional.pad(mask.float(), (before, side - 1 - before) * (mask.ndim - 2))
-    return largest(around, side, stride=1) > 0
+def grown(mask: Tensor, sides: int | Sequence[int] = 3) -> Tensor:
+    """All that boxes of these sides around the voxels of a mask [B, 1, *S] cover: with 3 all beside it, corners too."""
+    dims = mask.ndim - 2
+    sides = [sides] * dims if isinstance(sides, int) else list(sides)
+    around = [part for side in reversed(sides) for part in (side // 2, side - 1 - side // 2)]
+    largest = {2: functional.max_pool2d, 3: functional.max_pool3d}[dims]
+    return largest(functional.pad(mask.float(), around), sides, stride=1) > 0
+
+
+def without_holes(mask: Tensor) -> Tensor:
+    """A mask [B, 1, *S] and what it encloses: all that cannot be reached from the edges of the image in as many steps as
+    lead to its middle. Nothing is asked of the device, so a GPU need not be waited for."""
+    frame, inside = (1, 1) * (mask.ndim - 2), [slice(1, -1)] * (mask.ndim - 2)
+    free = ~functional.pad(mask, frame)
+    reached = ~functional.pad(torch.ones_like(mask), frame)
+    for _ in range(max(mask.shape[2:]) // 2 + 1):
+        reached = grown(reached) & free
+    return ~reached[:, :, *inside]

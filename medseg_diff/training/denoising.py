@@ -18,7 +18,7 @@ from medseg_diff.seeds import seed_of
 from medseg_diff.spaces import PLAIN, Space
 from medseg_diff.training.objective import Turn
 
-RIM_WIDTHS, RIM = (0.1, 0.5), 0.05  # of a gap's width: what a lesion is blurred over; all above RIM is hidden with it
+RIM_WIDTHS, RIM = (0.1, 0.5), 0.05  # of a gap's span: what a lesion is blurred over; all above RIM is hidden with it
 
 
 class Example(NamedTuple):
@@ -131,7 +131,7 @@ class HiddenTissue:
         generator = torch.Generator().manual_seed(seed_of(self.seed, "hiding", self.rank, step))
         share, covered, drawn = torch.rand(3, len(image), generator=generator)
         noise = torch.empty(len(image), 1, *image.shape[2:], dtype=image.dtype).normal_(generator=generator)
-        rim = self.hiding.width * between(RIM_WIDTHS, float(drawn[1]))
+        rim = self.hiding.span(image.shape[2:]) * between(RIM_WIDTHS, float(drawn[1]))
         covered, noise = (part.to(image.device, non_blocking=True) for part in (covered, noise))
         hidden = self.hiding.drawn(noise, brain, torch.stack([share, drawn]))
         around = blurred(lesion.to(image.dtype), rim) > RIM

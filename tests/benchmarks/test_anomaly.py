@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.anomaly import Bench, _baseline_row, show
+from benchmarks.anomaly import Bench, baseline_row, show
 from medseg_diff.run import Run
 
 
@@ -27,7 +27,7 @@ def test_other_settings_of_the_engine_are_calibrated_for_themselves(scored):
 def test_calls_are_counted_and_baselines_are_free(scored):
     *_, row = scored
     assert row["nfe"] == 6 and row["passes_per_slice"] == 12 and row["seconds_per_slice"] > 0
-    baselines = {name: _baseline_row(name, found, row) for name, found in row["baselines"].items()}
+    baselines = {name: baseline_row(name, found, row) for name, found in row["baselines"].items()}
     assert (baselines["flair"]["passes_per_slice"], baselines["saliency"]["passes_per_slice"]) == (0, 1)
     assert baselines["scale_0"]["nfe"] == 6
     row["metrics"] |= {"lesion_left": {"value": 0.87}, "error_elsewhere": {"value": 0.21}}  # those have no twins

@@ -27,6 +27,10 @@ def test_the_recipes_that_there_are():
         "anoddpm",
         "conditional_difference",
         "inpainting",
+        "autoddpm",
+        "patched",
+        "mahalanobis",
+        "salient",
     }
     demos = {"quick/phantom", "quick/phantom_inpainting"}
     assert full | {f"quick/{name}" for name in full} | demos == set(NAMES)

@@ -5,10 +5,21 @@ from typing import Annotated
 from pydantic import Field
 
 from medseg_diff.methods.anomaly.anoddpm import AnoDDPM
+from medseg_diff.methods.anomaly.autoddpm import AutoDDPM
 from medseg_diff.methods.anomaly.conditional_difference import ConditionalDifference
 from medseg_diff.methods.anomaly.inpainting import Inpainting
 from medseg_diff.methods.anomaly.inversion import ClassifierFreeInversion, Inversion
+from medseg_diff.methods.anomaly.patched import Patched
+from medseg_diff.methods.anomaly.salient import SalientInversion
 
 AnyEngine = Annotated[
-    Inversion | ClassifierFreeInversion | AnoDDPM | ConditionalDifference | Inpainting, Field(discriminator="kind")
+    Inversion
+    | ClassifierFreeInversion
+    | SalientInversion
+    | AnoDDPM
+    | AutoDDPM
+    | Patched
+    | ConditionalDifference
+    | Inpainting,
+    Field(discriminator="kind"),
 ]

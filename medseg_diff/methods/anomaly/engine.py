@@ -185,7 +185,10 @@ class Reconstruction(Comparison):
     def decoding(self, x: Tensor, networks: Networks, noise: NoiseSource | None = None) -> Decoding:
         """x_0 [B, D, *S] in the networks' space taken up to `depth`, and how it is to come back."""
 
+    def reconstruct(self, x: Tensor, networks: Networks, noise: NoiseSource | None = None) -> Tensor:
+        """The pseudo-healthy x_0 [B, D, *S]."""
+        return walk(*self.decoding(x, networks, noise))
+
     def score(self, image: Tensor, networks: Networks, noise: NoiseSource, *, baselines: bool = False) -> Evidence:
-        x = networks.space.encode(image)
-        healthy = networks.space.decode(walk(*self.decoding(x, networks, noise)))
+        healthy = networks.space.decode(self.reconstruct(networks.space.encode(image), networks, noise))
         return Evidence(self.difference(image, healthy, networks.channels), healthy)

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from medseg_diff.diffusion import NoiseSchedule
-from medseg_diff.diffusion.hiding import Patches, blurred_inside, grown, highest, patches, shown
+from medseg_diff.diffusion.hiding import Patches, blurred_inside, grown, highest, patches, shown, without_holes
 from medseg_diff.diffusion.noise import NoiseSource, SeededNoise
 from medseg_diff.methods.anomaly.checks import checks_of, probability, reference_of
 from medseg_diff.methods.anomaly.engine import Check, Cohort, Engine, Evidence, Facts, Networks, Sight
@@ -108,10 +108,12 @@ class Inpainting(Engine):
         return Evidence(odd * hidden, networks.space.decode(healthy), facts)
 
     def standing_out(self, odd: Tensor, brain: Tensor) -> Tensor:
-        """Where a blurred score [B, 1, *S] is suspicious, and a rim, but no more than the highest MOST_HIDDEN of a brain."""
+        """Where a blurred score [B, 1, *S] is suspicious, a rim, and what these enclose, such as a dark core; but no more
+        than the highest MOST_HIDDEN of a brain, and what that encloses."""
         smooth = blurred_inside(odd, brain, self.blur)
         count = (brain.flatten(1).sum(dim=1) * MOST_HIDDEN).long()
-        return grown(smooth > self.suspicious) & highest(smooth.masked_fill(~brain, -math.inf), count) & brain
+        hidden = grown(smooth > self.suspicious) & highest(smooth.masked_fill(~brain, -math.inf), count) & brain
+        return without_holes(hidden) & brain
 
     def oddness(self, surprise: Tensor, channels: tuple[str, ...]) -> Tensor:
         """Surprise of each channel [B, C, *S] as one number [B, 1, *S], 0 or more, in standard deviations."""

@@ -38,8 +38,8 @@ class GuidedInversion(Reconstruction):
         return self
 
     @abstractmethod
-    def guided(self, networks: Networks) -> AnyDenoiser:
-        """The denoiser that decodes."""
+    def guided(self, x: Tensor, networks: Networks) -> AnyDenoiser:
+        """The denoiser that decodes what x_0 [B, D, *S] was encoded to."""
 
     def label(self, x: Tensor) -> Condition:
         """What the guided denoiser is conditioned on: `healthy`."""
@@ -49,7 +49,7 @@ class GuidedInversion(Reconstruction):
         times = self.times(networks.denoiser.schedule)
         x_L = walk(networks.denoiser, self.solver, x, times, noise=noise)
         condition = networks.space.condition(self.label(x))
-        return Decoding(self.guided(networks), self.solver, x_L, times[::-1], condition, noise)
+        return Decoding(self.guided(x, networks), self.solver, x_L, times[::-1], condition, noise)
 
     def score(self, image: Tensor, networks: Networks, noise: NoiseSource, *, baselines: bool = False) -> Evidence:
         space, x = networks.space, networks.space.encode(image)
@@ -75,14 +75,13 @@ class GuidedInversion(Reconstruction):
         return networks.space.decode(walk(*without_guidance(decoding, networks)))
 
 
-class Inversion(GuidedInversion):
+class ClassifierInversion(GuidedInversion):
     """Guided by a noisy classifier's gradient times `scale`, which 0 switches off. With `condition_on_healthy`, a denoiser
     that knows labels is also conditioned on `healthy` while decoding; while encoding it never is.
     """
 
     networks: ClassVar[tuple[str, ...]] = ("denoiser", "classifier")
 
-    kind: Literal["inversion"] = "inversion"
     scale: float = Field(default=100.0, ge=-1e6, le=1e6)
     condition_on_healthy: bool = False
 
@@ -95,7 +94,7 @@ class Inversion(GuidedInversion):
         gradients = self.steps if self.scale else 0
         return {"denoiser": 2 * self.steps, "classifier": gradients + 3}  # p(healthy) before, at depth and after
 
-    def guided(self, networks: Networks) -> AnyDenoiser:
+    def guided(self, x: Tensor, networks: Networks) -> AnyDenoiser:
         if networks.classifier is None or not self.scale:
             return networks.denoiser
         return ClassifierGuided(networks.denoiser, networks.classifier, HEALTHY, self.scale)
@@ -108,6 +107,12 @@ class Inversion(GuidedInversion):
 
     def checks(self, facts: Facts, reference: Mapping[str, float]) -> list[Check]:
         return checks_of(facts, reference)
+
+
+class Inversion(ClassifierInversion):
+    """The whole slice is guided, as in the paper."""
+
+    kind: Literal["inversion"] = "inversion"
 
 
 class ClassifierFreeInversion(GuidedInversion):
@@ -124,7 +129,7 @@ class ClassifierFreeInversion(GuidedInversion):
     def evaluations(self) -> dict[str, int]:
         return {"denoiser": 3 * self.steps}  # two while decoding: with the label, and without
 
-    def guided(self, networks: Networks) -> AnyDenoiser:
+    def guided(self, x: Tensor, networks: Networks) -> AnyDenoiser:
         return ClassifierFree(networks.denoiser, self.scale)
 
 
