@@ -147,10 +147,10 @@ def grown(mask: Tensor, sides: int | Sequence[int] = 3) -> Tensor:
 
 def without_holes(mask: Tensor) -> Tensor:
     """A mask [B, 1, *S] and what it encloses: all that cannot be reached from the edges of the image in as many steps as
-    lead to its middle. Nothing is asked of the device, so a GPU need not be waited for."""
+    its longest side has voxels. Nothing is asked of the device, so a GPU need not be waited for."""
     frame, inside = (1, 1) * (mask.ndim - 2), [slice(1, -1)] * (mask.ndim - 2)
     free = ~functional.pad(mask, frame)
     reached = ~functional.pad(torch.ones_like(mask), frame)
-    for _ in range(max(mask.shape[2:]) // 2 + 1):
+    for _ in range(max(mask.shape[2:])):
         reached = grown(reached) & free
     return ~reached[:, :, *inside]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from medseg_diff.diffusion.hiding import blurred, blurred_inside, brain_of, grown, patches, shown
+from medseg_diff.diffusion.hiding import Box, blurred, blurred_inside, brain_of, grown, patches, shown, without_holes
 
 
 def noise_of(*size, seed=0):
@@ -76,3 +76,38 @@ def test_a_voxel_grows_to_its_neighbours(size):
     mask = torch.zeros(1, 1, *size, dtype=torch.bool)
     mask[(0, 0, *(2,) * len(size))] = True
     assert int(grown(mask).sum()) == 3 ** len(size)
+
+
+@pytest.mark.parametrize(("size", "share"), [((10, 14), 0.5), ((9, 11), 0.3), ((6, 7, 8), 0.5), ((5, 5), 1.0)])
+def test_boxes_side_by_side_cover_the_brain_and_nothing_else(size, share):
+    brain = noise_of(2, 1, *size) > -0.5
+    boxes = list(Box(share).all(brain))
+    assert len(boxes) == int(-(-1 // share)) ** len(size)
+    assert torch.equal(torch.stack(boxes).any(dim=0), brain)
+    most = torch.tensor(Box(share).sides(size)).prod()
+    assert all((each.flatten(1).sum(1) <= most).all() for each in boxes)
+
+
+def test_a_box_is_drawn_around_any_voxel_of_each_brain():
+    brain = torch.zeros(400, 1, 16, 12, dtype=torch.bool)
+    brain[:, :, 3:13, 2:10] = True
+    drawn = Box(0.25).drawn(noise_of(400, 1, 16, 12), brain, torch.rand(2, 400))
+    assert not (drawn & ~brain).any() and set(drawn.flatten(1).sum(1).tolist()) <= {2, 3, 4, 6, 8, 9, 12}
+    often = drawn.double().mean(0)[0]
+    assert often[3:13, 2:10].min() > 0.03  # every voxel of the brain is hidden now and then
+    assert not Box(0.25).drawn(noise_of(1, 1, 5, 5), torch.zeros(1, 1, 5, 5, dtype=torch.bool), torch.rand(2, 1)).any()
+
+
+@pytest.mark.parametrize("size", [(25, 30), (9, 10, 11)])
+def test_what_a_mask_encloses_is_filled(size):
+    mask = blurred(noise_of(3, 1, *size), 1.5) > 0.02
+    neighbours = ndimage.generate_binary_structure(len(size), len(size))  # corners too
+    theirs = [ndimage.binary_fill_holes(each, neighbours) for each in mask[:, 0].numpy()]
+    found = without_holes(mask)
+    assert torch.equal(found[:, 0], torch.stack([torch.from_numpy(each) for each in theirs]))
+    ring = torch.zeros(1, 1, 12, 12, dtype=torch.bool)
+    ring[:, :, 2:9, 3:10] = True
+    hollow = ring.clone()
+    hollow[:, :, 4:7, 5:8] = False
+    assert torch.equal(without_holes(hollow), ring) and not without_holes(ring & ~ring).any()
+    assert without_holes(torch.ones(1, 1, 4, 4, dtype=torch.bool)).all()
