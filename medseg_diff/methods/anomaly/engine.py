@@ -77,7 +77,6 @@ class Engine(Settings):
     from and what it sees beside x_t, and turn an image into evidence. `swept` are the settings that `anomaly --sweep` tries.
     """
 
-    networks: ClassVar[tuple[str, ...]] = ("denoiser",)
     learns_from: ClassVar[Cohort] = "all"
     sees: ClassVar[Sight] = "nothing"
     wants_deviation: ClassVar[bool] = False  # of each value that its denoiser predicts
@@ -85,6 +84,11 @@ class Engine(Settings):
     swept: ClassVar[tuple[str, ...]] = ()
 
     network_batch: int = Field(default=32, ge=1, le=4096)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """What it needs: a denoiser, and maybe a classifier."""
+        return ("denoiser",)
 
     @property
     def needs_labels(self) -> bool:

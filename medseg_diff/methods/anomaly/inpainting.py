@@ -41,10 +41,10 @@ class Inpainting(Engine):
     weight for each channel and keeps what is positive, in standard deviations: `{t1: -1, flair: 1}` finds what is dark in T1
     and bright in FLAIR. Of two channels that are `agreeing`, half of what they differ by is taken off: fluid is bright in T2
     and dark in FLAIR, a lesion bright in both. Without directions any change counts: its root mean square above 1.
-    The classifier does not guide: what it says of the scan and of the filled one is the check.
+    A classifier does not guide: as a `witness`, what it says of the scan and of the filled one is the check. Where all cases
+    are healthy there is nothing that it could learn from.
     """
 
-    networks: ClassVar[tuple[str, ...]] = ("denoiser", "classifier")
     learns_from: ClassVar[Cohort] = "tissue"
     sees: ClassVar[Sight] = "rest"
     wants_deviation: ClassVar[bool] = True
@@ -59,6 +59,7 @@ class Inpainting(Engine):
     suspicious: float = Field(default=0.5, ge=0, le=100)
     directions: Mapping[ChannelName, float] = Field(default={})
     agreeing: tuple[ChannelName, ChannelName] | None = None
+    witness: bool = True
 
     @model_validator(mode="after")
     def _agree(self) -> "Inpainting":
@@ -67,6 +68,10 @@ class Inpainting(Engine):
         if self.agreeing is not None and not set(self.agreeing) <= set(self.directions):
             raise ValueError(f"agreeing needs two channels of directions: found {', '.join(self.agreeing)}")
         return self
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return ("denoiser", "classifier") if self.witness else ("denoiser",)
 
     @property
     def named_channels(self) -> tuple[str, ...]:
@@ -78,7 +83,8 @@ class Inpainting(Engine):
 
     @property
     def evaluations(self) -> dict[str, int]:
-        return {"denoiser": 2 * self.looks + self.refills, "classifier": 2}  # p(healthy) before and after
+        witness = {"classifier": 2} if self.witness else {}  # p(healthy) before and after
+        return {"denoiser": 2 * self.looks + self.refills} | witness
 
     def deepest(self, schedule: NoiseSchedule) -> int:
         """Its classifier is asked about images without noise."""
@@ -135,10 +141,10 @@ class Inpainting(Engine):
         return networks.space.decode(trip)
 
     def reference(self, facts: Facts) -> dict[str, float]:
-        return reference_of(facts)
+        return reference_of(facts) if self.witness else {}
 
     def checks(self, facts: Facts, reference: Mapping[str, float]) -> list[Check]:
-        return checks_of(facts, reference, largest_drift=LARGEST_DRIFT)
+        return checks_of(facts, reference, largest_drift=LARGEST_DRIFT) if self.witness else []
 
 
 class Usual(NamedTuple):

@@ -80,10 +80,12 @@ class ClassifierInversion(GuidedInversion):
     that knows labels is also conditioned on `healthy` while decoding; while encoding it never is.
     """
 
-    networks: ClassVar[tuple[str, ...]] = ("denoiser", "classifier")
-
     scale: float = Field(default=100.0, ge=-1e6, le=1e6)
     condition_on_healthy: bool = False
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return ("denoiser", "classifier")
 
     @property
     def needs_labels(self) -> bool:

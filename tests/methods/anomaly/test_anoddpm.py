@@ -53,7 +53,7 @@ def test_its_noise_is_the_one_that_it_is_given_from_the_first_step_on():
 
 
 def test_it_needs_one_network_learned_from_the_healthy():
-    assert AnoDDPM.networks == ("denoiser",) and AnoDDPM.learns_from == "healthy"
+    assert AnoDDPM().networks == ("denoiser",) and AnoDDPM.learns_from == "healthy"
     assert AnoDDPM(steps=25).evaluations == {"denoiser": 25}
 
 
