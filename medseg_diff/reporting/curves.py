@@ -22,7 +22,11 @@ Row = dict[str, Any]
 FEW = 50  # numbers that are drawn as dots
 CHANCE = 0.5
 SKILL = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
-SWEEP = {"auroc": "AUROC", "contrast": "Contrast, diseased against healthy", "drift": "Drift of healthy slices"}
+SWEEP = {
+    "average_precision": "Average precision",
+    "contrast": "Contrast, diseased against healthy",
+    "drift": "Drift of healthy slices",
+}
 
 
 def training_curves(numbers: Iterable[Point], png: Path) -> None:
@@ -71,7 +75,7 @@ def draw_sweep(table: Path, png: Path, swept: Sequence[str] = ("depth", "steps",
     """Of three swept settings a line for each of the first, a column of panels for each of the second, over the third; of
     two one column, over the second.
 
-    Above AUROC (contrast without references), below the drift where healthy slices were seen.
+    Above average precision (contrast without references), below the drift where healthy slices were seen.
     Raises: UsageError where the table is empty or another one, EnvironmentFault where `png` cannot be written.
     """
     lines, *between, across = swept
@@ -80,7 +84,7 @@ def draw_sweep(table: Path, png: Path, swept: Sequence[str] = ("depth", "steps",
     for name in between:
         values = sorted({row[name] for row in rows})
         columns = {f"{value:g} {name}": [row for row in rows if row[name] == value] for value in values}
-    names = ["contrast" if rows[0]["auroc"] is None else "auroc", "drift"]
+    names = ["contrast" if rows[0]["average_precision"] is None else "average_precision", "drift"]
     names = [name for name in names if rows[0][name] is not None]
     figure = new_figure(2.6 * len(columns) + 0.6, 2.3 * len(names))
     for line, name in enumerate(names):

@@ -46,7 +46,7 @@ def test_a_table_without_skill_is_refused(tmp_path, text):
         draw_skill(tmp_path / "other.csv", tmp_path / "a.png")
 
 
-SWEEP = "depth,steps,scale,drift,contrast,auroc\n"
+SWEEP = "depth,steps,scale,drift,contrast,average_precision\n"
 
 
 def test_a_sweep_has_a_column_for_each_number_of_steps(tmp_path):
@@ -56,7 +56,7 @@ def test_a_sweep_has_a_column_for_each_number_of_steps(tmp_path):
         draw_sweep(tmp_path / "sweep.csv", tmp_path / f"{len(steps)}.png")
     one, two = (imread(tmp_path / f"{count}.png").shape[1] for count in (1, 2))
     assert one < two < 2 * one
-    (tmp_path / "sweep.csv").write_text("depth,steps,drift,contrast,auroc\n10,5,,,0.9\n10,9,,,0.95\n")
+    (tmp_path / "sweep.csv").write_text("depth,steps,drift,contrast,average_precision\n10,5,,,0.9\n10,9,,,0.95\n")
     draw_sweep(
         tmp_path / "sweep.csv", tmp_path / "steps.png", ("depth", "steps")
     )  # neither a scale nor healthy slices: one panel

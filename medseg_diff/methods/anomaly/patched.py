@@ -26,7 +26,6 @@ class Patched(Comparison):
 
     learns_from: ClassVar[Cohort] = "healthy"
     sees: ClassVar[Sight] = "rest"
-    swept: ClassVar[tuple[str, ...]] = ("depth", "steps", "share")
 
     kind: Literal["patched"] = "patched"
     depth: int = Field(default=500, ge=1, le=LONGEST)

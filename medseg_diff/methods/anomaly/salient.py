@@ -6,7 +6,7 @@ Brain Images, IEEE Transactions on Medical Imaging 2024, arXiv 2308.02062. There
 """
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -21,8 +21,6 @@ from medseg_diff.networks.noisy_classifier import HEALTHY
 
 class SalientInversion(ClassifierInversion):
     """The mask is the `share` of each brain where the classifier's saliency, blurred over `blur` voxels, is highest."""
-
-    swept: ClassVar[tuple[str, ...]] = ("depth", "steps", "scale", "share")
 
     kind: Literal["salient_inversion"] = "salient_inversion"
     share: float = Field(default=0.2, gt=0, le=1)

@@ -30,7 +30,7 @@ from medseg_diff.tasks.options import Compute, MapOrSweep, ResultFolder
 MOST_CASES, SLICES = 3, 12
 FACTORS = {"scale": (0.3, 1.0, 3.0), "refills": (0.34, 1.0, 2.0)}  # of the recipe's own
 HALF_TO_TWICE = (0.5, 1.0, 2.0)  # of all others
-AS_GOOD = 0.005  # AUROC, or share of the contrast, that is not worth a pass
+AS_GOOD = 0.005  # average precision, or share of the contrast, that is not worth a pass
 MEASURED = ("nfe", "drift", "p_healthy", "contrast", "auroc", "average_precision", "dice")
 
 
@@ -50,9 +50,9 @@ class Slices:
 def sweep_anomaly(cases: Sequence[Case], system: AnomalySystem, out: Path, *, resample_to: str | None = None) -> Path:
     """Try every setting on slices of at most three of the cases; OUT/{sweep.csv, sweep.png, recommended.txt}; returns OUT.
 
-    With references the best AUROC wins, of settings that are as good the cheapest; without any, the largest contrast
-    between the slices that the classifier calls diseased and healthy. Raises: ImageError; UsageError where there are
-    neither references nor a classifier, or references without a lesion.
+    With references the best average precision wins (AUROC hardly sees what else is marked), of settings that are as good the
+    cheapest; without any, the largest contrast between the slices that the classifier calls diseased and healthy.
+    Raises: ImageError; UsageError where there are neither references nor a classifier, or references without a lesion.
     """
     slices = read_slices(cases, system, resample_to=resample_to)
     if slices.lesion is None and system.networks.classifier is None:
@@ -82,9 +82,9 @@ def sweep_anomaly(cases: Sequence[Case], system: AnomalySystem, out: Path, *, re
     best = recommended(rows)
     words = " ".join(f"engine.{name}={best[name]:g}" for name in swept)
     write_text(out / "recommended.txt", words + "\n")
-    measure = "contrast" if best["auroc"] is None else "auroc"
+    measure = "contrast" if best["auroc"] is None else "average_precision"
     drift = "" if best["drift"] is None else f" and drift {best['drift']:.3f}"
-    log.info("recommended, with %s %.3f%s: %s", measure, best[measure], drift, words)
+    log.info("recommended, with %s %.3f%s: %s", measure.replace("_", " "), best[measure], drift, words)
     return out
 
 
@@ -186,9 +186,9 @@ def _try_in_memory(slices: Slices, system: AnomalySystem) -> dict[str, Any]:
 
 def recommended(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The cheapest of the rows that are as good as the best; of equally cheap ones that with the least drift."""
-    name = "auroc" if rows[0]["auroc"] is not None else "contrast"
+    name = "average_precision" if rows[0]["auroc"] is not None else "contrast"
     best = max(row[name] for row in rows)
-    margin = AS_GOOD if name == "auroc" else AS_GOOD * abs(best)
+    margin = AS_GOOD if name == "average_precision" else AS_GOOD * abs(best)
     good = [row for row in rows if row[name] >= best - margin]
     return min(good, key=lambda row: (row["nfe"], row["drift"] or 0.0))
 
