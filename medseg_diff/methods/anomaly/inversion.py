@@ -76,11 +76,14 @@ class GuidedInversion(Reconstruction):
 
 
 class ClassifierInversion(GuidedInversion):
-    """Guided by a noisy classifier's gradient times `scale`, which 0 switches off. With `condition_on_healthy`, a denoiser
-    that knows labels is also conditioned on `healthy` while decoding; while encoding it never is.
+    """Guided by a noisy classifier's gradient times `scale`, which 0 switches off. The gradient is shared out among the
+    voxels of a slice: `scale_at` is how many of them `scale` was chosen for, and more are pushed so much more (None: as in
+    the paper, whatever the slice). With `condition_on_healthy` a denoiser that knows labels is conditioned on `healthy`, too,
+    while decoding; while encoding it never is.
     """
 
     scale: float = Field(default=100.0, ge=-1e6, le=1e6)
+    scale_at: int | None = Field(default=None, ge=1, le=10**9)
     condition_on_healthy: bool = False
 
     @property
@@ -99,7 +102,15 @@ class ClassifierInversion(GuidedInversion):
     def guided(self, x: Tensor, networks: Networks) -> AnyDenoiser:
         if networks.classifier is None or not self.scale:
             return networks.denoiser
-        return ClassifierGuided(networks.denoiser, networks.classifier, HEALTHY, self.scale)
+        voxels = x[0, 0].numel()
+        scale = self.scale if self.scale_at is None else self.scale * voxels / self.scale_at
+        return ClassifierGuided(
+            networks.denoiser, networks.classifier, HEALTHY, scale, mask=self.guided_where(x, networks)
+        )
+
+    def guided_where(self, x: Tensor, networks: Networks) -> Tensor | None:
+        """The voxels that are guided, [B, 1, *S]; None: all of them."""
+        return None
 
     def label(self, x: Tensor) -> Condition:
         return healthy_label(x) if self.condition_on_healthy else Condition()

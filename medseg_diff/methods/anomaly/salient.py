@@ -11,12 +11,9 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from medseg_diff.diffusion import ClassifierGuided
-from medseg_diff.diffusion.denoiser import AnyDenoiser
 from medseg_diff.diffusion.hiding import blurred_inside, highest
 from medseg_diff.methods.anomaly.engine import Networks
 from medseg_diff.methods.anomaly.inversion import ClassifierInversion, saliency
-from medseg_diff.networks.noisy_classifier import HEALTHY
 
 
 class SalientInversion(ClassifierInversion):
@@ -31,14 +28,8 @@ class SalientInversion(ClassifierInversion):
         known = super().evaluations
         return known | {"classifier": known["classifier"] + bool(self.scale)}
 
-    def guided(self, x: Tensor, networks: Networks) -> AnyDenoiser:
-        if networks.classifier is None or not self.scale:
-            return networks.denoiser
-        mask = self.salient(x, networks)
-        return ClassifierGuided(networks.denoiser, networks.classifier, HEALTHY, self.scale, mask=mask)
-
-    def salient(self, x: Tensor, networks: Networks) -> Tensor:
-        """Where the classifier looks, [B, 1, *S], halfway to the noise level."""
+    def guided_where(self, x: Tensor, networks: Networks) -> Tensor:
+        """Where the classifier looks halfway to the noise level."""
         assert networks.classifier is not None
         schedule = networks.denoiser.schedule
         times = self.times(schedule)

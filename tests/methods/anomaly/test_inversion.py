@@ -60,6 +60,24 @@ def test_without_guidance_everything_comes_back():
     torch.testing.assert_close(trip, unguided)
 
 
+def test_a_scale_means_the_same_for_finer_voxels():
+    """A classifier that looks at means over two by two voxels gives each of four a quarter of the gradient."""
+
+    def finer(x_t, t, condition=None):
+        return MIXTURE.classifier(torch.nn.functional.avg_pool2d(x_t, 2), t)
+
+    coarse = torch.tensor([[[[0.9, -0.8], [1.1, 0.2]]]], dtype=torch.float64)
+    fine = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    engine = ENGINE.but(steps=20, scale=0.5, scale_at=4)
+    pushes = []
+    for image, classifier in ((coarse, MIXTURE.classifier), (fine, finer)):
+        guided = engine.guided(image, Networks(MIXTURE, classifier))
+        pushes.append(guided.scale * guided.gradient(image, 300, None))
+    torch.testing.assert_close(pushes[0].repeat_interleave(2, 2).repeat_interleave(2, 3), pushes[1])
+    plain = engine.but(scale_at=None).guided(fine, Networks(MIXTURE, finer))
+    assert plain.scale == 0.5 and guided.scale == 2.0
+
+
 def test_p_healthy_is_measured_before_at_the_noise_level_and_after():
     facts = score(samples(DISEASED)).facts
     assert {name: len(value) for name, value in facts.items()} == dict.fromkeys(

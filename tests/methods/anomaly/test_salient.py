@@ -44,7 +44,7 @@ def score(engine, image):
 
 def test_the_mask_lies_where_the_classifier_looks_and_has_its_share():
     image = image_of()
-    mask = SalientInversion(**SETTINGS, share=0.2, blur=0.5).salient(image, Networks(Voxels(), classifier))
+    mask = SalientInversion(**SETTINGS, share=0.2, blur=0.5).guided_where(image, Networks(Voxels(), classifier))
     assert mask.flatten(1).sum(1).tolist() == [29, 29]  # a fifth of 144, rounded up
     assert mask[image > 0].all()
 
@@ -52,7 +52,7 @@ def test_the_mask_lies_where_the_classifier_looks_and_has_its_share():
 def test_inside_it_is_guided_outside_it_is_not():
     image = image_of()
     engine = SalientInversion(**SETTINGS, share=0.05, blur=0.5)
-    mask = engine.salient(image, Networks(Voxels(), classifier))
+    mask = engine.guided_where(image, Networks(Voxels(), classifier))
     found, guided, plain = (score(each, image).healthy for each in (engine, Inversion(**SETTINGS), engine.but(scale=0)))
     torch.testing.assert_close(found[mask], guided[mask])
     torch.testing.assert_close(found[~mask], plain[~mask])
