@@ -78,7 +78,7 @@ class GuidedInversion(Reconstruction):
 class ClassifierInversion(GuidedInversion):
     """Guided by a noisy classifier's gradient times `scale`, which 0 switches off. The gradient is shared out among the
     voxels of a slice: `scale_at` is how many of them `scale` was chosen for, and more are pushed so much more (None: as in
-    the paper, whatever the slice). With `condition_on_healthy` a denoiser that knows labels is conditioned on `healthy`, too,
+    the paper, whatever the slice). With `condition_on_healthy` a denoiser that knows labels is also conditioned on healthy
     while decoding; while encoding it never is.
     """
 
