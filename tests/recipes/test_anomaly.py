@@ -76,7 +76,12 @@ def test_the_resolved_copy_is_the_recipe(name, tmp_path):
 )
 def test_what_it_builds_reconstructs(name):
     words = ["network.width=8", "network.multipliers=[1,2]", "network.attention=[1]"]
-    words += ["classifier.width=8", "classifier.multipliers=[1,2]", "classifier.head_width=8"]
+    words += [
+        "classifier.width=8",
+        "classifier.multipliers=[1,2]",
+        "classifier.attention=[]",
+        "classifier.head_width=8",
+    ]
     recipe = load_recipe(name, task="anomaly", overrides=words)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
