@@ -64,3 +64,14 @@ def test_its_channels_have_places():
     axes = network.channel_axes(("t1", "t2"), (), ("t1", "t2", "a", "b"))
     assert set(axes) == {"stem.weight", "head.2.weight", "head.2.bias"}
     assert all(state[name].shape[axis] == len(names) for name, (axis, names) in axes.items())
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_answer_to_a_sample_does_not_depend_on_its_neighbours(variant, precision):
+    network = network_of(**VARIANTS[variant]).to(memory_format=torch.channels_last)
+    x, order = noise(4, 2, 20, 24), torch.tensor([2, 0, 0, 0])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        together, apart = (network(each, torch.tensor([5]), Condition()) for each in (x, x[order]))
+    assert torch.equal(apart, together[order])

@@ -81,3 +81,19 @@ def test_its_channels_have_places_in_both_parts():
     assert axes["encoder.stem.weight"] == (1, ("seen a", "seen b", "seen c"))
     assert axes["unet.stem.weight"] == (1, ("t1", "t2"))
     assert all(state[name].shape[axis] == len(names) for name, (axis, names) in axes.items())
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_code_and_answer_of_a_sample_do_not_depend_on_its_neighbours(precision):
+    network = network_of().to(memory_format=torch.channels_last)
+    random, order = torch.Generator().manual_seed(2), torch.tensor([2, 0, 0, 0])
+    x_t, image = (torch.randn(4, channels, 20, 24, generator=random) for channels in (2, 3))
+
+    def asked(x_t, image):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            known = network.prepare(Condition(image=image))
+            return known.covariates, network(x_t, torch.tensor([5]), known)
+
+    for together, apart in zip(asked(x_t, image), asked(x_t[order], image[order]), strict=True):
+        assert torch.equal(apart, together[order])

@@ -1,4 +1,4 @@
-"""cDDPM: partial diffusion with a denoiser of healthy brains that is told in a short code which brain it denoises.
+"""Conditioned DDPM: partial diffusion with a denoiser of healthy brains that is told a short code of the one at hand.
 
 Behrendt et al., Guided Reconstruction with Conditioned Diffusion Models for Unsupervised Anomaly Detection in Brain MRIs,
 2023, arXiv 2312.04215. The code is the network's (`network: {kind: with_encoder}`), the noise the recipe's.
