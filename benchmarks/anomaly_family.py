@@ -71,13 +71,12 @@ FAMILY = {
         shares="inversion",
     ),
     "AnoDDPM": Member("quick/anoddpm"),
-    "Mahalanobis": Member(
-        "quick/mahalanobis",
-        ("engine.steps=5", "engine.draws=8", "engine.distance=mahalanobis"),
-        shares="AnoDDPM",
-    ),
     "AutoDDPM": Member("quick/autoddpm", ("engine.blur=1.3",)),
     "patched DDPM": Member("quick/patched"),
+    "cDDPM": Member("quick/cddpm"),
+    "Mahalanobis": Member("quick/mahalanobis", ("engine.draws=10", "engine.distance=mahalanobis"), shares="cDDPM"),
+    "denoising autoencoder": Member("quick/dae"),
+    "autoencoder": Member("quick/autoencoder"),
 }
 
 

@@ -168,7 +168,7 @@ ANOMALY = {
     "view": {"size": [40, 40]},
     "schedule": {"kind": "linear", "length": 100},
     "denoiser": {"target": "velocity"},
-    "network": {"width": 8, "multipliers": [1, 1], "blocks": 1, "attention": [], "groups": 4},
+    "network": {"kind": "unet", "width": 8, "multipliers": [1, 1], "blocks": 1, "attention": [], "groups": 4},
     "classifier": {"width": 8, "multipliers": [1, 1], "blocks": 1, "attention": [], "groups": 4, "pooling": "max_mean"},
     "training": {"precision": "fp32"},
     "engine": {"kind": "inversion", "depth": 20, "steps": 2, "scale": 5.0, "network_batch": 8},

@@ -12,6 +12,7 @@ from torch import Tensor
 from medseg_diff.settings import Settings
 
 MASK_64 = 2**64 - 1
+VARIANCE_BETWEEN = 2 / 3  # of (1 - s) a + s b for normal a, b and s anywhere in 0 … 1
 
 
 class NoiseSource(Protocol):
@@ -56,7 +57,35 @@ class SimplexNoise(Settings):
         return (fields / deviation.clamp(min=1e-6)).view(like.shape).to(like.dtype)
 
 
-AnyNoise = Annotated[GaussianNoise | SimplexNoise, Field(discriminator="kind")]
+class CoarseNoise(Settings):
+    """Blobs: normal numbers at the points of a grid of `cells` along each axis, and straight between them (Kascenas et al.,
+    Denoising Autoencoders for Unsupervised Anomaly Detection in Brain MRI, MIDL 2022).
+
+    The grid ends where it begins, and is shifted by chance, so that no voxel stands out and no seam is seen. Between points
+    a mean varies less than they do: that is divided out, and every voxel has deviation 1.
+    """
+
+    kind: Literal["coarse"] = "coarse"
+    cells: int = Field(default=16, ge=2, le=1000)
+
+    def draw(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """[B, C, *S] in `like`'s dtype and on its device; every sample and channel has a field of its own."""
+        count, size, device = like.shape[:2].numel(), tuple(like.shape[2:]), like.device
+        fields = torch.randn(count, *[self.cells] * len(size), generator=generator, device=device)
+        shifts = self.cells * torch.rand(len(size), count, 1, generator=generator, device=device)
+        for axis, (voxels, shift) in enumerate(zip(size, shifts, strict=True), start=1):
+            places = torch.arange(voxels, device=device) * (self.cells / voxels) + shift  # [count, voxels], in cells
+            behind = places.floor()
+            share = _along(places - behind, axis, fields.ndim)
+            before, after = (
+                fields.take_along_dim(_along((behind.long() + step) % self.cells, axis, fields.ndim), dim=axis)
+                for step in (0, 1)
+            )
+            fields = before + share * (after - before)
+        return (fields * VARIANCE_BETWEEN ** (-len(size) / 2)).view(like.shape).to(like.dtype)
+
+
+AnyNoise = Annotated[GaussianNoise | SimplexNoise | CoarseNoise, Field(discriminator="kind")]
 
 
 class SeededNoise:
@@ -80,6 +109,11 @@ class SeededNoise:
 def fresh_noise(like: Tensor, step: int) -> Tensor:
     """Noise from torch's global generator, for a walk whose samples have no names."""
     return torch.randn_like(like)
+
+
+def _along(values: Tensor, axis: int, dims: int) -> Tensor:
+    """[N, V] as [N, 1 …, V, … 1] with V along `axis` of `dims` axes."""
+    return values.view(len(values), *(values.shape[1] if each == axis else 1 for each in range(1, dims)))
 
 
 def _scramble(seed: int, step: int) -> int:

@@ -1,4 +1,4 @@
-"""What the U-Net and the noisy classifier have in common: the blocks of one network, made alike, and the way down."""
+"""What networks of several levels have in common: the blocks of one network, made alike, the way down and the way up."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -119,6 +119,19 @@ class BlockMaker:
                 down.append(Chain([self.resample(out, "down")]))
                 widths.append(out)
         return down, widths
+
+    def way_up(self, channels: int, skips: Sequence[int]) -> tuple[nn.ModuleList, int]:
+        """The chains from the deepest level, `channels` wide, to level 0, one more a level than on the way down, and the
+        channels behind the last. Beside what comes from below, the first is shown the last number of `skips`, and so on."""
+        up, beside = nn.ModuleList(), list(skips)
+        for level, out in reversed(list(enumerate(self.settings.widths))):
+            for i in range(self.settings.blocks + 1):
+                chain = self.with_attention(channels + beside.pop(), out, level)
+                channels = out
+                if level > 0 and i == self.settings.blocks:
+                    chain.append(self.resample(channels, "up"))
+                up.append(chain)
+        return up, channels
 
     def middle(self, channels: int) -> Chain:
         attend = [self.attention(channels)] if self.settings.attention else []

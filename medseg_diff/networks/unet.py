@@ -58,16 +58,8 @@ class UNet(nn.Module):
         block = BlockMaker(settings, dims, embedded)
         self.stem = CONVOLUTION[dims]((channels + image_channels) * fold, width, 3, padding=1)
         self.down, skips = block.way_down()
-        here = skips[-1]
-        self.middle = block.middle(here)
-        self.up = nn.ModuleList()
-        for level, out in reversed(list(enumerate(settings.widths))):
-            for i in range(settings.blocks + 1):
-                chain = block.with_attention(here + skips.pop(), out, level)
-                here = out
-                if level > 0 and i == settings.blocks:
-                    chain.append(block.resample(here, "up"))
-                self.up.append(chain)
+        self.middle = block.middle(skips[-1])
+        self.up, here = block.way_up(skips[-1], skips)
         self.head = nn.Sequential(
             GroupNorm(here, settings.groups), nn.SiLU(), zeroed(CONVOLUTION[dims](here, outputs * fold, 3, padding=1))
         )

@@ -16,6 +16,9 @@ from medseg_diff.methods.anomaly import AnyEngine
 from medseg_diff.methods.anomaly.engine import Networks
 from medseg_diff.methods.anomaly.inversion import Inversion
 from medseg_diff.methods.anomaly.normative import AnomalyFindings
+from medseg_diff.networks import AnomalyNetwork
+from medseg_diff.networks.bottleneck import BottleneckSettings
+from medseg_diff.networks.encoded import WithEncoderSettings
 from medseg_diff.networks.noisy_classifier import NoisyClassifier, NoisyClassifierSettings
 from medseg_diff.networks.unet import ChannelNames, UNetSettings
 from medseg_diff.recipes.base import Recipe
@@ -63,7 +66,7 @@ class AnomalyRecipe(Recipe):
     view: AxialSlices = AxialSlices()
     deepest: int | None = Field(default=None, ge=1, le=LONGEST)
     denoiser: DenoiserSettings = DenoiserSettings(target="noise")
-    network: UNetSettings = UNetSettings()
+    network: AnomalyNetwork = UNetSettings()
     label_dropout: float = Field(default=0.2, gt=0, le=1)
     classifier: NoisyClassifierSettings = NoisyClassifierSettings()
     classifier_training: FitSettings = FitSettings()
@@ -84,20 +87,6 @@ class AnomalyRecipe(Recipe):
             raise ValueError("augmentation.channel_dropout is 0: a channel that is not there cannot be reconstructed")
         if self.augmentation.lesion_paste:
             raise ValueError("augmentation.lesion_paste is 0: a healthy slice with a lesion in it is not healthy")
-        if self.denoiser.target == "logits":
-            raise ValueError("denoiser.target logits is for masks; use velocity, noise or clean")
-        if self.network.covariates or self.network.classes not in (0, LABELS):
-            raise ValueError(f"network.classes is {LABELS} (healthy, diseased) or 0, and there are no covariates")
-        if self.engine.needs_labels and not self.network.classes:
-            raise ValueError(f"the engine conditions the denoiser on `healthy`, so network.classes must be {LABELS}")
-        kind, sees = self.engine.kind, self.engine.sees
-        if sees != "nothing" and self.network.classes:
-            raise ValueError(f"engine {kind} shows its denoiser an image and tells no label: set network.classes=0")
-        if self.engine.wants_deviation and not self.denoiser.learned_deviation:
-            needs = "denoiser={target: clean, learned_deviation: true}"
-            raise ValueError(f"engine {kind} measures in deviations, which its denoiser has to learn: set {needs}")
-        if self.denoiser.learned_deviation and not self.engine.wants_deviation:
-            raise ValueError(f"denoiser.learned_deviation is not for engine {kind}, which does not look at it")
         if self.classifier_training.precision not in ("auto", self.training.precision):
             raise ValueError("one precision serves both networks: set training.precision")
         if self.learned > self.schedule.length:
@@ -110,11 +99,49 @@ class AnomalyRecipe(Recipe):
             raise ValueError(f"engine: depth {depth} is deeper than the networks learn (deepest {self.deepest})")
         return self
 
+    @model_validator(mode="after")
+    def _denoiser_fits_the_engine(self) -> "AnomalyRecipe":
+        kind, target = self.engine.kind, self.denoiser.target
+        if target == "logits":
+            raise ValueError("denoiser.target logits is for masks; use velocity, noise or clean")
+        if target not in self.engine.targets:
+            needs = " or ".join(self.engine.targets)
+            raise ValueError(f"engine {kind} takes what its network says for an image: set denoiser.target={needs}")
+        if self.engine.wants_deviation and not self.denoiser.learned_deviation:
+            needs = "denoiser={target: clean, learned_deviation: true}"
+            raise ValueError(f"engine {kind} measures in deviations, which its denoiser has to learn: set {needs}")
+        if self.denoiser.learned_deviation and not self.engine.wants_deviation:
+            raise ValueError(f"denoiser.learned_deviation is not for engine {kind}, which does not look at it")
+        return self
+
+    @model_validator(mode="after")
+    def _network_fits_the_engine(self) -> "AnomalyRecipe":
+        kind, sees, network = self.engine.kind, self.engine.sees, self.network
+        encodes = isinstance(network, WithEncoderSettings)
+        if sees == "itself" and not encodes:
+            raise ValueError(f"engine {kind} shows its denoiser a code of the image: set network.kind=with_encoder")
+        if encodes and sees != "itself":
+            raise ValueError(f"engine {kind} gives network with_encoder no image to encode: set network.kind=unet")
+        if isinstance(network, BottleneckSettings) and (sees != "nothing" or self.engine.needs_labels):
+            raise ValueError(f"engine {kind} needs a condition, which a bottleneck has not: set network.kind=unet")
+        if isinstance(network, UNetSettings) and (network.covariates or network.classes not in (0, LABELS)):
+            raise ValueError(f"network.classes is {LABELS} (healthy, diseased) or 0, and there are no covariates")
+        if self.engine.needs_labels and not self.learns_labels:
+            raise ValueError(f"the engine conditions the denoiser on `healthy`, so network.classes must be {LABELS}")
+        if sees != "nothing" and self.learns_labels:
+            raise ValueError(f"engine {kind} shows its denoiser an image and tells no label: set network.classes=0")
+        return self
+
     def lesion_in(self, labels: Tensor) -> Tensor:
         """Where integer labels [...] are those of a lesion."""
         if self.diseased is None:
             return labels > 0
         return torch.isin(labels, torch.tensor(list(self.diseased), dtype=labels.dtype))
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether its denoiser is told which images are healthy and which diseased."""
+        return isinstance(self.network, UNetSettings) and self.network.classes > 0
 
     @property
     def learned(self) -> int:
@@ -167,5 +194,10 @@ class AnomalyRecipe(Recipe):
         if changed.engine.kind != self.engine.kind:
             raise ConfigError(
                 "`engine.kind` is fixed by the training", fix=f"leave it {self.engine.kind}, or train again"
+            )
+        if changed.denoised_times != self.denoised_times:
+            raise ConfigError(
+                "`engine.depth` is fixed by the training: the network has learned no other time",
+                fix="leave it as it is, or train again",
             )
         return changed

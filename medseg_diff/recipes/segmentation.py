@@ -19,7 +19,8 @@ from medseg_diff.methods.labels import MOST_REGIONS
 from medseg_diff.methods.regions import hierarchy_of
 from medseg_diff.methods.sampled_segmentation import Plan
 from medseg_diff.methods.tiled import Tiled
-from medseg_diff.networks.unet import ChannelNames
+from medseg_diff.networks import SegmentationNetwork
+from medseg_diff.networks.unet import ChannelNames, UNetSettings
 from medseg_diff.recipes.base import Recipe
 from medseg_diff.settings import Axis, Label, Settings, parse_settings
 
@@ -78,6 +79,7 @@ class SegmentationRecipe(Recipe):
     label_names: dict[Label, Annotated[str, Field(pattern=r"^\w[\w -]{0,60}$")]] = Field(default_factory=dict)
     other_labels: tuple[Label, ...] = ()
     validation: Validation = Validation()
+    network: SegmentationNetwork = UNetSettings()
     sampling: SamplingSettings = SamplingSettings()
     findings: Findings = Findings()
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medseg_diff.diffusion import SeededNoise
-from medseg_diff.diffusion.noise import GaussianNoise, SimplexNoise
+from medseg_diff.diffusion.noise import CoarseNoise, GaussianNoise, SimplexNoise
 
 ROWS = torch.empty(3, 1, 100_000)
 
@@ -67,5 +67,45 @@ def test_octaves_get_rougher_with_their_persistence():
 def test_a_samples_simplex_noise_is_the_same_in_any_batch():
     like, kind = torch.empty(3, 2, 12, 10), SimplexNoise(wavelength=8)
     batch = SeededNoise([5, 6, 7], kind)(like, 2)
+    assert torch.equal(SeededNoise([6], kind)(like[:1], 2)[0], batch[1])
+    assert not torch.equal(SeededNoise([6], kind)(like[:1], 3)[0], batch[1])
+
+
+@pytest.mark.parametrize("size", [(24, 20), (15, 9), (8, 6, 7), (40,), (5, 1)])
+def test_coarse_noise_has_mean_0_and_deviation_1_at_every_voxel(size):
+    """Whatever the size and wherever the voxel: near a grid's point as between them, at an edge as in the middle."""
+    fields = CoarseNoise(cells=5).draw(torch.empty(4000, 2, *size), torch.Generator().manual_seed(0))
+    assert fields.shape == (4000, 2, *size) and fields.isfinite().all()
+    count = 8000
+    assert fields.flatten(0, 1).mean(0).abs().max() < 5 / count**0.5
+    assert (fields.flatten(0, 1).square().mean(0) - 1).abs().max() < 5 * (4 / count) ** 0.5  # kurtosis is above 3
+    assert abs(correlation(fields[:, 0], fields[:, 1])) < 0.05
+
+
+def test_coarse_noise_is_straight_between_points_and_ends_where_it_begins():
+    (field,) = CoarseNoise(cells=4).draw(torch.empty(1, 1, 64, 64), torch.Generator().manual_seed(0))[0]
+    bends = field.diff(n=2, dim=0).abs().max(dim=1).values > 1e-4
+    assert 1 <= bends.sum() <= 2 * 4  # at the points alone
+    steps, across = field.diff(dim=0).abs().max(), (field[0] - field[-1]).abs().max()
+    assert across <= steps + 1e-5
+    assert roughness_of(field) < 0.1 * roughness_of(GaussianNoise().draw(field, torch.Generator().manual_seed(0)))
+
+
+def roughness_of(field):
+    return float(field.diff(dim=-1).square().mean() / field.var())
+
+
+def test_coarse_noise_varies_over_an_axis_divided_by_its_cells():
+    fields = CoarseNoise(cells=8).draw(torch.empty(200, 1, 64, 32), torch.Generator().manual_seed(0))[:, 0]
+    along = [float((fields[:, lag:] * fields[:, : -lag or None]).mean()) for lag in (2, 16)]
+    across = [float((fields[:, :, lag:] * fields[:, :, : -lag or None]).mean()) for lag in (1, 8)]
+    assert along[0] == pytest.approx(across[0], abs=0.03) and along[0] > 0.85
+    assert max(abs(along[1]), abs(across[1])) < 0.1
+
+
+def test_a_samples_coarse_noise_is_the_same_in_any_batch():
+    like, kind = torch.empty(3, 2, 12, 10, dtype=torch.float64), CoarseNoise(cells=3)
+    batch = SeededNoise([5, 6, 7], kind)(like, 2)
+    assert batch.dtype == torch.float64
     assert torch.equal(SeededNoise([6], kind)(like[:1], 2)[0], batch[1])
     assert not torch.equal(SeededNoise([6], kind)(like[:1], 3)[0], batch[1])

@@ -31,6 +31,9 @@ def test_the_recipes_that_there_are():
         "patched",
         "mahalanobis",
         "salient",
+        "cddpm",
+        "dae",
+        "autoencoder",
     }
     demos = {"quick/phantom", "quick/phantom_inpainting"}
     assert full | {f"quick/{name}" for name in full} | demos == set(NAMES)
@@ -39,7 +42,7 @@ def test_the_recipes_that_there_are():
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_valid_and_names_its_paper(name):
     recipe = load_recipe(name, task="anomaly")
-    assert recipe.task == "anomaly" and re.search(r"arXiv \d{4}\.\d{5}|CVPR Workshops \d{4}", recipe.paper)
+    assert recipe.task == "anomaly" and re.search(r"arXiv \d{4}\.\d{5}|(CVPR Workshops|MIDL) \d{4}", recipe.paper)
     first = (configs_folder() / "anomaly" / f"{name}.yaml").read_text().splitlines()[0]
     assert first.startswith("# ") and first.endswith(".")  # says what it is for
 
@@ -51,8 +54,9 @@ def test_it_builds_and_runs_without_memory(name):
     with torch.device("meta"):
         denoiser, classifier = recipe.build_denoiser(), recipe.build_classifier()
         condition = healthy_label(image) if recipe.engine.needs_labels else Condition()
-        if recipe.names.image:
-            condition = shown(image, image[:, :1] > 0)
+        if recipe.engine.sees != "nothing":
+            hidden = image[:, :1] > 0
+            condition = shown(image, hidden) if recipe.engine.sees == "rest" else Condition(image=image)
         out = denoiser.network(image, torch.ones(2), condition)
         logits = classifier(image, torch.ones(2), Condition())
     assert out.shape == (2, len(recipe.channels) * recipe.denoiser.outputs, *recipe.view.size)
@@ -70,10 +74,18 @@ def test_the_resolved_copy_is_the_recipe(name, tmp_path):
     assert parse_settings(AnomalyRecipe, read_yaml(tmp_path / "recipe.yaml"), source="recipe.yaml") == recipe
 
 
-@pytest.mark.parametrize("name", ["quick/phantom", "quick/classifier_free", "quick/inpainting"])
+@pytest.mark.parametrize(
+    "name",
+    ["quick/phantom", "quick/classifier_free", "quick/inpainting", "quick/cddpm", "quick/dae", "quick/autoencoder"],
+)
 def test_what_it_builds_reconstructs(name):
     words = ["network.width=8", "network.multipliers=[1,2]", "network.attention=[1]"]
-    words += ["classifier.width=8", "classifier.multipliers=[1,2]"]
+    words += [
+        "classifier.width=8",
+        "classifier.multipliers=[1,2]",
+        "classifier.attention=[]",
+        "classifier.head_width=8",
+    ]
     recipe = load_recipe(name, task="anomaly", overrides=words)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -140,6 +152,54 @@ def test_a_wrong_setting_is_refused_in_one_line_that_says_what_is_right(override
 def test_classifier_free_needs_a_denoiser_that_knows_labels():
     with pytest.raises(MedsegError, match=r"so network\.classes must be 2"):
         load_recipe("wolleb", task="anomaly", overrides=["engine={kind: classifier_free}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "said"),
+    [
+        (
+            "cddpm",
+            "network={kind: unet}",
+            "cddpm shows its denoiser a code of the image: set network.kind=with_encoder",
+        ),
+        ("cddpm", "network={kind: bottleneck}", "set network.kind=with_encoder"),
+        (
+            "anoddpm",
+            "network={kind: with_encoder}",
+            "anoddpm gives network with_encoder no image to encode: set network.kind=unet",
+        ),
+        ("inpainting", "network={kind: with_encoder}", "inpainting gives network with_encoder no image to encode"),
+        (
+            "inpainting",
+            "network={kind: bottleneck}",
+            "engine inpainting needs a condition, which a bottleneck has not: set network.kind=unet",
+        ),
+        (
+            "classifier_free",
+            "network={kind: bottleneck}",
+            "engine classifier_free needs a condition, which a bottleneck has not",
+        ),
+        ("dae", "denoiser.target=noise", "takes what its network says for an image: set denoiser.target=clean"),
+        ("dae", "engine.depth=1001", "1 steps from 0 to 1001 do not fit"),
+        ("dae", "deepest=50", "depth 80 is deeper than the networks learn (deepest 50)"),
+        ("dae", "noise.cells=1", "`noise.cells`: input should be greater than or equal to 2"),
+        ("cddpm", "network.covariates=3", "network.covariates"),
+        (
+            "cddpm",
+            "network.kind=monai_unet",
+            "does not match any of the expected tags: 'unet', 'with_encoder', 'bottleneck'",
+        ),
+    ],
+)
+def test_an_engine_and_a_network_that_do_not_go_together_are_refused(name, override, said):
+    with pytest.raises(MedsegError) as caught:
+        load_recipe(name, task="anomaly", overrides=[override])
+    assert said in " ".join(caught.value.lines)
+
+
+def test_any_engine_without_condition_may_have_a_bottleneck():
+    recipe = load_recipe("quick/anoddpm", task="anomaly", overrides=["network={kind: bottleneck}"])
+    assert recipe.network.kind == "bottleneck" and not recipe.learns_labels
 
 
 def test_engine_and_findings_alone_may_change_after_training():

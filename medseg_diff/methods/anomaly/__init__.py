@@ -6,6 +6,8 @@ from pydantic import Field
 
 from medseg_diff.methods.anomaly.anoddpm import AnoDDPM
 from medseg_diff.methods.anomaly.autoddpm import AutoDDPM
+from medseg_diff.methods.anomaly.autoencoder import Autoencoder
+from medseg_diff.methods.anomaly.cddpm import ConditionedDDPM
 from medseg_diff.methods.anomaly.conditional_difference import ConditionalDifference
 from medseg_diff.methods.anomaly.inpainting import Inpainting
 from medseg_diff.methods.anomaly.inversion import ClassifierFreeInversion, Inversion
@@ -19,7 +21,9 @@ AnyEngine = Annotated[
     | AnoDDPM
     | AutoDDPM
     | Patched
+    | ConditionedDDPM
     | ConditionalDifference
+    | Autoencoder
     | Inpainting,
     Field(discriminator="kind"),
 ]

@@ -44,15 +44,14 @@ class PartialDiffusion(Reconstruction):
         return {"denoiser": self.steps * self.draws}
 
     def condition(self, x: Tensor) -> Condition:
-        """What the denoiser is shown of x_0 [B, D, *S] while it denoises."""
+        """What the denoiser is shown, in the networks' space, of x_0 [B, D, *S] while it denoises."""
         return Condition()
 
     def decoding(self, x: Tensor, networks: Networks, noise: NoiseSource | None = None) -> Decoding:
         schedule, noise = networks.denoiser.schedule, noise or fresh_noise
         times = self.times(schedule)
         x_L = noised(x, noise(x, 0), schedule.level(times[-1]))
-        condition = networks.space.condition(self.condition(x))
-        return Decoding(networks.denoiser, self.solver, x_L, times[::-1], condition, noise)
+        return Decoding(networks.denoiser, self.solver, x_L, times[::-1], self.condition(x), noise)
 
     def score(self, image: Tensor, networks: Networks, noise: NoiseSource, *, baselines: bool = False) -> Evidence:
         x = networks.space.encode(image)

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medseg_diff.diffusion import AnySolver, Condition, NoiseSchedule, walk
-from medseg_diff.diffusion.denoiser import AnyDenoiser, Network
+from medseg_diff.diffusion.denoiser import AnyDenoiser, Network, Target
 from medseg_diff.diffusion.hiding import Hiding, brain_of
 from medseg_diff.diffusion.noise import NoiseSource
 from medseg_diff.diffusion.schedule import LONGEST
@@ -79,6 +79,7 @@ class Engine(Settings):
 
     learns_from: ClassVar[Cohort] = "all"
     sees: ClassVar[Sight] = "nothing"
+    targets: ClassVar[tuple[Target, ...]] = ("noise", "clean", "velocity")  # what its denoiser may predict
     wants_deviation: ClassVar[bool] = False  # of each value that its denoiser predicts
     follows_classifier: ClassVar[bool] = True  # where it has one: a classifier that guesses then leads nowhere
     swept: ClassVar[tuple[str, ...]] = ()
@@ -136,12 +137,33 @@ class Engine(Settings):
         return []
 
 
-class Comparison(Engine):
-    """What engines share that score the difference of two images, x and x', at times of the schedule's 0 … T up to `depth`.
+class Difference(Engine):
+    """What engines share that score the difference of two images, x and x'.
 
-    `steps` is how many times; `spacing` of them: `even`, or `quadratic` with short steps near the image. The score is Σ over
-    `map_channels` (none: all) of |x - x'| (`absolute`), of what is brighter in x (`positive`), or of the squared difference
-    (`squared`).
+    The score is Σ over `map_channels` (none: all) of |x - x'| (`absolute`), of what is brighter in x (`positive`), or of the
+    squared difference (`squared`).
+    """
+
+    map: Literal["absolute", "positive", "squared"] = "absolute"
+    map_channels: tuple[ChannelName, ...] = ()
+
+    @property
+    def named_channels(self) -> tuple[str, ...]:
+        return self.map_channels
+
+    def difference(self, image: Tensor, healthy: Tensor, channels: tuple[str, ...] = ()) -> Tensor:
+        """The score [B, 1, *S] of x and x', both [B, C, *S]."""
+        change = image - healthy
+        if self.map_channels:
+            change = change[:, [channels.index(name) for name in self.map_channels]]
+        size = {"absolute": torch.abs, "positive": torch.relu, "squared": torch.square}[self.map]
+        return size(change).sum(dim=1, keepdim=True)
+
+
+class Comparison(Difference):
+    """What engines share that compare two images at times of the schedule's 0 … T up to `depth`.
+
+    `steps` is how many times; `spacing` of them: `even`, or `quadratic` with short steps near the image.
     """
 
     swept: ClassVar[tuple[str, ...]] = ("depth", "steps")
@@ -149,12 +171,6 @@ class Comparison(Engine):
     depth: int = Field(default=250, ge=1, le=LONGEST)
     steps: int = Field(default=10, ge=1, le=LONGEST)
     spacing: Literal["even", "quadratic"] = "even"
-    map: Literal["absolute", "positive", "squared"] = "absolute"
-    map_channels: tuple[ChannelName, ...] = ()
-
-    @property
-    def named_channels(self) -> tuple[str, ...]:
-        return self.map_channels
 
     def deepest(self, schedule: NoiseSchedule) -> int:
         return self.times(schedule)[-1]
@@ -171,14 +187,6 @@ class Comparison(Engine):
         for i in range(1, self.steps + 1):  # whole numbers, each above the one before
             times.append(max(times[-1] + 1, math.floor(self.depth * (i / self.steps) ** 2 + 0.5)))
         return times
-
-    def difference(self, image: Tensor, healthy: Tensor, channels: tuple[str, ...] = ()) -> Tensor:
-        """The score [B, 1, *S] of x and x', both [B, C, *S]."""
-        change = image - healthy
-        if self.map_channels:
-            change = change[:, [channels.index(name) for name in self.map_channels]]
-        size = {"absolute": torch.abs, "positive": torch.relu, "squared": torch.square}[self.map]
-        return size(change).sum(dim=1, keepdim=True)
 
 
 class Reconstruction(Comparison):

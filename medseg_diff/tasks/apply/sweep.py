@@ -52,8 +52,13 @@ def sweep_anomaly(cases: Sequence[Case], system: AnomalySystem, out: Path, *, re
 
     With references the best average precision wins (AUROC hardly sees what else is marked), of settings that are as good the
     cheapest; without any, the largest contrast between the slices that the classifier calls diseased and healthy.
-    Raises: ImageError; UsageError where there are neither references nor a classifier, or references without a lesion.
+    Raises: ImageError; UsageError where there are neither references nor a classifier, references without a lesion, or
+    nothing that the engine could sweep.
     """
+    swept = system.engine.swept
+    if not swept:
+        kind = system.engine.kind
+        raise UsageError(f"engine {kind} has no setting to try: all is fixed by the training", fix="leave out --sweep")
     slices = read_slices(cases, system, resample_to=resample_to)
     if slices.lesion is None and system.networks.classifier is None:
         raise UsageError(
@@ -64,7 +69,7 @@ def sweep_anomaly(cases: Sequence[Case], system: AnomalySystem, out: Path, *, re
         raise UsageError(
             f"no reference of {named} marks a lesion to rank voxels by", fix="begin the table with diseased cases"
         )
-    engines, swept = grid_of(system), system.engine.swept
+    engines = grid_of(system)
     rows: list[dict[str, Any]] = []
     costs = [each.evaluations["denoiser"] for each in engines]
     with bar("sweeping", sum(costs)) as advance:

@@ -171,7 +171,7 @@ def pair_of(recipe: AnomalyRecipe, rank: int = 0, *, labels: bool = True) -> Pai
         return HiddenTissue(engine.hiding, recipe.space, recipe.preparation.background, seed, rank)
     if engine.sees == "itself":
         return SeenImage(recipe.space)
-    return ImageAndLabel(recipe.space, recipe.label_dropout if labels and recipe.network.classes else None, seed, rank)
+    return ImageAndLabel(recipe.space, recipe.label_dropout if labels and recipe.learns_labels else None, seed, rank)
 
 
 def skill_of(classifier: nn.Module, recipe: AnomalyRecipe, study: LabelledStudy, fabric: Fabric) -> list[Skill]:

@@ -90,6 +90,14 @@ def test_an_engine_without_classifier_and_scale_is_swept_over_depth_and_steps(ph
     assert (folder / "sweep.png").is_file()
 
 
+def test_an_engine_whose_settings_are_all_fixed_by_the_training_is_not_swept(phantoms, without_classifier, tmp_path):
+    changes = {"engine": {"kind": "autoencoder"}, "denoiser": {"target": "clean"}}
+    system = replace(without_classifier, recipe=without_classifier.recipe.but(**changes))
+    with pytest.raises(UsageError, match="engine autoencoder has no setting to try"):
+        sweep_anomaly(read_manifest(phantoms).cases[:1], system, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_cases_called_healthy_need_no_reference(phantoms, without_classifier, tmp_path):
     diseased, other = read_manifest(phantoms).cases[:2]
     healthy = replace(other, seg=None, raters=(), label="healthy")
