@@ -54,7 +54,7 @@ class Member:
 
 FAMILY = {
     "inpainting": Member("quick/inpainting", PATCHES),
-    "inversion": Member("quick/guided", ("engine.scale=20",)),
+    "inversion": Member("quick/guided", ("engine.scale=20", "engine.scale_at=null")),
     "salient inversion": Member(
         "quick/salient",
         ("engine={kind: salient_inversion, depth: 300, steps: 10, scale: 20.0, share: 0.2, blur: 1.3}",),
