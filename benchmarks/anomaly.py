@@ -28,6 +28,7 @@ from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.run import Run
 from medseg_diff.settings import apply_overrides, parse_settings, read_yaml, write_yaml
+from medseg_diff.studies import FoldStudy
 from medseg_diff.tasks.train.normative import calibrate
 from medseg_diff.tasks.train.study import with_splits
 from medseg_diff.training.classification import Skill
@@ -114,7 +115,7 @@ class Bench:
     data: Path
     device: str
 
-    def system(self, trained: Run, name: str, overrides: Sequence[str]) -> Run:
+    def system(self, trained: Run | FoldStudy, name: str, overrides: Sequence[str]) -> Run:
         """The trained system with other settings of its engine, calibrated for them."""
         folder = self.out / "runs" / name
         if folder.exists():  # of an earlier call
@@ -128,7 +129,7 @@ class Bench:
         calibrate(run, manifest, skill=[Skill(**each) for each in known], device=self.device)
         return run
 
-    def score(self, run: Run, *, baselines: bool) -> dict[str, Any]:
+    def score(self, run: Run | FoldStudy, *, baselines: bool) -> dict[str, Any]:
         """Map and evaluate the test cases: cost, metrics, and the baselines' where asked for."""
         folder = self.out / "maps" / run.name
         anomaly(
@@ -168,15 +169,15 @@ def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "aut
     rows = [{"name": "the recipe", **own}]
     for name, overrides in size.other:
         log.info("%s", name)
-        run = bench.system(trained, re.sub(r"\W+", "_", name), overrides)
-        rows.append({"name": name, **bench.score(run, baselines=False)})
+        changed = bench.system(trained, re.sub(r"\W+", "_", name), overrides)
+        rows.append({"name": name, **bench.score(changed, baselines=False)})
     for config, overrides in size.families:
         log.info("%s", config)
         place = _fresh(out / "runs" / config.replace("/", "_"))
         run = train_anomaly(data, config=config, out=place, overrides=overrides, **common)
         rows.append({"name": config, **bench.score(run, baselines=False)})
     rows += [_baseline_row(name, found, own) for name, found in own["baselines"].items()]
-    deep: Run | None = None
+    deep: Run | FoldStudy | None = None
     for depth, steps in size.curve:
         log.info("depth %d in %d steps", depth, steps)
         shallow = learned is None or depth <= learned
@@ -184,8 +185,8 @@ def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "aut
             again = (*size.overrides, *size.deeper)
             deep = train_anomaly(data, config=size.config, out=_fresh(out / "runs" / "deep"), overrides=again, **common)
         system = trained if shallow or deep is None else deep
-        run = few.system(system, f"L{depth}_{steps}", (f"engine.depth={depth}", f"engine.steps={steps}"))
-        curve.append({"name": f"L = {depth}, {steps} steps", **few.score(run, baselines=False)})
+        other = few.system(system, f"L{depth}_{steps}", (f"engine.depth={depth}", f"engine.steps={steps}"))
+        curve.append({"name": f"L = {depth}, {steps} steps", **few.score(other, baselines=False)})
     return {
         "schema": 1,
         "benchmark": "anomaly",
@@ -217,8 +218,7 @@ def _with_few_cases(data: Path, count: int) -> Path:
     )
     kept = {*test[0][:count], *val[0][:1], *val[1][:1]}
     rows = [row for row in manifest.rows() if row["split"] == "train" or row["case"] in kept]
-    table = data.with_name("curve.csv")
-    write_manifest(table, rows)
+    write_manifest(table := data.with_name("curve.csv"), rows)
     return table
 
 
