@@ -54,7 +54,10 @@ class Cut:
             return cls(
                 "healthy", 1.0, f"{IN_UNITS}, each of which {share:.2%} of the voxels of its healthy brains exceed"
             )
-        return cls("healthy", known.own.threshold, f"{share:.2%} of the voxels of {known.source} lie above")
+        how = f"{share:.2%} of the voxels of {known.source} lie above"
+        if known.widened != 1:
+            how = f"{known.widened:g} times the score that {share:.2%} of the voxels of {known.source} exceed"
+        return cls("healthy", known.own.threshold, how)
 
     @classmethod
     def guaranteed(cls, ensemble: AnomalyEnsemble, maps: MapOptions) -> "Cut":
