@@ -34,7 +34,7 @@ from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import Given, find_cases, given_by
 from medseg_diff.tasks.apply.channels import grid_as_trained, warn_of_other_grid
 from medseg_diff.tasks.apply.folder import Results
-from medseg_diff.tasks.apply.quality_checks import checks_of
+from medseg_diff.tasks.apply.quality_checks import checks_of_runs
 from medseg_diff.tasks.apply.sharing import Shared, do_cases
 from medseg_diff.tasks.apply.sweep import check_options, sweep_anomaly
 from medseg_diff.tasks.keywords import with_plain_keywords
@@ -181,7 +181,7 @@ def find_anomalies(
     report, gains = _write(volumes, images, prepared, ensemble, cut, folder)
     if baselines:
         report["baseline_thresholds"] = _write_baselines(volumes, prepared, ensemble, folder / BASELINES)
-    checks, doubts = checks_of(ensemble, volumes, gains, lesions=report["lesions"])
+    checks, doubts = checks_of_runs(ensemble, volumes, gains, lesions=report["lesions"])
     typicality = ensemble.typicality(
         appearance_of(prepared.image, prepared.brain, prepared.spacing_mm, recipe.channels)
     )

@@ -52,7 +52,7 @@ class Cut:
         share = known.findings.false_positive_rate
         if study:
             return cls(
-                "healthy", 1.0, f"{IN_UNITS}, each of which {share:.2%} of the voxels of its healthy brains exceed"
+                "healthy", 1.0, f"{IN_UNITS}, each exceeded by {share:.2%} of the healthy voxels that it rests on"
             )
         how = f"{share:.2%} of the voxels of {known.source} lie above"
         if known.widened != 1:

@@ -13,7 +13,7 @@ FEWEST_CALLED = 0.1  # share of a scan's slices that are called diseased, above 
 OFTEN = 2.0  # the same, as a multiple of the share of healthy slices that are called so
 
 
-def checks_of(
+def checks_of_runs(
     ensemble: AnomalyEnsemble, volumes: Sequence[AnomalyVolume], gains: Sequence[float], *, lesions: int
 ) -> tuple[dict[str, Any], list[str]]:
     """What case.json says of the quality of a map, of a study each run's checks by the run's name; and the warnings, which
