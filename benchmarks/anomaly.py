@@ -1,12 +1,11 @@
-"""What is an anomaly map worth? Engines and free baselines on held-out phantoms, and AUROC against the denoiser's NFE.
+"""What is an anomaly map worth? Settings of one engine and free baselines on held-out phantoms, and AUROC against NFE.
 
     python -m benchmarks.anomaly [--quick | --paper] [--unseen] [--cases N] [--out DIR] [--alone CONFIG [KEY=VALUE …]]
 
 With `--unseen` every phantom comes from a scanner of its own, so that none of the test's was learned from. With `--alone`
 one recipe is compared with the free baselines. Else one system is trained; every row maps with it, thresholds and normative
-means measured anew for each. Rows that go deeper than it has learned map with a second one, and engines that learn from
-other slices with one of their own, each trained as many steps as the first one's networks together. Phantoms are easier
-than patients: the numbers compare methods, they promise nothing about a hospital.
+means measured anew for each. Rows that go deeper than it has learned map with a second one, trained for as many steps.
+`benchmarks.anomaly_family` compares the engines. Phantoms are easier than patients: nothing is promised about a hospital.
 """
 
 import argparse
@@ -79,10 +78,6 @@ class Size:
         ("not conditioned on healthy", ("engine.condition_on_healthy=false",)),
         ("round trip", ("engine.condition_on_healthy=false", "engine.scale=0")),
     )
-    families: tuple[tuple[str, tuple[str, ...]], ...] = (  # recipes whose networks learn otherwise
-        ("quick/anoddpm", (*AS_SMALL, "training.steps=1900")),
-        ("quick/inpainting", (*AS_SMALL, *PATCHES, "training.steps=1400", "classifier_training.steps=500")),
-    )
 
 
 QUICK = Size(
@@ -99,7 +94,6 @@ QUICK = Size(
         "engine.steps=2",
     ),
     curve=((250, 2), (500, 2)),
-    families=(("quick/anoddpm", TINY), ("quick/inpainting", (*TINY, *PATCHES, "classifier_training.steps=300"))),
 )
 
 MOST_TESTS = 12
@@ -159,6 +153,7 @@ def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "aut
     bench, model = Bench(out, data, device), fresh(out / "runs" / "trained")
     common: dict[str, Any] = {"runs": out / "runs", "device": device, "mlflow": False}
     trained = train_anomaly(data, config=size.config, out=model, overrides=size.overrides, **common)
+    assert isinstance(trained, Run)
     learned = load_recipe(size.config, task="anomaly", overrides=size.overrides).deepest
     log.info("the recipe as it is, and the baselines")
     own = bench.score(trained, baselines=True)
@@ -168,13 +163,8 @@ def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "aut
     rows = [{"name": "the recipe", **own}]
     for name, overrides in size.other:
         log.info("%s", name)
-        run = bench.system(trained, re.sub(r"\W+", "_", name), overrides)
-        rows.append({"name": name, **bench.score(run, baselines=False)})
-    for config, overrides in size.families:
-        log.info("%s", config)
-        place = fresh(out / "runs" / config.replace("/", "_"))
-        run = train_anomaly(data, config=config, out=place, overrides=overrides, **common)
-        rows.append({"name": config, **bench.score(run, baselines=False)})
+        changed = bench.system(trained, re.sub(r"\W+", "_", name), overrides)
+        rows.append({"name": name, **bench.score(changed, baselines=False)})
     rows += [baseline_row(name, found, own) for name, found in own["baselines"].items()]
     deep: Run | None = None
     for depth, steps in size.curve:
@@ -182,10 +172,14 @@ def measure(out: Path, *, size: Size = Size(), seed: int = 0, device: str = "aut
         shallow = learned is None or depth <= learned
         if not shallow and deep is None:
             again = (*size.overrides, *size.deeper)
-            deep = train_anomaly(data, config=size.config, out=fresh(out / "runs" / "deep"), overrides=again, **common)
+            deeper = train_anomaly(
+                data, config=size.config, out=fresh(out / "runs" / "deep"), overrides=again, **common
+            )
+            assert isinstance(deeper, Run)
+            deep = deeper
         system = trained if shallow or deep is None else deep
-        run = few.system(system, f"L{depth}_{steps}", (f"engine.depth={depth}", f"engine.steps={steps}"))
-        curve.append({"name": f"L = {depth}, {steps} steps", **few.score(run, baselines=False)})
+        other = few.system(system, f"L{depth}_{steps}", (f"engine.depth={depth}", f"engine.steps={steps}"))
+        curve.append({"name": f"L = {depth}, {steps} steps", **few.score(other, baselines=False)})
     return {
         "schema": 1,
         "benchmark": "anomaly",
@@ -217,8 +211,7 @@ def _with_few_cases(data: Path, count: int) -> Path:
     )
     kept = {*test[0][:count], *val[0][:1], *val[1][:1]}
     rows = [row for row in manifest.rows() if row["split"] == "train" or row["case"] in kept]
-    table = data.with_name("curve.csv")
-    write_manifest(table, rows)
+    write_manifest(table := data.with_name("curve.csv"), rows)
     return table
 
 
@@ -290,7 +283,7 @@ def main() -> None:
     size = replace(size, unseen=chosen.unseen, cases=chosen.cases or size.cases)
     size = replace(size, curve=(*size.curve, PAPER)) if chosen.paper else size
     if chosen.alone:
-        size = replace(size, config=chosen.alone, overrides=tuple(chosen.overrides), other=(), families=(), curve=())
+        size = replace(size, config=chosen.alone, overrides=tuple(chosen.overrides), other=(), curve=())
     result = measure(chosen.out, size=size, seed=chosen.seed, device=chosen.device)
     write_json(chosen.out / "anomaly.json", result)
     print(show(result))

@@ -146,7 +146,9 @@ def _trained(bench: Bench, name: str, size: Size, seed: int) -> Run:
         learned = size.classifier_steps
         words += [f"classifier_training.steps={learned}", f"classifier_training.validate_every={learned // 2}"]
     common: dict[str, Any] = {"runs": bench.out / "runs", "device": bench.device, "mlflow": False}
-    return train_anomaly(bench.data, config=member.config, out=fresh(folder), overrides=words, **common)
+    run = train_anomaly(bench.data, config=member.config, out=fresh(folder), overrides=words, **common)
+    assert isinstance(run, Run)
+    return run
 
 
 def _word(name: str) -> str:

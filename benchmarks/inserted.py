@@ -34,7 +34,7 @@ from medseg_diff.methods.anomaly.normative import OWN, depth_of
 from medseg_diff.metrics.anomaly import rank
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
-from medseg_diff.tasks.apply.anomaly import finished
+from medseg_diff.tasks.apply.anomaly_ensemble import finished
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, map_volume, open_system
 from medseg_diff.tasks.options import Compute
 
@@ -136,7 +136,9 @@ def _trained(table: Path, root: Path, config: str, words: Sequence[str], *, out:
     if folder.exists():
         shutil.rmtree(folder)
     where: dict[str, Any] = {"data_root": root, "runs": out, "device": device, "mlflow": False}
-    return train_anomaly(table, config=config, out=folder, overrides=words, **where)
+    run = train_anomaly(table, config=config, out=folder, overrides=words, **where)
+    assert isinstance(run, Run)
+    return run
 
 
 def _try(case: Case, system: AnomalySystem) -> Iterator[dict[str, Any]]:
@@ -169,7 +171,8 @@ def with_lesion(raw: torch.Tensor, inserted: Inserted, prepared: Prepared, syste
 def _finished(raw: torch.Tensor, prepared: Prepared, system: AnomalySystem) -> Voxels:
     """The map as it would be written, on the network's grid [*S]."""
     known = system.calibrated.own if system.calibrated else None
-    return finished(OWN, raw, prepared, system.recipe.findings, known)[0][0].numpy()
+    depth_mm = depth_of(prepared.brain, prepared.spacing_mm)
+    return finished(OWN, raw, prepared, depth_mm, system.recipe.findings, known)[0][0].numpy()
 
 
 def _threshold(system: AnomalySystem) -> float:

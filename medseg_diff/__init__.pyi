@@ -81,7 +81,7 @@ def segment(  # type: ignore[overload-overlap]  # a path is a sequence too
         pseudonymise: Results carry pseudonyms in place of the cases' names.
         pseudonym_key: File of the secret that makes the pseudonyms [RUNS/pseudonym.key].
         out: Where results are written too, a folder for each case [nowhere].
-        model: Run (for segment also a study): folder or name, or what load_model returns [the newest, else `starter`].
+        model: Run or study of folds: folder or name, or what load_model returns [the newest, else `starter`].
         runs: Where to look for the newest run.
         members: Samples in the ensemble [the recipe's].
         steps: Denoising steps [the recipe's].
@@ -161,7 +161,7 @@ def anomaly(  # type: ignore[overload-overlap]  # a path is a sequence too
         pseudonymise: Results carry pseudonyms in place of the cases' names.
         pseudonym_key: File of the secret that makes the pseudonyms [RUNS/pseudonym.key].
         out: Where results are written too, a folder for each case [nowhere].
-        model: Run (for segment also a study): folder or name, or what load_model returns [the newest, else `starter`].
+        model: Run or study of folds: folder or name, or what load_model returns [the newest, else `starter`].
         runs: Where to look for the newest run.
         overrides: engine.…=… or findings.…=… laid over the recipe.
         threshold: healthy (stored with the model), otsu, or a number [the recipe's].
@@ -234,11 +234,14 @@ def train_anomaly(
     runs: str | Path = ...,
     mlflow: bool = ...,
     parent: str | None = ...,
-) -> Run:
+    folds: int | None = ...,
+    shard: str | tuple[int, int] = ...,
+) -> Run | FoldStudy:
     """Train the networks of a recipe's engine on the table `data`, one after the other; then measure healthy brains.
 
     Returns the run: weights/denoiser.safetensors, calibration.json (normative mean and threshold); with a classifier also
-    weights/classifier.safetensors and classifier.csv (how well it tells slices apart, time by time).
+    weights/classifier.safetensors and classifier.csv (how well it tells slices apart, time by time). With `folds` it is a
+    study of so many runs, each measured on patients that it has not learned from.
     Raises: ConfigError, ManifestError, ImageError; UsageError where `out` already holds something; Diverged.
 
     Args:
@@ -252,6 +255,8 @@ def train_anomaly(
         runs: Folder of runs, cache and MLflow store.
         mlflow: Mirror the run in MLflow.
         parent: Name of a study whose runs stand together in MLflow.
+        folds: So many trainings, each without another part of the patients; --out is their study.
+        shard: K/N: every N-th fold, starting with the K-th [1/1].
         device: auto, cpu, cuda, cuda:N or mps.
         data_root: Folder that paths in the table are relative to [the table's].
     """

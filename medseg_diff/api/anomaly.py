@@ -11,7 +11,7 @@ from medseg_diff.api.results import AnomalyResult
 from medseg_diff.api.volumes import Volume
 from medseg_diff.files import check_writable
 from medseg_diff.tasks.apply.anomaly import AnomalyMapping, map_cases, say
-from medseg_diff.tasks.apply.anomaly_volume import AnomalyModel, system_of
+from medseg_diff.tasks.apply.anomaly_ensemble import AnomalyModel, ensemble_of
 from medseg_diff.tasks.apply.channels import warn_of_other_grid
 from medseg_diff.tasks.apply.sharing import Shared
 from medseg_diff.tasks.keywords import with_plain_keywords
@@ -43,11 +43,11 @@ def anomaly(
         check_writable(call.results.out)
         opened = model_for("anomaly", model, compute)
         assert isinstance(opened, AnomalyModel)
-        system = system_of(opened, maps.overrides, seed=maps.seed, network_batch=compute.network_batch)
-        say(system)
+        ensemble = ensemble_of(opened, maps.overrides, seed=maps.seed, network_batch=compute.network_batch)
+        say(ensemble)
         runs, into = model.runs, call.results
-        given = call.given(system.recipe.channels, task="anomaly", runs=runs)
-        warn_of_other_grid(system.recipe, source.resample_to)
-        job = partial(AnomalyMapping.opened, opened.run, compute, replace(given, cases=[]), into, maps, runs=runs)
-        folders = map_cases(given, system, into, maps, runs=runs, shared=Shared(compute.sharing, job))
+        given = call.given(ensemble.recipe.channels, task="anomaly", runs=runs)
+        warn_of_other_grid(ensemble.recipe, source.resample_to)
+        job = partial(AnomalyMapping.opened, opened.found, compute, replace(given, cases=[]), into, maps, runs=runs)
+        folders = map_cases(given, ensemble, into, maps, runs=runs, shared=Shared(compute.sharing, job))
         return call.answer(folders, AnomalyResult)

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg_diff.errors import CheckpointError, UsageError
+from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.lookup import Task
-from medseg_diff.recipes.trained import find_model, find_models, task_of_model
-from medseg_diff.tasks.apply.anomaly_volume import AnomalyModel
+from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.recipes.trained import Trained, find_models, task_of_model
+from medseg_diff.tasks.apply.anomaly_ensemble import AnomalyModel
 from medseg_diff.tasks.apply.segmentation_system import SegmentationModel
 from medseg_diff.tasks.keywords import option
 from medseg_diff.tasks.options import Compute
@@ -20,7 +22,7 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        return str(self.opened.found.name if isinstance(self.opened, SegmentationModel) else self.opened.run.name)
+        return self.opened.found.name
 
     @property
     def task(self) -> Task:
@@ -30,11 +32,16 @@ class LoadedModel:
     @property
     def channels(self) -> tuple[str, ...]:
         """What it reads, in this order."""
-        return tuple(self.opened.trained.recipe.channels)
+        return tuple(self._trained.recipe.channels)
 
     @property
     def device(self) -> str:
-        return str(self.opened.trained.device)
+        return str(self._trained.device)
+
+    @property
+    def _trained(self) -> Trained[SegmentationRecipe] | Trained[AnomalyRecipe]:
+        """The first of its runs."""
+        return self.opened.trained if isinstance(self.opened, SegmentationModel) else self.opened.trained[0]
 
     def __repr__(self) -> str:
         return f"LoadedModel {self.name} for {self.task}, reads {', '.join(self.channels)}, on {self.device}"
@@ -46,7 +53,7 @@ class ModelOption:
 
     model: Path | LoadedModel | None = option(
         None,
-        "Run (for segment also a study): folder or name, or what load_model returns [the newest, else `starter`].",
+        "Run or study of folds: folder or name, or what load_model returns [the newest, else `starter`].",
     )
     runs: Path = option(Path("runs"), "Where to look for the newest run.")
 
@@ -76,7 +83,7 @@ def load_model(
     if wanted == "segment":
         return LoadedModel(SegmentationModel.load(find_models(model, task="segment", runs=runs), compute))
     if wanted == "anomaly":
-        return LoadedModel(AnomalyModel.load(find_model(model, task="anomaly", runs=runs), compute))
+        return LoadedModel(AnomalyModel.load(find_models(model, task="anomaly", runs=runs), compute))
     if task is None:
         raise CheckpointError(f"is a run for `{wanted}`", fix="name another model", file=Path(str(model)).name)
     raise UsageError(f"there is no task `{task}`", fix="use segment or anomaly")

@@ -13,8 +13,11 @@ def train_seg(
     run(data=data, training=training, folds=folds, device=device, data_root=data_root)
 
 
-def train_anomaly(data: Data, training: TrainingRun, device: Device = "auto", data_root: DataRoot = None) -> None:
-    """Train an anomaly model: the networks that the recipe's engine needs, from healthy and diseased slices."""
+def train_anomaly(
+    data: Data, training: TrainingRun, folds: Folds, device: Device = "auto", data_root: DataRoot = None
+) -> None:
+    """Train an anomaly model, or one for each fold of the patients: the networks that the recipe's engine needs, from
+    healthy and diseased slices."""
     from medseg_diff.tasks.train.anomaly import train_anomaly as run
 
-    run(data=data, training=training, device=device, data_root=data_root)
+    run(data=data, training=training, folds=folds, device=device, data_root=data_root)

@@ -101,11 +101,15 @@ class ClassifierSkill(Settings):
 
 class AnomalyCalibration(Settings):
     """What healthy brains showed: `maps` by name (none where nothing healthy was there; `anomaly` is the engine's own),
-    `reference` for the engine's quality checks, and how all of it was measured."""
+    `reference` for the engine's quality checks, and how all of it was measured. `separate`: they belong to patients that
+    the run was not trained on; None where that was not noted, or nothing healthy was there. `widened`: what thresholds of
+    reconstructions were multiplied by, where no whole healthy brain was measured."""
 
     no_matter: ClassVar[set[str]] = {"network_batch", "threshold", "smallest_ml", "false_positive_rate"}  # to the map
 
     source: str
+    separate: bool | None = None
+    widened: float = 1.0
     engine: AnyEngine
     findings: AnomalyFindings
     voxels: int

@@ -1,6 +1,8 @@
-"""From a run folder to its networks on a device: which run `--model` means, its recipe and weights, all verified."""
+"""From run folders to their networks on a device: which runs `--model` means, their recipe and weights, all verified."""
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -9,6 +11,7 @@ from torch import nn
 
 from medseg_diff import __version__
 from medseg_diff.device import find_device, find_precision
+from medseg_diff.errors import CheckpointError
 from medseg_diff.recipes.base import Recipe
 from medseg_diff.recipes.typicality import Typicality, read_typicality
 from medseg_diff.run import Run
@@ -98,6 +101,32 @@ def open_run(run: Run, kind: type[Kind], *, device: str = "auto", precision: str
         "versions": {"medseg_diff": __version__, "torch": torch.__version__},
     }
     return Trained(recipe, networks, digests, chosen, exact, facts, read_typicality(run))
+
+
+def open_other(run: Run, first: Trained[Kind]) -> Trained[Kind]:
+    """Another run of the recipe of the `first`, verified: its `networks` are those of the first, which put on its weights
+    when it is its turn, so that the memory is that of one run.
+
+    Raises: CheckpointError where a file of the run is missing or damaged, or it is of another recipe.
+    """
+    parts = tuple(first.networks)
+    digests = run.verified(run.recipe_file, *map(run.weights, parts))
+    if digests[run.recipe_file] != first.facts["recipe_sha256"]:
+        raise CheckpointError(
+            f"was trained by another recipe than {first.facts['model']}", fix="train its study again", file=run.name
+        )
+    main, *others = (digests[run.weights(name)] for name in parts)
+    own = {"model": run.name, "sha256": main}
+    own |= {f"{name}_sha256": digest for name, digest in zip(parts[1:], others, strict=True)}
+    return replace(first, digests=digests, facts=first.facts | own, typicality=read_typicality(run))
+
+
+def facts_of_study(name: str, runs: Sequence[Trained[Kind]]) -> dict[str, Any]:
+    """What case.json says of several runs that are used as one model: each run's name and digests, and as the model's own
+    digests those of the joined ones."""
+    keys = ["sha256", *(f"{part}_sha256" for part in list(runs[0].networks)[1:])]
+    joined = {key: hashlib.sha256("".join(run.facts[key] for run in runs).encode()).hexdigest() for key in keys}
+    return {"model": name, **joined, "models": [{key: run.facts[key] for key in ("model", *keys)} for run in runs]}
 
 
 def load_network(network: Network, weights: Path, device: torch.device) -> Network:

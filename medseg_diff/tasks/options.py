@@ -91,11 +91,11 @@ class DatasetOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Which trained run: a folder, a name below `runs`, a registered `models:/NAME/VERSION`; for `segment` also a study."""
+    """Which trained run: a folder, a name below `runs`, a registered `models:/NAME/VERSION`; or a study of folds."""
 
     model: Path | None = option(
         None,
-        "Run (for segment also a study): its folder or name [the newest below --runs, else `starter`].",
+        "Run, or study of folds: its folder or name [the newest below --runs, else `starter`].",
     )
     runs: Path = option(Path("runs"), "Where to look for the newest run.")
 

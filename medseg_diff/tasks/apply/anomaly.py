@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, cat, from_numpy
+from torch import Tensor, cat, stack
 
 from medseg_diff.console import bar, log
 from medseg_diff.data.appearance import appearance_of
@@ -18,30 +18,23 @@ from medseg_diff.data.reading import CaseImages
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import Prepared, prepare_case, restore, with_change
 from medseg_diff.device import halved_to_fit, less_at_once
+from medseg_diff.errors import UsageError
 from medseg_diff.files import check_writable, write_table
 from medseg_diff.methods.anomaly.baselines import plain_baselines
-from medseg_diff.methods.anomaly.normative import (
-    OWN,
-    RECONSTRUCTED,
-    AnomalyFindings,
-    above_normal,
-    cleaned,
-    depth_of,
-    top_mean,
-)
+from medseg_diff.methods.anomaly.normative import OWN, top_mean
 from medseg_diff.methods.components import LESION_COLUMNS, find_lesions
 from medseg_diff.phantoms.make import is_phantom
-from medseg_diff.recipes.calibration import MapCalibration
-from medseg_diff.recipes.trained import find_model
+from medseg_diff.recipes.trained import find_models
 from medseg_diff.recipes.typicality import warnings_of
-from medseg_diff.run import Run
+from medseg_diff.studies import FoundModel
+from medseg_diff.tasks.apply.anomaly_ensemble import AnomalyEnsemble, open_ensemble
 from medseg_diff.tasks.apply.anomaly_threshold import Cut
-from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume, map_volume, open_system
+from medseg_diff.tasks.apply.anomaly_volume import AnomalyVolume
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import Given, find_cases, given_by
 from medseg_diff.tasks.apply.channels import grid_as_trained, warn_of_other_grid
 from medseg_diff.tasks.apply.folder import Results
-from medseg_diff.tasks.apply.quality_checks import quality_checks
+from medseg_diff.tasks.apply.quality_checks import checks_of_runs
 from medseg_diff.tasks.apply.sharing import Shared, do_cases
 from medseg_diff.tasks.apply.sweep import check_options, sweep_anomaly
 from medseg_diff.tasks.keywords import with_plain_keywords
@@ -50,6 +43,10 @@ from medseg_diff.tasks.options import Compute, MapOptions, MapOrSweep, Model, Re
 # In every case of one folder.
 SAME = ("sha256", "classifier_sha256", "recipe_sha256", "calibration_sha256", "engine", "findings", "seed")
 BASELINES = "baselines"
+KNOWN_BY_HEART = (
+    "normative mean and threshold rest on patients that the model was trained on: more of a healthy brain than stated may "
+    "lie above (train-anomaly --folds measures them on others)"
+)
 
 
 @with_plain_keywords
@@ -67,27 +64,30 @@ def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOrSwee
     if maps.sweep:
         check_options(results, maps, compute)
     check_writable(results.out)
-    run = find_model(model.model, task="anomaly", runs=model.runs)
-    system = open_system(run, compute=compute.here, overrides=maps.overrides, seed=maps.seed)
-    say(system)
-    cases = find_cases(source, system.recipe.channels, task="anomaly", runs=model.runs)
-    warn_of_other_grid(system.recipe, source.resample_to)
+    found = find_models(model.model, task="anomaly", runs=model.runs)
+    if maps.sweep and len(found.runs) > 1:
+        said = f"--sweep tries settings of one run, and {found.name} is a study of {len(found.runs)}"
+        raise UsageError(said, fix=f"name one of them, such as --model {found.name}/{found.runs[0].name}")
+    ensemble = open_ensemble(found, compute=compute.here, overrides=maps.overrides, seed=maps.seed)
+    say(ensemble)
+    cases = find_cases(source, ensemble.recipe.channels, task="anomaly", runs=model.runs)
+    warn_of_other_grid(ensemble.recipe, source.resample_to)
     if maps.sweep:
-        with grid_as_trained(system.recipe):
-            return [sweep_anomaly(cases, system, results.out, resample_to=source.resample_to)]
+        with grid_as_trained(ensemble.recipe):
+            return [sweep_anomaly(cases, ensemble.systems[0], results.out, resample_to=source.resample_to)]
     given = given_by(source, cases)
-    opened = partial(AnomalyMapping.opened, run, compute, replace(given, cases=[]), results, maps, runs=model.runs)
-    return map_cases(given, system, results, maps, runs=model.runs, shared=Shared(compute.sharing, opened))
+    opened = partial(AnomalyMapping.opened, found, compute, replace(given, cases=[]), results, maps, runs=model.runs)
+    return map_cases(given, ensemble, results, maps, runs=model.runs, shared=Shared(compute.sharing, opened))
 
 
-def say(system: AnomalySystem) -> None:
+def say(ensemble: AnomalyEnsemble) -> None:
     """Which model maps, and what that takes."""
-    log.info("model %s (%s): %s", system.facts["model"], system.facts["recipe"], in_words(system))
+    log.info("model %s (%s): %s", ensemble.facts["model"], ensemble.facts["recipe"], in_words(ensemble))
 
 
 def map_cases(
     given: Given,
-    system: AnomalySystem,
+    ensemble: AnomalyEnsemble,
     results: ResultFolder,
     maps: MapOptions,
     *,
@@ -96,8 +96,8 @@ def map_cases(
 ) -> list[Path]:
     """Map the anomalies of cases into a folder of results, by this process or `shared` among others; returns the folder of
     each. Raises: as `anomaly`."""
-    job = AnomalyMapping.of(system, given, results, maps, runs=runs)
-    job.folder.check_room(given.cases, maps=1 + len(system.recipe.channels))
+    job = AnomalyMapping.of(ensemble, given, results, maps, runs=runs)
+    job.folder.check_room(given.cases, maps=1 + len(ensemble.recipe.channels))
     do_cases("mapping", given.cases, job, shared)
     log.info("results in %s: open anomaly.nii.gz over the scan in 3D Slicer or ITK-SNAP", results.out)
     return [job.folder.folder(case) for case in given.cases]
@@ -105,9 +105,9 @@ def map_cases(
 
 @dataclass(frozen=True)
 class AnomalyMapping:
-    """An opened run at work on cases of one folder; `noted` stands in every case.json besides what is found."""
+    """An opened model at work on cases of one folder; `noted` stands in every case.json besides what is found."""
 
-    system: AnomalySystem
+    ensemble: AnomalyEnsemble
     folder: Results
     cut: Cut
     maps: MapOptions
@@ -116,28 +116,28 @@ class AnomalyMapping:
 
     @classmethod
     def opened(
-        cls, run: Run, compute: Compute, given: Given, results: ResultFolder, maps: MapOptions, *, runs: Path
+        cls, found: FoundModel, compute: Compute, given: Given, results: ResultFolder, maps: MapOptions, *, runs: Path
     ) -> "AnomalyMapping":
-        """Of a run that is not open yet, for a worker. Raises: what `open_system` and `of` raise."""
-        system = open_system(run, compute=compute, overrides=maps.overrides, seed=maps.seed)
-        return cls.of(system, given, results, maps, runs=runs)
+        """Of a model that is not open yet, for a worker. Raises: what `open_ensemble` and `of` raise."""
+        ensemble = open_ensemble(found, compute=compute, overrides=maps.overrides, seed=maps.seed)
+        return cls.of(ensemble, given, results, maps, runs=runs)
 
     @classmethod
     def of(
-        cls, system: AnomalySystem, given: Given, results: ResultFolder, maps: MapOptions, *, runs: Path
+        cls, ensemble: AnomalyEnsemble, given: Given, results: ResultFolder, maps: MapOptions, *, runs: Path
     ) -> "AnomalyMapping":
         """Raises: UsageError for a threshold that there is not; EnvironmentFault for the key of pseudonyms."""
-        cut = Cut.guaranteed(system, maps) if maps.promises else Cut.asked(system, maps.threshold)
-        same = {key: system.facts.get(key) for key in SAME} | given.asked | {"threshold_asked": cut.asked_for}
+        cut = Cut.guaranteed(ensemble, maps) if maps.promises else Cut.asked(ensemble, maps.threshold)
+        same = {key: ensemble.facts.get(key) for key in SAME} | given.asked | {"threshold_asked": cut.asked_for}
         identity = Identity(same | ({"baselines": True} if maps.baselines else {}))
         folder = Results.into(results, "anomaly", identity, given=given, runs=runs)
-        return cls(system, folder, cut, maps, dict(given.asked))
+        return cls(ensemble, folder, cut, maps, dict(given.asked))
 
     def work(self, case: Case, new: Path) -> dict[str, Any]:
         """Map a case into the folder `new`; what case.json says of it."""
         baselines, resample_to = self.maps.baselines, self.noted["resample_to"]
-        with grid_as_trained(self.system.recipe):
-            facts = find_anomalies(case, self.system, self.cut, new, baselines=baselines, resample_to=resample_to)
+        with grid_as_trained(self.ensemble.recipe):
+            facts = find_anomalies(case, self.ensemble, self.cut, new, baselines=baselines, resample_to=resample_to)
         for warning in facts["warnings"]:
             if warning not in self.warned:
                 log.warning("[%s] %s", case.name, warning)
@@ -145,14 +145,16 @@ class AnomalyMapping:
         return self.noted | facts
 
 
-def in_words(system: AnomalySystem) -> str:
-    """`inversion, 16 network evaluations a slice`."""
-    return f"{system.engine.kind}, {sum(system.engine.evaluations.values())} network evaluations a slice"
+def in_words(ensemble: AnomalyEnsemble) -> str:
+    """`inversion, 16 network evaluations a slice`, of a study those of all runs."""
+    folds = f", {len(ensemble.systems)} folds" if ensemble.is_study else ""
+    evaluations = sum(ensemble.facts["network_evaluations"].values())
+    return f"{ensemble.recipe.engine.kind}{folds}, {evaluations} network evaluations a slice"
 
 
 def find_anomalies(
     case: Case,
-    system: AnomalySystem,
+    ensemble: AnomalyEnsemble,
     cut: Cut,
     folder: Path,
     *,
@@ -164,80 +166,74 @@ def find_anomalies(
     Where memory runs out the networks are given less at once.
     """
     started = time.perf_counter()
-    images, inputs = read_inputs(case, system.recipe.channels, resample_to=resample_to)
-    prepared = prepare_case(images, system.recipe.preparation)
+    recipe = ensemble.recipe
+    images, inputs = read_inputs(case, recipe.channels, resample_to=resample_to)
+    prepared = prepare_case(images, recipe.preparation)
     read_seconds = time.perf_counter() - started
-    slices = system.recipe.view.for_sampling(prepared.brain)
+    slices = recipe.view.for_sampling(prepared.brain)
 
-    def mapped(batch: int) -> AnomalyVolume:
-        with bar(f"  {case.name}", len(slices)) as advance:
-            return map_volume(
-                prepared, system.but(network_batch=batch), slices=slices, baselines=baselines, advance=advance
-            )
+    def mapped(batch: int) -> list[AnomalyVolume]:
+        with bar(f"  {case.name}", len(slices) * len(ensemble.systems)) as advance:
+            return ensemble.volumes(prepared, batch, slices=slices, baselines=baselines, advance=advance)
 
-    volume, batch = halved_to_fit(mapped, system.engine.network_batch)
+    volumes, batch = halved_to_fit(mapped, recipe.engine.network_batch)
     map_seconds = time.perf_counter() - started - read_seconds
-    report, gain = _write(volume, images, prepared, system, cut, folder)
+    report, gains = _write(volumes, images, prepared, ensemble, cut, folder)
     if baselines:
-        report["baseline_thresholds"] = _write_baselines(volume, prepared, system, folder / BASELINES)
-    checks = quality_checks(volume, system, gain, lesions=report["lesions"])
-    looks = appearance_of(prepared.image, prepared.brain, prepared.spacing_mm, system.recipe.channels)
-    typicality = system.typicality.judge(looks) if system.typicality else None
-    of_phantoms = bool(system.typicality and system.typicality.phantoms) and not is_phantom(case)
-    unlike = warnings_of(typicality, of_phantoms=of_phantoms)
-    warnings = [*prepared.warnings, *unlike, *(check.warning for check in checks if check.warning)]
-    if batch < system.engine.network_batch:
-        warnings.append(less_at_once(batch, system.engine.network_batch))
+        report["baseline_thresholds"] = _write_baselines(volumes, prepared, ensemble, folder / BASELINES)
+    checks, doubts = checks_of_runs(ensemble, volumes, gains, lesions=report["lesions"])
+    typicality = ensemble.typicality(
+        appearance_of(prepared.image, prepared.brain, prepared.spacing_mm, recipe.channels)
+    )
+    unlike = warnings_of(typicality, of_phantoms=ensemble.learned_from_phantoms and not is_phantom(case))
+    warnings = [*prepared.warnings, *unlike, *doubts]
+    if ensemble.facts["separate"] is False:
+        warnings.append(KNOWN_BY_HEART)
+    if batch < recipe.engine.network_batch:
+        warnings.append(less_at_once(batch, recipe.engine.network_batch))
     seconds = {"read": read_seconds, "map": map_seconds, "all": time.perf_counter() - started}
-    facts = {"channels": list(images.channels), **system.facts, **report, "baselines": baselines}
+    facts = {"channels": list(images.channels), **ensemble.facts, **report, "baselines": baselines}
     facts |= {"typicality": typicality, "warnings": warnings, "inputs": inputs, "network_batch": batch}
-    facts |= {"quality_checks": {check.name: check.values for check in checks}, "slices": len(slices)}
+    facts |= {"quality_checks": checks, "slices": len(slices)}
     return facts | {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
 
 
 def _write(
-    volume: AnomalyVolume, images: CaseImages, prepared: Prepared, system: AnomalySystem, cut: Cut, folder: Path
-) -> tuple[dict[str, Any], float]:
-    """Map, mask, lesions and pseudo-healthy channels on the case's own grid; what case.json says of them, and the gain."""
-    recipe, affine = system.recipe, prepared.native_affine
-    known = system.calibrated.own if system.calibrated else None
-    score, depth_mm, gain = finished(OWN, volume.score, prepared, recipe.findings, known)
+    volumes: Sequence[AnomalyVolume],
+    images: CaseImages,
+    prepared: Prepared,
+    ensemble: AnomalyEnsemble,
+    cut: Cut,
+    folder: Path,
+) -> tuple[dict[str, Any], Sequence[float]]:
+    """Map, mask, lesions and pseudo-healthy channels on the case's own grid; what case.json says of them, and the gain of
+    each run."""
+    recipe, affine, own = ensemble.recipe, prepared.native_affine, ensemble.systems[0].calibrated
+    score, depth_mm, gains = ensemble.joined(OWN, [volume.score for volume in volumes], prepared)
     native, brain = _on_native_grid(score, prepared)
     inside = native[brain & (native != 0)]
     threshold, smallest_ml = cut.of(inside), recipe.findings.smallest_ml
     lesions = find_lesions(native, brain, threshold=threshold, smallest_ml=smallest_ml, affine=affine)
     prepared.write(folder / "anomaly.nii.gz", native)
     prepared.write(folder / "anomaly_mask.nii.gz", lesions.mask.astype(np.uint8))
-    if volume.healthy is not None:
-        healthy = with_change(images, prepared, volume.healthy - prepared.image)
+    if reconstructions := [volume.healthy for volume in volumes if volume.healthy is not None]:
+        healthy = with_change(images, prepared, stack(reconstructions).mean(dim=0) - prepared.image)
         for name, voxels in zip(images.channels, healthy, strict=True):
             prepared.write(folder / f"healthy_{name}.nii.gz", voxels)
     write_table(folder / "lesions.csv", LESION_COLUMNS, lesions.rows)
-    of_slices = [top_mean(score[0, ..., z].numpy()[depth_mm[..., z] > 0]) for z in volume.slices]
+    of_slices = [top_mean(score[0, ..., z].numpy()[depth_mm[..., z] > 0]) for z in volumes[0].slices]
+    normal = own.own.normative_mean if own and own.own and not ensemble.is_study else None
     return {
         "diseased": None if recipe.diseased is None else list(recipe.diseased),
         "threshold_asked": cut.asked_for,
         "threshold": {"value": round(threshold, 6) if np.isfinite(threshold) else None, "how": cut.how},
-        "normative_mean": known and known.normative_mean.model_dump(mode="json"),
+        "normative_mean": normal and normal.model_dump(mode="json"),
         "lesions": len(lesions.rows),
         "volume_ml": lesions.volume_ml,
         "removed": lesions.removed,
         "score": round(top_mean(inside), 5),
-        "slice_scores": _by_slice(of_slices, volume.slices, prepared),
-    }, gain
-
-
-def finished(
-    name: str, raw: Tensor, prepared: Prepared, findings: AnomalyFindings, known: MapCalibration | None
-) -> tuple[Tensor, npt.NDArray[np.float32], float]:
-    """The raw map `name` [1, *S] as it is written, above its normative mean at the scan's own gain (unless the recipe takes
-    it as it is); the depth [*S] of each voxel below the brain's surface; and that gain."""
-    depth_mm = depth_of(prepared.brain, prepared.spacing_mm)
-    score = cleaned(raw, prepared.brain, findings, spacing_mm=prepared.spacing_mm)[0].numpy()
-    inside, gain, normal = depth_mm > 0, 1.0, known.normative_mean if known and findings.normative else None
-    if normal and name in RECONSTRUCTED:
-        gain = normal.gain_of(score[inside], depth_mm[inside])
-    return from_numpy(above_normal(score, depth_mm, normal, rim_mm=findings.rim_mm, gain=gain))[None], depth_mm, gain
+        "slice_scores": _by_slice(of_slices, volumes[0].slices, prepared),
+    }, gains
 
 
 def _on_native_grid(score: Tensor, prepared: Prepared) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -248,19 +244,18 @@ def _on_native_grid(score: Tensor, prepared: Prepared) -> tuple[npt.NDArray[np.f
 
 
 def _write_baselines(
-    volume: AnomalyVolume, prepared: Prepared, system: AnomalySystem, folder: Path
+    volumes: Sequence[AnomalyVolume], prepared: Prepared, ensemble: AnomalyEnsemble, folder: Path
 ) -> dict[str, float | None]:
-    """The baselines' maps, cleaned as the engine's own is, above normative means of their own; their stored thresholds."""
-    known = system.calibrated.maps if system.calibrated else {}
-    maps = {
-        **plain_baselines(prepared.image, prepared.brain, prepared.channels, prepared.spacing_mm),
-        **volume.baselines,
-    }
+    """The baselines' maps, cleaned as the engine's own is, above normative means of their own, and joined as it is; their
+    stored thresholds. Those of a study that a run has no threshold for are left out."""
+    plain = plain_baselines(prepared.image, prepared.brain, prepared.channels, prepared.spacing_mm)
+    maps = {name: [raw] * len(volumes) for name, raw in plain.items()}
+    maps |= {name: [volume.baselines[name] for volume in volumes] for name in volumes[0].baselines}
+    maps = {name: raw for name, raw in maps.items() if ensemble.joins(name)}
     for name, raw in maps.items():
-        score, *_ = finished(name, raw, prepared, system.recipe.findings, known.get(name))
-        native, _ = _on_native_grid(score, prepared)
+        native, _ = _on_native_grid(ensemble.joined(name, raw, prepared).score, prepared)
         prepared.write(folder / f"{name}.nii.gz", native)
-    return {name: known[name].threshold if name in known else None for name in maps}
+    return {name: ensemble.threshold(name) for name in maps}
 
 
 def _by_slice(scores: Sequence[float], slices: Sequence[int], prepared: Prepared) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import numpy.typing as npt
 from medseg_diff.errors import UsageError
 from medseg_diff.methods.anomaly.normative import otsu
 from medseg_diff.metrics import conformal
-from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem
+from medseg_diff.tasks.apply.anomaly_ensemble import AnomalyEnsemble
 from medseg_diff.tasks.options import MapOptions, Threshold
 
+IN_UNITS = "in units of the runs' own thresholds"  # the map of a study
 USUAL_LEVEL = 0.9  # share of healthy brains that a guarantee is for
 
 
@@ -23,43 +24,58 @@ class Cut:
     how: str
 
     @classmethod
-    def asked(cls, system: AnomalySystem, threshold: Threshold | None) -> "Cut":
+    def asked(cls, ensemble: AnomalyEnsemble, threshold: Threshold | None) -> "Cut":
         """From the command line, else from the recipe.
 
         Raises: UsageError where the stored threshold is asked for and there is none for these settings.
         """
-        chosen = system.recipe.findings.threshold if threshold is None else threshold
+        chosen, study = ensemble.recipe.findings.threshold if threshold is None else threshold, ensemble.is_study
         if chosen == "otsu":
             return cls("otsu", None, "Otsu's threshold of this scan's brain")
         if not isinstance(chosen, str):
             if not 0 <= chosen < np.inf:
                 raise UsageError(f"a threshold of {chosen} cuts nothing", fix="use healthy, otsu or a number from 0 on")
-            return cls(float(chosen), float(chosen), "given")
+            if study and threshold is None:
+                name = ensemble.facts["model"]
+                found = f"the recipe's threshold of {chosen:g} is of one run's scores, and {name} is a study"
+                raise UsageError(found, fix="use --threshold 1 (in units of its runs' own), healthy or otsu")
+            return cls(float(chosen), float(chosen), f"given, {IN_UNITS}" if study else "given")
         if chosen != "healthy":
             raise UsageError(f"there is no threshold `{chosen}`", fix="use healthy, otsu or a number from 0 on")
-        known, other = system.calibration, "use --threshold otsu, or a number"
+        (system, *_), other = ensemble.systems, "use --threshold otsu, or a number"
+        known = system.calibration
         if known is None or known.own is None:
             raise UsageError(f"the model has no threshold from healthy brains ({known and known.source})", fix=other)
         if not system.calibrated:
             found = "the stored threshold was measured with other settings of engine or findings"
             raise UsageError(found, fix=f"{other}, or train with these settings")
         share = known.findings.false_positive_rate
-        return cls("healthy", known.own.threshold, f"{share:.2%} of the voxels of {known.source} lie above")
+        if study:
+            return cls(
+                "healthy", 1.0, f"{IN_UNITS}, each exceeded by {share:.2%} of the healthy voxels that it rests on"
+            )
+        how = f"{share:.2%} of the voxels of {known.source} lie above"
+        if known.widened != 1:
+            how = f"{known.widened:g} times the score that {share:.2%} of the voxels of {known.source} exceed"
+        return cls("healthy", known.own.threshold, how)
 
     @classmethod
-    def guaranteed(cls, system: AnomalySystem, maps: MapOptions) -> "Cut":
+    def guaranteed(cls, ensemble: AnomalyEnsemble, maps: MapOptions) -> "Cut":
         """Of which a healthy brain has no more than so much above it. Raises: UsageError where too few were measured."""
         volume_ml, level = maps.guarantee, USUAL_LEVEL if maps.level is None else maps.level
         if volume_ml is None:
             raise UsageError("--level is that of --guarantee", fix="add --guarantee fp_ml=1, or leave it out")
         if maps.threshold is not None:
             raise UsageError("--guarantee and --threshold are two ways to say one thing", fix="leave one of them out")
+        if ensemble.is_study:
+            found = f"--guarantee was measured on the maps of each run alone, and {ensemble.facts['model']} is a study"
+            raise UsageError(found, fix="name one of its runs with --model, or use --threshold")
         if not 0 < level < 1:
             raise UsageError(f"there is no level {level:g}", fix="use one between 0 and 1, such as 0.9")
         least, needed = conformal.FALSE_POSITIVES_ML[0], conformal.fewest_patients(level)
         if not volume_ml >= least:
             raise UsageError(f"there is no threshold for fp_ml={volume_ml:g}", fix=f"ask for {least:g} ml or more")
-        known = system.calibrated
+        known = ensemble.systems[0].calibrated
         brains = known.own.thresholds_by_volume if known and known.own else ()
         value = conformal.threshold_of_volume(brains, volume_ml, level)
         if value is None:

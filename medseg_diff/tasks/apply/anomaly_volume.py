@@ -33,7 +33,8 @@ Advance = Callable[[int], None]
 @dataclass(frozen=True)
 class AnomalySystem:
     """A trained run ready to map; `facts` is what every case.json says of it. `calibration` is None while it is made;
-    `typicality` tells scans that are unlike those trained on, None of a run that did not measure it."""
+    `typicality` tells scans that are unlike those trained on, None of a run that did not measure it. Its noise is that of
+    its `place` among the runs of a study; the first draws as it does alone."""
 
     recipe: AnomalyRecipe
     networks: Networks
@@ -43,6 +44,7 @@ class AnomalySystem:
     seed: int
     facts: dict[str, Any]
     typicality: Typicality | None = None
+    place: int = 0
 
     @property
     def engine(self) -> AnyEngine:
@@ -60,21 +62,9 @@ class AnomalySystem:
 
     def evidence(self, image: Tensor, owners: Sequence[tuple[str, int]], *, baselines: bool = False) -> Evidence:
         """What the engine says of image [B, C, *S], on the device and inside `autocast`; `owners` [B] own the noise."""
-        noise = SeededNoise([seed_of(self.seed, *owner) for owner in owners], self.recipe.noise)
+        place = (self.place,) if self.place else ()
+        noise = SeededNoise([seed_of(self.seed, *owner, *place) for owner in owners], self.recipe.noise)
         return self.engine.score(image, self.networks, noise, baselines=baselines)
-
-
-@dataclass(frozen=True)
-class AnomalyModel:
-    """The networks of a run, verified and on a device: they are read once, for any number of systems."""
-
-    run: Run
-    trained: Trained[AnomalyRecipe]
-
-    @classmethod
-    def load(cls, run: Run, compute: Compute) -> "AnomalyModel":
-        """Raises: CheckpointError where the run's files are damaged; UsageError, EnvironmentFault for the device."""
-        return cls(run, open_run(run, AnomalyRecipe, device=compute.device, precision=compute.precision))
 
 
 def open_system(
@@ -85,15 +75,22 @@ def open_system(
     Raises: CheckpointError where the run's files are damaged or do not fit each other, where it was never calibrated
     (unless `calibrated` is False, for the calibration itself), or where the classifier that guides it guesses; ConfigError.
     """
-    model = AnomalyModel.load(run, compute)
-    return system_of(model, overrides, seed=seed, network_batch=compute.network_batch, calibrated=calibrated)
+    trained = open_run(run, AnomalyRecipe, device=compute.device, precision=compute.precision)
+    return system_of(run, trained, overrides, seed=seed, network_batch=compute.network_batch, calibrated=calibrated)
 
 
 def system_of(
-    model: AnomalyModel, overrides: Sequence[str], *, seed: int, network_batch: int | None, calibrated: bool = True
+    run: Run,
+    trained: Trained[AnomalyRecipe],
+    overrides: Sequence[str],
+    *,
+    seed: int,
+    network_batch: int | None,
+    calibrated: bool = True,
+    place: int = 0,
 ) -> AnomalySystem:
-    """A model with settings of its engine and findings changed. Raises: as `open_system`."""
-    run, trained = model.run, model.trained
+    """An opened run, at its `place` in a study, with settings of its engine and findings changed. Raises: as
+    `open_system`."""
     changes = [f"engine.network_batch={network_batch}"] if network_batch else []
     recipe = trained.recipe.with_overrides([*overrides, *changes])
     calibration = _calibration_of(run, recipe) if calibrated else None
@@ -101,12 +98,13 @@ def system_of(
     networks = recipe.networks(denoiser, trained.networks.get("classifier"))
     facts = trained.facts | {
         "calibration_sha256": trained.digests[run.calibration_file] if calibration else None,
+        "separate": calibration and calibration.separate,
         "engine": recipe.engine.model_dump(mode="json", exclude={"network_batch"}),
         "findings": recipe.findings.model_dump(mode="json"),
         "seed": seed,
         "network_evaluations": recipe.engine.evaluations,
     }
-    known = (trained.device, trained.precision, seed, facts, trained.typicality)
+    known = (trained.device, trained.precision, seed, facts, trained.typicality, place)
     return AnomalySystem(recipe, networks, calibration, *known)
 
 

@@ -1,12 +1,36 @@
 """Is an anomaly map to be trusted? The engine's own checks of a volume, and those that hold for every engine."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from medseg_diff.methods.anomaly.checks import CALLED_HEALTHY
 from medseg_diff.methods.anomaly.engine import Check
+from medseg_diff.tasks.apply.anomaly_ensemble import AnomalyEnsemble
 from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume
 
 HIGHEST_GAIN = 1.5  # times the normative mean at which a whole scan may lie
 FEWEST_CALLED = 0.1  # share of a scan's slices that are called diseased, above which something should be marked
 OFTEN = 2.0  # the same, as a multiple of the share of healthy slices that are called so
+
+
+def checks_of_runs(
+    ensemble: AnomalyEnsemble, volumes: Sequence[AnomalyVolume], gains: Sequence[float], *, lesions: int
+) -> tuple[dict[str, Any], list[str]]:
+    """What case.json says of the quality of a map, of a study each run's checks by the run's name; and the warnings, which
+    say whose they are."""
+    known = zip(volumes, ensemble.systems, gains, strict=True)
+    checks = [quality_checks(volume, system, gain, lesions=lesions) for volume, system, gain in known]
+    values = [{check.name: check.values for check in each} for each in checks]
+    warnings = [[check.warning for check in each if check.warning] for each in checks]
+    if not ensemble.is_study:
+        return values[0], warnings[0]
+    names = [system.facts["model"] for system in ensemble.systems]
+    said: dict[str, list[str]] = {}
+    for name, each in zip(names, warnings, strict=True):
+        for warning in each:
+            said.setdefault(warning, []).append(name)
+    by_run = dict(zip(names, values, strict=True))
+    return by_run, [f"{', '.join(runs)}: {warning}" for warning, runs in said.items()]
 
 
 def quality_checks(volume: AnomalyVolume, system: AnomalySystem, gain: float, *, lesions: int) -> list[Check]:

@@ -1,6 +1,5 @@
 """A trained segmentation model ready for use: weights, how its ensembles are drawn and cut, and what it can promise."""
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,16 +8,15 @@ from typing import Any, get_args
 import torch
 
 from medseg_diff.diffusion import Denoiser
-from medseg_diff.errors import CheckpointError, UsageError
+from medseg_diff.errors import UsageError
 from medseg_diff.methods.components import HALF, Findings
 from medseg_diff.methods.fusion import Fusion
 from medseg_diff.methods.labels import MaskLabel, labels_of_masks
 from medseg_diff.methods.sampled_segmentation import Plan
 from medseg_diff.recipes.calibration import SegmentationCalibration, read_calibration
 from medseg_diff.recipes.segmentation import SegmentationRecipe
-from medseg_diff.recipes.trained import Trained, open_run
-from medseg_diff.recipes.typicality import Typicality, read_typicality
-from medseg_diff.run import Run
+from medseg_diff.recipes.trained import Trained, facts_of_study, open_other, open_run
+from medseg_diff.recipes.typicality import Typicality
 from medseg_diff.studies import FoundModel, study_of
 from medseg_diff.tasks.apply.promises import Promises, promises_of
 from medseg_diff.tasks.apply.start_masks import StartMasks
@@ -62,18 +60,18 @@ class SegmentationSystem:
 @dataclass(frozen=True)
 class SegmentationModel:
     """The best weights of a run, or of the runs of a study, verified and on a device: they are read once, for any number of
-    systems. `digests` are those of each run's weights."""
+    systems. `others` are the runs besides the first of a study."""
 
     found: FoundModel
     trained: Trained[SegmentationRecipe]
-    digests: tuple[str, ...]
+    others: tuple[Trained[SegmentationRecipe], ...] = ()
 
     @classmethod
     def load(cls, found: FoundModel, compute: Compute) -> "SegmentationModel":
         """Raises: CheckpointError where a run's files are damaged or do not fit each other, or the runs are of several
         recipes; UsageError, EnvironmentFault for the device."""
         first = open_run(found.runs[0], SegmentationRecipe, device=compute.device, precision=compute.precision)
-        return cls(found, first, tuple(_digest_of_weights(run, first) for run in found.runs))
+        return cls(found, first, tuple(open_other(run, first) for run in found.runs[1:]))
 
 
 def open_system(found: FoundModel, *, ensemble: EnsembleOptions, compute: Compute) -> SegmentationSystem:
@@ -88,7 +86,7 @@ def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_ba
     to start from, or where calibrated maps are asked of a model without calibration; CheckpointError where its calibration
     is damaged.
     """
-    (name, runs), trained, digests = model.found, model.trained, model.digests
+    (name, runs), trained, opened = model.found, model.trained, (model.trained, *model.others)
     recipe = trained.recipe
     starts = None
     if ensemble.start_from is not None:
@@ -106,7 +104,7 @@ def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_ba
     promises = promises_of(calibration, recipe, plan, findings, ensemble, models=len(runs), name=name)
     thresholds = _thresholds(calibration, recipe, findings)
     temperatures = _temperatures(calibration, recipe, name) if findings.calibrated else {}
-    typical = [each for each in (trained.typicality, *map(read_typicality, runs[1:])) if each]
+    typical = [each.typicality for each in opened if each.typicality]
     seen = sum((Counter(each.labels) for each in typical), Counter[int]())
     labels = labels_of_masks(recipe.regions, recipe.label_names, seen)
     facts = trained.facts | {
@@ -127,11 +125,9 @@ def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_ba
         "strength": ensemble.noised_to,
     }
     if len(runs) > 1:
-        each = [{"model": run.name, "sha256": digest} for run, digest in zip(runs, digests, strict=True)]
-        joined = hashlib.sha256("".join(digests).encode()).hexdigest()
         study = study_of(runs[0])
         calibrated = study.facts["calibration_sha256"] if study else None
-        facts |= {"model": name, "sha256": joined, "models": each, "calibration_sha256": calibrated}
+        facts |= facts_of_study(name, opened) | {"calibration_sha256": calibrated}
     denoiser = recipe.denoiser.around(trained.networks["best"], recipe.schedule)
     if promises.guaranteed:
         facts |= {"guarantee": {"fnr": ensemble.guarantee, "thresholds": promises.guaranteed}}
@@ -152,16 +148,6 @@ def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_ba
         typical=tuple(typical),
         starts=starts,
     )
-
-
-def _digest_of_weights(run: Run, first: Trained[SegmentationRecipe]) -> str:
-    """The verified digest of a run's weights. Raises: CheckpointError where it is damaged or of another recipe."""
-    digests = run.verified(run.recipe_file, run.weights("best"))
-    if digests[run.recipe_file] != first.facts["recipe_sha256"]:
-        raise CheckpointError(
-            f"was trained by another recipe than {first.facts['model']}", fix="train its study again", file=run.name
-        )
-    return digests[run.weights("best")]
 
 
 def _findings(recipe: SegmentationRecipe, ensemble: EnsembleOptions) -> Findings:

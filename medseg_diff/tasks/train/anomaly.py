@@ -21,8 +21,10 @@ from medseg_diff.recipes.trained import load_network
 from medseg_diff.recipes.typicality import write_typicality
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
+from medseg_diff.studies import FoldStudy
 from medseg_diff.tasks.keywords import with_plain_keywords
-from medseg_diff.tasks.options import TrainingRun
+from medseg_diff.tasks.options import Folds, TrainingRun
+from medseg_diff.tasks.train.folds import FoldedVerb
 from medseg_diff.tasks.train.normative import calibrate
 from medseg_diff.tasks.train.study import LabelledStudy, learned_from_phantoms, prepare_labelled_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
@@ -40,16 +42,18 @@ TIMES_MEASURED = 11  # of the classifier, from 1 to the deepest that it has lear
 def train_anomaly(
     data: Annotated[Path, "Table of cases (CSV)."],
     training: TrainingRun,
+    folds: Folds,
     device: Annotated[str, "auto, cpu, cuda, cuda:N or mps."] = "auto",
     data_root: Annotated[Path | None, "Folder that paths in the table are relative to [the table's]."] = None,
-) -> Run:
+) -> Run | FoldStudy:
     """Train the networks of a recipe's engine on the table `data`, one after the other; then measure healthy brains.
 
     Returns the run: weights/denoiser.safetensors, calibration.json (normative mean and threshold); with a classifier also
-    weights/classifier.safetensors and classifier.csv (how well it tells slices apart, time by time).
+    weights/classifier.safetensors and classifier.csv (how well it tells slices apart, time by time). With `folds` it is a
+    study of so many runs, each measured on patients that it has not learned from.
     Raises: ConfigError, ManifestError, ImageError; UsageError where `out` already holds something; Diverged.
     """
-    return VERB.run(data, training, device=device, data_root=data_root)
+    return FOLDED.run(data, training, folds, device=device, data_root=data_root)
 
 
 def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
@@ -69,6 +73,7 @@ def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
 
 
 VERB = TrainVerb("train-anomaly", "anomaly", "inpainting", _phases)
+FOLDED = FoldedVerb(VERB)
 
 
 def _denoiser_phase(given: Material[AnomalyRecipe], study: LabelledStudy, bench: Bench) -> Phase:

@@ -33,6 +33,9 @@ from medseg_diff.tasks.options import Compute
 from medseg_diff.training.classification import Skill
 
 WORTH_SAYING_SECONDS = 60.0
+WIDENED = (
+    2.5  # times a threshold of slices without lesion: as few voxels of whole brains then lie above (docs/results.md)
+)
 TRIP_TOLERANCE = 1.5  # a scan may come back this much worse than the worst case of the calibration
 
 
@@ -64,17 +67,30 @@ def calibrate(
     run.seal()
     threshold = calibration.own and calibration.own.threshold
     log.info("calibrated on %s: threshold %s, round trip %s", source.words, threshold, calibration.round_trip.error)
+    if calibration.separate is False:
+        log.warning(
+            "normative mean and threshold rest on patients that were trained on: "
+            "--folds 2 or more measures every run on patients that it has not seen"
+        )
+    if calibration.widened != 1:
+        log.warning(
+            "no whole healthy brain was measured: the threshold is %g times that of slices without lesion",
+            calibration.widened,
+        )
     return run.calibration_file
 
 
 @dataclass(frozen=True)
 class HealthySource:
     """Cases of the table that hold something healthy: whole brains, or slices without a lesion. `unseen`: the names of
-    whole brains of patients not trained on, one of each."""
+    whole brains of patients not trained on, one of each; `separate`: no patient was trained on; `whole`: whole brains are
+    among them."""
 
     cases: tuple[Case, ...]
     words: str
-    unseen: frozenset[str]
+    unseen: frozenset[str] = frozenset()
+    separate: bool = False
+    whole: bool = False
 
 
 def find_source(manifest: Manifest, recipe: AnomalyRecipe) -> HealthySource:
@@ -90,9 +106,11 @@ def find_source(manifest: Manifest, recipe: AnomalyRecipe) -> HealthySource:
         said = [f"healthy {name} brains ({len(whole)})"] if whole else []
         said += [f"slices without lesion of {name} cases ({len(partly)})"] if partly else []
         if labelled:
-            unseen = {case.patient: case.name for case in whole if name == "validation"}
-            return HealthySource((*whole, *partly), " and ".join(said), frozenset(unseen.values()))
-    return HealthySource((), "nothing: no case is healthy or has a reference", frozenset())
+            separate = name == "validation"
+            unseen = {case.patient: case.name for case in whole if separate}
+            words, names = " and ".join(said), frozenset(unseen.values())
+            return HealthySource((*whole, *partly), words, names, separate=separate, whole=bool(whole))
+    return HealthySource((), "nothing: no case is healthy or has a reference")
 
 
 def is_healthy(case: Case, recipe: AnomalyRecipe) -> bool:
@@ -162,22 +180,30 @@ def _calibration(
         return known
     facts = {name: torch.cat([volume.facts[name] for volume in volumes]) for name in volumes[0].facts}
     trips = [volume.round_trip for volume in volumes if volume.round_trip is not None]
-    maps = {name: _map_calibration(measured, name, system.recipe) for name in measured[0].scores}
-    changes = {"maps": maps, "reference": system.engine.reference(facts)}
+    widened = 1.0 if source.whole else WIDENED
+    maps = {
+        name: _map_calibration(measured, name, system.recipe, widened=widened if name in RECONSTRUCTED else 1.0)
+        for name in measured[0].scores
+    }
+    changes = {"separate": source.separate, "widened": widened, "maps": maps}
+    changes["reference"] = system.engine.reference(facts)
     if trips:
         error, limit = round(float(np.mean(trips)), 5), round(TRIP_TOLERANCE * max(trips), 5)
         changes["round_trip"] = RoundTrip(error=error, limit=limit)
     return known.model_copy(update=changes)
 
 
-def _map_calibration(measured: Sequence[MeasuredCase], name: str, recipe: AnomalyRecipe) -> MapCalibration:
-    """Normative mean and threshold of one map: above the threshold lies the stated share of healthy voxels."""
+def _map_calibration(
+    measured: Sequence[MeasuredCase], name: str, recipe: AnomalyRecipe, *, widened: float = 1.0
+) -> MapCalibration:
+    """Normative mean and threshold of one map: above the threshold lies the stated share of healthy voxels; `widened` by a
+    factor."""
     normal = _normal_of(measured, name)
     above = np.concatenate([_above(each, name, normal, recipe) for each in measured])
     threshold = np.quantile(above, 1 - recipe.findings.false_positive_rate)
     return MapCalibration(
         normative_mean=normal,
-        threshold=round(max(float(threshold), 0.0), 6),
+        threshold=round(widened * max(float(threshold), 0.0), 6),
         thresholds_by_volume=tuple(_thresholds_by_volume(measured, recipe)) if name == OWN else (),
     )
 

@@ -1,14 +1,17 @@
 """What the patients of a study, each predicted by a run that never saw it, show of the whole: its calibration.json."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from medseg_diff.console import log
 from medseg_diff.data import geometry
 from medseg_diff.data.geometry import axial_axis
-from medseg_diff.data.results import CaseResult, read_result
+from medseg_diff.data.results import CaseResult, holds_result, read_result
 from medseg_diff.data.tables.manifest import Case, Manifest
 from medseg_diff.errors import UsageError
 from medseg_diff.evaluation.summary import majority
@@ -22,11 +25,53 @@ from medseg_diff.recipes.calibration import (
 )
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.studies import FoldStudy
+from medseg_diff.tasks.apply.segment import segment
 from medseg_diff.tasks.apply.segmentation_maps import cut_masks
+from medseg_diff.tasks.options import TrainingRun
 from medseg_diff.tasks.train.calibration import calibrate_patients, tell
+from medseg_diff.tasks.train.folds import Fold
+from medseg_diff.tasks.train.train import Material
 
 MOST_VOXELS = 500_000  # of a brain, evenly spaced, that a calibration looks at,
 MOST_IN_ALL = 50_000_000  # and of all brains together: 250 MB a region
+
+
+def that_choose_nothing(given: Material[SegmentationRecipe]) -> Material[SegmentationRecipe]:
+    """Weights or thresholds that a fold's own patients had chosen would make what is said of these too good: the last
+    weights are kept, and the study is calibrated as a whole."""
+    validation = given.recipe.validation.but(weights="last", calibration_slices=0).model_dump(mode="json")
+    return replace(given, recipe=given.recipe.but(validation=validation))
+
+
+def predict(fold: Fold, given: Material[SegmentationRecipe], options: TrainingRun, device: str) -> None:
+    """Segment those whom the run has not seen, into the study's `out_of_fold`; what is complete stays."""
+    segment(
+        data=fold.run.folder / "cases.csv",
+        split="val",
+        data_root=fold.manifest.root,
+        model=fold.run.folder,
+        out=fold.study.out_of_fold,
+        device=device,
+        runs=options.runs,
+        resample_to=given.recipe.preparation.resample_to,
+    )
+
+
+def conclude(study: FoldStudy, given: Material[SegmentationRecipe], data: Path) -> bool:
+    """Calibrate the study, unless another process still predicts; whether it is done. Raises: as `calibrate_study`."""
+    predicted = [case.name for case in given.manifest.cases if case.split != "test"]
+    if missing := [name for name in predicted if not holds_result(study.out_of_fold / name, "segment")]:
+        log.info(
+            "%d patients' scans are still being predicted by another process, which finishes the study", len(missing)
+        )
+        return False
+    calibrate_study(study, given.recipe, given.manifest)
+    log.info(
+        "every patient as a model that never saw it says: medseg-diff evaluate --predictions %s --data %s",
+        study.out_of_fold,
+        data,
+    )
+    return True
 
 
 def calibrate_study(study: FoldStudy, recipe: SegmentationRecipe, manifest: Manifest) -> SegmentationCalibration | None:

@@ -15,7 +15,8 @@ from medseg_diff.studies import FoldStudy
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.options import Folds, TrainingRun
 from medseg_diff.tasks.train.calibration import calibrate, draw_ensemble
-from medseg_diff.tasks.train.folds import train_folds
+from medseg_diff.tasks.train.folds import FoldedVerb
+from medseg_diff.tasks.train.out_of_fold import conclude, predict, that_choose_nothing
 from medseg_diff.tasks.train.study import ValidationSlices, learned_from_phantoms, prepare_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_masks
@@ -37,10 +38,7 @@ def train_seg(
 
     Raises: ConfigError, ManifestError, ImageError; UsageError where `out` already holds something; Diverged.
     """
-    folds.check()
-    if folds.folds is None:
-        return VERB.run(data, training, device=device, data_root=data_root)
-    return train_folds(VERB, data, training, folds.folds, folds.shard, device=device, data_root=data_root)
+    return FOLDED.run(data, training, folds, device=device, data_root=data_root)
 
 
 def _phases(given: Material[SegmentationRecipe], bench: Bench) -> Iterator[Phase]:
@@ -73,6 +71,7 @@ def _phases(given: Material[SegmentationRecipe], bench: Bench) -> Iterator[Phase
 
 
 VERB = TrainVerb("train-seg", "segment", "mask_logits", _phases)
+FOLDED = FoldedVerb(VERB, that_choose_nothing, predict, conclude)
 
 
 def validate(

@@ -233,11 +233,9 @@ def test_floor_and_threshold_come_from_validation_brains_and_slices_without_lesi
 
     found = source(first, healthy, val)
     assert [case.name for case in found.cases] == [healthy["case"], val["case"]]
-    assert found.unseen == {healthy["case"]}
+    assert found.unseen == {healthy["case"]} and found.separate
     assert found.words == "healthy validation brains (1) and slices without lesion of validation cases (1)"
     assert source(first, val).words == "slices without lesion of validation cases (1)"
-    assert (
-        source(first, bare | {"label": "diseased", "split": "val"}).words
-        == "slices without lesion of training cases (1)"
-    )
+    known = source(first, bare | {"label": "diseased", "split": "val"})
+    assert known.words == "slices without lesion of training cases (1)" and not known.separate
     assert not source(bare | {"label": "diseased"}).cases

@@ -27,6 +27,15 @@ def test_above_the_stored_threshold_lies_the_stated_share_of_healthy_voxels(name
     assert found.threshold == pytest.approx(max(0.5 - rate, 0), abs=1e-4)
 
 
+def test_the_threshold_of_slices_without_lesion_is_widened_by_a_factor():
+    scores, depth_mm = np.linspace(0, 1, 100_001, dtype=np.float32), np.full(100_001, 5, dtype=np.float32)
+    cases = [MeasuredCase({"anomaly": scores}, depth_mm, volume=None, voxel_ml=0.001)]
+    recipe = SimpleNamespace(findings=AnomalyFindings(rim_mm=2.0, false_positive_rate=0.1))
+    plain, wide = (_map_calibration(cases, "anomaly", recipe, widened=factor) for factor in (1.0, 3.0))
+    assert wide.threshold == pytest.approx(3 * plain.threshold) == pytest.approx(3 * 0.4, abs=1e-3)
+    assert wide.normative_mean == plain.normative_mean
+
+
 def test_voxels_of_the_rim_are_healthy_ones_that_never_count():
     """A tenth of all voxels, half of which lie in the rim, is a fifth of the others: 1 - 1/5 - 1/2."""
     scores = np.linspace(0, 1, 100_001, dtype=np.float32)
