@@ -46,7 +46,7 @@ WIDENED_MM = (2.0, 4.0)
 DEEP_MM = 15.0  # below the surface: dark voxels that lie deeper are the ventricles'
 DARKEST = 0.1  # of the deep voxels
 FOUND = 0.1  # of a lesion
-CONFIGS = ("quick/anoddpm", "quick/inpainting")
+CONFIGS = ("quick/dae", "quick/inpainting")
 ALWAYS = ("channels=[t1]",)  # of every recipe, and of some more:
 OVERRIDES = {"quick/inpainting": ("engine.witness=false", "engine.directions={}", "engine.agreeing=null")}
 
