@@ -6,6 +6,7 @@ RePaint: Inpainting Using Denoising Diffusion Probabilistic Models, CVPR 2022, a
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,26 +15,30 @@ from pydantic import Field
 from torch import Tensor
 
 from medseg_diff.diffusion import NoiseSchedule, Pinned, walk
-from medseg_diff.diffusion.hiding import blurred_inside
+from medseg_diff.diffusion.hiding import blurred_inside, grown
 from medseg_diff.diffusion.losses import noised
 from medseg_diff.diffusion.noise import NoiseSource, fresh_noise
 from medseg_diff.diffusion.schedule import LONGEST
 from medseg_diff.methods.anomaly.drawn import Later, PartialDiffusion
 from medseg_diff.methods.anomaly.engine import Networks
 
+MOST_CHANGED = 0.05  # of a brain: what it changed by is 1
+
 
 class AutoDDPM(PartialDiffusion):
     """First a reconstruction x' from `depth`. Where |x - x'|, mean over the channels and blurred over `blur` voxels, is
-    above `suspicious`, x' is put into the scan; that is noised up to `seam_depth` and denoised in `seam_steps`, each of them
-    gone down and up again `resamplings` times. Everything else stays the scan, and scores 0.
+    above a share `suspicious` of what the most changed twentieth of the brain exceeds, x' is put into the scan, with a rim;
+    that is noised up to `seam_depth` and denoised in `seam_steps`, each of them gone down and up again `resamplings` times.
+    Everything else stays the scan, and scores 0.
 
-    The paper also weighs its map by a perceptual distance, for which a network of natural images would have to be fetched.
+    The paper multiplies the share, and its map, by a perceptual distance, for which a network of natural images would have
+    to be fetched.
     """
 
     kind: Literal["autoddpm"] = "autoddpm"
     depth: int = Field(default=200, ge=1, le=LONGEST)
     map: Literal["absolute", "positive", "squared"] = "absolute"
-    suspicious: float = Field(default=0.26, ge=0, le=100)
+    suspicious: float = Field(default=0.5, ge=0, le=10)
     blur: float = Field(default=1.3, gt=0, le=100)
     seam_depth: int = Field(default=50, ge=1, le=LONGEST)
     seam_steps: int = Field(default=5, ge=1, le=100)
@@ -59,8 +64,11 @@ class AutoDDPM(PartialDiffusion):
     def masked(self, x: Tensor, first: Tensor, networks: Networks) -> Tensor:
         """What the first reconstruction has changed, [B, 1, *S]."""
         image, healthy = networks.space.decode(x), networks.space.decode(first)
-        change = (image - healthy).abs().mean(dim=1, keepdim=True)
-        return blurred_inside(change, networks.brain(image), self.blur) > self.suspicious
+        brain = networks.brain(image)
+        change = blurred_inside((image - healthy).abs().mean(dim=1, keepdim=True), brain, self.blur)
+        most = change.masked_fill(~brain, math.nan).flatten(1).float().nanquantile(1 - MOST_CHANGED, dim=1)
+        above = change > self.suspicious * most.nan_to_num().view(-1, *(1,) * (change.ndim - 1))
+        return grown(above & brain) & brain
 
 
 def back_and_forth(times: Sequence[int], rounds: int) -> list[int]:
