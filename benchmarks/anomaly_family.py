@@ -31,6 +31,7 @@ from benchmarks.reporting import machine, number, table, with_interval
 from medseg_diff import phantom, train_anomaly
 from medseg_diff.console import configure, log
 from medseg_diff.device import find_device
+from medseg_diff.errors import UsageError
 from medseg_diff.files import write_json
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.run import Run
@@ -103,6 +104,8 @@ def measure(
     data = phantom(out / "phantoms", **made, held_out=held_out, twins=True, seed=seed)
     bench = Bench(out, data, device)
     rows = []
+    asked = {"size": asdict(size), "seed": seed}
+    check_same(out, asked)
     for name in only or FAMILY:
         kept = out / "rows" / f"{_word(name)}.json"
         if not kept.is_file():
@@ -136,7 +139,7 @@ def _rows(bench: Bench, name: str, size: Size, seed: int) -> list[dict[str, Any]
 def _trained(bench: Bench, name: str, size: Size, seed: int) -> Run:
     """The run of a member: that of an earlier call if it was finished."""
     member, folder = FAMILY[name], bench.out / "runs" / _word(name)
-    if (folder / "calibration.json").is_file():
+    if (folder / "run.json").is_file() and Run(folder).state == "finished":
         return Run(folder)
     both = "classifier" in load_recipe(member.config, task="anomaly").engine.networks
     steps = size.steps if both else size.steps + size.classifier_steps
@@ -149,6 +152,14 @@ def _trained(bench: Bench, name: str, size: Size, seed: int) -> Run:
     run = train_anomaly(bench.data, config=member.config, out=fresh(folder), overrides=words, **common)
     assert isinstance(run, Run)
     return run
+
+
+def check_same(out: Path, asked: dict[str, Any]) -> None:
+    """Raises: UsageError where `out` holds rows of other settings: a call goes on with its own alone."""
+    note, wanted = out / "asked.json", json.loads(json.dumps(asked))
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) != wanted:
+        raise UsageError("holds rows of other settings", fix="use another --out, or remove it", file=out.name)
+    write_json(note, wanted)
 
 
 def _word(name: str) -> str:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
+from benchmarks.anomaly_family import check_same
 from benchmarks.reporting import machine, number, table
 from medseg_diff import train_anomaly
 from medseg_diff.console import configure, log
@@ -64,7 +65,7 @@ class Inserted:
 
 
 def lesions_of(prepared: Prepared) -> Iterator[Inserted]:
-    """Every lesion in a brain of its own, at the same place for every recipe."""
+    """Every lesion in a brain of its own, at the same place for every recipe of the same grid."""
     image, brain = prepared.image[0].numpy(), prepared.brain[0].numpy()
     depth_mm, deviation = depth_of(prepared.brain, prepared.spacing_mm), float(image[brain].std())
     generator = np.random.default_rng(seed_of(0, "inserted", prepared.name))
@@ -101,6 +102,7 @@ def measure(
     rows, manifest = {}, split_of(read_manifest(data))
     out.mkdir(parents=True, exist_ok=True)
     split, tested = out / "split.csv", manifest.of("test")
+    check_same(out, {"overrides": list(overrides), "cases": [case.name for case in manifest.cases]})
     write_manifest(split, manifest.rows())
     for config in configs:
         log.info("%s", config)
@@ -113,7 +115,7 @@ def measure(
         "benchmark": "inserted",
         "machine": machine(str(find_device(device))),
         "tested": len(tested),
-        "trained": len(manifest.of("train")) + len(manifest.of("val")),
+        "trained": len(manifest.of("train")),
         "overrides": list(overrides),
         "rows": rows,
     }
@@ -131,7 +133,7 @@ def split_of(manifest: Manifest) -> Manifest:
 
 def _trained(table: Path, root: Path, config: str, words: Sequence[str], *, out: Path, device: str) -> Run:
     folder = out / re.sub(r"\W+", "_", config)
-    if (folder / "calibration.json").is_file():
+    if (folder / "run.json").is_file() and Run(folder).state == "finished":
         return Run(folder)
     if folder.exists():
         shutil.rmtree(folder)

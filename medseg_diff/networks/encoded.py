@@ -1,4 +1,4 @@
-"""A denoiser that knows of an image no more than a short code: an encoder sums it up, once, and a U-Net is told the sum.
+"""A denoiser conditioned on no more of an image than a short code: an encoder sums it up, and a U-Net takes the sum.
 
 Behrendt et al., Guided Reconstruction with Conditioned Diffusion Models for Unsupervised Anomaly Detection in Brain MRIs,
 2023, arXiv 2312.04215. The paper's encoder is pretrained by masked autoencoding; this one learns along with the denoiser.

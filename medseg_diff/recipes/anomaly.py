@@ -116,19 +116,19 @@ class AnomalyRecipe(Recipe):
 
     @model_validator(mode="after")
     def _network_fits_the_engine(self) -> "AnomalyRecipe":
-        kind, sees, network = self.engine.kind, self.engine.sees, self.network
+        kind, given, network = self.engine.kind, self.engine.conditioned_on, self.network
         encodes = isinstance(network, WithEncoderSettings)
-        if sees == "itself" and not encodes:
+        if given == "image" and not encodes:
             raise ValueError(f"engine {kind} shows its denoiser a code of the image: set network.kind=with_encoder")
-        if encodes and sees != "itself":
+        if encodes and given != "image":
             raise ValueError(f"engine {kind} gives network with_encoder no image to encode: set network.kind=unet")
-        if isinstance(network, BottleneckSettings) and (sees != "nothing" or self.engine.needs_labels):
+        if isinstance(network, BottleneckSettings) and (given != "nothing" or self.engine.needs_labels):
             raise ValueError(f"engine {kind} needs a condition, which a bottleneck has not: set network.kind=unet")
         if isinstance(network, UNetSettings) and (network.covariates or network.classes not in (0, LABELS)):
             raise ValueError(f"network.classes is {LABELS} (healthy, diseased) or 0, and there are no covariates")
         if self.engine.needs_labels and not self.learns_labels:
             raise ValueError(f"the engine conditions the denoiser on `healthy`, so network.classes must be {LABELS}")
-        if sees != "nothing" and self.learns_labels:
+        if given != "nothing" and self.learns_labels:
             raise ValueError(f"engine {kind} shows its denoiser an image and tells no label: set network.classes=0")
         return self
 
@@ -156,7 +156,7 @@ class AnomalyRecipe(Recipe):
     @property
     def names(self) -> ChannelNames:
         image = tuple(f"seen {name}" for name in self.channels)
-        seen = {"nothing": (), "itself": image, "rest": (*image, "hidden")}[self.engine.sees]
+        seen = {"nothing": (), "image": image, "rest": (*image, "hidden")}[self.engine.conditioned_on]
         return ChannelNames(self.channels, seen, self._said_of(self.channels))
 
     def build_denoiser(self) -> Denoiser:
@@ -195,9 +195,10 @@ class AnomalyRecipe(Recipe):
             raise ConfigError(
                 "`engine.kind` is fixed by the training", fix=f"leave it {self.engine.kind}, or train again"
             )
-        if changed.denoised_times != self.denoised_times:
-            raise ConfigError(
-                "`engine.depth` is fixed by the training: the network has learned no other time",
-                fix="leave it as it is, or train again",
-            )
+        for name in self.engine.learned:
+            if getattr(changed.engine, name) != getattr(self.engine, name):
+                raise ConfigError(
+                    f"`engine.{name}` is fixed by the training: the network has learned nothing else",
+                    fix="leave it as it is, or train again",
+                )
         return changed

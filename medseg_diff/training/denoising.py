@@ -99,7 +99,7 @@ class ImageAndLabel:
 
 
 @dataclass(frozen=True)
-class SeenImage:
+class ImageOnItself:
     """x_0 is the image, and the condition is the image too: what a denoiser takes over of it is for its network to limit."""
 
     space: Space = PLAIN
@@ -131,7 +131,7 @@ class HiddenTissue:
         generator = torch.Generator().manual_seed(seed_of(self.seed, "hiding", self.rank, step))
         share, covered, drawn = torch.rand(3, len(image), generator=generator)
         noise = torch.empty(len(image), 1, *image.shape[2:], dtype=image.dtype).normal_(generator=generator)
-        rim = self.hiding.span(image.shape[2:]) * between(RIM_WIDTHS, float(drawn[1]))
+        rim = self.hiding.span(image.shape[2:]) * between(RIM_WIDTHS, float(drawn[1 % len(drawn)]))
         covered, noise = (part.to(image.device, non_blocking=True) for part in (covered, noise))
         hidden = self.hiding.drawn(noise, brain, torch.stack([share, drawn]))
         around = blurred(lesion.to(image.dtype), rim) > RIM

@@ -17,7 +17,10 @@ def test_every_engine_has_a_row_and_shares_networks_only_with_one_that_learns_al
             assert lender.engine.kind == recipe.engine.kind and FAMILY[member.shares].shares is None
             own = FAMILY[member.shares]
             learned = load_recipe(own.config, task="anomaly").engine
-            assert (lender.engine.learns_from, lender.engine.sees) == (learned.learns_from, learned.sees)
+            assert (lender.engine.learns_from, lender.engine.conditioned_on) == (
+                learned.learns_from,
+                learned.conditioned_on,
+            )
             assert set(lender.engine.networks) <= set(learned.networks)
     assert {type(engine) for engine in engines.values()} == set(KINDS)
     assert "classifier" in engines[BASELINES_OF].networks

@@ -54,9 +54,9 @@ def test_it_builds_and_runs_without_memory(name):
     with torch.device("meta"):
         denoiser, classifier = recipe.build_denoiser(), recipe.build_classifier()
         condition = healthy_label(image) if recipe.engine.needs_labels else Condition()
-        if recipe.engine.sees != "nothing":
+        if recipe.engine.conditioned_on != "nothing":
             hidden = image[:, :1] > 0
-            condition = shown(image, hidden) if recipe.engine.sees == "rest" else Condition(image=image)
+            condition = shown(image, hidden) if recipe.engine.conditioned_on == "rest" else Condition(image=image)
         out = denoiser.network(image, torch.ones(2), condition)
         logits = classifier(image, torch.ones(2), Condition())
     assert out.shape == (2, len(recipe.channels) * recipe.denoiser.outputs, *recipe.view.size)

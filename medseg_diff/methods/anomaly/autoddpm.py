@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medseg_diff.diffusion import NoiseSchedule, Pinned, walk
+from medseg_diff.diffusion import DDPM, NoiseSchedule, Pinned, walk
 from medseg_diff.diffusion.hiding import blurred_inside, grown
 from medseg_diff.diffusion.losses import noised
 from medseg_diff.diffusion.noise import NoiseSource, fresh_noise
@@ -36,6 +36,7 @@ class AutoDDPM(PartialDiffusion):
     """
 
     kind: Literal["autoddpm"] = "autoddpm"
+    solver: DDPM = DDPM()  # on the way up it adds noise; others would encode
     depth: int = Field(default=200, ge=1, le=LONGEST)
     map: Literal["absolute", "positive", "squared"] = "absolute"
     suspicious: float = Field(default=0.5, ge=0, le=10)
@@ -67,8 +68,8 @@ class AutoDDPM(PartialDiffusion):
         brain = networks.brain(image)
         change = blurred_inside((image - healthy).abs().mean(dim=1, keepdim=True), brain, self.blur)
         most = change.masked_fill(~brain, math.nan).flatten(1).float().nanquantile(1 - MOST_CHANGED, dim=1)
-        above = change > self.suspicious * most.nan_to_num().view(-1, *(1,) * (change.ndim - 1))
-        return grown(above & brain) & brain
+        limit = self.suspicious * most.nan_to_num().view(-1, *(1,) * (change.ndim - 1))
+        return grown(~(change <= limit) & brain) & brain  # what ran out of all numbers is above, and will be said
 
 
 def back_and_forth(times: Sequence[int], rounds: int) -> list[int]:

@@ -26,6 +26,7 @@ class Autoencoder(Difference):
     """
 
     learns_from: ClassVar[Cohort] = "healthy"
+    learned: ClassVar[tuple[str, ...]] = ("depth",)
     targets: ClassVar[tuple[Target, ...]] = ("clean",)  # of noise that is not there nothing can be predicted
 
     kind: Literal["autoencoder"] = "autoencoder"

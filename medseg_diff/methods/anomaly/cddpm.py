@@ -1,4 +1,4 @@
-"""Conditioned DDPM: partial diffusion with a denoiser of healthy brains that is told a short code of the one at hand.
+"""Conditioned DDPM: partial diffusion with a denoiser of healthy brains, conditioned on a short code of the one at hand.
 
 Behrendt et al., Guided Reconstruction with Conditioned Diffusion Models for Unsupervised Anomaly Detection in Brain MRIs,
 2023, arXiv 2312.04215. The code is the network's (`network: {kind: with_encoder}`), the noise the recipe's.
@@ -12,7 +12,7 @@ from torch import Tensor
 from medseg_diff.diffusion import Condition
 from medseg_diff.diffusion.schedule import LONGEST
 from medseg_diff.methods.anomaly.drawn import PartialDiffusion
-from medseg_diff.methods.anomaly.engine import Sight
+from medseg_diff.methods.anomaly.engine import Conditioning
 
 
 class ConditionedDDPM(PartialDiffusion):
@@ -22,7 +22,7 @@ class ConditionedDDPM(PartialDiffusion):
     learned to describe healthy brains alone.
     """
 
-    sees: ClassVar[Sight] = "itself"
+    conditioned_on: ClassVar[Conditioning] = "image"
 
     kind: Literal["cddpm"] = "cddpm"
     depth: int = Field(default=500, ge=1, le=LONGEST)

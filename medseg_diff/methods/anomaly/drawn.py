@@ -13,10 +13,9 @@ from torch import Tensor
 from medseg_diff.diffusion import DDPM, AnySolver, Condition
 from medseg_diff.diffusion.losses import noised
 from medseg_diff.diffusion.noise import NoiseSource, fresh_noise
-from medseg_diff.methods.anomaly.engine import Cohort, Decoding, Evidence, Networks, Reconstruction
+from medseg_diff.methods.anomaly.engine import LEAST_DEVIATION, Cohort, Decoding, Evidence, Networks, Reconstruction
 
 BETWEEN_DRAWS = 2**20  # steps: more than any walk takes
-LEAST_DEVIATION = 0.1  # of a reconstructed value in [-1, 1]: draws that agree by chance are not that sure
 
 
 class PartialDiffusion(Reconstruction):
@@ -75,11 +74,14 @@ class Later:
 
 
 def mahalanobis(x: Tensor, draws: Tensor) -> Tensor:
-    """How many deviations each voxel of x [B, C, *S] is from its draws [N, B, C, *S], over all channels: [B, 1, *S]."""
-    values, mean = draws.float().movedim(2, -1), draws.float().mean(dim=0).movedim(1, -1)
-    away = values - mean  # [N, B, *S, C]
-    covariance = torch.einsum("n...i,n...j->...ij", away, away) / (len(draws) - 1)
-    covariance = covariance + LEAST_DEVIATION**2 * torch.eye(x.shape[1], device=x.device)
-    change = (x.float().movedim(1, -1) - mean).unsqueeze(-1)
-    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), change, upper=False)
+    """How many deviations each voxel of x [B, C, *S] is from its draws [N, B, C, *S], over all channels: [B, 1, *S]; in
+    float32 inside of an autocast as well."""
+    with torch.autocast(x.device.type, enabled=False):
+        values, mean = draws.float().movedim(2, -1), draws.float().mean(dim=0).movedim(1, -1)
+        away = values - mean  # [N, B, *S, C]
+        covariance = torch.einsum("n...i,n...j->...ij", away, away) / (len(draws) - 1)
+        covariance = covariance + LEAST_DEVIATION**2 * torch.eye(x.shape[1], device=x.device)
+        change = (x.float().movedim(1, -1) - mean).unsqueeze(-1)
+        root = torch.linalg.cholesky_ex(covariance).L  # unchecked: a GPU is not waited for
+        whitened = torch.linalg.solve_triangular(root, change, upper=False)
     return whitened.square().sum(dim=(-2, -1)).sqrt().unsqueeze(1).to(x.dtype)

@@ -21,8 +21,9 @@ from medseg_diff.settings import ChannelName, Settings
 from medseg_diff.spaces import PLAIN, Space
 
 Cohort = Literal["all", "healthy", "tissue"]  # all slices, the healthy ones, or the healthy voxels of all
-Sight = Literal["nothing", "rest", "itself"]  # beside x_t: nothing, what is not hidden of the image, or all of it
+Conditioning = Literal["nothing", "rest", "image"]  # nothing, what is not hidden of the image, or all of it
 Facts = Mapping[str, Tensor]
+LEAST_DEVIATION = 0.1  # of a healthy value in [-1, 1]: whatever is surer has not seen the scanner at hand
 
 
 class Networks(NamedTuple):
@@ -74,15 +75,16 @@ class Check(NamedTuple):
 
 class Engine(Settings):
     """The contract: settings that name their `networks`, which are trained one after the other, what the denoiser learns
-    from and what it sees beside x_t, and turn an image into evidence. `swept` are the settings that `anomaly --sweep` tries.
+    from and what it is conditioned on, and turn an image into evidence. `anomaly --sweep` tries the settings `swept`.
     """
 
     learns_from: ClassVar[Cohort] = "all"
-    sees: ClassVar[Sight] = "nothing"
+    conditioned_on: ClassVar[Conditioning] = "nothing"
     targets: ClassVar[tuple[Target, ...]] = ("noise", "clean", "velocity")  # what its denoiser may predict
     wants_deviation: ClassVar[bool] = False  # of each value that its denoiser predicts
     follows_classifier: ClassVar[bool] = True  # where it has one: a classifier that guesses then leads nowhere
     swept: ClassVar[tuple[str, ...]] = ()
+    learned: ClassVar[tuple[str, ...]] = ()  # settings that its networks have learned, so that they are fixed
 
     network_batch: int = Field(default=32, ge=1, le=4096)
 
@@ -103,7 +105,7 @@ class Engine(Settings):
 
     @property
     def hiding(self) -> Hiding:
-        """What is hidden while its denoiser learns, of an engine that sees the `rest`."""
+        """What is hidden while its denoiser learns, of an engine whose denoiser is conditioned on the `rest`."""
         raise AssertionError(f"{type(self).__name__} hides nothing")
 
     def learned_times(self, schedule: NoiseSchedule, deepest: int) -> tuple[int, int]:

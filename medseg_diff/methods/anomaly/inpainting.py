@@ -19,7 +19,16 @@ from medseg_diff.diffusion import NoiseSchedule
 from medseg_diff.diffusion.hiding import Patches, blurred_inside, grown, highest, patches, shown, without_holes
 from medseg_diff.diffusion.noise import NoiseSource, SeededNoise
 from medseg_diff.methods.anomaly.checks import checks_of, probability, reference_of
-from medseg_diff.methods.anomaly.engine import Check, Cohort, Engine, Evidence, Facts, Networks, Sight
+from medseg_diff.methods.anomaly.engine import (
+    LEAST_DEVIATION,
+    Check,
+    Cohort,
+    Conditioning,
+    Engine,
+    Evidence,
+    Facts,
+    Networks,
+)
 from medseg_diff.settings import ChannelName
 
 SIGMAS = 1.4826  # of a normal number, in median absolute deviations
@@ -28,7 +37,6 @@ LARGEST_DRIFT = (
     4.0  # times the mean score of healthy slices, nearly all of whose voxels score 0: it varies more than a map
 )
 MOST_HIDDEN = 0.4  # of a brain: a gap is filled from what is left
-LEAST_DEVIATION = 0.1  # of a filled value in [-1, 1]: a network that is surer has never seen the scanner at hand
 
 
 class Inpainting(Engine):
@@ -46,7 +54,7 @@ class Inpainting(Engine):
     """
 
     learns_from: ClassVar[Cohort] = "tissue"
-    sees: ClassVar[Sight] = "rest"
+    conditioned_on: ClassVar[Conditioning] = "rest"
     wants_deviation: ClassVar[bool] = True
     follows_classifier: ClassVar[bool] = False
     swept: ClassVar[tuple[str, ...]] = ("looks", "refills", "suspicious")

@@ -66,9 +66,13 @@ class GuidedInversion(Reconstruction):
             unguided = space.decode(walk(*without_guidance(decoding, networks)))
             others["scale_0"] = self.difference(image, unguided, networks.channels)
         if baselines and networks.classifier is not None:
-            halfway = decoding.times[::-1][len(decoding.times) // 2]
-            others["saliency"] = saliency(networks.classifier, x, schedule=networks.denoiser.schedule, t=halfway)
+            others["saliency"] = self.saliency(x, networks.classifier, networks.denoiser.schedule)
         return Evidence(self.difference(image, healthy, networks.channels), healthy, facts, others)
+
+    def saliency(self, x: Tensor, classifier: Network, schedule: NoiseSchedule) -> Tensor:
+        """The classifier's saliency [B, 1, *S] of x_0, halfway to the noise level."""
+        times = self.times(schedule)
+        return saliency(classifier, x, schedule=schedule, t=times[len(times) // 2])
 
     def round_trip(self, image: Tensor, networks: Networks) -> Tensor:
         decoding = self.decoding(networks.space.encode(image), networks)

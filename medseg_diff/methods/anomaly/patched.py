@@ -10,13 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medseg_diff.diffusion import DDPM, AnySolver, walk
+from medseg_diff.diffusion import DDPM, AnySolver, Pinned, walk
 from medseg_diff.diffusion.hiding import Box, shown
 from medseg_diff.diffusion.losses import noised
 from medseg_diff.diffusion.noise import NoiseSource
 from medseg_diff.diffusion.schedule import LONGEST
 from medseg_diff.methods.anomaly.drawn import BETWEEN_DRAWS, Later
-from medseg_diff.methods.anomaly.engine import Cohort, Comparison, Evidence, Networks, Sight
+from medseg_diff.methods.anomaly.engine import Cohort, Comparison, Conditioning, Evidence, Networks
 
 
 class Patched(Comparison):
@@ -25,7 +25,9 @@ class Patched(Comparison):
     """
 
     learns_from: ClassVar[Cohort] = "healthy"
-    sees: ClassVar[Sight] = "rest"
+    conditioned_on: ClassVar[Conditioning] = "rest"
+
+    learned: ClassVar[tuple[str, ...]] = ("share",)
 
     kind: Literal["patched"] = "patched"
     depth: int = Field(default=500, ge=1, le=LONGEST)
@@ -55,4 +57,5 @@ class Patched(Comparison):
         schedule = networks.denoiser.schedule
         times = self.times(schedule)
         x_L = noised(x, noise(x, 0), schedule.level(times[-1]))
-        return walk(networks.denoiser, self.solver, x_L, times[::-1], shown(x, hidden), noise)
+        denoiser = Pinned(networks.denoiser, x, hidden)  # what lies around the box was noised in training, not denoised
+        return walk(denoiser, self.solver, x_L, times[::-1], shown(x, hidden), noise)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medseg_diff.diffusion.hiding import blurred_inside, highest
 from medseg_diff.methods.anomaly.engine import Networks
-from medseg_diff.methods.anomaly.inversion import ClassifierInversion, saliency
+from medseg_diff.methods.anomaly.inversion import ClassifierInversion
 
 
 class SalientInversion(ClassifierInversion):
@@ -31,9 +31,7 @@ class SalientInversion(ClassifierInversion):
     def guided_where(self, x: Tensor, networks: Networks) -> Tensor:
         """Where the classifier looks halfway to the noise level."""
         assert networks.classifier is not None
-        schedule = networks.denoiser.schedule
-        times = self.times(schedule)
-        pull = saliency(networks.classifier, x, schedule=schedule, t=max(1, times[len(times) // 2]))
+        pull = self.saliency(x, networks.classifier, networks.denoiser.schedule)
         brain = networks.brain(networks.space.decode(x))
         smooth = blurred_inside(pull, brain, self.blur).masked_fill(~brain, -math.inf)
         return highest(smooth, (brain.flatten(1).sum(dim=1) * self.share).ceil().long()) & brain

@@ -43,7 +43,7 @@ from medseg_diff.tasks.options import Compute, MapOptions, MapOrSweep, Model, Re
 # In every case of one folder.
 SAME = ("sha256", "classifier_sha256", "recipe_sha256", "calibration_sha256", "engine", "findings", "seed")
 BASELINES = "baselines"
-KNOWN_BY_HEART = (
+TRAINED_ON = (
     "normative mean and threshold rest on patients that the model was trained on: more of a healthy brain than stated may "
     "lie above (train-anomaly --folds measures them on others)"
 )
@@ -181,14 +181,14 @@ def find_anomalies(
     report, gains = _write(volumes, images, prepared, ensemble, cut, folder)
     if baselines:
         report["baseline_thresholds"] = _write_baselines(volumes, prepared, ensemble, folder / BASELINES)
-    checks, doubts = checks_of_runs(ensemble, volumes, gains, lesions=report["lesions"])
+    checks, warned = checks_of_runs(ensemble, volumes, gains, lesions=report["lesions"])
     typicality = ensemble.typicality(
         appearance_of(prepared.image, prepared.brain, prepared.spacing_mm, recipe.channels)
     )
     unlike = warnings_of(typicality, of_phantoms=ensemble.learned_from_phantoms and not is_phantom(case))
-    warnings = [*prepared.warnings, *unlike, *doubts]
+    warnings = [*prepared.warnings, *unlike, *warned]
     if ensemble.facts["separate"] is False:
-        warnings.append(KNOWN_BY_HEART)
+        warnings.append(TRAINED_ON)
     if batch < recipe.engine.network_batch:
         warnings.append(less_at_once(batch, recipe.engine.network_batch))
     seconds = {"read": read_seconds, "map": map_seconds, "all": time.perf_counter() - started}

@@ -170,6 +170,7 @@ def ensemble_of(
         own = [
             {key: system.facts[key] for key in ("calibration_sha256", "separate")}
             | {"threshold": calibration.own.threshold if calibration.own else None, "source": calibration.source}
+            | {"widened": calibration.widened}
             for system, calibration in zip(systems, known, strict=True)
         ]
         facts["models"] = [names | said for names, said in zip(facts["models"], own, strict=True)]

@@ -49,15 +49,13 @@ class Cut:
         if not system.calibrated:
             found = "the stored threshold was measured with other settings of engine or findings"
             raise UsageError(found, fix=f"{other}, or train with these settings")
-        share = known.findings.false_positive_rate
+        share, whose = known.findings.false_positive_rate, f"the voxels of {known.source}"
         if study:
-            return cls(
-                "healthy", 1.0, f"{IN_UNITS}, each exceeded by {share:.2%} of the healthy voxels that it rests on"
-            )
-        how = f"{share:.2%} of the voxels of {known.source} lie above"
+            whose = "the healthy voxels that it rests on"
+        how = f"{share:.2%} of {whose} lie above"
         if known.widened != 1:
-            how = f"{known.widened:g} times the score that {share:.2%} of the voxels of {known.source} exceed"
-        return cls("healthy", known.own.threshold, how)
+            how = f"{known.widened:g} times the score that {share:.2%} of {whose} exceed"
+        return cls("healthy", 1.0, f"{IN_UNITS}, each: {how}") if study else cls("healthy", known.own.threshold, how)
 
     @classmethod
     def guaranteed(cls, ensemble: AnomalyEnsemble, maps: MapOptions) -> "Cut":

@@ -30,7 +30,14 @@ from medseg_diff.tasks.train.study import LabelledStudy, learned_from_phantoms, 
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_reconstruction
 from medseg_diff.training.classification import NoisyClassification, Skill, skill_by_time
-from medseg_diff.training.denoising import Denoising, HiddenTissue, ImageAndLabel, Pair, SeenImage, draw_times_and_noise
+from medseg_diff.training.denoising import (
+    Denoising,
+    HiddenTissue,
+    ImageAndLabel,
+    ImageOnItself,
+    Pair,
+    draw_times_and_noise,
+)
 from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Phase, seeded
@@ -172,10 +179,10 @@ def denoising_error(
 def pair_of(recipe: AnomalyRecipe, rank: int = 0, *, labels: bool = True) -> Pair:
     """What its denoiser learns from a batch."""
     seed, engine = recipe.training.seed, recipe.engine
-    if engine.sees == "rest":
+    if engine.conditioned_on == "rest":
         return HiddenTissue(engine.hiding, recipe.space, recipe.preparation.background, seed, rank)
-    if engine.sees == "itself":
-        return SeenImage(recipe.space)
+    if engine.conditioned_on == "image":
+        return ImageOnItself(recipe.space)
     return ImageAndLabel(recipe.space, recipe.label_dropout if labels and recipe.learns_labels else None, seed, rank)
 
 

@@ -90,7 +90,7 @@ def test_its_network_learns_one_time_and_is_asked_about_no_other():
     with pytest.raises(UsageError, match="do not fit a schedule of 1000"):
         Autoencoder(depth=1001).deepest(SCHEDULE)
     recipe = load_recipe("quick/dae", task="anomaly")
-    with pytest.raises(ConfigError, match=r"`engine.depth` is fixed by the training: the network has learned no other"):
+    with pytest.raises(ConfigError, match=r"`engine.depth` is fixed by the training: the network has learned nothing"):
         recipe.with_overrides(["engine.depth=40"])
     assert recipe.with_overrides(["engine.map=squared"]).engine.map == "squared"
 

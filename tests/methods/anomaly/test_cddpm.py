@@ -94,7 +94,7 @@ def test_all_that_the_network_takes_over_of_a_clean_image_is_its_code():
 
 def test_it_needs_one_network_that_learns_healthy_images_from_themselves():
     engine = ConditionedDDPM()
-    assert (engine.networks, engine.learns_from, engine.sees) == (("denoiser",), "healthy", "itself")
+    assert (engine.networks, engine.learns_from, engine.conditioned_on) == (("denoiser",), "healthy", "image")
 
 
 def test_the_papers_recipe_is_the_papers():

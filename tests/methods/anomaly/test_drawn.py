@@ -7,8 +7,8 @@ from medseg_diff.diffusion import DDIM, NoiseSchedule
 from medseg_diff.diffusion.exact import GaussianDenoiser
 from medseg_diff.diffusion.noise import SeededNoise
 from medseg_diff.methods.anomaly.anoddpm import AnoDDPM
-from medseg_diff.methods.anomaly.drawn import LEAST_DEVIATION, mahalanobis
-from medseg_diff.methods.anomaly.engine import Networks
+from medseg_diff.methods.anomaly.drawn import mahalanobis
+from medseg_diff.methods.anomaly.engine import LEAST_DEVIATION, Networks
 from medseg_diff.settings import parse_settings
 
 SCHEDULE = NoiseSchedule(kind="cosine")

@@ -7,6 +7,7 @@ from medseg_diff.diffusion import NoiseSchedule
 from medseg_diff.diffusion.denoiser import Prediction
 from medseg_diff.diffusion.exact import GaussianDenoiser
 from medseg_diff.diffusion.noise import SeededNoise
+from medseg_diff.errors import ConfigError
 from medseg_diff.methods.anomaly.engine import Networks
 from medseg_diff.methods.anomaly.patched import Patched
 from medseg_diff.recipes.lookup import load_recipe
@@ -75,6 +76,13 @@ def test_where_boxes_overlap_their_mean_counts():
     healthy = score(torch.zeros(1, 1, 10, 4, dtype=torch.float64), Counting(), share=0.6).healthy
     # Rows 0-5 and 4-9, columns 0-1 and 2-3: boxes 1 and 2, then 3 and 4.
     assert healthy[0, 0, :, 0].tolist() == pytest.approx([1.0] * 4 + [2.0] * 2 + [3.0] * 4)
+
+
+def test_the_size_of_its_boxes_is_learned():
+    recipe = load_recipe("quick/patched", task="anomaly")
+    assert recipe.with_overrides(["engine.steps=2"]).engine.steps == 2
+    with pytest.raises(ConfigError, match=r"`engine.share` is fixed by the training"):
+        recipe.with_overrides(["engine.share=0.25"])
 
 
 def test_the_papers_recipe_is_the_papers():
