@@ -33,9 +33,8 @@ from medseg_diff.tasks.options import Compute
 from medseg_diff.training.classification import Skill
 
 WORTH_SAYING_SECONDS = 60.0
-WIDENED = (
-    2.5  # times a threshold of slices without lesion: as few voxels of whole brains then lie above (docs/results.md)
-)
+# Times a threshold of slices without lesion: as few voxels of whole brains then lie above (docs/results.md).
+WIDENED = 2.0
 TRIP_TOLERANCE = 1.5  # a scan may come back this much worse than the worst case of the calibration
 
 

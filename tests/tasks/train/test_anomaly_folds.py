@@ -150,7 +150,7 @@ def test_the_map_of_a_study_is_the_mean_of_its_runs_maps_in_units_of_their_thres
         found = read_map(folder / "anomaly.nii.gz").voxels
         np.testing.assert_allclose(found, expected, atol=1e-5)
         facts = json.loads((folder / "case.json").read_text())
-        how = "in units of the runs' own thresholds, each: 2.5 times the score that 0.20% of the healthy voxels"
+        how = "in units of the runs' own thresholds, each: 2 times the score that 0.20% of the healthy voxels"
         assert facts["threshold"]["value"] == 1.0 and facts["threshold"]["how"].startswith(how)
         mask = read_map(folder / "anomaly_mask.nii.gz").voxels > 0
         assert not (mask & (found <= 1)).any()
