@@ -172,7 +172,7 @@ ANOMALY = {
     "classifier": {"width": 8, "multipliers": [1, 1], "blocks": 1, "attention": [], "groups": 4, "pooling": "max_mean"},
     "training": {"precision": "fp32"},
     "engine": {"kind": "inversion", "depth": 20, "steps": 2, "scale": 5.0, "network_batch": 8},
-    "findings": {"smoothing_mm": 4.0, "rim_mm": 4.0, "median": 3, "false_positive_rate": 0.02, "smallest_ml": 0.5},
+    "findings": {"smoothing_mm": 4.0, "rim_mm": 4.0, "median": 3, "false_positive_rate": 0.2, "smallest_ml": 0.5},
 }
 
 

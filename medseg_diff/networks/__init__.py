@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from medseg_diff.networks.bottleneck import BottleneckSettings
 from medseg_diff.networks.encoded import WithEncoderSettings
@@ -11,5 +11,19 @@ from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.networks.unet import UNetSettings
 
 SegmentationNetwork = Annotated[UNetSettings | MonaiUNetSettings | WithPriorSettings, Field(discriminator="kind")]
-AnomalyNetwork = Annotated[UNetSettings | WithEncoderSettings | BottleneckSettings, Field(discriminator="kind")]
+
+
+def _kind(value: object) -> object:
+    """The kind of a network of an anomaly recipe: a U-Net where it is not said, as once there was no other one."""
+    return value.get("kind", "unet") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+AnomalyNetwork = Annotated[
+    Annotated[UNetSettings, Tag("unet")]
+    | Annotated[WithEncoderSettings, Tag("with_encoder")]
+    | Annotated[BottleneckSettings, Tag("bottleneck")],
+    Discriminator(
+        _kind, custom_error_type="network_kind", custom_error_message="kind is unet, with_encoder or bottleneck"
+    ),
+]
 AnyNetwork = SegmentationNetwork | AnomalyNetwork

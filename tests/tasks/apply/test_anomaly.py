@@ -91,7 +91,7 @@ def test_the_mask_is_the_map_above_the_stored_threshold_and_the_table_counts_it(
     stored = json.loads((study.model / CALIBRATION).read_text())["maps"]["anomaly"]["threshold"]
     for case in study.cases:
         folder, report = study.out / case, report_of(study.out / case)
-        assert report["threshold"]["value"] == stored and "2.00%" in report["threshold"]["how"]
+        assert report["threshold"]["value"] == stored and "20.00%" in report["threshold"]["how"]
         score, mask = read(folder / "anomaly.nii.gz"), read(folder / "anomaly_mask.nii.gz").voxels > 0
         voxel_ml = abs(np.linalg.det(score.affine[:3, :3])) / 1000
         components, _ = ndimage.label(score.voxels > stored, structure=np.ones((3, 3, 3)))
