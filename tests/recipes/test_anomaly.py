@@ -187,7 +187,7 @@ def test_classifier_free_needs_a_denoiser_that_knows_labels():
         (
             "cddpm",
             "network.kind=monai_unet",
-            "does not match any of the expected tags: 'unet', 'with_encoder', 'bottleneck'",
+            "kind is unet, with_encoder or bottleneck",
         ),
     ],
 )
