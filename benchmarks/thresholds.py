@@ -54,32 +54,33 @@ def _measured(out: Path, config: str, overrides: Sequence[str], seed: int, devic
     known = read_calibration(run, AnomalyCalibration)
     assert known is not None and known.own is not None, "slices without lesion were there"
     anomaly(data=tested, model=run.folder, out=out / "maps", overwrite=True, **where)
-    voxels = np.concatenate(
-        [
-            read_map(out / "maps" / case.name / "anomaly.nii.gz").voxels[read_map(case.images["t1"]).voxels != 0]
-            for case in read_manifest(tested).cases
-        ]
-    )
-    own = known.own.threshold / known.widened
+    brains = [
+        read_map(out / "maps" / case.name / "anomaly.nii.gz").voxels[read_map(case.images["t1"]).voxels != 0]
+        for case in read_manifest(tested).cases
+    ]
+    own, promised = known.own.threshold / known.widened, known.findings.false_positive_rate
+    voxels = np.concatenate(brains)
     return {
         "seed": seed,
         "threshold": own,
-        "promised": known.findings.false_positive_rate,
+        "promised": promised,
         "shares": {f"{factor:g}": float((voxels > factor * own).mean()) for factor in FACTORS},
-        "needed": float(np.quantile(voxels, 1 - known.findings.false_positive_rate) / own),
+        "needed": float(np.quantile(voxels, 1 - promised) / own),
+        "needed_by_brain": [round(float(np.quantile(brain, 1 - promised) / own), 2) for brain in brains],
     }
 
 
 def show(result: dict[str, Any]) -> str:
     """The table: a row for each seed."""
-    columns = ["seed", *(f"{factor:g} times" for factor in FACTORS), "promised", "factor needed"]
+    columns = ["seed", *(f"{factor:g} times" for factor in FACTORS), "promised", "factor needed", "brain by brain"]
     lines = [_cells(row) for row in result["rows"]]
     return f"{result['config']}: share of healthy voxels above so many times the threshold\n\n" + table(columns, lines)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
     shares = (*row["shares"].values(), row["promised"])
-    return [str(row["seed"]), *(f"{share:.2%}" for share in shares), f"{row['needed']:.1f}"]
+    by_brain = ", ".join(f"{factor:.1f}" for factor in row["needed_by_brain"])
+    return [str(row["seed"]), *(f"{share:.2%}" for share in shares), f"{row['needed']:.1f}", by_brain]
 
 
 def main() -> None:

@@ -49,5 +49,6 @@ def test_shares_are_counted_over_whole_brains(tmp_path, monkeypatch):
     row = result["rows"][0]
     assert row["threshold"] == pytest.approx(0.2) and row["shares"]["1"] == pytest.approx(0.1)
     assert row["shares"]["1.5"] == 0 and row["needed"] == pytest.approx(1.25)
+    assert row["needed_by_brain"] == [1.25] * thresholds.TESTED
     text = thresholds.show(result)
     assert "10.00%" in text and "1.00%" in text and "1.2" in text
