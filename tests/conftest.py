@@ -108,6 +108,15 @@ def ctrl_c():
 
 
 @pytest.fixture
+def card():
+    """A card that this machine need not have (see tests/no_sync.py)."""
+    from tests.no_sync import Card
+
+    with Card() as card:
+        yield card
+
+
+@pytest.fixture
 def two_threads():
     """Two threads for one test: they split sums and batches where one does not."""
     import torch
