@@ -255,9 +255,9 @@ NETWORKS = {
 }
 
 
-def put(network: torch.nn.Module, card: Card) -> torch.nn.Module:
+def put(network: torch.nn.Module, device: torch.device | str) -> torch.nn.Module:
     """A network as it samples."""
-    return channels_last(network.eval().to(card.device))
+    return channels_last(network.eval().to(device))
 
 
 @contextlib.contextmanager

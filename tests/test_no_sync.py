@@ -11,7 +11,7 @@ from tests.no_sync import NETWORKS, SCHEDULE, HostWaits, put, sampling
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_network_computes_in_bfloat16_inside_of_autocast(card, kind):
     outputs = 1 if kind == "with_prior" else 2  # which says everything twice
-    network = put(NETWORKS[kind].build(dims=2, channels=2, outputs=outputs, image_channels=2), card)
+    network = put(NETWORKS[kind].build(dims=2, channels=2, outputs=outputs, image_channels=2), card.device)
     x, image = torch.zeros(2, 2, 9, 7, device=card.device), torch.zeros(2, 2, 9, 7, device=card.device)
     with torch.no_grad(), sampling(card):
         said = network(x, torch.full((1,), 5, device=card.device), Condition(image=image))

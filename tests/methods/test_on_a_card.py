@@ -34,7 +34,7 @@ def test_walks(card, solver, noise):
 
 def test_an_ensemble_of_masks(card):
     network = NETWORKS["with_prior"].build(dims=2, channels=2, outputs=2, image_channels=2)
-    denoiser = DenoiserSettings().around(put(network, card), SCHEDULE)
+    denoiser = DenoiserSettings().around(put(network, card.device), SCHEDULE)
     images, start = torch.zeros(4, 2, 8, 6, device=card.device), torch.ones(4, 2, 8, 6, device=card.device) > 0
     plan = Plan(SCHEDULE.times(2), DDPM(), 3, 4, 2, hierarchy=((), (0,)), mirrors=(0,))
     kept = Ensemble(4, 2, (8, 6), 3, card.device)
@@ -51,7 +51,7 @@ def test_an_ensemble_of_masks(card):
 
 def test_a_volume_in_tiles_that_knows_a_label(card):
     unet = UNetSettings(**ONE_LEVEL, classes=2).build(dims=3, channels=1, outputs=1, image_channels=1)
-    tiled = Tiled(DenoiserSettings().around(put(unet, card), SCHEDULE), (8, 8, 8), batch=2)
+    tiled = Tiled(DenoiserSettings().around(put(unet, card.device), SCHEDULE), (8, 8, 8), batch=2)
     x, image = torch.zeros(2, 1, 9, 8, 5, device=card.device), torch.zeros(2, 1, 9, 8, 5, device=card.device)
     known = Condition(image=image, label=torch.zeros(2, dtype=torch.long, device=card.device))
     noise = SeededNoise([1, 2])
@@ -74,7 +74,7 @@ ENGINES = [
 ]
 
 
-def networks_of(engine, card):
+def networks_of(engine, device):
     """Those that an engine asks for, as small as they may be."""
     known = {"nothing": 0, "rest": 3, "image": 2}[engine.conditioned_on]
     target = "velocity" if "velocity" in engine.targets and not engine.wants_deviation else "clean"
@@ -83,12 +83,12 @@ def networks_of(engine, card):
     if engine.kind == "cddpm":
         kind, more = WithEncoderSettings, {"code": 4, "encoder": CLASSIFIER}
     network = kind(**ONE_LEVEL, **more).build(dims=2, channels=2, outputs=2 * said.outputs, image_channels=known)
-    classifier = put(CLASSIFIER.build(dims=2, channels=2), card) if "classifier" in engine.networks else None
-    return Networks(said.around(put(network, card), SCHEDULE), classifier, CHANNELS)
+    classifier = put(CLASSIFIER.build(dims=2, channels=2), device) if "classifier" in engine.networks else None
+    return Networks(said.around(put(network, device), SCHEDULE), classifier, CHANNELS)
 
 
 def check_engine(engine, card):
-    networks, image = networks_of(engine, card), torch.zeros(2, 2, 8, 6, device=card.device)
+    networks, image = networks_of(engine, card.device), torch.zeros(2, 2, 8, 6, device=card.device)
     with sampling(card):
         evidence = engine.score(image, networks, SeededNoise(range(2)), baselines=True)
         back = engine.round_trip(image, networks)

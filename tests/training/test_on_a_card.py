@@ -73,7 +73,7 @@ def test_a_training_step_never_waits(card, name):
     """Loss, optimiser, clipping and moving average, two updates; the batch comes from the host."""
     objective = learning(name)
     for model in objective.models.values():
-        put(model, card)
+        put(model, card.device)
     precision = MixedPrecision("bf16-mixed", card.device.type)
     fabric = Fabric(strategy=SingleDeviceStrategy(card.device, AnyPlace(), precision=precision))
     bring_levels(card)
@@ -90,7 +90,7 @@ def test_gradients_of_a_training_step_never_wait(name):
     with Card("meta") as card:
         objective, batch = learning(name), BATCH.to(card.device)
         for model in objective.models.values():
-            put(model, card).train()
+            put(model, card.device).train()
         bring_levels(card)
         with card.watched():
             (turn,) = objective.turns(batch, 1)
