@@ -27,7 +27,7 @@ from medseg_diff.diffusion import Condition, Denoiser
 from medseg_diff.errors import ConfigError
 from medseg_diff.files import write_json
 from medseg_diff.methods.sampled_segmentation import sample_masks
-from medseg_diff.networks.norm import GroupNorm
+from medseg_diff.networks.norm import GroupNorm, GroupNormSiLU
 from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.networks.unet import UNet, UNetSettings
 from medseg_diff.recipes.lookup import load_recipe
@@ -130,7 +130,8 @@ def with_torch_norms(network: nn.Module) -> nn.Module:
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, GroupNorm):
-                norm = TorchNorm(child.groups, child.weight.numel(), eps=child.epsilon).to(child.weight.device)
+                kind = TorchNormSiLU if isinstance(child, GroupNormSiLU) else TorchNorm
+                norm = kind(child.groups, child.weight.numel(), eps=child.epsilon).to(child.weight.device)
                 norm.load_state_dict(child.state_dict())
                 setattr(module, name, norm)
     return network
@@ -145,6 +146,13 @@ class TorchNorm(nn.GroupNorm):
             return x
         scale, shift = (part.to(x.dtype).view(*part.shape, *(1,) * (x.ndim - 2)) for part in (scale, shift))
         return torch.addcmul(shift, x, 1 + scale)
+
+
+class TorchNormSiLU(TorchNorm):
+    """The same, and SiLU of it."""
+
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        return functional.silu(super().forward(x, scale, shift))
 
 
 class MonaiDiffusion(nn.Module):

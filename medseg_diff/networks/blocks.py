@@ -1,6 +1,7 @@
 """The parts of the diffusion papers' U-Nets: residual block, attention, resampling, time embedding."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.networks.norm import GroupNorm
+from medseg_diff.networks.norm import GroupNorm, GroupNormSiLU
 
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 POOLING: dict[int, type[nn.AvgPool2d] | type[nn.AvgPool3d]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
@@ -35,26 +36,26 @@ class Residual(nn.Module):
         super().__init__()
         convolution = CONVOLUTION[dims]
         self.adaptive = adaptive
-        self.norm_in = GroupNorm(channels, groups)
+        self.norm_in = GroupNormSiLU(channels, groups)
         self.resize = resize
         self.conv_in = convolution(channels, out, 3, padding=1)
         self.project = nn.Sequential(nn.SiLU(), nn.Linear(embedded, 2 * out if self.adaptive else out))
-        self.norm_out = GroupNorm(out, groups)
+        self.norm_out = GroupNormSiLU(out, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zeroed(convolution(out, out, 3, padding=1))
         self.shortcut = convolution(channels, out, 1) if channels != out else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = functional.silu(self.norm_in(x))
+        h = self.norm_in(x)
         if self.resize is not None:
             h, x = self.resize(h), self.resize(x)
         h = self.conv_in(h)
         projected = self.project(embedding)
         if self.adaptive:
-            h = self.norm_out(h, *projected.chunk(2, dim=1))  # ADM Eq. 2: y_s GroupNorm(h) + y_b
+            h = self.norm_out(h, *projected.chunk(2, dim=1))  # ADM Eq. 2: y_s GroupNorm(h) + y_b, then SiLU
         else:
             h = self.norm_out(h + projected.to(h.dtype).view(*projected.shape, *(1,) * (h.ndim - 2)))
-        return self.shortcut(x) + self.conv_out(self.dropout(functional.silu(h)))
+        return self.shortcut(x) + self.conv_out(self.dropout(h))
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -148,6 +149,12 @@ def null_image(channels: int, dims: int) -> nn.Parameter | None:
 def cropped(x: Tensor, size: Sequence[int]) -> Tensor:
     """The first `size` voxels along each axis of [B, C, *S]: what padding added is gone."""
     return x[(slice(None), slice(None), *(slice(n) for n in size))]
+
+
+def head(channels: int, outputs: int, *, dims: int, groups: int) -> nn.Sequential:
+    """Norm, SiLU and a convolution from [B, channels, *S] to the [B, outputs, *S] that a network says, zero at first."""
+    convolution = zeroed(CONVOLUTION[dims](channels, outputs, 3, padding=1))
+    return nn.Sequential(OrderedDict([("0", GroupNormSiLU(channels, groups)), ("2", convolution)]))  # names of weights
 
 
 def zeroed(module: nn.Module) -> nn.Module:

@@ -9,12 +9,11 @@ from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.networks.blocks import CONVOLUTION, cropped, sinusoids, zeroed
+from medseg_diff.networks.blocks import CONVOLUTION, cropped, head, sinusoids
 from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, padded, pixel_shuffle, pixel_unshuffle
-from medseg_diff.networks.norm import GroupNorm
+from medseg_diff.networks.norm import GroupNormSiLU
 from medseg_diff.networks.unet import Axes
 
 
@@ -49,14 +48,12 @@ class Bottleneck(nn.Module):
         self.down, widths = block.way_down()
         deepest = widths[-1]
         self.last = block.middle(deepest)
-        self.norm = GroupNorm(deepest, settings.groups)
+        self.norm = GroupNormSiLU(deepest, settings.groups)
         self.to_code = convolution(deepest, settings.code, 1)
         self.from_code = convolution(settings.code, deepest, 1)
         self.first = block.middle(deepest)
         self.up, here = block.way_up(deepest, [0] * len(widths))
-        self.head = nn.Sequential(
-            GroupNorm(here, settings.groups), nn.SiLU(), zeroed(convolution(here, outputs * fold, 3, padding=1))
-        )
+        self.head = head(here, outputs * fold, dims=dims, groups=settings.groups)
 
     def channel_axes(self, x: Sequence[str], image: Sequence[str], outputs: Sequence[str]) -> Axes:
         """As of a `UNet`; it looks at x_t alone."""
@@ -68,7 +65,7 @@ class Bottleneck(nn.Module):
         h = self.stem(pixel_unshuffle(padded(x_t, self.settings.step), self.settings.stem))
         for block in self.down:
             h = block(h, embedding)
-        return self.to_code(functional.silu(self.norm(self.last(h, embedding))))
+        return self.to_code(self.norm(self.last(h, embedding)))
 
     def decode(self, code: Tensor, embedding: Tensor) -> Tensor:
         """The code [B, K, *R] → [B, outputs, *S], with *S a multiple of the network's step."""

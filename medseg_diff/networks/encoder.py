@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
@@ -136,6 +137,12 @@ class BlockMaker:
     def middle(self, channels: int) -> Chain:
         attend = [self.attention(channels)] if self.settings.attention else []
         return Chain([self.residual(channels, channels), *attend, self.residual(channels, channels)])
+
+
+def as_multiplied(x: Tensor) -> Tensor:
+    """x in the dtype that a convolution multiplies it in: rounded before it is rearranged, there is half of it to move."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def padded(x: Tensor, step: int) -> Tensor:

@@ -13,12 +13,13 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.errors import CheckpointError
 from medseg_diff.networks.blocks import cropped, known_or_null, null_image, with_image
 from medseg_diff.networks.encoder import Blocks, GridLevel, Width, check_levels, padded
-from medseg_diff.networks.norm import GroupNorm
+from medseg_diff.networks.norm import GroupNorm, GroupNormSiLU
 from medseg_diff.settings import Settings
 
 # How MONAI Generative, where most of the zoo was trained, called what MONAI calls otherwise.
@@ -175,8 +176,27 @@ def _by(tensor: Tensor) -> str:
 
 
 def _own_norms(network: nn.Module) -> None:
-    """Norms whose answer for a sample does not depend on its neighbours, under MONAI's names."""
+    """Norms whose answer for a sample does not depend on its neighbours, with the SiLU behind them where MONAI has one,
+    under MONAI's names."""
     for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.GroupNorm):
-                setattr(module, name, GroupNorm(child.num_channels, child.num_groups, epsilon=child.eps))
+        norms = {name: child for name, child in module.named_children() if isinstance(child, nn.GroupNorm)}
+        activation = next((name for name, child in module.named_children() if isinstance(child, nn.SiLU)), None)
+        kind = GroupNormSiLU if norms and activation else GroupNorm
+        for name, norm in norms.items():
+            setattr(module, name, kind(norm.num_channels, norm.num_groups, epsilon=norm.eps))
+        if norms and activation:
+            setattr(module, activation, nn.Identity())
+            if isinstance(layer := getattr(module, "time_emb_proj", None), nn.Linear):
+                module.time_emb_proj = _OfSiLU(layer)  # of a residual block, whose SiLU is used of the embedding, too
+
+
+class _OfSiLU(nn.Linear):
+    """A linear layer of SiLU(x), with the weights of another one."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(functional.silu(x))

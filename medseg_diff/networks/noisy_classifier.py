@@ -10,12 +10,11 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.networks.blocks import CONVOLUTION, attended, sinusoids
 from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, GridLevel, padded, pixel_unshuffle
-from medseg_diff.networks.norm import GroupNorm
+from medseg_diff.networks.norm import GroupNormSiLU
 from medseg_diff.networks.unet import Axes
 
 HEALTHY, DISEASED = 0, 1  # the order of the logits
@@ -64,7 +63,7 @@ class NoisyClassifier(nn.Module):
         self.down, widths = block.way_down()
         deepest = widths[-1]
         self.middle = block.middle(deepest)
-        self.norm = GroupNorm(deepest, settings.groups)
+        self.norm = GroupNormSiLU(deepest, settings.groups)
         pool = AttentionPooling if settings.pooling == "attention" else MaxMeanPooling
         self.pool = pool(deepest, classes, heads=block.heads(deepest))
 
@@ -77,7 +76,7 @@ class NoisyClassifier(nn.Module):
         h = self.stem(pixel_unshuffle(padded(x_t, self.settings.step), self.settings.stem))
         for block in self.down:
             h = block(h, embedding)
-        return self.pool(functional.silu(self.norm(self.middle(h, embedding))))
+        return self.pool(self.norm(self.middle(h, embedding)))
 
 
 class AttentionPooling(nn.Module):

@@ -46,8 +46,9 @@ class WithPriorSettings(EncoderSettings):
 class WithPrior(nn.Module):
     """f(x_t, t, image) = prior(image) + correction(x_t, t, image, prior(image)), and behind it prior(image) itself.
 
-    `prepare` looks at the image once a walk and leaves what the prior said in the condition's `mask`. The correction does
-    not teach the prior, which learns from a loss of its own.
+    `prepare` looks at the image once a walk: what the prior said is the condition's `mask`, and stands once more behind
+    the image as probability, as the correction is shown it. The correction does not teach the prior, which learns from a
+    loss of its own.
     """
 
     says_prior = True
@@ -66,19 +67,19 @@ class WithPrior(nn.Module):
         }
 
     def prepare(self, condition: Condition) -> Condition:
-        """The condition with the prior's logits [B, outputs, *S] as its mask."""
+        """The condition with the prior's logits [B, outputs, *S] as its mask, and as tanh(logits / 2) behind its image."""
         if condition.mask is not None:
             return condition
         assert condition.image is not None, "a prior is shown an image"
         image = condition.image
         said = self.prior(image, torch.ones(1, device=image.device), Condition())
-        # In one layout, however many there are: another one rounds otherwise.
-        return condition._replace(mask=said.contiguous())
+        said = said.contiguous()  # in one layout, however many there are: another one rounds otherwise
+        shown = torch.cat([image, torch.tanh(said.detach().to(image.dtype) / 2)], dim=1)
+        return condition._replace(image=shown, mask=said)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         known = self.prepare(condition)
         assert known.image is not None and known.mask is not None
         prior = known.mask.to(x_t.dtype)
-        shown = torch.cat([known.image.to(x_t.dtype), torch.tanh(prior.detach() / 2)], dim=1)
-        correction = self.correction(x_t, t, Condition(image=shown))
+        correction = self.correction(x_t, t, Condition(image=known.image))
         return torch.cat([prior.detach() + correction, prior], dim=1)

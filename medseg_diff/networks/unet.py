@@ -12,9 +12,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.networks.blocks import CONVOLUTION, cropped, known_or_null, null_image, sinusoids, with_image, zeroed
-from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, padded, pixel_shuffle, pixel_unshuffle
-from medseg_diff.networks.norm import GroupNorm
+from medseg_diff.networks.blocks import CONVOLUTION, cropped, head, known_or_null, null_image, sinusoids, with_image
+from medseg_diff.networks.encoder import (
+    BlockMaker,
+    EncoderSettings,
+    as_multiplied,
+    padded,
+    pixel_shuffle,
+    pixel_unshuffle,
+)
 
 
 class ChannelNames(NamedTuple):
@@ -60,9 +66,7 @@ class UNet(nn.Module):
         self.down, skips = block.way_down()
         self.middle = block.middle(skips[-1])
         self.up, here = block.way_up(skips[-1], skips)
-        self.head = nn.Sequential(
-            GroupNorm(here, settings.groups), nn.SiLU(), zeroed(CONVOLUTION[dims](here, outputs * fold, 3, padding=1))
-        )
+        self.head = head(here, outputs * fold, dims=dims, groups=settings.groups)
 
     def channel_axes(self, x: Sequence[str], image: Sequence[str], outputs: Sequence[str]) -> Axes:
         """Where channels of these names have their places: equally many for each, side by side."""
@@ -72,7 +76,7 @@ class UNet(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         x = with_image(x_t, condition, self.null_image)
-        x = pixel_unshuffle(padded(x, self.settings.step), self.settings.stem)
+        x = pixel_unshuffle(padded(as_multiplied(x), self.settings.step), self.settings.stem)
         embedding = self.embed_known(self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype)), condition)
         h = self.stem(x)
         skips = [h]

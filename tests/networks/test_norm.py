@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from medseg_diff.networks.norm import GroupNorm
+from medseg_diff.networks.norm import GroupNorm, GroupNormSiLU
 
 SHAPES = [(3, 16, 9, 7), (2, 12, 5, 4, 3), (4, 8, 6), (5, 32, 1, 1)]
 
@@ -90,6 +90,32 @@ def test_in_eval_a_sample_does_not_see_its_neighbours(shape, dtype):
             assert torch.equal(norm(x[position : position + 1]), together[position : position + 1])
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(2))
         assert torch.equal(norm(x[order]), together[order])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "shape", [(7, 32, 24, 20), (7, 32, 40, 36), (3, 64, 72, 88), (5, 16, 12, 10, 11), (5, 3, 7, 5)]
+)
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.usefixtures("threads")
+def test_silu_in_the_same_go_is_silu_of_the_norm(shape, dtype, adaptive):
+    """To the last byte where samples are whole vectors; and wherever a sample stands."""
+    norm, fused = norm_of(shape[1]).eval(), GroupNormSiLU(shape[1], 8).eval()
+    fused.load_state_dict(norm.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    scale, shift = torch.randn(2, *shape[:2], generator=generator) if adaptive else (None, None)
+    for x in layouts(torch.randn(shape, generator=generator).to(dtype)):
+        with torch.no_grad():
+            together, plain = fused(x, scale, shift), functional.silu(norm(x, scale, shift))
+            last = [None if part is None else part[-1:] for part in (scale, shift)]
+            assert torch.equal(fused(x[-1:], *last), together[-1:])
+        assert together.dtype == dtype and together.stride() == plain.stride()
+        if x[0].numel() % 64 == 0:
+            assert torch.equal(together, plain)
+        torch.testing.assert_close(together, plain)
+        learned = fused(x.detach().requires_grad_(), scale, shift)
+        torch.testing.assert_close(learned.detach(), plain)
+        assert learned.requires_grad
 
 
 def test_groups_that_do_not_divide_the_channels_are_made_to():
