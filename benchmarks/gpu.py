@@ -9,7 +9,6 @@ needed.
 import argparse
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.amount import FULL, TINY, Amount
 from benchmarks.invariance import invariance, precisions_of, rough_denoiser
+from benchmarks.limit import Arithmetic, arithmetic, matmul_limit
 from benchmarks.reporting import machine, number, table
 from benchmarks.supervised import parameters, slices_of
 from benchmarks.timing import wait_for
@@ -40,47 +41,8 @@ from medseg_diff.training.fit import fit
 RECIPES = {"the paper's": "wolleb", "default": "mask_logits"}
 
 
-@dataclass(frozen=True)
-class Amount:
-    """How much is timed; `TINY` to try the script where there is no GPU."""
-
-    shape: tuple[int, int, int] = (240, 240, 155)
-    overrides: tuple[str, ...] = ()
-    warm_up_steps: int = 5
-    timed_steps: int = 30
-    timed_passes: int = 60  # of the network, while sampling; what lies beyond is extrapolated
-    batches: tuple[int, ...] = (1, 8, 32, 64, 128)
-    checked_slices: int = 4  # in the checks of invariance, and members of each
-    checked_members: int = 8
-
-
-TINY = Amount(
-    shape=(32, 32, 32),
-    overrides=(
-        "network.width=16",
-        "network.multipliers=[1,1]",
-        "network.blocks=1",
-        "network.attention=[1]",
-        "network.heads=1",
-        "network.head_width=null",
-        "network.groups=8",
-        "view.size=[32,32]",
-        "view.drop=[4,4]",
-        "training.batch=2",
-        "training.workers=0",
-        "sampling.network_batch=4",
-    ),
-    warm_up_steps=1,
-    timed_steps=2,
-    timed_passes=4,
-    batches=(1, 2),
-    checked_slices=2,
-    checked_members=2,
-)
-
-
 def measure(
-    *, data: Path | None = None, data_root: Path | None = None, device: str = "cuda", amount: Amount = Amount()
+    *, data: Path | None = None, data_root: Path | None = None, device: str = "cuda", amount: Amount = FULL
 ) -> dict[str, Any]:
     """Both recipes on two cases. Returns what goes into gpu.json. Raises: EnvironmentFault where the device is absent."""
     place = find_device(device)
@@ -90,20 +52,26 @@ def measure(
     channels = next(iter(systems.values())).channels
     log.info("reading" if data else "making two phantoms of %d×%d×%d", *(() if data else amount.shape))
     images = first_cases(data, data_root, channels) if data else phantoms_of(amount.shape)
-    results = {}
+    limit, results = matmul_limit(place, amount.matrix), {}
     for name, recipe in systems.items():
         log.info("recipe: %s", name)
-        results[name] = _measure_recipe(recipe, images, place, amount)
+        found = _measure_recipe(recipe, images, place, amount)
+        for kind in ("training", "sampling"):
+            found[kind]["share_of_limit"] = round(1e12 * found[kind]["tflop_per_second"] / limit, 4)
+        results[name] = found
     return {
         "schema": 1,
         "benchmark": "gpu",
         "machine": machine(str(place)),
         "data": f"{len(images)} cases of {'a table' if data else 'phantoms'}, {images[0].image.shape[1:]} voxels",
+        "matmul_limit": {"tflop_per_second": round(limit / 1e12, 3), "matrix": amount.matrix, "precision": "bf16"},
         "recipes": results,
         "conventions": {
             "training": "slices per second after warm-up, forward, backward, AdamW and moving average; `loaded`: with the "
             "recipe's own loading and augmentation, `compute`: one batch that stays on the device",
             "sampling": f"about {amount.timed_passes} passes timed, the rest extrapolated in proportion (`extrapolated`)",
+            "share_of_limit": "FLOP of convolutions, products and attention in a second, by what a bf16 product of square "
+            "matrices reaches on the same device; of the training `compute`",
             "memory": "peak allocated by PyTorch, GB of 2^30 bytes",
         },
     }
@@ -118,14 +86,18 @@ def _measure_recipe(
     prepare_seconds = (time.perf_counter() - started) / len(images)
     middle = cases[0].image.shape[3] // 2
     shown = recipe.view.cut(cases[0].image)[middle : middle + amount.checked_slices].contiguous()
+    of_slice = arithmetic(recipe)
+    training = _training(recipe, cases, device, precision, amount)
+    training["tflop_per_second"] = round(training["slices_per_second"]["compute"] * of_slice.trained / 1e12, 4)
     return {
         "parameters": parameters(recipe.build_denoiser()),
         "precision": precision,
-        "training": _training(recipe, cases, device, precision, amount),
+        "gflop_of_a_slice": {name: round(flop / 1e9, 3) for name, flop in of_slice._asdict().items()},
+        "training": training,
         "forward_slices_per_second": _forward(recipe, shown[:1], device, precision, amount),
         "sampling": {
             "prepare_seconds_per_volume": round(prepare_seconds, 2),
-            **_sampling(recipe, cases[0], device, precision, amount),
+            **_sampling(recipe, cases[0], device, precision, amount, of_slice),
         },
         "invariance": {
             kind: invariance(recipe, shown, members=amount.checked_members, device=device, precision=kind)
@@ -199,7 +171,12 @@ def _forward(
 
 
 def _sampling(
-    recipe: SegmentationRecipe, case: Prepared, device: torch.device, precision: str, amount: Amount
+    recipe: SegmentationRecipe,
+    case: Prepared,
+    device: torch.device,
+    precision: str,
+    amount: Amount,
+    of_slice: Arithmetic,
 ) -> dict[str, Any]:
     """Seconds for the ensemble of a whole volume at the recipe's members, steps and network batch."""
     denoiser, plan = recipe.for_masks(rough_denoiser(recipe).to(device)), recipe.plan()
@@ -225,6 +202,8 @@ def _sampling(
     draw(short, timed_batches)
     seconds = time.perf_counter() - started
     passes, timed = batches * steps, timed_batches * timed_steps
+    prepared = len(plan.views) * -(-len(slices) // plan.network_batch)  # batches, each slice once
+    flop = plan.network_batch * (timed * of_slice.sampled + prepared * of_slice.once)
     return {
         "slices": len(slices),
         "size": list(images.shape[2:]),
@@ -235,6 +214,7 @@ def _sampling(
         "timed_passes": timed,
         "extrapolated": timed < passes,
         "seconds_per_volume": round(seconds * passes / timed, 2),
+        "tflop_per_second": round(flop / seconds / 1e12, 4),
         "memory_gb": _peak_gb(device),
     }
 
@@ -261,9 +241,11 @@ def show(result: dict[str, Any]) -> str:
                 f"{found['parameters'] / 1e6:.1f} M",
                 number(training["slices_per_second"]["compute"], 1),
                 number(training["slices_per_second"]["loaded"], 1),
+                _percent(training["share_of_limit"]),
                 number(training["memory_gb"], 1),
                 f"{sampling['steps']} × {sampling['members']}",
                 number(sampling["seconds_per_volume"], 1) + (" (extrapolated)" if sampling["extrapolated"] else ""),
+                _percent(sampling["share_of_limit"]),
                 number(sampling["memory_gb"], 1),
             ]
         )
@@ -278,10 +260,15 @@ def show(result: dict[str, Any]) -> str:
                     "kept" if batches["kept"] else "NOT kept",
                 ]
             )
-    columns = ["recipe", "size", "train/s", "loaded", "GB", "steps × members", "s/volume", "GB"]
+    columns = ["recipe", "size", "train/s", "loaded", "of limit", "GB", "steps × members", "s/volume", "of limit", "GB"]
     against = ["bytes equal", "in any order", "in a shard", "batch 1 and 32", "mask voxels", "bound"]
-    head = f"{result['machine']['device']}; {result['data']}; training in slices per second"
+    limit = f"bf16 matrix products: {number(result['matmul_limit']['tflop_per_second'], 1)} TFLOP/s"
+    head = f"{result['machine']['device']}; {result['data']}; training in slices per second; {limit}"
     return "\n\n".join([head, table(columns, speeds), table(against, checks)])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def main() -> None:
@@ -294,7 +281,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="small networks and phantoms, to try the script")
     chosen = parser.parse_args()
     configure(verbosity=0, progress=True)
-    amount = TINY if chosen.tiny else Amount()
+    amount = TINY if chosen.tiny else FULL
     result = measure(data=chosen.data, data_root=chosen.data_root, device=chosen.device, amount=amount)
     write_json(chosen.out / "gpu.json", result)
     print(show(result))

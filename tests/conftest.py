@@ -107,6 +107,25 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request) -> str:
+    """The CPU, then a GPU where there is one: what is promised of the first holds on the second."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return request.param
+
+
+@pytest.fixture
+def card():
+    """A card that this machine need not have (see tests/no_sync.py)."""
+    from tests.no_sync import Card
+
+    with Card() as card:
+        yield card
+
+
 @pytest.fixture
 def two_threads():
     """Two threads for one test: they split sums and batches where one does not."""

@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+import torch
+from torch import Tensor
+
 Item = TypeVar("Item")
 
 
@@ -18,3 +21,8 @@ def padded_batches(items: Sequence[Item], size: int) -> Iterator[PaddedBatch[Ite
     for start in range(0, len(items), size):
         here = list(items[start : start + size])
         yield PaddedBatch(here, here + [here[-1]] * (size - len(here)))
+
+
+def index_of(places: Sequence[int], like: Tensor) -> Tensor:
+    """Places along an axis of `like`, beside it. A list in its stead makes the host wait for a GPU until it is copied."""
+    return torch.tensor(places, dtype=torch.long).to(like.device, non_blocking=True)

@@ -18,7 +18,7 @@ from medseg_diff.diffusion.condition import one_after_another
 from medseg_diff.diffusion.denoiser import AnyDenoiser, prepared
 from medseg_diff.diffusion.losses import noised
 from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
-from medseg_diff.methods.batches import padded_batches
+from medseg_diff.methods.batches import index_of, padded_batches
 from medseg_diff.methods.components import HALF
 from medseg_diff.methods.cuts import AT_HALF, AnyCut
 from medseg_diff.methods.regions import Hierarchy, kept_inside
@@ -98,7 +98,7 @@ def sample_masks(
     place = {z: row for row, z in enumerate(slices)}
     for places, padded in padded_batches(plan.work(slices), plan.network_batch):
         rows = [sample.member % len(views) * len(slices) + place[sample.slice] for sample in padded]
-        condition = known.take(torch.tensor(rows, device=images.device))
+        condition = known.take(index_of(rows, images))
         noise = SeededNoise([seed_of(*sample) for sample in padded], plan.noise)
         shape = (len(padded), regions, *images.shape[2:])
         begin = noise(torch.empty(shape, dtype=images.dtype, device=images.device), 0)
@@ -117,7 +117,7 @@ def _prepared_once(denoiser: AnyDenoiser, images: Tensor, slices: Sequence[int],
     parts = []
     for places, padded in padded_batches(slices, plan.network_batch):
         with torch.no_grad():
-            known = prepared(denoiser, plan.space.condition(Condition(image=images[padded])))
+            known = prepared(denoiser, plan.space.condition(Condition(image=images[index_of(padded, images)])))
         parts.append(known.take(slice(len(places))))
     return one_after_another(parts)
 

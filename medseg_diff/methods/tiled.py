@@ -3,6 +3,7 @@
 x_t and its noise belong to the whole volume, so no seam can grow from one step to the next.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -74,11 +75,7 @@ class Tiled(Wrapped):
         """Prediction for x_t [B, C, *S] at time t; an image or mask in `condition` lies on the same *S."""
         parts: dict[str, Tensor] = {}
         size = x_t.shape[2:]
-        weights = weights_of(self.tile).to(x_t)
-        total = torch.zeros(size, dtype=x_t.dtype, device=x_t.device)
-        for corner in corners_of(size, self.tile, self.overlap):
-            here, inside = _meeting(corner, self.tile, size)
-            total[here] += weights[inside]
+        weights, total = _blending(self.tile, self.overlap, tuple(size), x_t.dtype, x_t.device)
         for sample, corner, said in self._predictions(x_t, t, condition):
             if not parts:
                 parts = {name: x_t.new_zeros((len(x_t), len(part), *size)) for name, part in said.items()}
@@ -95,8 +92,9 @@ class Tiled(Wrapped):
         """Sample, corner and what was said of that tile, each part [C, *tile]: sample by sample, corner by corner."""
         corners = corners_of(x_t.shape[2:], self.tile, self.overlap)
         work = list(itertools.product(range(len(x_t)), corners))
-        for tiles, padded in padded_batches(work, self.batch):
-            owners = torch.tensor([sample for sample, _ in padded], device=x_t.device)
+        for number, (tiles, padded) in enumerate(padded_batches(work, self.batch)):
+            places = torch.arange(number * self.batch, (number + 1) * self.batch, device=x_t.device)  # in `work`
+            owners = places.clamp(max=len(work) - 1) // len(corners)
             prediction = self.denoiser(
                 self._stack(x_t, padded, wrapped=True),
                 t if isinstance(t, int) else t[owners],
@@ -130,6 +128,19 @@ class Tiled(Wrapped):
                 places = torch.arange(start, start + edge, device=image.device)
                 image = image.index_select(axis, places % n if wrapped else places.clamp(0, n - 1))
         return image
+
+
+@functools.lru_cache(maxsize=1)  # the same at every step of a walk
+def _blending(
+    tile: Corner, overlap: float, size: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The weights of a tile [*tile], and what those of all tiles add up to at each voxel [*size]."""
+    weights = weights_of(tile).to(device, dtype)
+    total = torch.zeros(size, dtype=dtype, device=device)
+    for corner in corners_of(size, tile, overlap):
+        here, inside = _meeting(corner, tile, size)
+        total[here] += weights[inside]
+    return weights, total
 
 
 def _meeting(corner: Corner, tile: Sequence[int], size: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

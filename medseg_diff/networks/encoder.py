@@ -142,7 +142,8 @@ class BlockMaker:
 def as_multiplied(x: Tensor) -> Tensor:
     """x in the dtype that a convolution multiplies it in: rounded before it is rearranged, there is half of it to move."""
     kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    rounded = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return x.to(torch.get_autocast_dtype(kind)) if rounded else x
 
 
 def padded(x: Tensor, step: int) -> Tensor:

@@ -15,7 +15,7 @@ from medseg_diff.errors import CheckpointError, Diverged
 from medseg_diff.seeds import seed_of
 from medseg_diff.settings import Settings
 from medseg_diff.training.objective import Objective, Turn
-from medseg_diff.training.weights import moving_average, under
+from medseg_diff.training.weights import MovingAverage, under
 
 
 class FitSettings(Settings):
@@ -183,7 +183,7 @@ class Learner:
         network.train()
         self.model, self.optimizer = fabric.setup(network, self.raw)
         self.network = network
-        self.average = moving_average(network, settings.ema)
+        self.average = MovingAverage(network, settings.ema)
         self.skipped = torch.zeros((), device=fabric.device)
         self.finite = torch.ones((), device=fabric.device)
 

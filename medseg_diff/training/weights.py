@@ -10,21 +10,28 @@ from torch.optim.swa_utils import AveragedModel
 from medseg_diff.errors import CheckpointError
 from medseg_diff.files import whole_file
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
-
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+class MovingAverage(AveragedModel):
     """An exponential moving average of parameters and buffers that warms up: the n-th update keeps
-    min(decay, (1 + n) / (10 + n))."""
+    min(decay, (1 + n) / (10 + n)), and the first one copies.
 
-    def average(kept: Tensors, new: Tensors, count: Tensor | int) -> None:
-        n = float(averaged.n_averaged)  # lies on the host; `count` is its copy on the device, and would be waited for
-        share = min(decay, (1 + n) / (10 + n))
-        fresh = [tensor.to(old.dtype) for tensor, old in zip(new, kept, strict=True)]
-        torch._foreach_copy_(kept, torch._foreach_lerp(fresh, kept, share))
+    The count of updates lies on the host. torch's own `update_parameters` copies it to the device at every update, and
+    waits until that has done all that it was given before.
+    """
 
-    averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    return averaged.requires_grad_(False).eval()
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self.decay = decay
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        kept, new = ([*each.parameters(), *each.buffers()] for each in (self.module, model))
+        fresh = [tensor.detach().to(old.dtype) for tensor, old in zip(new, kept, strict=True)]
+        n = float(self.n_averaged)
+        share = min(self.decay, (1 + n) / (10 + n))
+        torch._foreach_copy_(kept, torch._foreach_lerp(fresh, kept, share) if n else fresh)
+        self.n_averaged += 1
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

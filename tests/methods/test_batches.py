@@ -1,8 +1,9 @@
 """Every item once, in its order, and every batch of the same size."""
 
 import pytest
+import torch
 
-from medseg_diff.methods.batches import padded_batches
+from medseg_diff.methods.batches import index_of, padded_batches
 
 
 @pytest.mark.parametrize(
@@ -17,3 +18,9 @@ from medseg_diff.methods.batches import padded_batches
 def test_the_last_batch_is_padded_with_its_last_item(count, size, expected):
     found = list(padded_batches("0123456789"[:count], size))
     assert [("".join(batch.items), "".join(batch.padded)) for batch in found] == expected
+
+
+def test_an_index_is_as_good_as_a_list():
+    values = torch.arange(12).view(4, 3)
+    assert torch.equal(values[index_of([3, 0, 3], values)], values[[3, 0, 3]])
+    assert values[index_of([], values)].shape == (0, 3)

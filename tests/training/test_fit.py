@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medseg_diff.errors import CheckpointError, Diverged
 from medseg_diff.training.fit import FitSettings, Learners, Progress, fit, learning_rate_factor
 from medseg_diff.training.objective import Turn
-from medseg_diff.training.weights import moving_average
+from medseg_diff.training.weights import MovingAverage
 
 WEIGHTS = torch.tensor([[1.5, -2.0, 0.5]])
 SETTINGS = FitSettings(
@@ -164,7 +164,7 @@ def test_the_average_warms_up():
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(0.0)
-    averaged = moving_average(model, 0.9)
+    averaged = MovingAverage(model, 0.9)
     expected, value = 0.0, 0.0
     for n in range(200):
         value = math.sin(n)
@@ -183,7 +183,7 @@ def test_buffers_are_averaged_too():
             self.register_buffer("value", torch.zeros(1))
 
     model = Counter()
-    averaged = moving_average(model, 0.5)
+    averaged = MovingAverage(model, 0.5)
     for value in (1.0, 3.0):
         model.value.fill_(value)
         averaged.update_parameters(model)

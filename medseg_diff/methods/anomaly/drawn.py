@@ -14,6 +14,7 @@ from medseg_diff.diffusion import DDPM, AnySolver, Condition
 from medseg_diff.diffusion.losses import noised
 from medseg_diff.diffusion.noise import NoiseSource, fresh_noise
 from medseg_diff.methods.anomaly.engine import LEAST_DEVIATION, Cohort, Decoding, Evidence, Networks, Reconstruction
+from medseg_diff.methods.batches import index_of
 
 BETWEEN_DRAWS = 2**20  # steps: more than any walk takes
 
@@ -59,7 +60,9 @@ class PartialDiffusion(Reconstruction):
         healthy = images.mean(dim=0)
         if self.distance == "difference":
             return Evidence(self.difference(image, healthy, networks.channels), healthy)
-        chosen = [networks.channels.index(name) for name in self.map_channels] or slice(None)
+        if not self.map_channels:
+            return Evidence(mahalanobis(image, images), healthy)
+        chosen = index_of([networks.channels.index(name) for name in self.map_channels], image)
         return Evidence(mahalanobis(image[:, chosen], images[:, :, chosen]), healthy)
 
 

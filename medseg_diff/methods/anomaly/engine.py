@@ -17,6 +17,7 @@ from medseg_diff.diffusion.denoiser import AnyDenoiser, Network, Target
 from medseg_diff.diffusion.hiding import Hiding, brain_of
 from medseg_diff.diffusion.noise import NoiseSource
 from medseg_diff.diffusion.schedule import LONGEST
+from medseg_diff.methods.batches import index_of
 from medseg_diff.settings import ChannelName, Settings
 from medseg_diff.spaces import PLAIN, Space
 
@@ -157,7 +158,7 @@ class Difference(Engine):
         """The score [B, 1, *S] of x and x', both [B, C, *S]."""
         change = image - healthy
         if self.map_channels:
-            change = change[:, [channels.index(name) for name in self.map_channels]]
+            change = change[:, index_of([channels.index(name) for name in self.map_channels], change)]
         size = {"absolute": torch.abs, "positive": torch.relu, "squared": torch.square}[self.map]
         return size(change).sum(dim=1, keepdim=True)
 

@@ -96,7 +96,7 @@ def _redraw(
     def threshold_of(sample: Sample) -> Tensor:
         whole = isinstance(view, Patches)
         surface = surfaces.whole(sample.member) if whole else surfaces.plane(sample.member, sample.slice)
-        return surface.to(system.device)
+        return surface.to(system.device, non_blocking=True)
 
     ensemble.redraw(slices, threshold_of)
     if members is None:

@@ -126,6 +126,19 @@ def test_a_worker_killed_in_the_middle_of_a_case_changes_no_byte(ray_of_two, tab
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
+def test_two_processes_at_once_each_with_a_shard_write_the_bytes_of_one(table, trained, tmp_path):
+    options = {**table, "model": trained.folder, "device": "cpu"}
+    segment(out=tmp_path / "plain", **options)
+    words = ["segment", "--data", table["data"], "--data-root", table["data_root"], "--model", trained.folder]
+    words += ["--device", "cpu", "--out", tmp_path / "out", "-q"]
+    started = [
+        subprocess.Popen([sys.executable, "-m", "medseg_diff", *map(str, words), "--shard", f"{number}/2"])
+        for number in (1, 2)
+    ]
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    assert contents(tmp_path / "out") == contents(tmp_path / "plain") != {}
+
+
 def test_anomaly_and_its_evaluation_give_the_same_bytes(shared_out, table, untrained_anomaly, tmp_path):
     options = {**table, "model": untrained_anomaly.folder, "device": "cpu", "threshold": 0.5, "shard": (1, 2)}
     anomaly(out=tmp_path / "plain", **options)
