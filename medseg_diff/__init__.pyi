@@ -329,7 +329,7 @@ def tune(
         steps: Denoising steps to try: 1,2,3 … [1,2,3,5,10 and the recipe's].
         members: Members to try: 3,5 … [3,5,10 and the recipe's].
         loss: Dice that may be lost against the best of them [0.005].
-        loss_ged2: By how much GED² may be higher [0.02].
+        loss_ged2: By how much GED² may be higher [0.05].
         loss_ece: By how much the calibration error in doubt may be higher [0.01].
         resample_to: Bring the other channels onto this one's grid [as trained].
         seed: Of all noise.

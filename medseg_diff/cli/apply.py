@@ -1,5 +1,7 @@
-"""A trained run and scans → results on the scans' own grids: `segment`, `anomaly`; and how few samples do: `tune`. Their
-options: `tasks/options.py`."""
+"""A trained run and scans → results on the scans' own grids: `segment`, `anomaly`; how few samples do: `tune`.
+
+Their options: `tasks/options.py`.
+"""
 
 import json
 import shlex

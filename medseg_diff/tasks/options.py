@@ -207,7 +207,7 @@ class TuningOptions:
     steps: Sequence[int] = option((), "Denoising steps to try: 1,2,3 … [1,2,3,5,10 and the recipe's].", parse=_numbers)
     members: Sequence[int] = option((), "Members to try: 3,5 … [3,5,10 and the recipe's].", parse=_numbers)
     loss: float = option(0.005, "Dice that may be lost against the best of them [0.005].")
-    loss_ged2: float = option(0.02, "By how much GED² may be higher [0.02].")
+    loss_ged2: float = option(0.05, "By how much GED² may be higher [0.05].")
     loss_ece: float = option(0.01, "By how much the calibration error in doubt may be higher [0.01].")
     resample_to: str | None = option(None, "Bring the other channels onto this one's grid [as trained].")
     seed: int = option(0, "Of all noise.")

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,9 @@ from medseg_diff import cli
 from medseg_diff.data.tables.manifest import read_manifest, split_by_patient, write_manifest
 from medseg_diff.errors import CheckpointError, ConfigError, EnvironmentFault, ImageError, ManifestError, UsageError
 from medseg_diff.evaluation import segmentation as evaluation
+from medseg_diff.recipes import trained as recipes_trained
+from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.recipes.trained import recipe_of
 from medseg_diff.recipes.tuned import METRICS, Allowed, MeasuredSetting, cheapest, nearest, read_tuned, with_losses
 from medseg_diff.run import Run
 from medseg_diff.runs import starter_run
@@ -26,7 +30,10 @@ from medseg_diff.tasks.apply.segmentation_system import SegmentationModel, syste
 from medseg_diff.tasks.apply.tune import tune
 from medseg_diff.tasks.evaluate import evaluate
 from medseg_diff.tasks.options import Compute, EnsembleOptions
+from medseg_diff.tasks.runs import register_run
+from medseg_diff.tasks.train import out_of_fold
 from medseg_diff.tasks.train.segmentation import train_seg
+from medseg_diff.tracking import registry
 
 ALL = {"loss": 1.0, "loss_ged2": 1.0, "loss_ece": 1.0}
 FEW = {"steps": (1, 2), "members": (2, 3), "device": "cpu"} | ALL
@@ -433,6 +440,31 @@ def test_where_nothing_can_be_stored_it_says_so_before_it_measures(run, trained,
         EnvironmentFault, match=r"mine: cannot be written .*Fix: copy the folder to a place of your own"
     ):
         tune(data=trained.table, model=run.folder, **FEW)
+
+
+def test_a_registered_version_does_not_change(run, trained, monkeypatch, caplog):
+    monkeypatch.setattr(recipes_trained, "fetch", lambda uri, store: run)
+    with pytest.raises(UsageError, match=r"models:/tumour/1 is in a registry, whose versions do not change"):
+        tune(data=trained.table, model="models:/tumour/1", **FEW)
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(registry, "register", lambda run, runs, **named: registry.Registered("tumour", "1"))
+    register_run(run.folder, "tumour", runs=run.folder.parent)
+    assert "tuned.json stays" not in caplog.text
+    (run.folder / "tuned.json").write_text("{}")
+    register_run(run.folder, "tumour", runs=run.folder.parent)
+    assert "tuned.json stays with the run's folder" in caplog.text
+
+
+def test_what_a_study_measures_of_its_folds_is_of_the_recipes_samples(trained, monkeypatch):
+    """Whatever was tuned of the run of a fold."""
+    asked = {}
+    monkeypatch.setattr(out_of_fold, "segment", lambda **options: asked.update(options))
+    recipe = recipe_of(Run(trained.folder), SegmentationRecipe)
+    fold = SimpleNamespace(
+        run=Run(trained.folder), manifest=read_manifest(trained.table), study=SimpleNamespace(out_of_fold=trained.runs)
+    )
+    out_of_fold.predict(fold, SimpleNamespace(recipe=recipe), SimpleNamespace(runs=trained.runs), "cpu")
+    assert (asked["steps"], asked["members"]) == (recipe.sampling.steps, recipe.sampling.members) == (3, 3)
 
 
 def test_memory_that_runs_out_takes_less_at_once(done, run, trained, monkeypatch):
