@@ -317,8 +317,8 @@ def tune(
     """Measure a segmentation model with every number of `steps` and `members` on cases with a reference, and store the
     cheapest setting that is about as good as the best, in tuned.json beside the model; `segment` draws it from then on.
 
-    Where no setting is within all that may be lost, none is stored as chosen, and `segment` goes on with the recipe's. Of a
-    study whose volumes have intervals only settings are chosen that keep these.
+    Where no setting is within all that may be lost, none is stored as chosen, and `segment` goes on with the recipe's.
+    Of a study whose volumes have intervals only settings are chosen that keep these.
     Raises: UsageError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
 
     Args:

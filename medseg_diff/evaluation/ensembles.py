@@ -1,4 +1,4 @@
-"""What an ensemble is worth beside its reference: its mask, its members against the raters, its doubt where it has any."""
+"""What an ensemble is worth beside its reference: its mask, its members against raters, its doubt where it has any."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,8 +25,8 @@ def ensemble_values(
     brain: Mask,
     affine: Floats,
 ) -> Values:
-    """The region's volume in the reference, and `dice`, `ged2` and `ece_band` as an evaluation of written files has them;
-    what is undefined is not there, or None. All [X, Y, Z]; `opinions` are seg, or raters, or both."""
+    """The region's volume in the reference, and `dice`, `ged2` and `ece_band` as an evaluation of written files has
+    them; what is undefined is not there, or None. All [X, Y, Z]; `opinions` are seg, or raters, or both."""
     reference = majority(opinions)
     apart = distances_of_slices(members, raters_in(opinions) or [reference], axial_axis(affine))
     return {
@@ -56,7 +56,7 @@ def in_doubt(probability: Real, truth: Mask, wrong: Mask, uncertainty: Real | No
 def distances_of_slices(
     members: Iterable[npt.NDArray[Any]], raters: Sequence[Mask], axial: int
 ) -> dict[int, diversity.Distances]:
-    """Of each axial slice in which a rater marked the region; nothing without members, which are masks or probabilities."""
+    """Of each axial slice in which a rater marked the region; nothing without members (masks or probabilities)."""
     masks = [np.moveaxis(member > THRESHOLD, axial, 0) for member in members]
     if not masks:
         return {}

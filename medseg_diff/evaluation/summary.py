@@ -44,8 +44,8 @@ def summarised(metric: Metric, values: Sequence[float | None], cases: Sequence[C
 
 
 def over_cases(name: str, metric: Metric, measured: Sequence[tuple[Case, Values]]) -> dict[str, Any]:
-    """The same of one metric of cases that know their `reference_ml`: those without a lesion count where the metric lets
-    them."""
+    """The same of one metric of cases that know their `reference_ml`: those without a lesion count where the metric
+    lets them."""
     counted = [(case, values) for case, values in measured if values["reference_ml"] or not metric.lesion_only]
     return summarised(metric, [values.get(name) for _, values in counted], [case for case, _ in counted])
 

@@ -1,7 +1,7 @@
 """What `tune` measured of a model: tuned.json in its folder, with the steps and members that `segment` then draws.
 
-It is not among the run's SHA256SUMS, which would be two files to change at once, but holds its own digest and those of the
-weights and the recipe that it was measured with.
+It is not among the run's SHA256SUMS, which would be two files to change at once, but holds its own digest and those of
+the weights and the recipe that it was measured with.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ class Allowed(Settings):
 
 class MeasuredSetting(Settings):
     """One setting: `members` are of each model, `seconds` the median of a case, sampling alone; `values` by region and
-    metric, means over the cases; `lost` by metric, against the best, of the region that loses most. None where undefined.
-    `unpromised`: in words, why what the model promises would not hold of such samples."""
+    metric, means over the cases; `lost` by metric, against the best, of the region that loses most. None where
+    undefined. `unpromised`: in words, why what the model promises would not hold of such samples."""
 
     steps: int = Field(ge=1)
     members: int = Field(ge=1)
@@ -73,8 +73,8 @@ class TunedOn(Settings):
 
 
 class Tuned(Settings):
-    """`weights` are the digests of the runs' best weights. `steps` and `members` are the chosen ones, None where no setting
-    is within what is allowed."""
+    """`weights` are the digests of the runs' best weights. `steps` and `members` are the chosen ones, None where no
+    setting is within what is allowed."""
 
     weights: tuple[str, ...]
     recipe_sha256: str
@@ -90,7 +90,7 @@ class Tuned(Settings):
     members: int | None = None
 
     def measured_like(self, other: "Tuned") -> bool:
-        """Whether a setting measured for the one holds for the other, whatever they allow and whichever they have tried."""
+        """Whether a setting measured for the one holds for the other, whatever they allow and whichever they tried."""
         asked = {"allowed", "table", "steps", "members"}
         return self.model_dump(exclude=asked) == other.model_dump(exclude=asked)
 
@@ -132,8 +132,8 @@ def with_losses(table: Sequence[MeasuredSetting]) -> list[MeasuredSetting]:
 
 
 def cheapest(table: Sequence[MeasuredSetting], allowed: Allowed, *, promised: bool = True) -> MeasuredSetting | None:
-    """The row with the fewest network evaluations that loses no more than is allowed and, where that is wanted, keeps what
-    is promised; of several that which loses least. None where there is none."""
+    """The row with the fewest network evaluations that loses no more than is allowed and, where that is wanted, keeps
+    what is promised; of several that which loses least. None where there is none."""
     good = [row for row in table if row.is_within(allowed) and not (promised and row.unpromised)]
     return min(good, key=lambda row: (row.cost, *row.lost.values(), row.steps), default=None)
 

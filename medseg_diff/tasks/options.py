@@ -156,8 +156,8 @@ class ResultFolder(ResultOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleOptions:
-    """How an ensemble of masks is drawn and fused; None is the recipe's own, or as `tune` has stored it beside the model
-    (steps and members, where none of them and no other kind of samples is asked for)."""
+    """How an ensemble of masks is drawn and fused; None is the recipe's own, or as `tune` has stored it beside the
+    model (steps and members, where none of them and no other kind of samples is asked for)."""
 
     members: int | None = option(None, "Samples in the ensemble [as tuned, else the recipe's].", min=1)
     steps: int | None = option(None, "Denoising steps [as tuned, else the recipe's].", min=1)

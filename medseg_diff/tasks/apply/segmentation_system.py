@@ -161,7 +161,7 @@ def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_ba
 
 
 def _tuned(model: SegmentationModel, ensemble: EnsembleOptions) -> Tuned | None:
-    """What `tune` stored of these very weights, where no samples of another kind are asked for. Raises: CheckpointError."""
+    """What `tune` stored of these very weights, unless samples of another kind are asked for. Raises: CheckpointError."""
     if any(each is not None for each in (ensemble.steps, ensemble.members, ensemble.noise, ensemble.start_from)):
         return None
     tuned, recipe_sha256 = read_tuned(folder_of(model.found)), model.trained.facts["recipe_sha256"]

@@ -1,4 +1,4 @@
-"""`tune`: how few steps and members are as good as many, measured on cases with a reference; `segment` then draws these."""
+"""`tune`: how few steps and members are as good as many, on cases with a reference; `segment` then draws these."""
 
 import itertools
 import math
@@ -58,8 +58,8 @@ def tune(
     """Measure a segmentation model with every number of `steps` and `members` on cases with a reference, and store the
     cheapest setting that is about as good as the best, in tuned.json beside the model; `segment` draws it from then on.
 
-    Where no setting is within all that may be lost, none is stored as chosen, and `segment` goes on with the recipe's. Of a
-    study whose volumes have intervals only settings are chosen that keep these.
+    Where no setting is within all that may be lost, none is stored as chosen, and `segment` goes on with the recipe's.
+    Of a study whose volumes have intervals only settings are chosen that keep these.
     Raises: UsageError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
     """
     tuning.check()
@@ -109,7 +109,7 @@ def _nothing_yet(model: SegmentationModel, tuning: TuningOptions, data: TunedOn,
 
 
 def _known(folder: Path, tuned: Tuned, settings: Sequence[Setting]) -> dict[Setting, MeasuredSetting]:
-    """Those of the settings that were measured before of the same model, cases and noise: they would come out the same."""
+    """Those of the settings that were measured before of the same model, cases and noise: they would be the same."""
     before = None
     with suppress(CheckpointError):  # a damaged one is replaced
         before = read_tuned(folder)
@@ -169,7 +169,7 @@ def _refuse_unpromised(reasons: Mapping[Setting, str], recipe: SegmentationRecip
 def _measured(
     cases: Sequence[Case], recipe: SegmentationRecipe, draws: Sequence[Draw], *, resample_to: str | None
 ) -> dict[Setting, list[Measured]]:
-    """Every setting on every case. Once it can be told it is said how long that takes. Raises: ImageError, OutOfMemory."""
+    """Every setting on every case. As soon as it is known, how long that takes. Raises: ImageError, OutOfMemory."""
     measured: dict[Setting, list[Measured]] = {}
     with bar("tuning", len(cases) * len(draws)) as advance:
         for case in cases:

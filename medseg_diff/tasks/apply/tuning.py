@@ -1,7 +1,8 @@
 """Settings of steps and members tried on one case: what `segment` would write of each is measured, and nothing written.
 
-Every sample owns its noise, so the first 3 of 10 members are the 3 that `--members 3` draws: each number of steps is drawn
-once. Of several models they are not, because a member's number counts those of the models before: each setting is drawn.
+Every sample owns its noise, so the first 3 of 10 members are the 3 that `--members 3` draws: each number of steps is
+drawn once. Of several models they are not, because a member's number counts those of the models before: each setting is
+drawn.
 """
 
 import time
@@ -52,8 +53,8 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Draw:
-    """A system that draws the most members that are asked of its steps, one after the other, and which numbers of members
-    of each model are settings: the last one is all of them."""
+    """A system that draws the most members that are asked of its steps, one after the other, and which numbers of
+    members of each model are settings: the last one is all of them."""
 
     system: SegmentationSystem
     members: tuple[int, ...]
@@ -75,8 +76,8 @@ class Draw:
 def draws_of(
     model: SegmentationModel, settings: Sequence[Setting], *, seed: int, network_batch: int | None
 ) -> list[Draw]:
-    """All that is to be drawn of a case for these settings, the fewest steps first. Raises: UsageError, ConfigError for a
-    number that the recipe cannot have."""
+    """All that is to be drawn of a case for these settings, the fewest steps first. Raises: UsageError, ConfigError for
+    a number that the recipe cannot have."""
 
     def draw(steps: int, members: tuple[int, ...]) -> Draw:
         options = EnsembleOptions(steps=steps, members=members[-1], members_at_once=1, seed=seed)
@@ -137,8 +138,8 @@ def _measured(scan: Scan, draw: Draw, batch: int) -> dict[Setting, Measured]:
 
 
 class _Settings:
-    """Is given the samples of a case, member after member, and measures each setting when its last member is complete. The
-    clock stands still meanwhile."""
+    """Is given the samples of a case, member after member, and measures each setting when its last member is complete.
+    The clock stands still meanwhile."""
 
     def __init__(self, scan: Scan, system: SegmentationSystem, totals: Mapping[int, Setting]) -> None:
         self.scan, self.system, self.totals = scan, system, totals
@@ -199,7 +200,7 @@ class _Settings:
         }
 
     def _members(self, ensemble: Ensemble) -> Iterator[npt.NDArray[Any]]:
-        """The masks of each member [R, X, Y, Z]; those that are cut out of the mean depend on how many members it is of."""
+        """The masks of each member [R, X, Y, Z]; those cut out of the mean depend on how many members it is of."""
         if self.soft is not None:
             yield from self.masks
             return

@@ -20,8 +20,8 @@ FEW_PATIENTS = 5
 
 @dataclass(frozen=True)
 class Chosen:
-    """The cases of a split of a table, all with a reference, and the names of the patients that the model has learned from,
-    None where that cannot be told."""
+    """The cases of a split of a table, all with a reference, and the names of the patients that the model has learned
+    from, None where that cannot be told."""
 
     manifest: Manifest
     split: str
@@ -49,8 +49,8 @@ class Chosen:
             log.info("whether %s has learned from some of them cannot be told: its table was another", model)
         if met:
             log.warning(
-                "%s has learned from %d of the %d patients: on new ones it is worse, and may need another setting; tune on "
-                "patients that it has never seen",
+                "%s has learned from %d of the %d patients: on new ones it is worse, and may need another setting: tune "
+                "on patients that it has never seen",
                 model,
                 len(met),
                 len(self.patients),
@@ -73,7 +73,7 @@ class Chosen:
 
 
 def cases_to_tune_on(manifest: Manifest, found: FoundModel, split: str) -> Chosen:
-    """Those of the split that have a reference. A table without splits has those of the training, where it is its table.
+    """Those of the split that have a reference. A table without splits has the training's, where it is its table.
 
     Raises: UsageError for a split that is none; ManifestError where there are none, or no splits.
     """
@@ -110,8 +110,8 @@ def _data_digest(found: FoundModel) -> str | None:
 
 
 def _learned(found: FoundModel, manifest: Manifest, digests: set[str | None]) -> set[str] | None:
-    """The patients that some run of the model has learned from: those of a fold stand in its cases.csv, else they are the
-    table's, where it is the one of the training."""
+    """The patients that some run of the model has learned from: those of a fold stand in its cases.csv, else they are
+    the table's, where it is the one of the training."""
     learned = set[str]()
     for run in found.runs:
         table = run.folder / "cases.csv"
