@@ -16,6 +16,7 @@ VERBS = {
     "train_anomaly": "medseg_diff.tasks.train.anomaly",
     "segment": "medseg_diff.api.segment",
     "anomaly": "medseg_diff.api.anomaly",
+    "tune": "medseg_diff.tasks.apply.tune",
     "evaluate": "medseg_diff.tasks.evaluate",
     "ui": "medseg_diff.tasks.ui",
     "selftest": "medseg_diff.tasks.selftest",

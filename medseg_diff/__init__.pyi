@@ -9,6 +9,7 @@ from medseg_diff.api.models import load_model as load_model
 from medseg_diff.api.results import AnomalyResult as AnomalyResult
 from medseg_diff.api.results import SegmentationResult as SegmentationResult
 from medseg_diff.api.volumes import Volume
+from medseg_diff.recipes.tuned import Tuned
 from medseg_diff.run import Run
 from medseg_diff.studies import FoldStudy
 from medseg_diff.tasks.demo import demo as demo
@@ -83,8 +84,8 @@ def segment(  # type: ignore[overload-overlap]  # a path is a sequence too
         out: Where results are written too, a folder for each case [nowhere].
         model: Run or study of folds: folder or name, or what load_model returns [the newest, else `starter`].
         runs: Where to look for the newest run.
-        members: Samples in the ensemble [the recipe's].
-        steps: Denoising steps [the recipe's].
+        members: Samples in the ensemble [as tuned, else the recipe's].
+        steps: Denoising steps [as tuned, else the recipe's].
         seed: Of all noise.
         members_at_once: Order of work; results do not depend on it.
         noise: Of a member: independent in each slice, or shared by all [the recipe's].
@@ -294,4 +295,45 @@ def prepare(
         seed: Draws the splits.
         overwrite: Redo what is there.
         register: Channel that the others of a case are registered to first.
+    """
+
+def tune(
+    data: str | Path,
+    device: str = ...,
+    network_batch: int | None = ...,
+    data_root: str | Path | None = ...,
+    *,
+    model: str | Path | None = ...,
+    runs: str | Path = ...,
+    split: str = ...,
+    steps: str | Sequence[int] = ...,
+    members: str | Sequence[int] = ...,
+    loss: float = ...,
+    loss_ged2: float = ...,
+    loss_ece: float = ...,
+    resample_to: str | None = ...,
+    seed: int = ...,
+) -> Tuned:
+    """Measure a segmentation model with every number of `steps` and `members` on cases with a reference, and store the
+    cheapest setting that is about as good as the best, in tuned.json beside the model; `segment` draws it from then on.
+
+    Where no setting is within all that may be lost, none is stored as chosen, and `segment` goes on with the recipe's.
+    Of a study whose volumes have intervals only settings are chosen that keep these.
+    Raises: UsageError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
+
+    Args:
+        data: Table of cases (CSV).
+        model: Run, or study of folds: its folder or name [the newest below --runs, else `starter`].
+        runs: Where to look for the newest run.
+        split: Its cases with a reference: train, val or test [val].
+        steps: Denoising steps to try: 1,2,3 … [1,2,3,5,10 and the recipe's].
+        members: Members to try: 3,5 … [3,5,10 and the recipe's].
+        loss: Dice that may be lost against the best of them [0.005].
+        loss_ged2: By how much GED² may be higher [0.05].
+        loss_ece: By how much the calibration error in doubt may be higher [0.01].
+        resample_to: Bring the other channels onto this one's grid [as trained].
+        seed: Of all noise.
+        device: auto, cpu, cuda, cuda:N or mps.
+        network_batch: Samples in one pass of the networks [the recipe's].
+        data_root: Folder that paths in the table are relative to [the table's].
     """

@@ -15,7 +15,7 @@ import medseg_diff
 from medseg_diff.tasks.keywords import groups_of
 
 STUB = Path(__file__).parents[1] / "medseg_diff" / "__init__.pyi"
-GROUPED = ("segment", "anomaly", "train_seg", "train_anomaly", "prepare")
+GROUPED = ("segment", "anomaly", "train_seg", "train_anomaly", "prepare", "tune")
 RESULTS = {"segment": "SegmentationResult", "anomaly": "AnomalyResult"}
 OVERLOADED = ("volumes", "data")  # a single scan's words, and what gives a list
 
@@ -31,6 +31,7 @@ from medseg_diff.api.models import load_model as load_model
 from medseg_diff.api.results import AnomalyResult as AnomalyResult
 from medseg_diff.api.results import SegmentationResult as SegmentationResult
 from medseg_diff.api.volumes import Volume
+from medseg_diff.recipes.tuned import Tuned
 from medseg_diff.run import Run
 from medseg_diff.studies import FoldStudy
 '''

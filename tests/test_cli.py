@@ -11,7 +11,7 @@ import pytest
 from medseg_diff import __version__, cli
 from medseg_diff.errors import CheckpointError, Diverged, ImageError, Preempted
 
-VERBS = ("demo", "phantom", "prepare", "validate", "train-seg", "segment", "evaluate", "selftest", "info")
+VERBS = ("demo", "phantom", "prepare", "validate", "train-seg", "segment", "tune", "evaluate", "selftest", "info")
 HEAVY = ("torch", "monai", "pandas", "mlflow", "SimpleITK", "skimage", "lightning_fabric", "matplotlib")
 
 

@@ -1,13 +1,29 @@
-"""A trained run and scans → results on the scans' own grids: `segment`, `anomaly`. Their options: `tasks/options.py`."""
+"""A trained run and scans → results on the scans' own grids: `segment`, `anomaly`; how few samples do: `tune`.
+
+Their options: `tasks/options.py`.
+"""
 
 import json
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg_diff.cli.options import AsJson
+from medseg_diff.cli.options import AsJson, Data, DataRoot, Device
 from medseg_diff.errors import UsageError
-from medseg_diff.tasks.options import Compute, EnsembleOptions, MapOrSweep, Model, ResultFolder, Source
+from medseg_diff.tasks.options import (
+    Compute,
+    EnsembleOptions,
+    MapOrSweep,
+    Model,
+    ResultFolder,
+    Source,
+    TuningOptions,
+)
+
+if TYPE_CHECKING:
+    from medseg_diff.recipes.tuned import Tuned
 
 
 def segment(
@@ -50,3 +66,40 @@ def _show(folders: list[Path], results: ResultFolder, source: Source, as_json: b
         typer.echo(f"next: medseg-diff evaluate --predictions {results.out} --data {source.data}")
     elif folders:
         typer.echo(folders[0])
+
+
+def tune(
+    data: Data,
+    model: Model,
+    tuning: TuningOptions,
+    device: Device = "auto",
+    network_batch: Annotated[int | None, typer.Option(min=1, help="Samples in one pass [the recipe's].")] = None,
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find out on cases with a reference how few steps and members are as good as many; `segment` then draws these."""
+    from medseg_diff.tasks.apply.tune import tune as run
+
+    tuned = run(data=data, model=model, tuning=tuning, device=device, network_batch=network_batch, data_root=data_root)
+    if as_json:
+        typer.echo(json.dumps(tuned.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        return
+    typer.echo("\n".join(_rows_of(tuned)))
+    named = f"--model {shlex.quote(str(model.model))} " if model.model else ""
+    typer.echo(f"next: medseg-diff segment {named}--data {shlex.quote(str(data))} --split test --out results")
+
+
+def _rows_of(tuned: "Tuned") -> list[str]:
+    """The table in a terminal's columns; an arrow stands at what was chosen."""
+    names = {"dice": "Dice", "ged2": "GED²", "ece_band": "ECE"}
+    rows = [["", "steps", "members", "s a case", *names.values(), *(f"{name} lost" for name in names.values()), ""]]
+    for row in tuned.table:
+        numbers = [row.mean(name) for name in names] + [row.lost.get(name) for name in names]
+        cells = ["-" if number is None else f"{number:.4f}" for number in numbers]
+        mark, note = "→" if row is tuned.chosen else "", "no interval of volumes" if row.unpromised else ""
+        rows.append([mark, str(row.steps), str(row.members), f"{row.seconds:.3g}", *cells, note])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    allowed = ", ".join(f"{said} {getattr(tuned.allowed, name):g}" for name, said in names.items())
+    several = "; means of the regions, lost is of the worst" if len(tuned.table[0].values) > 1 else ""
+    return [*lines, f"lost: against the best, of which {allowed} is allowed; ECE: calibration error in doubt{several}"]

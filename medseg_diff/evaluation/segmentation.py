@@ -1,12 +1,11 @@
 """Every metric of segmented cases: overlap, lesions found, calibration, uncertainty, diversity; also slice by slice."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from medseg_diff.console import log
 from medseg_diff.data import geometry
@@ -15,6 +14,7 @@ from medseg_diff.data.label_maps import AnyResults
 from medseg_diff.data.results import CaseResult
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.evaluation.catalogue import SEGMENTATION
+from medseg_diff.evaluation.ensembles import BAND, THRESHOLD, distances_of_slices, in_doubt, raters_in
 from medseg_diff.evaluation.labels import LabelsOfCase, labels_of_case, warn_of_labels
 from medseg_diff.evaluation.promises import coverage_curve, promises_kept
 from medseg_diff.evaluation.slices import SLICE_COLUMNS, slice_rows, sums_ml
@@ -26,17 +26,14 @@ from medseg_diff.evaluation.summary import (
     Values,
     majority,
     mean,
-    summarised,
+    over_cases,
     table,
 )
 from medseg_diff.metrics import calibration, diversity, overlap
 from medseg_diff.metrics.anomaly import rank
 from medseg_diff.metrics.detection import HIT, Detection, lesion_detection
 
-Real = npt.NDArray[np.float32]
-THRESHOLD = 0.5
 TOLERANCE_MM = 1.0
-BAND = (0.02, 0.98)  # of the probability: voxels that are in doubt
 SMALLEST_LESION_ML = 0.05  # 50 voxels of 1 mm
 SUFFIXES = {"probability": "", "calibrated": "_calibrated"}  # of the metrics and the curve of each map
 # Most of a brain is certain: the curve is looked at closely where the doubtful voxels come in.
@@ -155,12 +152,12 @@ def measure_case(case: Case, result: CaseResult) -> MeasuredCase:
 
 def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask], brain: Mask) -> MeasuredRegion:
     """`opinions` [X, Y, Z] each: `seg`, or the raters whose majority stands for it, or both."""
-    reference, raters = majority(opinions), [opinion for name, opinion in opinions.items() if name != "seg"]
+    reference, raters = majority(opinions), raters_in(opinions)
     mask, affine = result.mask(region), result.main.affine
     spacing_mm, voxel_ml = [float(step) for step in spacing_of(affine)], geometry.voxel_ml(affine)
     maps = {kind: result.map(kind, region) for kind in (*SUFFIXES, "uncertainty")}
     uncertainty = maps["uncertainty"]
-    apart = _distances_of_slices(result.members(region), raters or [reference], axial_axis(affine))
+    apart = distances_of_slices(result.members(region), raters or [reference], axial_axis(affine))
     of_slices = {
         "expected_error_ml": sums_ml(uncertainty, affine),
         "ged2": {z: of_slice.ged2 for z, of_slice in apart.items()},
@@ -188,7 +185,7 @@ def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask
             reliability[f"reliability{suffix}"] = calibration.reliability(inside, truth)
             if kind == "probability":
                 values["dice_raw"] = overlap.dice(probability > THRESHOLD, reference)
-                values |= _in_doubt(inside, truth, wrong, doubt)
+                values |= in_doubt(inside, truth, wrong, doubt)
     if doubt is not None:
         values |= {"aurc": calibration.aurc(doubt, wrong), "auroc_error": rank(doubt, wrong).auroc()}
         risk = calibration.risk_coverage(doubt, wrong, coverage=COVERAGE)
@@ -217,17 +214,6 @@ def _lesions(found: Detection) -> Values:
     }
 
 
-def _in_doubt(probability: Real, truth: Mask, wrong: Mask, uncertainty: Real | None) -> Values:
-    """Calibration and errors found among those brain voxels [N] that are in doubt; nothing where none is."""
-    band = (probability > BAND[0]) & (probability < BAND[1])
-    if not band.any():
-        return {}
-    values: Values = {"ece_band": calibration.ece(probability[band], truth[band])}
-    if uncertainty is not None:
-        values["auroc_error_band"] = rank(uncertainty[band], wrong[band]).auroc()
-    return values
-
-
 def _diversity(slices: Sequence[diversity.Distances]) -> Values:
     """Means over the slices in which a rater marked the region; None without members."""
     return {
@@ -239,22 +225,10 @@ def _diversity(slices: Sequence[diversity.Distances]) -> Values:
     }
 
 
-def _distances_of_slices(members: Iterable[Real], raters: Sequence[Mask], axial: int) -> dict[int, diversity.Distances]:
-    """Of each axial slice in which a rater marked the region; nothing without members."""
-    masks = [np.moveaxis(member > THRESHOLD, axial, 0) for member in members]
-    if not masks:
-        return {}
-    stacked = np.stack([np.moveaxis(rater, axial, 0) for rater in raters])
-    return dict(diversity.distances_of_slices(np.stack(masks), stacked))
-
-
 def _summaries(measured: Sequence[tuple[Case, MeasuredRegion]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, mean with interval) for every metric of one region; a value is null where nothing could be measured."""
-    for name, metric in SEGMENTATION.items():
-        counted = [
-            (case, part.values) for case, part in measured if part.values["reference_ml"] or not metric.lesion_only
-        ]
-        yield name, summarised(metric, [values.get(name) for _, values in counted], [case for case, _ in counted])
+    values = [(case, part.values) for case, part in measured]
+    yield from ((name, over_cases(name, metric, values)) for name, metric in SEGMENTATION.items())
 
 
 def _curves(measured: Sequence[MeasuredRegion]) -> dict[str, Mapping[str, Any]]:

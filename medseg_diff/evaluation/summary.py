@@ -43,6 +43,13 @@ def summarised(metric: Metric, values: Sequence[float | None], cases: Sequence[C
     return entry(metric, mean_interval(values, patients=[case.patient for case in cases]))
 
 
+def over_cases(name: str, metric: Metric, measured: Sequence[tuple[Case, Values]]) -> dict[str, Any]:
+    """The same of one metric of cases that know their `reference_ml`: those without a lesion count where the metric
+    lets them."""
+    counted = [(case, values) for case, values in measured if values["reference_ml"] or not metric.lesion_only]
+    return summarised(metric, [values.get(name) for _, values in counted], [case for case, _ in counted])
+
+
 def entry(metric: Metric, interval: Interval) -> dict[str, Any]:
     limits = {"value": interval.value, "low": interval.low, "high": interval.high}
     return limits | {"unit": metric.unit, "over": metric.over, "cases": interval.cases}

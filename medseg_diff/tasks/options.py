@@ -55,6 +55,11 @@ def _names(word: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in word.split(","))
 
 
+def _numbers(word: str) -> tuple[int, ...]:
+    """numbers with commas between, such as 1,2,3."""
+    return tuple(int(part) for part in word.split(","))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Which cases: one by its files (`volumes`) or the rows of a table (`data`), and how they are read."""
@@ -151,10 +156,11 @@ class ResultFolder(ResultOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleOptions:
-    """How an ensemble of masks is drawn and fused; None is the recipe's own."""
+    """How an ensemble of masks is drawn and fused; None is the recipe's own, or as `tune` has stored it beside the
+    model (steps and members, where none of them and no other kind of samples is asked for)."""
 
-    members: int | None = option(None, "Samples in the ensemble [the recipe's].", min=1)
-    steps: int | None = option(None, "Denoising steps [the recipe's].", min=1)
+    members: int | None = option(None, "Samples in the ensemble [as tuned, else the recipe's].", min=1)
+    steps: int | None = option(None, "Denoising steps [as tuned, else the recipe's].", min=1)
     seed: int = option(0, "Of all noise.")
     members_at_once: int | None = option(None, "Order of work; results do not depend on it.", min=1)
     noise: str | None = option(None, "Of a member: independent in each slice, or shared by all [the recipe's].")
@@ -191,6 +197,30 @@ class EnsembleOptions:
         """The share of the schedule that given masks are noised to; None where none are given."""
         strength = STRENGTH if self.strength is None else self.strength
         return None if self.start_from is None else strength
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningOptions:
+    """Which settings are tried on which cases, and how much worse than the best the chosen one may be."""
+
+    split: str = option("val", "Its cases with a reference: train, val or test [val].")
+    steps: Sequence[int] = option((), "Denoising steps to try: 1,2,3 … [1,2,3,5,10 and the recipe's].", parse=_numbers)
+    members: Sequence[int] = option((), "Members to try: 3,5 … [3,5,10 and the recipe's].", parse=_numbers)
+    loss: float = option(0.005, "Dice that may be lost against the best of them [0.005].")
+    loss_ged2: float = option(0.05, "By how much GED² may be higher [0.05].")
+    loss_ece: float = option(0.01, "By how much the calibration error in doubt may be higher [0.01].")
+    resample_to: str | None = option(None, "Bring the other channels onto this one's grid [as trained].")
+    seed: int = option(0, "Of all noise.")
+
+    def check(self) -> None:
+        """Raises: UsageError for numbers that are none of steps or members, or a loss that is none."""
+        for name, numbers in (("--steps", self.steps), ("--members", self.members)):
+            whole = isinstance(numbers, Sequence) and all(isinstance(number, int) for number in numbers)
+            if not whole or any(number < 1 for number in numbers):
+                raise UsageError(f"{name} are no numbers of 1 or more", fix=f"write them as {name} 1,2,3")
+        for name, loss in (("--loss", self.loss), ("--loss-ged2", self.loss_ged2), ("--loss-ece", self.loss_ece)):
+            if not 0 <= loss <= 1:
+                raise UsageError(f"there is no {name} of {loss:g}", fix="use one from 0 to 1, such as 0.005")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg_diff.console import log
 from medseg_diff.errors import UsageError, verbs_of
 from medseg_diff.evaluation.catalogue import direction_of
 from medseg_diff.files import read_facts
+from medseg_diff.recipes.tuned import TUNED
 from medseg_diff.run import Run
 from medseg_diff.runs import all_runs, finished_runs, locate
 from medseg_diff.settings import read_yaml
@@ -235,6 +237,10 @@ def register_run(named: Path, name: str, *, runs: Path, alias: str | None = None
     from medseg_diff.tracking.registry import register
 
     run = locate(named, runs)
+    if (run.folder / TUNED).is_file():
+        log.info(
+            "%s stays with the run's folder: versions do not change; say --steps and --members to `segment`", TUNED
+        )
     return register(run, runs, name=name, alias=alias).uri, verbs_of(run.facts["task"]).apply
 
 

@@ -15,6 +15,7 @@ from medseg_diff.device import halved_to_fit, less_at_once
 from medseg_diff.files import check_writable
 from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.trained import find_models
+from medseg_diff.recipes.tuned import TUNED
 from medseg_diff.recipes.typicality import is_unlike, judged, warnings_of
 from medseg_diff.studies import FoundModel
 from medseg_diff.tasks.apply.case_folder import Identity
@@ -86,6 +87,7 @@ def say(system: SegmentationSystem) -> None:
     plan, folds = system.plan, len(system.weights)
     drawn = f"{len(plan.times) - 1} steps × {plan.members} members"
     drawn += f" × {folds} folds" if folds > 1 else ""
+    drawn += f", as tuned ({TUNED})" if system.facts["tuned"] else ""
     log.info("model %s (%s): %s", system.facts["model"], system.facts["recipe"], drawn)
     if system.starts:
         length = system.recipe.schedule.length

@@ -68,7 +68,7 @@ def write_maps(
 
     squares, of_models = restored(ensemble.second_moment), ensemble.second_moment_of_models
     between = None if of_models is None else restored(of_models)
-    masks, removed = _masks(ensemble, means, prepared, system)
+    masks, removed = masks_of(ensemble, means, prepared, system)
     report: dict[str, Any] = {
         "volume_ml": {},
         "lesion_presence": {},
@@ -102,7 +102,7 @@ def write_maps(
     return report
 
 
-def _masks(
+def masks_of(
     ensemble: Ensemble, means: Floats, prepared: Prepared, system: "SegmentationSystem"
 ) -> tuple[Masks, dict[str, Removed]]:
     """Each region's mask on the case's own grid, inside the outer ones, and what was left out of it."""

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import torch
 
+from medseg_diff.console import log
 from medseg_diff.diffusion import Denoiser
 from medseg_diff.errors import UsageError
 from medseg_diff.methods.components import HALF, Findings
@@ -16,6 +17,7 @@ from medseg_diff.methods.sampled_segmentation import Plan
 from medseg_diff.recipes.calibration import SegmentationCalibration, read_calibration
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.trained import Trained, facts_of_study, open_other, open_run
+from medseg_diff.recipes.tuned import TUNED, MeasuredSetting, Tuned, folder_of, read_tuned
 from medseg_diff.recipes.typicality import Typicality
 from medseg_diff.studies import FoundModel, study_of
 from medseg_diff.tasks.apply.promises import Promises, promises_of
@@ -73,6 +75,11 @@ class SegmentationModel:
         first = open_run(found.runs[0], SegmentationRecipe, device=compute.device, precision=compute.precision)
         return cls(found, first, tuple(open_other(run, first) for run in found.runs[1:]))
 
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Digests of the best weights of its runs."""
+        return tuple(each.facts["sha256"] for each in (self.trained, *self.others))
+
 
 def open_system(found: FoundModel, *, ensemble: EnsembleOptions, compute: Compute) -> SegmentationSystem:
     """A run, or the runs of a study, ready to draw. Raises: as `SegmentationModel.load` and `system_of`."""
@@ -80,21 +87,23 @@ def open_system(found: FoundModel, *, ensemble: EnsembleOptions, compute: Comput
 
 
 def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_batch: int | None) -> SegmentationSystem:
-    """A model with some numbers of its plan and its findings changed.
+    """A model with some numbers of its plan and its findings changed, or with the steps and members that `tune` stored.
 
     Raises: UsageError for an unknown fusion, a level that is none, a guarantee that cannot be given, a folder without masks
     to start from, or where calibrated maps are asked of a model without calibration; CheckpointError where its calibration
-    is damaged.
+    or what `tune` stored is damaged.
     """
     (name, runs), trained, opened = model.found, model.trained, (model.trained, *model.others)
     recipe = trained.recipe
     starts = None
     if ensemble.start_from is not None:
         starts = StartMasks.of(ensemble.start_from, recipe, name=trained.facts["recipe"])
+    tuned = _tuned(model, ensemble)
+    asked: EnsembleOptions | MeasuredSetting = tuned.chosen if tuned and tuned.chosen else ensemble
     plan = recipe.plan(
         strength=ensemble.noised_to or 1.0,
-        members=ensemble.members,
-        steps=ensemble.steps,
+        members=asked.members,
+        steps=asked.steps,
         network_batch=network_batch,
         members_at_once=ensemble.members_at_once,
         noise=ensemble.noise,
@@ -114,6 +123,7 @@ def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_ba
         "solver": plan.solver.model_dump(mode="json"),
         "steps": len(plan.times) - 1,
         "members": plan.members * len(runs),
+        "tuned": tuned.sha256 if tuned else None,
         "network_batch": plan.network_batch,
         "noise": "shared" if plan.shared_noise else "independent",
         "cut": plan.cut.model_dump(mode="json"),
@@ -148,6 +158,20 @@ def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_ba
         typical=tuple(typical),
         starts=starts,
     )
+
+
+def _tuned(model: SegmentationModel, ensemble: EnsembleOptions) -> Tuned | None:
+    """What `tune` stored of these very weights, unless samples of another kind are asked for. Raises: CheckpointError."""
+    if any(each is not None for each in (ensemble.steps, ensemble.members, ensemble.noise, ensemble.start_from)):
+        return None
+    tuned, recipe_sha256 = read_tuned(folder_of(model.found)), model.trained.facts["recipe_sha256"]
+    if tuned is None or tuned.chosen is None:
+        return None
+    if not tuned.was_measured_with(model.weights, recipe_sha256):
+        said = "%s/%s was measured with other weights and is not used: run `medseg-diff tune` again, or remove it"
+        log.warning(said, model.found.name, TUNED)
+        return None
+    return tuned
 
 
 def _findings(recipe: SegmentationRecipe, ensemble: EnsembleOptions) -> Findings:

@@ -1,11 +1,12 @@
 """The ensemble that a trained segmentation system draws of one volume."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,10 +28,15 @@ from medseg_diff.training.weights import load_weights
 
 
 def sample_volume(
-    case: str, prepared: Prepared, system: SegmentationSystem, members: Path | None = None
+    case: str,
+    prepared: Prepared,
+    system: SegmentationSystem,
+    members: Path | None = None,
+    *,
+    keep: Callable[[Sample, Tensor], None] = lambda sample, probability: None,
 ) -> tuple[Ensemble, int]:
     """The ensemble over what holds brain, and the network passes it took; each member is written into the folder
-    `members`, where one is given, as it is finished."""
+    `members`, where one is given, as it is finished. `keep` is given every sample."""
     recipe, plan, view = system.recipe, system.plan, system.recipe.view
     images = view.conditions(prepared.image, background=recipe.preparation.background)
     images = images.to(system.device).contiguous()
@@ -67,6 +73,7 @@ def sample_volume(
             ):
                 own = Sample(sample.slice, first + sample.member)
                 ensemble.add(own, probability)
+                keep(own, probability)
                 if keeper:
                     keeper.add(own, probability)
             if models > 1:
@@ -88,27 +95,46 @@ def _redraw(
 ) -> None:
     """Give every member the mask that its surface of thresholds cuts out of the mean, and write it into MEMBER_MASKS beside
     the folder `members`, where one is given."""
-    cut, view = system.plan.cut, system.recipe.view
-    assert isinstance(cut, SpreadCut)
-    grid = prepared.image.shape[1:], prepared.spacing_mm
-    surfaces = cut.surfaces(ensemble.members, *grid, seed_of(system.seed, case, "cut"))
-
-    def threshold_of(sample: Sample) -> Tensor:
-        whole = isinstance(view, Patches)
-        surface = surfaces.whole(sample.member) if whole else surfaces.plane(sample.member, sample.slice)
-        return surface.to(system.device, non_blocking=True)
-
+    threshold_of = thresholds_of(case, prepared, system, ensemble.members)
     ensemble.redraw(slices, threshold_of)
     if members is None:
         return
+    for member, masks in enumerate(masks_cut_out(ensemble, prepared, system.recipe, slices, threshold_of)):
+        for region, mask in zip(system.recipe.regions, masks, strict=True):
+            name = f"{member:02d}{suffix_of(system.recipe, region)}.nii.gz"
+            prepared.write(members.with_name(MEMBER_MASKS) / name, mask.astype(np.uint8))
+
+
+def thresholds_of(
+    case: str, prepared: Prepared, system: SegmentationSystem, members: int
+) -> Callable[[Sample], Tensor]:
+    """The surface of thresholds of each of so many members in a slice, of a system that cuts masks so."""
+    cut, whole = system.plan.cut, isinstance(system.recipe.view, Patches)
+    assert isinstance(cut, SpreadCut)
+    grid = prepared.image.shape[1:], prepared.spacing_mm
+    surfaces = cut.surfaces(members, *grid, seed_of(system.seed, case, "cut"))
+
+    def threshold_of(sample: Sample) -> Tensor:
+        surface = surfaces.whole(sample.member) if whole else surfaces.plane(sample.member, sample.slice)
+        return surface.to(system.device, non_blocking=True)
+
+    return threshold_of
+
+
+def masks_cut_out(
+    ensemble: Ensemble,
+    prepared: Prepared,
+    recipe: SegmentationRecipe,
+    slices: Sequence[int],
+    threshold_of: Callable[[Sample], Tensor],
+) -> Iterator[npt.NDArray[np.bool_]]:
+    """The masks [R, X, Y, Z] of one member after the other on the case's own grid, cut out of the mean."""
     mean = ensemble.mean
     for member in range(ensemble.members):
         odds = torch.zeros_like(mean, device="cpu")
         for z in slices:
             odds[z] = recentred(mean[z], threshold_of(Sample(z, member))).cpu()
-        for region, values in zip(system.recipe.regions, brought_back(prepared, system.recipe, odds), strict=True):
-            name = f"{member:02d}{suffix_of(system.recipe, region)}.nii.gz"
-            prepared.write(members.with_name(MEMBER_MASKS) / name, (values > HALF).astype(np.uint8))
+        yield brought_back(prepared, recipe, odds) > HALF
 
 
 class _Work(NamedTuple):

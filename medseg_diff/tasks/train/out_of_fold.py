@@ -53,6 +53,8 @@ def predict(fold: Fold, given: Material[SegmentationRecipe], options: TrainingRu
         out=fold.study.out_of_fold,
         device=device,
         runs=options.runs,
+        steps=given.recipe.sampling.steps,  # what is measured of the study, whatever was tuned of this run
+        members=given.recipe.sampling.members,
         resample_to=given.recipe.preparation.resample_to,
     )
 
