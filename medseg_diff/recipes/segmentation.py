@@ -103,6 +103,8 @@ class SegmentationRecipe(Recipe):
             raise ValueError("sampling.noise shared is for slices: a volume in patches has one noise already")
         if self.sampling.screen and isinstance(self.view, Patches):
             raise ValueError("sampling.screen is for slices: a volume in patches is sampled as a whole")
+        if self.sampling.screen and not self.validation.calibration_slices:
+            raise ValueError("sampling.screen needs a threshold: set validation.calibration_slices above 0")
         return self
 
     @property

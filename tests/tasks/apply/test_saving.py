@@ -234,6 +234,9 @@ def test_patches_are_not_screened():
         recipe.plan(screen=True)
     with pytest.raises(ConfigError, match=r"sampling\.screen is for slices"):
         load_recipe("quick/mask_logits_3d", task="segment", overrides=("sampling.screen=true",))
+    unmeasured = ("sampling.screen=true", "validation.calibration_slices=0")
+    with pytest.raises(ConfigError, match=r"sampling\.screen needs a threshold"):
+        load_recipe("quick/mask_logits", task="segment", overrides=unmeasured)
 
 
 def test_a_recipe_may_say_so(steep, segmented, tmp_path):
