@@ -31,7 +31,8 @@ from medseg_diff.data.views import AxialSlices
 from medseg_diff.device import autocast, find_device, find_precision, make_fabric
 from medseg_diff.diffusion import Condition
 from medseg_diff.files import write_json
-from medseg_diff.methods.sampled_segmentation import Plan, sample_masks
+from medseg_diff.methods.plan import Plan
+from medseg_diff.methods.sampled_segmentation import sample_masks
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.seeds import seed_of

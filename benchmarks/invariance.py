@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from medseg_diff.device import autocast
 from medseg_diff.diffusion import Denoiser
-from medseg_diff.methods.sampled_segmentation import Sample, sample_masks
+from medseg_diff.methods.plan import Sample
+from medseg_diff.methods.sampled_segmentation import sample_masks
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.seeds import seed_of
 from medseg_diff.training.fit import channels_last

@@ -41,6 +41,9 @@ class SegmentOptions(TypedDict, total=False):
     steps: int | None
     seed: int
     members_at_once: int | None
+    adaptive: bool | None
+    tolerance: float | None
+    screen: bool | None
     noise: str | None
     fusion: str | None
     start_from: str | Path | None
@@ -88,6 +91,9 @@ def segment(  # type: ignore[overload-overlap]  # a path is a sequence too
         steps: Denoising steps [as tuned, else the recipe's].
         seed: Of all noise.
         members_at_once: Order of work; results do not depend on it.
+        adaptive: Draw no more members than a case needs, up to --members [the recipe's].
+        tolerance: Of --adaptive: 1 - Dice to a mask of endless members [the recipe's].
+        screen: Sample no slice of which one look says that it is empty [the recipe's].
         noise: Of a member: independent in each slice, or shared by all [the recipe's].
         fusion: What makes the mask of the members: mean, vote or staple [the recipe's].
         start_from: Folder of masks, CASE.nii.gz: each is noised and refined [noise alone].

@@ -5,71 +5,20 @@ From a given mask: Meng et al., SDEdit: Guided Image Synthesis and Editing with 
 arXiv 2108.01073.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from medseg_diff.diffusion import AnySolver, Condition, SeededNoise, walk
+from medseg_diff.diffusion import DDIM, Condition, SeededNoise, walk
 from medseg_diff.diffusion.condition import one_after_another
 from medseg_diff.diffusion.denoiser import AnyDenoiser, prepared
 from medseg_diff.diffusion.losses import noised
-from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
 from medseg_diff.methods.batches import index_of, padded_batches
 from medseg_diff.methods.components import HALF
-from medseg_diff.methods.cuts import AT_HALF, AnyCut
-from medseg_diff.methods.regions import Hierarchy, kept_inside
-from medseg_diff.spaces import PLAIN, Space
-
-SeedOf = Callable[[int, int], int]
-
-
-class Sample(NamedTuple):
-    """One sample of an ensemble: which slice (or patch, or volume) and which member."""
-
-    slice: int
-    member: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How an ensemble is drawn. `members_at_once` changes the order of work and the memory, never a byte of the result.
-
-    `hierarchy` names for each region those that hold it: every member is kept inside them. With `shared_noise` a
-    member's noise is the same in all slices of a case. `cut`: where a member's mask ends. `mirrors`: along these axes of
-    *S the members see the slices mirrored, one member so and the next otherwise, and their masks are mirrored back.
-    """
-
-    times: Sequence[int]
-    solver: AnySolver
-    members: int
-    network_batch: int
-    members_at_once: int
-    hierarchy: Hierarchy = ()
-    shared_noise: bool = False
-    noise: AnyNoise = GaussianNoise()
-    cut: AnyCut = AT_HALF
-    space: Space = PLAIN
-    mirrors: Sequence[int] = ()
-
-    @property
-    def views(self) -> list[tuple[int, ...]]:
-        """The axes that are mirrored in each view that the members have, by turns; the first is the slice as it is."""
-        every = (itertools.combinations(self.mirrors, n) for n in range(len(self.mirrors) + 1))
-        return list(itertools.chain.from_iterable(every))[: self.members]
-
-    def work(self, slices: Sequence[int]) -> list[Sample]:
-        """Every (slice, member): group by group of members, within a group slice by slice."""
-        starts = range(0, self.members, self.members_at_once)
-        groups = [range(start, min(start + self.members_at_once, self.members)) for start in starts]
-        return [Sample(z, member) for group in groups for z in slices for member in group]
-
-    def batches(self, slices: Sequence[int]) -> int:
-        """How many batches of the network the plan takes, each len(times) - 1 passes."""
-        return -(-len(slices) * self.members // self.network_batch)
+from medseg_diff.methods.plan import Course, Plan, Sample, SeedOf
+from medseg_diff.methods.regions import kept_inside
 
 
 def sample_masks(
@@ -82,6 +31,7 @@ def sample_masks(
     seed_of: SeedOf,
     start: Tensor | None = None,
     advance: Callable[[int], None] = lambda samples: None,
+    course: Course | None = None,
 ) -> Iterator[tuple[Sample, Tensor]]:
     """Yield (sample, probability [regions, *S]) for every member of every slice in `slices`, in the plan's order.
 
@@ -91,35 +41,122 @@ def sample_masks(
     slice, it sees once for all members.
     `start` [N, regions, *S] booleans: each walk begins with this mask, noised to the level of the plan's first time, in the
     place of noise alone; at time 0 the mask itself comes out.
+    `course` is told what was done, and may end it before all members are drawn.
     """
-    dims = images.ndim - 2
-    views = [[axis - dims for axis in axes] for axes in plan.views]  # counted from the end, with or without a batch
-    known = one_after_another([_prepared_once(denoiser, images.flip(axes), slices, plan) for axes in views])
-    place = {z: row for row, z in enumerate(slices)}
-    for places, padded in padded_batches(plan.work(slices), plan.network_batch):
-        rows = [sample.member % len(views) * len(slices) + place[sample.slice] for sample in padded]
-        condition = known.take(index_of(rows, images))
-        noise = SeededNoise([seed_of(*sample) for sample in padded], plan.noise)
-        shape = (len(padded), regions, *images.shape[2:])
-        begin = noise(torch.empty(shape, dtype=images.dtype, device=images.device), 0)
-        if start is not None:
-            given = torch.stack([start[z].flip(views[member % len(views)]) for z, member in padded]).to(begin)
-            begin = noised(plan.space.encode(2 * given - 1), begin, denoiser.schedule.level(plan.times[0]))
-        masks = plan.space.decode(walk(denoiser, plan.solver, begin, plan.times, condition, noise))
-        probability = kept_inside(((masks[: len(places)] + 1) / 2).clamp(0, 1), plan.hierarchy, dim=1)
-        for sample, own in zip(places, probability, strict=True):
-            yield sample, own.flip(views[sample.member % len(views)])
-        advance(len(places))
+    course = course or Course()
+    drawing = _Drawing(denoiser, images, plan, regions, seed_of, start, course)
+    said, looks = drawing.prepared_once(slices), dict[int, Tensor]()
+    if plan.screen is not None:
+        masks = drawing.looks(said, slices)
+        empty = (masks.flatten(1).amax(1) < plan.screen).tolist() if len(masks) else []
+        looks = {z: mask for z, mask, screened in zip(slices, masks, empty, strict=True) if screened}
+        said = said.take(index_of([row for row, z in enumerate(slices) if z not in looks], images))
+    course.screened, sampled = tuple(looks), [z for z in slices if z not in looks]
+    mirrored = drawing.views[1:] if sampled else []
+    known = one_after_another([said, *(drawing.prepared_once(sampled, axes) for axes in mirrored)])
+    for members in plan.rounds:
+        drawn = drawing.walked(plan.work(sampled, members), known, sampled, advance)
+        for sample in plan.work(slices, members):
+            yield (sample, looks[sample.slice]) if sample.slice in looks else next(drawn)
+        next(drawn, None)  # its last word to `advance`
+        if looks:
+            advance(len(looks) * len(members))
+        course.members = members.stop
+        if course.is_enough(members.stop):
+            break
 
 
-def _prepared_once(denoiser: AnyDenoiser, images: Tensor, slices: Sequence[int], plan: Plan) -> Condition:
-    """What is known of each of the slices, in their order, as a walk wants it."""
-    parts = []
-    for places, padded in padded_batches(slices, plan.network_batch):
-        with torch.no_grad():
-            known = prepared(denoiser, plan.space.condition(Condition(image=images[index_of(padded, images)])))
-        parts.append(known.take(slice(len(places))))
-    return one_after_another(parts)
+def look_once(
+    denoiser: AnyDenoiser, images: Tensor, slices: Sequence[int], plan: Plan, *, regions: int, seed_of: SeedOf
+) -> Tensor:
+    """What the network says of each of the slices before any is sampled: probability [N, regions, *S], see `sample_masks`.
+
+    One that has a prior has said it anyway; another one is asked for the first step of member 0, which is the mean of what
+    it would draw.
+    """
+    drawing = _Drawing(denoiser, images, plan, regions, seed_of, None, Course())
+    return drawing.looks(drawing.prepared_once(slices), slices)
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """What every batch of `sample_masks` has in common."""
+
+    denoiser: AnyDenoiser
+    images: Tensor
+    plan: Plan
+    regions: int
+    seed_of: SeedOf
+    start: Tensor | None
+    course: Course
+
+    @property
+    def views(self) -> list[list[int]]:
+        """Mirrored axes, counted from the end, with or without a batch."""
+        dims = self.images.ndim - 2
+        return [[axis - dims for axis in axes] for axes in self.plan.views]
+
+    def prepared_once(self, slices: Sequence[int], mirrored: list[int] | None = None) -> Condition:
+        """What is known of each of the slices, in their order, as a walk wants it."""
+        parts, images = [], self.images.flip(mirrored or [])
+        for places, padded in padded_batches(slices, self.plan.network_batch):
+            with torch.no_grad():
+                known = prepared(
+                    self.denoiser, self.plan.space.condition(Condition(image=images[index_of(padded, images)]))
+                )
+            parts.append(known.take(slice(len(places))))
+            self.course.once += says_prior(self.denoiser)
+        return one_after_another(parts)
+
+    def looks(self, known: Condition, slices: Sequence[int]) -> Tensor:
+        """What one look says of each of the slices, of which that is known: probability [N, R, *S]."""
+        if says_prior(self.denoiser) and known.mask is not None:
+            return self._probability(torch.tanh(known.mask.float() / 2))  # logits, see `networks.prior`
+        parts = [self.images.new_zeros(0, self.regions, *self.images.shape[2:])]
+        for places, padded in padded_batches(range(len(slices)), self.plan.network_batch):
+            begin = self._noise([Sample(slices[row], 0) for row in padded])
+            condition = known.take(index_of(padded, self.images))
+            clean = walk(self.denoiser, DDIM(), begin, (self.plan.times[0], 0), condition)
+            parts.append(self._probability(clean[: len(places)]))
+            self.course.once += 1
+        return torch.cat(parts)
+
+    def walked(
+        self, work: Sequence[Sample], known: Condition, slices: Sequence[int], advance: Callable[[int], None]
+    ) -> Iterator[tuple[Sample, Tensor]]:
+        """The samples in their order; `known` is of the slices in each of the views, one view after the other."""
+        place, views = {z: row for row, z in enumerate(slices)}, self.views
+        for places, padded in padded_batches(work, self.plan.network_batch):
+            rows = [sample.member % len(views) * len(slices) + place[sample.slice] for sample in padded]
+            condition = known.take(index_of(rows, self.images))
+            noise = SeededNoise([self.seed_of(*sample) for sample in padded], self.plan.noise)
+            masks = walk(self.denoiser, self.plan.solver, self._begin(padded), self.plan.times, condition, noise)
+            self.course.walks += 1
+            for sample, own in zip(places, self._probability(masks[: len(places)]), strict=True):
+                yield sample, own.flip(views[sample.member % len(views)])
+            advance(len(places))
+
+    def _noise(self, samples: Sequence[Sample]) -> Tensor:
+        """That a walk begins with, [B, R, *S]."""
+        noise = SeededNoise([self.seed_of(*sample) for sample in samples], self.plan.noise)
+        return noise(self.images.new_empty(len(samples), self.regions, *self.images.shape[2:]), 0)
+
+    def _begin(self, samples: Sequence[Sample]) -> Tensor:
+        begin, views = self._noise(samples), self.views
+        if self.start is None:
+            return begin
+        given = torch.stack([self.start[z].flip(views[member % len(views)]) for z, member in samples]).to(begin)
+        level = self.denoiser.schedule.level(self.plan.times[0])
+        return noised(self.plan.space.encode(2 * given - 1), begin, level)
+
+    def _probability(self, masks: Tensor) -> Tensor:
+        """[B, R, *S] of masks of the space, each region inside its outer ones."""
+        return kept_inside(((self.plan.space.decode(masks) + 1) / 2).clamp(0, 1), self.plan.hierarchy, dim=1)
+
+
+def says_prior(denoiser: AnyDenoiser) -> bool:
+    """Whether it looks at an image alone once a walk, with a pass of its own."""
+    return bool(getattr(denoiser, "says_prior", False))
 
 
 class Ensemble:
@@ -154,6 +191,15 @@ class Ensemble:
         self._first[sample.slice] += probability
         self._second[sample.slice] += probability**2
         self._count(sample, probability > HALF)
+
+    def end_at(self, members: int) -> None:
+        """No more than so many members are drawn, fewer than was thought."""
+        self.members, self.voxels = members, self.voxels[:members]
+        self.masks = None if self.masks is None else self.masks[:members]
+
+    def mean_of(self, members: int) -> Tensor:
+        """Of so many, where no more are added yet: [slices, regions, *S]."""
+        return self._first / members
 
     def end_model(self, members: int) -> None:
         """The members since the last call, so many, were all that one of several models drew."""

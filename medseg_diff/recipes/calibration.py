@@ -10,6 +10,7 @@ from medseg_diff.methods.anomaly.normative import OWN, AnomalyFindings, Normativ
 from medseg_diff.run import Run
 from medseg_diff.settings import Settings, read_measured
 
+FEW_PATIENTS = 20  # below it a screening says so
 BETTER_THAN_CHANCE = 0.55  # balanced accuracy or AUROC at which to follow a gradient; below it the map is noise
 
 
@@ -50,8 +51,30 @@ class RegionCalibration(Settings):
     out_of_fold: OutOfFold = OutOfFold()
 
 
+class ScreeningCalibration(Settings):
+    """Which slices `segment --screen` leaves out: those of which one look says less than `threshold` everywhere. Of `slices`
+    of so many `patients` it left out the share `left_out`, and with them the share `missed` of a lesion's voxels (of the
+    region where that is largest); no more than `allowed` was to be."""
+
+    threshold: float
+    missed: float
+    allowed: float
+    left_out: float
+    slices: int
+    patients: int
+
+    def in_words(self) -> str:
+        """What is left out, and what that is worth."""
+        few = "; so few say little of a new one" if self.patients < FEW_PATIENTS else ""
+        return (
+            f"slices of which one look says less than {self.threshold:.3g} are not sampled: of {self.patients} patients "
+            f"that left out {self.left_out:.0%} of the slices and {self.missed:.2%} of the lesions' voxels{few}"
+        )
+
+
 class SegmentationCalibration(Settings):
-    """What was chosen, on how many slices of how many patients; `separate`: none of them was trained on."""
+    """What was chosen, on how many slices of how many patients; `separate`: none of them was trained on. `screening` of runs
+    that measured it: not of a study, of patches, or without a lesion to miss."""
 
     slices: int
     patients: int
@@ -59,6 +82,7 @@ class SegmentationCalibration(Settings):
     members: int
     steps: int
     regions: dict[str, RegionCalibration]
+    screening: ScreeningCalibration | None = None
 
     def threshold(self, region: str) -> float:
         """What the mean of a region is cut at unless the recipe says otherwise: one half where patients are not separate."""

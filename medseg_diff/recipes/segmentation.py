@@ -16,8 +16,8 @@ from medseg_diff.errors import UsageError
 from medseg_diff.methods.components import Findings
 from medseg_diff.methods.cuts import AT_HALF, AnyCut
 from medseg_diff.methods.labels import MOST_REGIONS
+from medseg_diff.methods.plan import Plan
 from medseg_diff.methods.regions import hierarchy_of
-from medseg_diff.methods.sampled_segmentation import Plan
 from medseg_diff.methods.tiled import Tiled
 from medseg_diff.networks import SegmentationNetwork
 from medseg_diff.networks.unet import ChannelNames, UNetSettings
@@ -32,7 +32,8 @@ class SamplingSettings(Settings):
 
     `noise`: each slice of a member has its own, or all slices of a member share one, so that they agree more. `cut`:
     where a member's mask ends. `mirrors`: axes of the view, as in `augmentation.flips`, along which one member after the
-    other sees the scan mirrored.
+    other sees the scan mirrored. `adaptive`: `members` are the most, and no more are drawn than the mean of a case needs to
+    be within `tolerance` of its end. `screen`: slices of which one look says that they are empty are not sampled.
     """
 
     solver: AnySolver = DDPM()
@@ -43,6 +44,9 @@ class SamplingSettings(Settings):
     noise: Noise = "independent"
     cut: AnyCut = AT_HALF
     mirrors: tuple[Axis, ...] = ()
+    adaptive: bool = False
+    tolerance: float = Field(default=0.05, gt=0, lt=1)
+    screen: bool = False
 
 
 class Validation(Settings):
@@ -97,6 +101,10 @@ class SegmentationRecipe(Recipe):
             raise ValueError(f"sampling.mirrors names axes of augmentation.flips {list(flips)}, each once at most")
         if self.sampling.noise == "shared" and isinstance(self.view, Patches):
             raise ValueError("sampling.noise shared is for slices: a volume in patches has one noise already")
+        if self.sampling.screen and isinstance(self.view, Patches):
+            raise ValueError("sampling.screen is for slices: a volume in patches is sampled as a whole")
+        if self.sampling.screen and not self.validation.calibration_slices:
+            raise ValueError("sampling.screen needs a threshold: set validation.calibration_slices above 0")
         return self
 
     @property
@@ -117,9 +125,10 @@ class SegmentationRecipe(Recipe):
 
     def plan(self, *, strength: float = 1.0, **changes: Any) -> Plan:
         """How to draw an ensemble, with some of `sampling` changed (steps, members, network_batch, …). With a `strength`
-        below 1 the walks begin at that share of the schedule, with a mask noised as far, and have as many steps.
+        below 1 the walks begin at that share of the schedule, with a mask noised as far, and have as many steps. What
+        `screen` leaves out is not known here: a run measures it.
 
-        Raises: UsageError where there are more steps than times.
+        Raises: UsageError where there are more steps than times, or a tolerance of nothing.
         """
         if changes.get("noise") not in (None, *get_args(Noise)):
             raise UsageError(f"there is no noise `{changes['noise']}`", fix=f"use {' or '.join(get_args(Noise))}")
@@ -131,6 +140,14 @@ class SegmentationRecipe(Recipe):
             )
         if sampling.noise == "shared" and isinstance(self.view, Patches):
             raise UsageError("a volume in patches has one noise already", fix="leave --noise out")
+        if sampling.screen and isinstance(self.view, Patches):
+            raise UsageError(
+                "a volume in patches is sampled as a whole: no slice is left out", fix="leave --screen out"
+            )
+        if "tolerance" in changes and not sampling.adaptive:
+            raise UsageError(
+                "a tolerance is when adaptive ensembles end", fix="add --adaptive, or leave --tolerance out"
+            )
         begin = round(strength * self.schedule.length)
         if sampling.steps > begin:
             found = f"{sampling.steps} steps do not fit the {begin} times below strength {strength:g}"
@@ -146,6 +163,7 @@ class SegmentationRecipe(Recipe):
             noise=self.noise,
             cut=sampling.cut,
             mirrors=sampling.mirrors,
+            tolerance=sampling.tolerance if sampling.adaptive else None,
             space=self.space,
         )
 

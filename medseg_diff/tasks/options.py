@@ -163,6 +163,9 @@ class EnsembleOptions:
     steps: int | None = option(None, "Denoising steps [as tuned, else the recipe's].", min=1)
     seed: int = option(0, "Of all noise.")
     members_at_once: int | None = option(None, "Order of work; results do not depend on it.", min=1)
+    adaptive: bool | None = option(None, "Draw no more members than a case needs, up to --members [the recipe's].")
+    tolerance: float | None = option(None, "Of --adaptive: 1 - Dice to a mask of endless members [the recipe's].")
+    screen: bool | None = option(None, "Sample no slice of which one look says that it is empty [the recipe's].")
     noise: str | None = option(None, "Of a member: independent in each slice, or shared by all [the recipe's].")
     fusion: str | None = option(None, "What makes the mask of the members: mean, vote or staple [the recipe's].")
     start_from: Path | None = option(None, "Folder of masks, CASE.nii.gz: each is noised and refined [noise alone].")
@@ -182,7 +185,12 @@ class EnsembleOptions:
     )
 
     def check(self) -> None:
-        """Raises: UsageError for a strength of nothing, or one that is none."""
+        """Raises: UsageError for a strength or a tolerance of nothing, or one that is none."""
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise UsageError(f"there is no tolerance {self.tolerance:g}", fix="use one above 0, below 1, such as 0.05")
+        if self.screen and self.start_from is not None:
+            found = "--screen looks at the scan alone, and would leave out what the masks of --start-from mark"
+            raise UsageError(found, fix="leave one of them out")
         if self.strength is None:
             return
         if self.start_from is None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from medseg_diff.methods.cuts import SmoothNoise, SpreadCut, recentred
-from medseg_diff.methods.sampled_segmentation import Ensemble, Sample
+from medseg_diff.methods.plan import Sample
+from medseg_diff.methods.sampled_segmentation import Ensemble
 
 SIZE, SPACING = (40, 36, 30), (2.0, 2.0, 1.5)
 

@@ -7,7 +7,8 @@ import torch
 
 from medseg_diff.diffusion import DDIM, DDPM, SeededNoise
 from medseg_diff.diffusion.exact import GaussianDenoiser, ddim_gain
-from medseg_diff.methods.sampled_segmentation import Plan, sample_masks
+from medseg_diff.methods.plan import Plan
+from medseg_diff.methods.sampled_segmentation import sample_masks
 from medseg_diff.methods.tiled import Tiled
 from medseg_diff.seeds import seed_of
 from medseg_diff.spaces import ImageSpace

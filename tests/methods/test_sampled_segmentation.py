@@ -9,7 +9,8 @@ import torch
 
 from medseg_diff.diffusion import DDIM, DDPM, Denoiser, DPMSolverPP, NoiseSchedule, Prediction, SeededNoise
 from medseg_diff.diffusion.exact import GaussianDenoiser
-from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, Sample, sample_masks, uncertainty_maps
+from medseg_diff.methods.plan import Plan, Sample
+from medseg_diff.methods.sampled_segmentation import Ensemble, sample_masks, uncertainty_maps
 from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.seeds import seed_of

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg_diff.diffusion import DDIM, DDPM, Clipped, Condition, Denoiser, NoiseSchedule, SeededNoise, walk
-from medseg_diff.methods.sampled_segmentation import Plan, sample_masks
+from medseg_diff.methods.plan import Plan
+from medseg_diff.methods.sampled_segmentation import sample_masks
 from medseg_diff.methods.tiled import Tiled, corners_of, weights_of
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.seeds import seed_of

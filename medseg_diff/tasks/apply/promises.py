@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from medseg_diff.errors import UsageError
 from medseg_diff.methods.components import Findings
-from medseg_diff.methods.sampled_segmentation import Plan
+from medseg_diff.methods.plan import Plan
 from medseg_diff.metrics import conformal, presence
 from medseg_diff.recipes.calibration import OutOfFold, SegmentationCalibration
 from medseg_diff.recipes.segmentation import SegmentationRecipe
@@ -116,8 +116,14 @@ def _other_samples(plan: Plan, measured: Plan, models: int) -> str:
     """What tells the samples from those that were measured, in words; empty where nothing does that matters."""
     if (plan.times, plan.shared_noise) != (measured.times, measured.shared_noise):
         return "nobody has measured such steps or noise"
+    if plan.screen is not None:
+        return "nobody has measured samples of which slices are screened out"
     if models * plan.members < measured.members:
         return f"{measured.members} samples were measured, {models * plan.members} are drawn"
+    same_rule = plan.tolerance is not None and measured.tolerance is not None and plan.tolerance <= measured.tolerance
+    if models * plan.stops[0] < measured.members and not same_rule:
+        fewest = models * plan.stops[0]
+        return f"{measured.members} samples were measured, of a case that settles only {fewest} may be drawn"
     return ""
 
 

@@ -28,6 +28,7 @@ from medseg_diff.tasks.apply.segmentation_maps import write_maps
 from medseg_diff.tasks.apply.segmentation_system import SegmentationSystem, open_system
 from medseg_diff.tasks.apply.segmentation_volume import sample_volume
 from medseg_diff.tasks.apply.sharing import Shared, do_cases
+from medseg_diff.tasks.apply.summary import rows_of, saved
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.options import Compute, EnsembleOptions, Model, ResultFolder, Source
 
@@ -40,6 +41,8 @@ SAME = (
     "solver",
     "steps",
     "members",
+    "tolerance",
+    "screening",
     "noise",
     "fusion",
     "thresholds",
@@ -85,13 +88,16 @@ def check(results: ResultFolder, ensemble: EnsembleOptions) -> None:
 def say(system: SegmentationSystem) -> None:
     """Which model draws how many samples, and what it can promise."""
     plan, folds = system.plan, len(system.weights)
-    drawn = f"{len(plan.times) - 1} steps × {plan.members} members"
+    members = f"{plan.members}" if plan.tolerance is None else f"{plan.stops[0]} to {plan.members}"
+    drawn = f"{len(plan.times) - 1} steps × {members} members"
     drawn += f" × {folds} folds" if folds > 1 else ""
     drawn += f", as tuned ({TUNED})" if system.facts["tuned"] else ""
     log.info("model %s (%s): %s", system.facts["model"], system.facts["recipe"], drawn)
     if system.starts:
         length = system.recipe.schedule.length
         log.info("from %s, noised to t = %d of %d", system.starts.in_words, plan.times[0], length)
+    if system.screening:
+        log.info("%s", system.screening.in_words())
     log.info("%s", system.promises.in_words())
 
 
@@ -112,8 +118,11 @@ def segment_cases(
     warn_of_other_grid(system.recipe, job.resample_to)
     job.folder.check_room(given.cases, maps=_maps_of_a_region(system, ensemble) * len(system.recipe.regions))
     do_cases("segmenting", given.cases, job, shared)
+    folders = [job.folder.folder(case) for case in given.cases]
+    for line in saved(rows_of(folders)):
+        log.info("%s", line)
     log.info("results in %s: open mask.nii.gz over the scan in 3D Slicer or ITK-SNAP", results.out)
-    return [job.folder.folder(case) for case in given.cases]
+    return folders
 
 
 @dataclass(frozen=True)
@@ -214,27 +223,27 @@ def segment_case(
     for warning in warnings:
         log.warning("[%s] %s", case.name, warning)
     read_seconds = time.perf_counter() - started
-    (ensemble, passes), batch = halved_to_fit(
+    drawn, batch = halved_to_fit(
         lambda batch: sample_volume(case.name, prepared, system.at_once(batch), members), system.plan.network_batch
     )
     if batch < system.plan.network_batch:
         warnings.append(less_at_once(batch, system.plan.network_batch))
         log.warning("[%s] %s", case.name, warnings[-1])
     sample_seconds = time.perf_counter() - started - read_seconds
-    report = write_maps(ensemble, prepared, system, folder, objects=objects)
+    report = write_maps(drawn.ensemble, prepared, system, folder, objects=objects)
     promises_apply = not (missing or of_phantoms or is_unlike(typicality))
     for region, volume in report["volume_ml"].items():
         said = volume_in_words(volume, report["lesion_presence"][region], applies=promises_apply)
         log.info("[%s] %s: %s", case.name, region, said)
     seconds = {"read": read_seconds, "sample": sample_seconds, "all": time.perf_counter() - started}
     facts = {"channels": list(recipe.channels), "missing_channels": list(missing), **system.facts, **start, **report}
+    facts |= drawn.facts
     facts |= {
         "typicality": typicality,
         "promises_apply": promises_apply,
         "warnings": warnings,
         "inputs": inputs,
         "network_batch": batch,
-        "network_passes": passes,
     }
     return facts | {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
 

@@ -13,8 +13,8 @@ from medseg_diff.errors import UsageError
 from medseg_diff.methods.components import HALF, Findings
 from medseg_diff.methods.fusion import Fusion
 from medseg_diff.methods.labels import MaskLabel, labels_of_masks
-from medseg_diff.methods.sampled_segmentation import Plan
-from medseg_diff.recipes.calibration import SegmentationCalibration, read_calibration
+from medseg_diff.methods.plan import Plan
+from medseg_diff.recipes.calibration import ScreeningCalibration, SegmentationCalibration, read_calibration
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.trained import Trained, facts_of_study, open_other, open_run
 from medseg_diff.recipes.tuned import TUNED, MeasuredSetting, Tuned, folder_of, read_tuned
@@ -31,7 +31,7 @@ class SegmentationSystem:
     several the denoiser puts on one set of `weights` after the other: the memory is that of one.
     `labels` are what its masks hold. `thresholds` are of each region, `temperatures` too, but for runs that are not asked
     for calibrated maps. `typical` of the runs that measured it tell scans that are unlike those trained on. `starts`: the
-    masks that its samples start from, where any are given."""
+    masks that its samples start from, where any are given. `screening` is what leaves slices out, where that is wanted."""
 
     recipe: SegmentationRecipe
     labels: tuple[MaskLabel, ...]
@@ -48,6 +48,7 @@ class SegmentationSystem:
     facts: dict[str, Any]
     typical: tuple[Typicality, ...]
     starts: StartMasks | None = None
+    screening: ScreeningCalibration | None = None
 
     def at_once(self, batch: int) -> "SegmentationSystem":
         """The same with so many samples in a pass of the network."""
@@ -90,8 +91,8 @@ def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_ba
     """A model with some numbers of its plan and its findings changed, or with the steps and members that `tune` stored.
 
     Raises: UsageError for an unknown fusion, a level that is none, a guarantee that cannot be given, a folder without masks
-    to start from, or where calibrated maps are asked of a model without calibration; CheckpointError where its calibration
-    or what `tune` stored is damaged.
+    to start from, or where calibrated maps, or that slices are screened, are asked of a model without calibration;
+    CheckpointError where its calibration or what `tune` stored is damaged.
     """
     (name, runs), trained, opened = model.found, model.trained, (model.trained, *model.others)
     recipe = trained.recipe
@@ -107,9 +108,14 @@ def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_ba
         network_batch=network_batch,
         members_at_once=ensemble.members_at_once,
         noise=ensemble.noise,
+        adaptive=ensemble.adaptive,
+        tolerance=ensemble.tolerance,
+        screen=ensemble.screen,
     )
     findings = _findings(recipe, ensemble)
     calibration = _calibration(model.found)
+    screening = _screening(calibration, recipe, ensemble, model.found)
+    plan = replace(plan, screen=screening.threshold if screening else None)
     promises = promises_of(calibration, recipe, plan, findings, ensemble, models=len(runs), name=name)
     thresholds = _thresholds(calibration, recipe, findings)
     temperatures = _temperatures(calibration, recipe, name) if findings.calibrated else {}
@@ -128,6 +134,8 @@ def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_ba
         "noise": "shared" if plan.shared_noise else "independent",
         "cut": plan.cut.model_dump(mode="json"),
         "mirrors": list(plan.mirrors),
+        "tolerance": plan.tolerance,
+        "screening": screening and screening.model_dump(mode="json"),
         "fusion": findings.fusion,
         "thresholds": thresholds,
         "temperatures": temperatures,
@@ -157,6 +165,7 @@ def system_of(model: SegmentationModel, ensemble: EnsembleOptions, *, network_ba
         facts=facts,
         typical=tuple(typical),
         starts=starts,
+        screening=screening,
     )
 
 
@@ -188,6 +197,29 @@ def _calibration(model: FoundModel) -> SegmentationCalibration | None:
     study = study_of(run) if others else None
     measured = study.calibrated() if study else run
     return read_calibration(measured, SegmentationCalibration) if measured else None
+
+
+def _screening(
+    calibration: SegmentationCalibration | None,
+    recipe: SegmentationRecipe,
+    ensemble: EnsembleOptions,
+    model: FoundModel,
+) -> ScreeningCalibration | None:
+    """What leaves slices out, where that is asked for. Raises: UsageError where nobody measured what is missed by it."""
+    if not (recipe.sampling.screen if ensemble.screen is None else ensemble.screen):
+        return None
+    fix = "leave --screen out" if ensemble.screen else "add --no-screen"
+    if len(model.runs) > 1:
+        raise UsageError(f"{model.name} is a study, whose folds measured no screening", fix=f"{fix}, or use one run")
+    if calibration is None or calibration.screening is None:
+        found = f"{model.name} did not measure what screening misses"
+        raise UsageError(
+            found, fix=f"{fix}, or train with validation.calibration_slices above 0 and lesions to validate on"
+        )
+    if not calibration.separate:
+        found = f"{model.name} measured what screening misses on patients that it was trained on"
+        raise UsageError(found, fix=f"{fix}, or train with some patients in split val")
+    return calibration.screening
 
 
 def _thresholds(

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +17,24 @@ from medseg_diff.data.transforms import Prepared
 from medseg_diff.data.views import Patches
 from medseg_diff.device import autocast
 from medseg_diff.diffusion.denoiser import AnyDenoiser
+from medseg_diff.methods.adaptive import Settling
 from medseg_diff.methods.components import HALF
 from medseg_diff.methods.cuts import SpreadCut, recentred
-from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, Sample, sample_masks
+from medseg_diff.methods.plan import Course, Plan, Sample
+from medseg_diff.methods.sampled_segmentation import Ensemble, sample_masks
 from medseg_diff.methods.tiled import Tiled
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.apply.segmentation_maps import brought_back, suffix_of
 from medseg_diff.tasks.apply.segmentation_system import SegmentationSystem
 from medseg_diff.training.weights import load_weights
+
+
+class Drawn(NamedTuple):
+    """The ensemble of a case, and what case.json says of how it was drawn."""
+
+    ensemble: Ensemble
+    facts: dict[str, Any]
 
 
 def sample_volume(
@@ -34,9 +44,12 @@ def sample_volume(
     members: Path | None = None,
     *,
     keep: Callable[[Sample, Tensor], None] = lambda sample, probability: None,
-) -> tuple[Ensemble, int]:
-    """The ensemble over what holds brain, and the network passes it took; each member is written into the folder
-    `members`, where one is given, as it is finished. `keep` is given every sample."""
+) -> Drawn:
+    """The ensemble over what holds brain; each member is written into the folder `members`, where one is given, as it is
+    finished. `keep` is given every sample.
+
+    Of several models the first says how many members are enough, and each draws as many.
+    """
     recipe, plan, view = system.recipe, system.plan, system.recipe.view
     images = view.conditions(prepared.image, background=recipe.preparation.background)
     images = images.to(system.device).contiguous()
@@ -48,41 +61,78 @@ def sample_volume(
     keep_masks, models = system.findings.fusion == "staple", len(system.weights)
     ensemble = Ensemble(len(images), regions, size, models * plan.members, system.device, keep_masks=keep_masks)
     keeper = _MemberWriter(prepared, recipe, members, (len(images), regions, *size)) if members else None
-    work = _work(system, plan, slices, size)
+    work, settling = _work(system, plan, slices, size), Settling([*system.thresholds.values()], prepared.voxel_ml)
+    courses, now = [Course(partial(_is_enough, plan, settling, ensemble))], work.plan
     with autocast(system.device, system.precision), bar(f"  {case}", models * work.total) as advance:
-        if isinstance(work.denoiser, Tiled):
-            work.denoiser.advance = advance
-        finished = (lambda samples: None) if isinstance(work.denoiser, Tiled) else advance
+        told = _told(work.denoiser, advance)
+        draw = partial(sample_masks, work.denoiser, images, slices, regions=regions, start=start, advance=told)
         for number, weights in enumerate(system.weights):
-            first = number * plan.members
             if models > 1:
                 load_weights(system.denoiser.module(), weights)
-
-            def own_seed(z: int, member: int, first: int = first) -> int:
-                return seed_of(system.seed, case, *(() if plan.shared_noise else view.owner(z)), first + member)
-
-            for sample, probability in sample_masks(
-                work.denoiser,
-                images,
-                slices,
-                work.plan,
-                regions=regions,
-                seed_of=own_seed,
-                start=start,
-                advance=finished,
-            ):
-                own = Sample(sample.slice, first + sample.member)
+            seed_of_sample = partial(_seed, system, case, number * plan.members)
+            for sample, probability in draw(now, seed_of=seed_of_sample, course=courses[-1]):
+                own = Sample(sample.slice, number * now.members + sample.member)
                 ensemble.add(own, probability)
                 keep(own, probability)
                 if keeper:
                     keeper.add(own, probability)
+            if number == 0:
+                now = replace(now, members=courses[0].members, tolerance=None)
+                ensemble.end_at(models * now.members)
+                advance(round(models * work.total * (1 - now.members / plan.members)))
             if models > 1:
-                ensemble.end_model(plan.members)
+                ensemble.end_model(now.members)
+            courses.append(Course())
     if keeper:
         keeper.close()
     if isinstance(plan.cut, SpreadCut):
         _redraw(case, prepared, system, ensemble, slices, members)
-    return ensemble, models * work.passes
+    passes = sum(each.once + each.walks * work.passes for each in courses)
+    return Drawn(ensemble, _facts(system, ensemble, settling, courses[0], len(slices)) | {"network_passes": passes})
+
+
+def _seed(system: SegmentationSystem, case: str, first: int, z: int, member: int) -> int:
+    """Of a sample's noise; `first` is the number of its model's first member, were all of them drawn."""
+    owner = () if system.plan.shared_noise else system.recipe.view.owner(z)
+    return seed_of(system.seed, case, *owner, first + member)
+
+
+def _told(denoiser: AnyDenoiser, advance: Callable[[int], None]) -> Callable[[int], None]:
+    """What is told of samples that are finished: nothing where tiles are counted."""
+    if not isinstance(denoiser, Tiled):
+        return advance
+    denoiser.advance = advance
+    return lambda samples: None
+
+
+def _is_enough(plan: Plan, settling: Settling, ensemble: Ensemble, members: int) -> bool:
+    """Whether so many members need no more, asked after each round of a plan with a tolerance."""
+    if plan.tolerance is None:
+        return False
+    look = settling.look(members, ensemble.mean_of(members))
+    return members in plan.stops and look is not None and look.is_settled(plan.tolerance)
+
+
+def _facts(
+    system: SegmentationSystem, ensemble: Ensemble, settling: Settling, course: Course, slices: int
+) -> dict[str, Any]:
+    """What case.json says of the members that were drawn, why there are no more, and of slices that were screened out."""
+    regions, plan = system.recipe.regions, system.plan
+    facts: dict[str, Any] = {"members_drawn": ensemble.members, "stopped": None, "slices": None}
+    if plan.tolerance is not None:
+        looks = [
+            {
+                "members": look.members,
+                "dice": dict(zip(regions, (round(value, 4) for value in look.dice), strict=True)),
+                "uncertainty": dict(zip(regions, (round(value, 4) for value in look.uncertainty), strict=True)),
+            }
+            for look in settling.looks
+        ]
+        why = "settled" if course.members < plan.members else "all drawn"
+        facts["stopped"] = {"why": why, "looks": looks}
+    if plan.screen is not None:
+        facts["slices"] = {"with_brain": slices, "screened": len(course.screened)}
+    return facts
 
 
 def _redraw(
@@ -138,8 +188,8 @@ def masks_cut_out(
 
 
 class _Work(NamedTuple):
-    """How the samples of a case are drawn and what that takes: network passes, and the steps of a progress bar, which
-    counts slices or, where volumes are drawn, tiles at every step."""
+    """How the samples of a case are drawn and what that takes: network passes of a batch that walks, and the steps of a
+    progress bar, which counts slices or, where volumes are drawn, tiles at every step."""
 
     denoiser: AnyDenoiser
     plan: Plan
@@ -151,14 +201,11 @@ def _work(system: SegmentationSystem, plan: Plan, slices: Sequence[int], size: S
     """Slices are batches of the network by themselves; volumes are cut into tiles, which are."""
     steps, view = len(plan.times) - 1, system.recipe.view
     if not isinstance(view, Patches):
-        once = len(plan.views) * -(-len(slices) // plan.network_batch) if system.denoiser.says_prior else 0
-        passes = once + plan.batches(slices) * steps
-        return _Work(system.recipe.for_masks(system.denoiser), plan, passes, len(slices) * plan.members)
+        return _Work(system.recipe.for_masks(system.denoiser), plan, steps, len(slices) * plan.members)
     tiled = system.recipe.in_tiles(system.denoiser, view, batch=plan.network_batch)
     plan = replace(plan, network_batch=max(1, plan.network_batch // tiled.tiles(size)))  # volumes in one walk
-    walked = plan.batches(slices) * steps
     passes, tiles = tiled.passes(plan.network_batch, size), plan.network_batch * tiled.tiles(size)
-    return _Work(tiled, plan, walked * passes, walked * tiles)
+    return _Work(tiled, plan, steps * passes, plan.batches(slices) * steps * tiles)
 
 
 class _MemberWriter:

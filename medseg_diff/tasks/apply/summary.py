@@ -13,7 +13,7 @@ from medseg_diff.locking import in_turn
 SUMMARY, LOCK = "summary.csv", ".summary.lock"
 FIRST = ("case", "task", "model")  # a table that begins otherwise is not ours
 REGION = ("volume_ml", "low_ml", "high_ml", "level", "lesion_probability", "agreement", "review_axis", "review_slices")
-SEGMENT = ("promises_apply",)
+SEGMENT = ("promises_apply", "members_drawn", "members", "slices_screened", "slices_with_brain")
 ANOMALY = ("marked_ml", "lesions", "score", "threshold", "p_healthy_before", "p_healthy_after")
 LAST = ("typicality", "typicality_threshold", "warnings")
 
@@ -66,6 +66,20 @@ def rows_of(folders: Iterable[Path]) -> list[Row]:
     return rows
 
 
+def saved(rows: list[Row]) -> list[str]:
+    """What adaptive ensembles and screening left out of all cases, in words; nothing where neither was wanted."""
+    lines = []
+    adaptive = [row for row in rows if "members_drawn" in row]
+    if asked := sum(row["members"] for row in adaptive):
+        drawn = sum(row["members_drawn"] for row in adaptive)
+        lines.append(f"drew {drawn} of {asked} members: {1 - drawn / asked:.0%} saved")
+    screened = [row for row in rows if "slices_screened" in row]
+    if slices := sum(row["slices_with_brain"] for row in screened):
+        left_out = sum(row["slices_screened"] for row in screened)
+        lines.append(f"left {left_out} of {slices} slices at one look: {left_out / slices:.0%} saved")
+    return lines
+
+
 def _row(name: str, facts: Mapping[str, Any]) -> Row:
     typicality = _object(facts, "typicality")
     row: Row = {"case": name, "task": facts["task"], "model": facts.get("model")}
@@ -88,7 +102,12 @@ def _of_segmentation(facts: Mapping[str, Any]) -> Row:
             " ".join(str(each["slice"]) for each in review) or None,
         )
         row |= {f"{region}_{key}": value for key, value in zip(REGION, values, strict=True)}
-    return row | {"promises_apply": facts.get("promises_apply")}
+    row |= {"promises_apply": facts.get("promises_apply")}
+    if facts.get("tolerance") is not None:
+        row |= {"members_drawn": facts["members_drawn"], "members": facts["members"]}
+    if slices := _object(facts, "slices"):
+        row |= {"slices_screened": slices["screened"], "slices_with_brain": slices["with_brain"]}
+    return row
 
 
 def _of_anomalies(facts: Mapping[str, Any]) -> Row:

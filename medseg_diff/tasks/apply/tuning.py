@@ -28,7 +28,8 @@ from medseg_diff.evaluation.ensembles import ensemble_values
 from medseg_diff.evaluation.summary import Mask, Values
 from medseg_diff.methods.components import HALF
 from medseg_diff.methods.cuts import SpreadCut
-from medseg_diff.methods.sampled_segmentation import Ensemble, Sample
+from medseg_diff.methods.plan import Sample
+from medseg_diff.methods.sampled_segmentation import Ensemble
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.tasks.apply.channels import grid_as_trained
 from medseg_diff.tasks.apply.segmentation_maps import brought_back, masks_of
@@ -80,7 +81,7 @@ def draws_of(
     a number that the recipe cannot have."""
 
     def draw(steps: int, members: tuple[int, ...]) -> Draw:
-        options = EnsembleOptions(steps=steps, members=members[-1], members_at_once=1, seed=seed)
+        options = EnsembleOptions(steps=steps, members=members[-1], members_at_once=1, seed=seed, adaptive=False)
         return Draw(system_of(model, options, network_batch=network_batch), members)
 
     nested = {steps: tuple(own.members for own in group) for steps, group in groupby(sorted(settings), _steps_of)}

@@ -1,10 +1,11 @@
-"""Threshold and temperature, chosen at the end of a training on validation slices and kept in the run's calibration.json.
+"""Threshold, temperature and screening, chosen at the end of a training on validation slices, in the run's calibration.json.
 
 The best weights sample the slices as `segment` would. Where these come from patients that were trained on, as they must
 with few patients, the numbers say little about a new one: they are kept, and nothing uses them unless told to.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,15 @@ from torch import Tensor
 
 from medseg_diff.console import log
 from medseg_diff.diffusion import Denoiser
-from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, sample_masks
+from medseg_diff.methods.plan import Plan
+from medseg_diff.methods.sampled_segmentation import Ensemble, sample_masks
 from medseg_diff.metrics import calibration, tuning
 from medseg_diff.recipes.calibration import RegionCalibration, SegmentationCalibration, write_calibration
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.trained import load_network
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
+from medseg_diff.tasks.train.screening import calibrate_screening
 from medseg_diff.tasks.train.study import Study, ValidationSlices
 
 
@@ -34,7 +37,11 @@ def calibrate(run: Run, recipe: SegmentationRecipe, study: Study, fabric: Fabric
     slices = study.validation(recipe.validation.calibration_slices)
     denoiser = recipe.build_denoiser()
     load_network(denoiser.module(), run.weights("best"), fabric.device)
-    mean = draw_ensemble(denoiser, recipe, slices, recipe.plan(), fabric, purpose="calibration").mean.cpu()
+    screening = calibrate_screening(denoiser, recipe, study, fabric)
+    plan = recipe.plan()
+    if recipe.sampling.screen and screening:
+        plan = replace(plan, screen=screening.threshold)
+    mean = draw_ensemble(denoiser, recipe, slices, plan, fabric, purpose="calibration").mean.cpu()
     found = SegmentationCalibration(
         slices=len(slices),
         patients=len(set(slices.patients)),
@@ -45,6 +52,7 @@ def calibrate(run: Run, recipe: SegmentationRecipe, study: Study, fabric: Fabric
             region: calibrate_region(mean[:, number], slices.mask[:, number], slices.brain[:, 0], slices.patients)
             for number, region in enumerate(recipe.regions)
         },
+        screening=screening,
     )
     write_calibration(run, found)
     tell(found)

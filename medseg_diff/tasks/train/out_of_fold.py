@@ -38,7 +38,13 @@ MOST_IN_ALL = 50_000_000  # and of all brains together: 250 MB a region
 
 def that_choose_nothing(given: Material[SegmentationRecipe]) -> Material[SegmentationRecipe]:
     """Weights or thresholds that a fold's own patients had chosen would make what is said of these too good: the last
-    weights are kept, and the study is calibrated as a whole."""
+    weights are kept, and the study is calibrated as a whole.
+
+    Raises: UsageError for a recipe that screens slices, which a study as a whole cannot measure.
+    """
+    if given.recipe.sampling.screen:
+        found = "sampling.screen needs a threshold that is measured at the end of a training, and folds measure none"
+        raise UsageError(found, fix="leave it out, or train without --folds")
     validation = given.recipe.validation.but(weights="last", calibration_slices=0).model_dump(mode="json")
     return replace(given, recipe=given.recipe.but(validation=validation))
 

@@ -24,6 +24,14 @@ def test_a_trained_run_has_its_calibration_under_its_checksums(trained):
     assert region.log_loss_after <= region.log_loss_before
 
 
+def test_what_screening_misses_is_measured_on_more_slices(trained):
+    found = read_calibration(Run(trained.folder), SegmentationCalibration)
+    screening = found.screening
+    assert screening.slices >= found.slices and screening.patients == 1 and screening.allowed == 0.01
+    assert 0 < screening.threshold <= 0.5 and 0 <= screening.missed <= 0.01 and 0 <= screening.left_out < 1
+    assert "of 1 patients" in screening.in_words() and "so few say little" in screening.in_words()
+
+
 def test_a_run_without_is_none(trained, tmp_path):
     shutil.copytree(trained.folder, tmp_path / "run")
     run = Run(tmp_path / "run")

@@ -75,6 +75,12 @@ def test_a_study_holds_its_runs_and_what_they_say_of_patients_that_they_never_sa
     assert str(trained.table.parent) not in text and str(study.folder.parent) not in text
 
 
+def test_folds_measure_no_screening(train, tmp_path):
+    with pytest.raises(UsageError, match=r"sampling\.screen needs a threshold .* folds measure none"):
+        train(tmp_path / "out", "sampling.screen=true")
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_shards_one_of_them_killed_and_resumed_are_the_unbroken_study(train, study, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass

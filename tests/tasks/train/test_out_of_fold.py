@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,10 @@ class Predicted:
         assert found is not None
         return found
 
-    def promises(self, **options):
-        plan, findings = self.recipe.plan(members=options.get("members")), self.recipe.findings
-        ensemble = EnsembleOptions(**options)
-        return promises_of(self.calibrated(), self.recipe, plan, findings, ensemble, models=2, name="study")
+    def promises(self, *, models=2, screen=None, **options):
+        plan = self.recipe.plan(**{name: options.get(name) for name in ("members", "adaptive", "tolerance")})
+        plan, findings, ensemble = replace(plan, screen=screen), self.recipe.findings, EnsembleOptions(**options)
+        return promises_of(self.calibrated(), self.recipe, plan, findings, ensemble, models=models, name="study")
 
 
 def test_each_patient_counts_once_by_the_worst_of_its_scans(tmp_path):
@@ -135,6 +136,22 @@ def test_ten_of_each_kind_and_nine_patients_are_enough_for_promises(tmp_path):
     )
     assert "scans unlike this one" in volume_in_words(volume, presence, applies=False)
     assert promises.in_words() == "volumes with 90% intervals, measured on 20 patients new to their models"
+
+
+def test_adaptive_samples_are_promised_what_as_few_have_shown(tmp_path):
+    """The recipe draws ten; two models that may stop at four each draw eight at least, three twelve."""
+    predicted, always = Predicted(tmp_path / "ten"), Predicted(tmp_path / "adaptive", "sampling.adaptive=true")
+    for number in range(20):
+        predicted.add(f"p{number}")
+        always.add(f"p{number}")
+    said = predicted.promises(adaptive=True)
+    assert "10 samples were measured, of a case that settles only 8 may be drawn" in said.in_words()
+    assert said.volume("core", 1.0, CORE.astype(np.float32), VOXEL_ML)["level"] is None
+    assert "new to their models" in predicted.promises(adaptive=True, models=3).in_words()
+    assert "new to their models" in always.promises().in_words()
+    assert "new to their models" in always.promises(adaptive=False).in_words()  # all ten are no fewer
+    assert "only 8 may be drawn" in always.promises(tolerance=0.2).in_words()  # sooner than what was measured
+    assert "slices are screened out" in predicted.promises(screen=0.1).in_words()
 
 
 @pytest.mark.parametrize(
