@@ -386,7 +386,7 @@ def test_an_interrupt_leaves_whole_cases_and_nothing_else(tmp_path):
     work = Stepwise({("write", "a"): lambda: sampled.wait(30), ("sample", "b"): interrupt})
     with pytest.raises(KeyboardInterrupt):
         results_in(tmp_path / "out").work_through("", ABC, work)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "summary.csv"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
     assert sorted(path.name for path in (tmp_path / "out" / "a").iterdir()) == ["case.json", "mask.nii.gz"]
 
 
@@ -395,8 +395,9 @@ def test_a_disk_that_is_full_is_said_of_the_case_that_was_being_written(tmp_path
         raise EnvironmentFault("cannot be written (No space left on device)", file="mask.nii.gz")
 
     work = Stepwise({("write", "a"): full})
-    with pytest.raises(EnvironmentFault, match=r"^\[a\] mask.nii.gz: cannot be written"):
+    with pytest.raises(EnvironmentFault) as caught:
         results_in(tmp_path / "out", keep_going=True).work_through("", ABC, work)
+    assert caught.value.line.startswith("[a] mask.nii.gz: cannot be written (No space left on device)")
     assert not (tmp_path / "out").exists() and ("write", "b") not in work.done
 
 
