@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from lightning_fabric import Fabric
 
 from medseg_diff.errors import EnvironmentFault, OutOfMemory, UsageError, is_out_of_memory
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Result = TypeVar("Result")
 
@@ -84,8 +86,10 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
 
 
-def make_fabric(device: torch.device, precision: str) -> Fabric:
+def make_fabric(device: torch.device, precision: str) -> "Fabric":
     """One device, or, started by torchrun or srun, as many as they name. Raises: UsageError where these do not fit."""
+    from lightning_fabric import Fabric  # it brings torch's compiler with it, seconds that only a training needs
+
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it sets its own level when imported
 
     spread = processes() > 1

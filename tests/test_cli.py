@@ -52,6 +52,20 @@ def test_it_starts_with_few_modules(words, code, most, spared):
     assert not modules & (spared | set(HEAVY))
 
 
+def test_segment_calls_its_network_before_it_imports_what_others_need(trained, tmp_path):
+    """Lightning Fabric brings torch's compiler with it: seconds, and nobody trains here."""
+    program = (
+        "import json, os, sys; from torch.nn.modules.module import register_module_forward_pre_hook\n"
+        "from medseg_diff import cli\n"
+        "def called(*_): print(json.dumps(sorted(sys.modules)), flush=True); os._exit(99)\n"
+        "register_module_forward_pre_hook(called); cli.main()"
+    )
+    words = ["--volume", trained.table.parent / "phantom_0000", "--model", trained.folder, "--out", tmp_path / "out"]
+    done = subprocess.run([sys.executable, "-c", program, "segment", *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 99, done.stderr
+    assert not {"lightning_fabric", "torch._dynamo", "SimpleITK"} & set(json.loads(done.stdout))  # monai has the others
+
+
 def test_help_names_every_verb():
     done = subprocess.run([sys.executable, "-m", "medseg_diff", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and all(verb in done.stdout for verb in VERBS) and done.stderr == ""

@@ -58,11 +58,11 @@ def settled(masks: Masks, values: npt.NDArray[np.float32], regions: Mapping[str,
 
 def painted(masks: Masks, labels: Sequence[MaskLabel]) -> npt.NDArray[np.uint8] | npt.NDArray[np.int16]:
     """One label map [X, Y, Z] of masks that are `settled`; in bytes where its labels are small enough."""
-    numbers = np.array([0, *(label.label for label in labels)])
-    codes = np.array([0, *(_code(label.regions, list(masks)) for label in labels)])
-    order = codes.argsort()
-    numbers = numbers[order].astype(np.uint8 if numbers.max() < 256 else np.int16)
-    return np.asarray(numbers[np.searchsorted(codes[order], _codes(masks))])
+    lying, largest = _codes(masks), max(label.label for label in labels)
+    map_ = np.zeros(lying.shape, np.uint8 if largest < 256 else np.int16)
+    for label in labels:
+        map_[lying == _code(label.regions, list(masks))] = label.label
+    return map_
 
 
 def _codes(masks: Masks) -> npt.NDArray[np.int32]:

@@ -26,9 +26,10 @@ class Presence(NamedTuple):
 
 
 def score(probability: npt.NDArray[np.float32], voxel_ml: float) -> float:
-    """What the most probable LOOKED_AT_ML of a map [X, Y, Z] all reach; rounded, as it is kept."""
+    """What the most probable LOOKED_AT_ML of a map [X, Y, Z] in [0, 1] all reach; rounded, as it is kept."""
     voxels = min(max(1, round(LOOKED_AT_ML / voxel_ml)), probability.size)
-    return round(float(np.partition(probability, -voxels, axis=None)[-voxels]), DIGITS)
+    above = probability[probability > 0]  # most of a map is 0, and among equal numbers a partition takes seconds
+    return round(float(np.partition(above, -voxels)[-voxels]), DIGITS) if len(above) >= voxels else 0.0
 
 
 def presence(found: float, diseased: Sequence[float], healthy: Sequence[float]) -> Presence | None:

@@ -4,10 +4,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning_fabric import Fabric
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -16,6 +15,9 @@ from medseg_diff.seeds import seed_of
 from medseg_diff.settings import Settings
 from medseg_diff.training.objective import Objective, Turn
 from medseg_diff.training.weights import MovingAverage, under
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class FitSettings(Settings):
@@ -76,7 +78,7 @@ def fit(
     objective: Objective,
     batches: Iterable[Any],
     settings: FitSettings,
-    fabric: Fabric,
+    fabric: "Fabric",
     *,
     learners: "Learners | None" = None,
     start: int = 0,
@@ -109,7 +111,7 @@ def fit(
         yield Progress(step + 1, numbers, learners.averages, learners.skipped)
 
 
-def _turns(objective: Objective, batch: Any, number: int, fabric: Fabric) -> Iterator[Turn]:
+def _turns(objective: Objective, batch: Any, number: int, fabric: "Fabric") -> Iterator[Turn]:
     """The turns of one pass, each computed when it comes: the second sees what the first one's update made."""
     turns = objective.turns(batch, number)
     while True:
@@ -130,7 +132,7 @@ class Learners(dict[str, "Learner"]):
         self,
         objective: Objective,
         settings: FitSettings,
-        fabric: Fabric,
+        fabric: "Fabric",
         *,
         settings_of: Mapping[str, FitSettings] = MappingProxyType({}),
     ) -> None:
@@ -171,7 +173,7 @@ class Learners(dict[str, "Learner"]):
 class Learner:
     """One model with its optimiser, schedule and moving average. An update that is not finite is left out."""
 
-    def __init__(self, network: nn.Module, settings: FitSettings, fabric: Fabric) -> None:
+    def __init__(self, network: nn.Module, settings: FitSettings, fabric: "Fabric") -> None:
         self.settings, self.fabric, self.share = settings, fabric, 1.0
         self.on_device = fabric.device.type == "cuda"  # there the fused kernel leaves it out, and the host never waits
         self.raw = torch.optim.AdamW(

@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import weakref
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.failures import Failures, in_words
 from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.segment import segment
+from tests.works import WhileSampling
 
 BAD, GOOD = "phantom_0000", "phantom_0001"
 SEED_0 = {"seed": 0, "channels": [], "inputs": {}}  # what a case without any image tells
@@ -53,15 +55,19 @@ def spoilt(two_cases, tmp_path):
 
 @pytest.fixture
 def stub(monkeypatch):
-    """Cases are read and written as ever, but sampled in no time; returns the names in the order of their writing."""
+    """Cases are read as ever, but sampled in no time; returns the names in the order of their sampling."""
     done = []
 
-    def quick(case, system, folder, **_):
+    def read(self, case):
         _, inputs = read_inputs(case, case.channels)
-        done.append(case.name)
-        return {"channels": list(case.channels), "inputs": inputs, **system.facts}
+        return case.name, {"channels": list(case.channels), "inputs": inputs, **self.system.facts}
 
-    monkeypatch.setattr(verb, "segment_case", quick)
+    def sample(self, read, new):
+        done.append(read[0])
+        return read[1]
+
+    for name, step in {"read": read, "sample": sample, "write": lambda self, facts, new: self.noted | facts}.items():
+        monkeypatch.setattr(verb.Segmenting, name, step)
     return done
 
 
@@ -128,11 +134,12 @@ def test_a_fault_of_the_machine_ends_the_batch(shaken, two_cases, tmp_path, stub
     monkeypatch.setattr(case_folder, "write_json", full)
     with pytest.raises(EnvironmentFault):
         segment(data=two_cases, out=tmp_path / "out", model=shaken, device="cpu", keep_going=True)
-    assert stub == [BAD] and not (tmp_path / "out").exists()
+    assert stub[0] == BAD and not (tmp_path / "out").exists()  # the other one may have been sampled meanwhile
 
 
-def test_a_bug_is_no_bad_case(shaken, two_cases, tmp_path, monkeypatch):
-    monkeypatch.setattr(verb, "segment_case", lambda *_, **__: 1 // 0)
+@pytest.mark.parametrize("step", ["read", "sample", "write"])
+def test_a_bug_is_no_bad_case(shaken, two_cases, tmp_path, monkeypatch, step):
+    monkeypatch.setattr(verb.Segmenting, step, lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         segment(data=two_cases, out=tmp_path / "out", model=shaken, device="cpu", keep_going=True)
 
@@ -173,7 +180,7 @@ def test_no_case_is_worked_on_twice(tmp_path):
         return SEED_0
 
     results = results_in(tmp_path / "out")
-    assert children(*[lambda: results.work_through("", cases, work)] * 4) == [0] * 4
+    assert children(*[lambda: results.work_through("", cases, WhileSampling(work))] * 4) == [0] * 4
     names = sorted(case.name for case in cases)
     assert sorted((tmp_path / "log").read_text().split()) == names
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*names, "summary.csv"]
@@ -192,7 +199,7 @@ def test_a_case_that_is_completed_while_one_looks_is_not_done_again(tmp_path, mo
 
     monkeypatch.setattr(cases_module, "is_complete", look)
     done = []
-    results_in(tmp_path).work_through("", [Case("a", patient="a")], lambda *_: done.append(1))
+    results_in(tmp_path).work_through("", [Case("a", patient="a")], WhileSampling(lambda *_: done.append(1)))
     assert done == []
 
 
@@ -215,9 +222,9 @@ def test_what_another_process_finished_meanwhile_is_not_done_again(tmp_path):
         done_by_another(tmp_path, "b")  # as another shard would, while this one is at the first
         return SEED_0
 
-    results.work_through("", cases, work)
+    results.work_through("", cases, WhileSampling(work))
     assert done == ["a"]
-    results.work_through("", cases, work)
+    results.work_through("", cases, WhileSampling(work))
     assert done == ["a", "a"]
 
 
@@ -300,7 +307,7 @@ def test_the_worst_of_several_faults_is_the_images(tmp_path):
         return SEED_0
 
     with pytest.raises(Problems) as caught:
-        results_in(tmp_path, keep_going=True).work_through("", cases, work)
+        results_in(tmp_path, keep_going=True).work_through("", cases, WhileSampling(work))
     assert caught.value.exit_code == 3
     assert [row["exit_code"] for row in rows_of(tmp_path / "failures.csv")] == ["2", "3"]
 
@@ -311,7 +318,7 @@ def test_a_claim_left_beside_a_complete_case_goes(tmp_path):
     ended.wait()
     (tmp_path / ".claim_a").write_text("1")
     (tmp_path / f".{ended.pid}.a" / "members").mkdir(parents=True)  # as far as that process came with --overwrite
-    results_in(tmp_path).work_through("", [Case("a", patient="a")], lambda *_: pytest.fail("it is done"))
+    results_in(tmp_path).work_through("", [Case("a", patient="a")], WhileSampling(lambda *_: pytest.fail("it is done")))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -339,5 +346,63 @@ def test_a_bad_case_leaves_no_voxels_in_memory(tmp_path, error):
 
     cases = [Case(name, patient=name) for name in ("a", "b", "c")]
     with pytest.raises(MedsegError):
-        results_in(tmp_path, keep_going=True).work_through("", cases, work)
-    assert len(held) == 3
+        results_in(tmp_path, keep_going=True).work_through("", cases, WhileSampling(work))
+    assert len(held) == (6 if isinstance(error, MemoryError) else 3)  # done again, alone
+
+
+class Stepwise:
+    """A work of three steps that notes them; `meanwhile` is {(step, case): what is done in it}."""
+
+    def __init__(self, meanwhile):
+        self.meanwhile, self.done = meanwhile, []
+
+    def step(self, name, case):
+        self.done.append((name, case.name))
+        self.meanwhile.get((name, case.name), lambda: None)()
+        return case
+
+    def read(self, case):
+        return self.step("read", case)
+
+    def sample(self, read, new):
+        return self.step("sample", read)
+
+    def write(self, sampled, new):
+        files.write_text(new / "mask.nii.gz", "mask")
+        self.step("write", sampled)
+        return SEED_0
+
+
+ABC = [Case(name, patient=name) for name in ("a", "b", "c")]
+
+
+def test_an_interrupt_leaves_whole_cases_and_nothing_else(tmp_path):
+    sampled = threading.Event()
+
+    def interrupt():
+        sampled.set()
+        raise KeyboardInterrupt
+
+    work = Stepwise({("write", "a"): lambda: sampled.wait(30), ("sample", "b"): interrupt})
+    with pytest.raises(KeyboardInterrupt):
+        results_in(tmp_path / "out").work_through("", ABC, work)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+    assert sorted(path.name for path in (tmp_path / "out" / "a").iterdir()) == ["case.json", "mask.nii.gz"]
+
+
+def test_a_disk_that_is_full_is_said_of_the_case_that_was_being_written(tmp_path):
+    def full():
+        raise EnvironmentFault("cannot be written (No space left on device)", file="mask.nii.gz")
+
+    work = Stepwise({("write", "a"): full})
+    with pytest.raises(EnvironmentFault) as caught:
+        results_in(tmp_path / "out", keep_going=True).work_through("", ABC, work)
+    assert caught.value.line.startswith("[a] mask.nii.gz: cannot be written (No space left on device)")
+    assert not (tmp_path / "out").exists() and ("write", "b") not in work.done
+
+
+def test_cases_of_which_three_are_too_much_for_the_memory_are_done_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(cases_module, "LARGEST_OVERLAPPED", -1)
+    work = Stepwise({})
+    results_in(tmp_path).work_through("", ABC, work)
+    assert work.done == [(step, case.name) for case in ABC for step in ("read", "sample", "write")]

@@ -159,16 +159,16 @@ def test_segment_gives_up_at_one_with_a_code_and_a_remedy(shaken, two_cases, tmp
 
 @pytest.mark.parametrize("where", ["numpy", "monai"])
 def test_a_case_too_large_for_the_memory_is_one_that_others_go_on_past(shaken, two_cases, tmp_path, monkeypatch, where):
-    from medseg_diff.tasks.apply import segment as verb
+    from medseg_diff.tasks.apply import segmentation_case
 
-    whole = verb.prepare_case
+    whole = segmentation_case.prepare_case
 
     def prepare(images, preparation):
         if images.name == "phantom_0000":
             raise FAULTS["numpy"] if where == "numpy" else in_monai(FAULTS["numpy"])
         return whole(images, preparation)
 
-    monkeypatch.setattr(verb, "prepare_case", prepare)
+    monkeypatch.setattr(segmentation_case, "prepare_case", prepare)
     with pytest.raises(OutOfMemory, match=r"\[phantom_0000\] memory runs out") as caught:
         segment(data=two_cases, out=tmp_path, model=shaken, device="cpu", keep_going=True)
     assert caught.value.exit_code == 5 and report_of(tmp_path / "phantom_0001")["case"] == "phantom_0001"

@@ -20,6 +20,7 @@ from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.segment import segment
 from medseg_diff.tasks.evaluate import evaluate
 from medseg_diff.tasks.train.segmentation import train_seg
+from tests.works import WhileSampling
 
 SECRET = "Zx9secret"  # begins everything that may not be found again
 SHORT = (
@@ -184,4 +185,4 @@ def test_two_cases_of_one_pseudonym_are_refused(tmp_path):
     cases = [Case(name, patient=name) for name in ("a", "b")]
     results = Results(tmp_path, "segment", Identity({}), called=lambda name: "case_0000000000")
     with pytest.raises(UsageError, match="called the same"):
-        results.work_through("", cases, lambda *_: pytest.fail("one would be lost"))
+        results.work_through("", cases, WhileSampling(lambda *_: pytest.fail("one would be lost")))

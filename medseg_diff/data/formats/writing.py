@@ -13,7 +13,9 @@ HEADER_BYTES = 352  # NIfTI-1's 348, and four that say that nothing follows
 # A quaternion cannot say a shear, and near half a turn its float32 numbers lose small angles: then the sform alone
 # speaks, rather than two affines that differ.
 QFORM_MM = 0.01
-# Level 1: on the float maps of a whole volume level 6 takes several times as long for a few per cent.
+# Level 1: on the float maps of a whole volume level 6 takes several times as long for a few per cent. Where the background
+# is 0, as in maps, runs of equal bytes are all that can be packed: to look for no more takes half the time and, of maps of a
+# network, a little less room.
 COMPRESSION = 1
 
 
@@ -45,5 +47,7 @@ def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray, *, code: in
     header["vox_offset"] = HEADER_BYTES
     content = header.binaryblock + b"\0\0\0\0" + voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).tobytes("F")
     if path.name.endswith(".gz"):
-        content = zlib.compress(content, COMPRESSION, wbits=31)  # a .gz without name or time
+        strategy = zlib.Z_DEFAULT_STRATEGY if voxels.flat[0] else zlib.Z_RLE
+        packer = zlib.compressobj(COMPRESSION, wbits=31, strategy=strategy)  # a .gz without name or time
+        content = packer.compress(content) + packer.flush()
     files.write_bytes(path, content)

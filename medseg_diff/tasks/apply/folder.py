@@ -2,14 +2,15 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from medseg_diff.console import bar, log
 from medseg_diff.data.formats import nifti
+from medseg_diff.data.formats.size import size_in_memory
 from medseg_diff.data.formats.stream import first_bytes
 from medseg_diff.data.results import FACTS
 from medseg_diff.data.tables.manifest import Case
@@ -19,14 +20,30 @@ from medseg_diff.locking import claimed
 from medseg_diff.tasks.apply.case_folder import Identity, OtherScan, is_complete, made_anew, source_of, tell
 from medseg_diff.tasks.apply.cases import Given
 from medseg_diff.tasks.apply.failures import FAILURES, Failures, in_words
+from medseg_diff.tasks.apply.pipeline import Course, answer_of, in_turn, overlapped
 from medseg_diff.tasks.apply.pseudonyms import names_of
 from medseg_diff.tasks.apply.summary import SUMMARY, summarised
 from medseg_diff.tasks.options import ResultFolder
 
 LEASE_SECONDS = 120.0  # a disk that machines share keeps the locks of one that is gone for up to 90 seconds (NFS 4)
 PACKED = 0.15  # of its raw size is what a float map of a BraTS brain takes as .nii.gz: 0.140 to 0.149 measured
+LARGEST_OVERLAPPED = 2**29  # bytes of voxels of a case: three of them are in memory at once then, some of it twice
 
-Work = Callable[[Case, Path], dict[str, Any]]  # fills the folder of a case, and returns what case.json says
+
+class Work(Protocol):
+    """What a verb does with a case in three steps, each with what the one before made of it, which nobody else keeps.
+
+    Cases may be read, and written, in a thread of their own, while another one is sampled.
+    """
+
+    def read(self, case: Case) -> Any:
+        """Nothing is written yet."""
+
+    def sample(self, read: Any, new: Path) -> Any:
+        """Perhaps with first files in the folder `new`."""
+
+    def write(self, sampled: Any, new: Path) -> dict[str, Any]:
+        """Fill the folder; what case.json says."""
 
 
 class Todo(NamedTuple):
@@ -82,23 +99,19 @@ class Results:
         check_room(self.out, int(wanted * maps * 4 * PACKED))
 
     def work_through(self, title: str, cases: Sequence[Case], work: Work) -> None:
-        """Do every case that is not complete, one after the other, under a progress bar. At the end the folder's summary is
-        written.
+        """Do every case that is not complete, in their order, under a progress bar; while one is sampled, the next is read
+        and the last written. At the end the folder's summary is written.
 
         Raises: UsageError where a case was done with other settings, or two would be called the same; where its folder
         is another scan's or holds other files, and what `work` raises: at once, or with `keep_going` at the end (the
         first that is about an image, else the first), unless the fault is the machine's.
         """
 
-        def one_by_one(todos: Sequence[Todo]) -> Outcomes:
-            for todo in todos:
-                try:
-                    outcome: bool | MedsegError = self.do(todo, work)
-                except MedsegError as error:
-                    outcome = error
-                yield todo, outcome
+        def done_here(todos: Sequence[Todo]) -> Outcomes:
+            several = overlapped if len(todos) > 1 and all(map(_is_small, todos)) else in_turn
+            return several(todos, lambda todo: self._course(todo, work))
 
-        self.gather(title, cases, one_by_one)
+        self.gather(title, cases, done_here)
 
     def gather(self, title: str, cases: Sequence[Case], done_by: Callable[[Sequence[Todo]], Outcomes]) -> None:
         """The same for cases that `done_by` does by whatever processes and in whatever order."""
@@ -107,8 +120,14 @@ class Results:
             raise UsageError("two cases would be called the same in the results", fix="use another --pseudonym-key")
         if taken := {FAILURES, SUMMARY} & {name.lower() for name in names}:
             raise UsageError(f"a case is called {taken.pop()}, as a table of the results", fix="rename the case")
-        with summarised(self.out):
-            self._gather(title, cases, done_by)
+        made = not self.out.exists()
+        try:
+            with summarised(self.out):
+                self._gather(title, cases, done_by)
+        finally:
+            if made:  # as its claims would leave it, one after the other
+                with suppress(OSError):
+                    self.out.rmdir()
 
     def _gather(self, title: str, cases: Sequence[Case], done_by: Callable[[Sequence[Todo]], Outcomes]) -> None:
         failures, bad = Failures(self.out), list[MedsegError]()
@@ -180,30 +199,67 @@ class Results:
         Where a process was `lost` on it before, the disk is given time to notice, and its claim is waited for.
         Raises: EnvironmentFault where that does not end; what the work raises.
         """
-        case, folder, ends = todo.case, self.folder(todo.case), time.monotonic() + LEASE_SECONDS
+        case, ends = todo.case, time.monotonic() + LEASE_SECONDS
         while lost and self._is_claimed(case):
             if time.monotonic() > ends:
                 found = "is still claimed by a process that was lost, or by another"
                 raise EnvironmentFault(found, fix="run the same command again in some minutes", case=case.name)
             time.sleep(1)
+        return answer_of(self._course(todo, work))
+
+    def _course(self, todo: Todo, work: Work) -> Course[bool]:
+        """The same step by step; the case is this process's from the first to the last."""
+        case, folder = todo.case, self.folder(todo.case)
         with claimed(self._claim_of(case)) as ours:
             if not ours:
                 log.info("[%s] another process is working on it: left to that one", case.name)
                 return False
             clean(self.out, folder.name)
-            if _stamp(folder) != todo.stamp and self._is_complete(case):
-                log.info("[%s] another process has done it meanwhile", case.name)
+            if self._done_meanwhile(todo):
+                return True
+            with _faults_of(case):
+                read = work.read(case)
+            yield
+            if self._done_meanwhile(todo):  # as on a disk that knows no locks
                 return True
             with made_anew(folder) as new:
-                try:
-                    facts = work(case, new)
-                except Exception as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    fix = "end other programs, or use a machine with more memory"
-                    raise OutOfMemory("memory runs out", fix=fix, case=case.name) from error
-                tell(new, case, folder.name, self._source(case), {"task": self.task} | facts)
+                with _faults_of(case):
+                    sampled = work.sample(read, new)
+                del read
+                yield
+                with _faults_of(case):
+                    facts = work.write(sampled, new)
+                    tell(new, case, folder.name, self._source(case), {"task": self.task} | facts)
             return True
+
+    def _done_meanwhile(self, todo: Todo) -> bool:
+        if _stamp(self.folder(todo.case)) == todo.stamp or not self._is_complete(todo.case):
+            return False
+        log.info("[%s] another process has done it meanwhile", todo.name)
+        return True
+
+
+@contextmanager
+def _faults_of(case: Case) -> Iterator[None]:
+    """What the machine lacks inside is said of the case: others are at hand too.
+
+    Raises: OutOfMemory where memory runs out, whoever says so.
+    """
+    try:
+        yield
+    except EnvironmentFault as error:
+        error.case = error.case or case.name
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        fix = "end other programs, or use a machine with more memory"
+        raise OutOfMemory("memory runs out", fix=fix, case=case.name) from error
+
+
+def _is_small(todo: Todo) -> bool:
+    """Whether three such cases are nothing to a machine that one of them fits."""
+    return sum(map(size_in_memory, todo.case.paths.values())) <= LARGEST_OVERLAPPED
 
 
 def _stamp(folder: Path) -> int | None:

@@ -1,32 +1,23 @@
 """`segment`: scans in, masks with probability and uncertainty out, on each scan's own grid."""
 
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medseg_diff.console import log
-from medseg_diff.data.appearance import appearance_of
-from medseg_diff.data.digests import read_inputs
 from medseg_diff.data.tables.manifest import Case
-from medseg_diff.data.transforms import filled, missing_channels, prepare_case, present_channels
-from medseg_diff.device import halved_to_fit, less_at_once
 from medseg_diff.files import check_writable
-from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.trained import find_models
 from medseg_diff.recipes.tuned import TUNED
-from medseg_diff.recipes.typicality import is_unlike, judged, warnings_of
 from medseg_diff.studies import FoundModel
+from medseg_diff.tasks.apply import segmentation_case as steps
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.cases import Given, find_cases, given_by
 from medseg_diff.tasks.apply.channels import grid_as_trained, refuse_missing, warn_of_other_grid
-from medseg_diff.tasks.apply.dicom_objects import DICOM_SEG, DicomObjects, check_format, refuse_other_images
+from medseg_diff.tasks.apply.dicom_objects import DICOM_SEG, check_format, refuse_other_images
 from medseg_diff.tasks.apply.folder import Results
-from medseg_diff.tasks.apply.promises import volume_in_words
-from medseg_diff.tasks.apply.segmentation_maps import write_maps
 from medseg_diff.tasks.apply.segmentation_system import SegmentationSystem, open_system
-from medseg_diff.tasks.apply.segmentation_volume import sample_volume
 from medseg_diff.tasks.apply.sharing import Shared, do_cases
 from medseg_diff.tasks.apply.summary import rows_of, saved
 from medseg_diff.tasks.keywords import with_plain_keywords
@@ -178,74 +169,17 @@ class Segmenting:
         if self.ensemble.format == DICOM_SEG:
             refuse_other_images(cases, recipe.channels, resample_to=self.resample_to)
 
-    def work(self, case: Case, new: Path) -> dict[str, Any]:
-        """Segment a case into the folder `new`; what case.json says of it."""
+    def read(self, case: Case) -> steps.ReadCase:
         self.refuse([case])
-        members, dicom_seg = new / "members" if self.ensemble.save_members else None, self.ensemble.format == DICOM_SEG
+        dicom_seg = self.ensemble.format == DICOM_SEG
         with grid_as_trained(self.system.recipe):
-            made = segment_case(
-                case, self.system, new, members=members, resample_to=self.resample_to, dicom_seg=dicom_seg
-            )
-        return self.noted | made
+            return steps.read(case, self.system, resample_to=self.resample_to, dicom_seg=dicom_seg)
 
+    def sample(self, read: steps.ReadCase, new: Path) -> steps.SampledCase:
+        return steps.sample(read, self.system, new / "members" if self.ensemble.save_members else None)
 
-def segment_case(
-    case: Case,
-    system: SegmentationSystem,
-    folder: Path,
-    *,
-    members: Path | None = None,
-    resample_to: str | None = None,
-    dicom_seg: bool = False,
-) -> dict[str, Any]:
-    """Read, sample, bring back onto the case's grid, write into `folder`, with `dicom_seg` also as DICOM objects; returns
-    what case.json says of it.
-
-    Where memory runs out the network is given less at once.
-    """
-    started = time.perf_counter()
-    recipe = system.recipe
-    missing = missing_channels(case, recipe.channels)
-    start = system.starts.facts_of(case) if system.starts else {}  # first: a mask that is replaced meanwhile is another
-    images, inputs = read_inputs(case, present_channels(case, recipe.channels), resample_to=resample_to)
-    if system.starts:
-        images = system.starts.beside(images, resample=resample_to is not None)
-    objects = DicomObjects.over(case, images, inputs, system.facts, resample_to) if dicom_seg else None
-    prepared = filled(prepare_case(images, recipe.preparation), recipe.channels)
-    warnings = list(prepared.warnings)
-    if missing:
-        warnings.append(f"lacks {', '.join(missing)}: the background stands for it, as in training by channel dropout")
-    typicality = judged(
-        system.typical, appearance_of(prepared.image, prepared.brain, prepared.spacing_mm, recipe.channels)
-    )
-    of_phantoms = system.learned_from_phantoms and not is_phantom(case)
-    warnings += warnings_of(typicality, of_phantoms=of_phantoms)
-    for warning in warnings:
-        log.warning("[%s] %s", case.name, warning)
-    read_seconds = time.perf_counter() - started
-    drawn, batch = halved_to_fit(
-        lambda batch: sample_volume(case.name, prepared, system.at_once(batch), members), system.plan.network_batch
-    )
-    if batch < system.plan.network_batch:
-        warnings.append(less_at_once(batch, system.plan.network_batch))
-        log.warning("[%s] %s", case.name, warnings[-1])
-    sample_seconds = time.perf_counter() - started - read_seconds
-    report = write_maps(drawn.ensemble, prepared, system, folder, objects=objects)
-    promises_apply = not (missing or of_phantoms or is_unlike(typicality))
-    for region, volume in report["volume_ml"].items():
-        said = volume_in_words(volume, report["lesion_presence"][region], applies=promises_apply)
-        log.info("[%s] %s: %s", case.name, region, said)
-    seconds = {"read": read_seconds, "sample": sample_seconds, "all": time.perf_counter() - started}
-    facts = {"channels": list(recipe.channels), "missing_channels": list(missing), **system.facts, **start, **report}
-    facts |= drawn.facts
-    facts |= {
-        "typicality": typicality,
-        "promises_apply": promises_apply,
-        "warnings": warnings,
-        "inputs": inputs,
-        "network_batch": batch,
-    }
-    return facts | {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
+    def write(self, sampled: steps.SampledCase, new: Path) -> dict[str, Any]:
+        return self.noted | steps.write(sampled, self.system, new)
 
 
 def _maps_of_a_region(system: SegmentationSystem, ensemble: EnsembleOptions) -> int:

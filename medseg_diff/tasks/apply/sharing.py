@@ -14,14 +14,11 @@ from medseg_diff.tasks.apply.folder import Outcomes, Results, Todo, Work
 ENDING_SECONDS = 5.0
 
 
-class Job(Protocol):
-    """An opened model, and the folder that its results go to."""
+class Job(Work, Protocol):
+    """What an opened model does with a case, and the folder that its results go to."""
 
     @property
     def folder(self) -> Results: ...
-
-    @property
-    def work(self) -> Work: ...
 
 
 class Shared(NamedTuple):
@@ -39,7 +36,7 @@ def do_cases(title: str, cases: Sequence[Case], job: Job, shared_by: Shared | No
     """
     sharing = shared_by.sharing if shared_by else None
     if shared_by is None or sharing is None:
-        job.folder.work_through(title, cases, job.work)
+        job.folder.work_through(title, cases, job)
         return
 
     def outcomes(todos: Sequence[Todo]) -> Outcomes:
@@ -71,4 +68,4 @@ class _Opened:
 
     def __call__(self) -> SharedWork[Todo, bool]:
         job = self.opened()
-        return lambda todo, lost: job.folder.do(todo, job.work, lost=lost)
+        return lambda todo, lost: job.folder.do(todo, job, lost=lost)

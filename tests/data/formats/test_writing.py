@@ -111,3 +111,12 @@ def test_a_folder_that_cannot_be_written_is_the_environments_fault(tmp_path):
     with pytest.raises(EnvironmentFault):
         write_volume(tmp_path / "file" / "map.nii.gz", np.ones((2, 2, 2), np.uint8), np.eye(4))
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+@pytest.mark.parametrize("background", [0.0, -1.7])
+def test_a_background_of_any_value_takes_next_to_no_room(tmp_path, background):
+    voxels = np.full((40, 40, 40), background, np.float32)
+    voxels[10:20, 10:20, 10:20] = np.random.default_rng(0).random((10, 10, 10))
+    write_volume(tmp_path / "map.nii.gz", voxels, np.eye(4))
+    assert (tmp_path / "map.nii.gz").stat().st_size < 6000  # 4000 bytes are random numbers
+    np.testing.assert_array_equal(read_volume(tmp_path / "map.nii.gz").voxels, voxels)

@@ -22,6 +22,7 @@ from medseg_diff.tasks.apply.anomaly import anomaly
 from medseg_diff.tasks.apply.case_folder import Identity, is_complete, source_of
 from medseg_diff.tasks.apply.folder import Results
 from medseg_diff.tasks.apply.segment import segment
+from tests.works import WhileSampling
 
 CHANNELS = ("t1", "t1ce", "t2", "flair")
 
@@ -270,7 +271,7 @@ def work_of(*names, then=lambda folder: None):
         then(folder)
         return {"channels": [], "inputs": {}}
 
-    return work
+    return WhileSampling(work)
 
 
 def test_a_file_that_comes_while_the_case_is_worked_on_is_kept_too(tmp_path):

@@ -26,6 +26,7 @@ from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.folder import Results, Todo
 from medseg_diff.tasks.apply.segment import segment
 from medseg_diff.tasks.evaluate import evaluate
+from tests.works import WhileSampling
 
 SHARED = {"cluster": "ray", "workers": 2}
 
@@ -221,13 +222,13 @@ def test_the_claim_of_a_lost_worker_is_waited_for_and_not_for_ever(tmp_path, mon
         return {"inputs": {}, "channels": ["t1"]}
 
     process = held(tmp_path / "out" / ".claim_a", 3)
-    assert results.do(todo, work) is False and done == []  # of a process that lives
-    assert results.do(todo, work, lost=1) is True and done == ["a"]
+    assert results.do(todo, WhileSampling(work)) is False and done == []  # of a process that lives
+    assert results.do(todo, WhileSampling(work), lost=1) is True and done == ["a"]
     process.wait()
     process = held(tmp_path / "out" / ".claim_a", 60)
     monkeypatch.setattr(folder_module, "LEASE_SECONDS", 0.5)
     with pytest.raises(EnvironmentFault, match=r"\[a\] is still claimed by a process that was lost, or by another"):
-        results.do(todo, work, lost=1)
+        results.do(todo, WhileSampling(work), lost=1)
     process.kill()
     process.wait()
 
