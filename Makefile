@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check soak bench clean
+.PHONY: demo test check soak bench bench-quick clean
 
 demo: $(STAMP)                     ## phantoms → train → segment → evaluate → montage; minutes on two cores
 	$(BIN)/medseg-diff demo --out demo
@@ -25,6 +25,10 @@ soak: $(STAMP)                     ## the long tests
 bench: $(STAMP)                    ## quality and speed against references
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.reference
+
+bench-quick: $(STAMP)              ## speed beside straightforward code, in a minute or two; the last line is JSON
+	$(BIN)/python -W ignore -m benchmarks.reference --quick
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,9 +1,10 @@
-"""What a device multiplies at most, and how much of it networks reach: products of matrices alone are counted."""
+"""What a device multiplies at most, and how many multiplications a network takes: products, convolutions, attention."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import in_turn
@@ -15,9 +16,9 @@ from medseg_diff.recipes.segmentation import SegmentationRecipe
 ROUNDS = 10
 
 
-def matmul_limit(device: torch.device, size: int) -> float:
-    """FLOP per second of a product of two square bfloat16 matrices, the best of some."""
-    one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+def matmul_limit(device: torch.device, size: int, dtype: torch.dtype = torch.bfloat16) -> float:
+    """FLOP per second of a product of two square matrices, the best of some."""
+    one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     result = torch.empty_like(one)
 
     def multiply() -> None:
@@ -25,6 +26,20 @@ def matmul_limit(device: torch.device, size: int) -> float:
 
     taken = in_turn({"product": multiply}, rounds=ROUNDS, device=device, warm_up=3)
     return 2 * size**3 / taken["product"].best
+
+
+def convolution_limit(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP per second of a 3×3 convolution of 64 channels, channels last, the best of some."""
+    batch, channels, side = 32, 64, 48
+    x, weight = torch.randn(batch, channels, side, side), torch.randn(channels, channels, 3, 3)
+    x, weight = (part.to(device, dtype).to(memory_format=torch.channels_last) for part in (x, weight))
+
+    def convolve() -> None:
+        with torch.no_grad():
+            functional.conv2d(x, weight, padding=1)
+
+    taken = in_turn({"convolution": convolve}, rounds=ROUNDS, device=device, warm_up=3)
+    return 2 * 9 * batch * (channels * side) ** 2 / taken["convolution"].best
 
 
 class Arithmetic(NamedTuple):
@@ -51,13 +66,14 @@ def arithmetic(recipe: SegmentationRecipe) -> Arithmetic:
             hybrid(losses, denoiser.schedule.length, dice=denoiser.dice).mean().backward()
 
         return Arithmetic(
-            sampled=_counted(lambda: denoiser.output(x_t, t, known)),
-            once=_counted(lambda: prepared(denoiser, Condition(image=image))),
-            trained=_counted(step, gradients=True),
+            sampled=counted(lambda: denoiser.output(x_t, t, known)),
+            once=counted(lambda: prepared(denoiser, Condition(image=image))),
+            trained=counted(step, gradients=True),
         )
 
 
-def _counted(run: Callable[[], object], *, gradients: bool = False) -> int:
+def counted(run: Callable[[], object], *, gradients: bool = False) -> int:
+    """FLOP of what is done."""
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(gradients):
         run()
     return int(counter.get_total_flops())

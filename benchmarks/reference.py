@@ -1,10 +1,10 @@
 """What the engine is worth beside straightforward code with the same network and weights, the answers shown equal first.
 
-    python -m benchmarks.reference [--quick] [--quality] [--out DIR]
+    python -m benchmarks.reference [--quick] [--out DIR]
 
 The reference (benchmarks/plain.py) is MONAI's DiffusionModelUNet with its DDPM scheduler: 1000 steps, one sample at a time,
-float32, every slice. Both take turns in one process. --quick times fewer rounds and ends with one line of JSON; --quality
-also trains such a network, and a guided inversion, on phantoms, and compares Dice, GED² and AUROC (benchmarks/few_steps.py).
+float32, every slice. Both take turns in one process, and the last line is JSON, the ratios. What few steps lose, trained
+networks say: `python -m benchmarks.few_steps`.
 """
 
 import argparse
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import plain
-from benchmarks.limits import flops, limits
+from benchmarks.limit import convolution_limit, counted, matmul_limit
+from benchmarks.reference_anomaly import DEPTH, GuidedSubject
 from benchmarks.reference_subject import CONFIG, CPU, MEMBERS, NETWORK, TOGETHER, Subject, our_training, passes
 from benchmarks.reporting import machine, number, table
 from benchmarks.timing import Taken, in_turn
@@ -36,6 +37,8 @@ from medseg_diff.seeds import seed_of
 from medseg_diff.training.fit import channels_last
 
 EQUAL, EQUAL_PIXELS = 1e-4, 0.995
+MATRIX = 2048
+GUIDED_SLICES = 16
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Amount:
     training_rounds: int = 5
     training_batch: int = 16
     volume: bool = True
+    shape: tuple[int, int, int] = (240, 240, 155)
 
 
 QUICK = Amount(rounds=3, slices=6, steps=1, training_rounds=2, training_batch=8, volume=False)
@@ -101,7 +105,7 @@ def one_step(subject: Subject, amount: Amount) -> dict[str, Any]:
     *_, last = taken
     taken[last] = Taken(tuple(seconds / TOGETHER for seconds in taken[last].seconds))
     image = torch.cat([torch.zeros_like(subject.images[:1, :1]), subject.images[:1]], dim=1)
-    operations = MEMBERS * flops(lambda: subject.theirs(image, timesteps=torch.tensor([500])))
+    operations = MEMBERS * counted(lambda: subject.theirs(image, timesteps=torch.tensor([500])))
     speeds = {name: operations / found.median / 1e9 for name, found in taken.items()}
     return {"gflop": operations / 1e9, "seconds": _seconds(taken), "gflops": speeds} | _ratios(taken)
 
@@ -150,6 +154,26 @@ def sampling(subject: Subject, amount: Amount) -> dict[str, Any]:
     return result | (_volume(subject, per_slice) if amount.volume else {})
 
 
+def anomaly(subject: Subject, amount: Amount) -> dict[str, Any]:
+    """Seconds of a slice's anomaly map by guided inversion: the recipe's, and the paper's 500 + 500 steps from some."""
+    guided, rows = GuidedSubject.made(), subject.some(GUIDED_SLICES)
+    images, few = subject.images[rows], list(range(DEPTH - amount.steps, DEPTH + 1))
+    times = guided.engine.times(guided.recipe.schedule)
+    same = guided.ours(images[:1], precision="fp32"), guided.reference(images[:1], times)
+    contenders: dict[str, Callable[[], object]] = {
+        "reference": lambda: guided.reference(images[:1], few),
+        "ours": lambda: guided.ours(images),
+    }
+    taken = in_turn(contenders, rounds=amount.rounds, device=CPU)
+    counts = {"reference": amount.steps / DEPTH, "ours": float(len(rows))}
+    per_slice = {n: Taken(tuple(s / counts[n] for s in found.seconds)) for n, found in taken.items()}
+    return {
+        "largest_difference": float((same[0][:, 0] - same[1]).abs().max()),
+        "timed": f"{amount.steps} of {DEPTH} steps each way of one slice, multiplied; ours: {len(rows)} slices",
+        "seconds": _seconds(per_slice),
+    } | _ratios(per_slice)
+
+
 def _volume(subject: Subject, per_slice: dict[str, Taken]) -> dict[str, Any]:
     """The whole volume: every whole slice by the reference, multiplied; what holds brain by ours, as it is, and by the
     default recipe with its prior, its light denoiser and ten members."""
@@ -180,6 +204,15 @@ def _volume(subject: Subject, per_slice: dict[str, Taken]) -> dict[str, Any]:
     }
 
 
+def _limits() -> dict[str, dict[str, float]]:
+    """GFLOP per second that this machine reaches at best."""
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    return {
+        name: {"matmul": matmul_limit(CPU, MATRIX, kind) / 1e9, "convolution": convolution_limit(CPU, kind) / 1e9}
+        for name, kind in kinds.items()
+    }
+
+
 def _seconds(taken: dict[str, Taken]) -> dict[str, dict[str, float]]:
     return {name: {"best": found.best, "median": found.median} for name, found in taken.items()}
 
@@ -192,10 +225,10 @@ def _ratios(taken: dict[str, Taken]) -> dict[str, Any]:
 
 def measure(amount: Amount = Amount()) -> dict[str, Any]:
     """Everything that needs no trained network. Returns what goes into reference.json."""
-    subject = Subject.made()
+    subject = Subject.made(amount.shape)
     result: dict[str, Any] = {"schema": 1, "benchmark": "reference", "machine": machine(), "network": NETWORK}
-    result |= {"load": os.getloadavg()[0], "limits": limits(CPU)}
-    for part in (equality, one_step, training, sampling):
+    result |= {"load": os.getloadavg()[0], "limits": _limits()}
+    for part in (equality, one_step, training, sampling, anomaly):
         log.info("%s", part.__name__.replace("_", " "))
         result[part.__name__] = part(subject, amount)
     return result
@@ -221,6 +254,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     ratios = {"one_step": result["one_step"]["ratios"]["six slices in one batch"]["median"]}
     ratios["training_step"] = result["training"]["ratios"]["ours"]["median"]
     ratios["slice"] = result["sampling"]["ratio"]
+    ratios["anomaly_slice"] = result["anomaly"]["ratios"]["ours"]["median"]
     if volume := result["sampling"].get("volume"):
         ratios |= {f"volume, {name}": value for name, value in volume["ratios"].items() if name != "reference"}
     return {"equal": result["equality"]["equal"]} | {name: round(value, 2) for name, value in ratios.items()}

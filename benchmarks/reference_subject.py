@@ -36,7 +36,7 @@ OVERRIDES = (
 )
 CPU = torch.device("cpu")
 MEMBERS, TOGETHER = 5, 6  # of a slice, and slices whose members share a batch
-SHAPE, PLANE = (240, 240, 155), (120, 120)  # of a head at 1 mm, and of its slices at the recipe's 2 mm
+PLANE = (120, 120)  # of a whole slice at the recipe's 2 mm
 ROUGH = 0.02  # of weights that begin at zero
 
 
@@ -50,7 +50,7 @@ class Subject:
     case: Prepared
 
     @classmethod
-    def made(cls) -> "Subject":
+    def made(cls, shape: tuple[int, int, int]) -> "Subject":
         recipe = load_recipe(CONFIG, task="segment", overrides=OVERRIDES)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -61,7 +61,7 @@ class Subject:
         assert isinstance(ours.network, MonaiUNet)
         theirs = plain.monai_network(ours.network)
         channels_last(ours.network).eval()
-        return cls(recipe, ours, theirs, prepare_case(phantoms_of(SHAPE)[0], recipe.preparation))
+        return cls(recipe, ours, theirs, prepare_case(phantoms_of(shape)[0], recipe.preparation))
 
     @cached_property
     def images(self) -> Tensor:
