@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from benchmarks import plain
 from benchmarks.limit import convolution_limit, counted, matmul_limit
 from benchmarks.reference_anomaly import DEPTH, GuidedSubject
+from benchmarks.reference_plot import draw
 from benchmarks.reference_subject import CONFIG, CPU, MEMBERS, NETWORK, TOGETHER, Subject, our_training, passes
 from benchmarks.reporting import machine, number, table
 from benchmarks.timing import Taken, in_turn
@@ -269,6 +270,7 @@ def main() -> None:
     configure(verbosity=0, progress=True)
     result = measure(QUICK if chosen.quick else Amount())
     write_json(chosen.out / "reference.json", result)
+    draw(result, chosen.out / "reference.png")
     print(show(result))
 
 

@@ -7,13 +7,16 @@ from benchmarks.few_steps import measure as measure_few
 from benchmarks.few_steps import show as show_few
 from benchmarks.reference import Amount, measure, show, summary
 from benchmarks.reference_anomaly import GuidedSubject
+from benchmarks.reference_plot import draw
 
 TINY = Amount(rounds=1, slices=1, steps=3, training_rounds=1, training_batch=2, shape=(32, 32, 32))
 FEW = FewAmount(cases=6, slices=2, training_steps=1, many=4, deep=4)
 
 
-def test_ours_says_what_straightforward_code_says_and_is_timed_beside_it():
+def test_ours_says_what_straightforward_code_says_and_is_timed_beside_it(tmp_path):
     result = measure(TINY)
+    draw(result, tmp_path / "reference.png")
+    assert (tmp_path / "reference.png").stat().st_size > 1000
     equal = result["equality"]
     assert equal["pass_largest_difference"] < 1e-4 and equal["steps_largest_difference"] < 1e-4
     assert next(iter(result["one_step"]["ratios"])) == "reference" and result["one_step"]["gflop"] > 0
