@@ -55,15 +55,22 @@ def ensemble(
     """The probability of `members` masks of each of the slices images [N, C, H, W], as [N, members, H, W], after the first
     `steps` of the scheduler's steps: all of them for a result, fewer to see how long one takes."""
     drawn = []
-    with torch.no_grad():
-        for image in images.split(1):
-            for _ in range(members):
-                x = torch.randn(1, 1, *image.shape[2:], generator=generator)
-                for t in scheduler.timesteps[:steps]:
-                    said = network(torch.cat([x, image], dim=1), timesteps=t[None] + 1)
-                    x, clean = scheduler.step(torch.tanh(said / 2), int(t), x, generator=generator)
-                drawn.append((clean + 1) / 2)
+    for image in images.split(1):
+        for _ in range(members):
+            noise = torch.randn(1, 1, *image.shape[2:], generator=generator)
+            drawn.append((walked(network, scheduler, noise, image, steps=steps, generator=generator) + 1) / 2)
     return torch.cat(drawn).view(len(images), members, *images.shape[2:])
+
+
+def walked(
+    network: nn.Module, scheduler: DDPMScheduler, x: Tensor, image: Tensor, *, steps: int, generator: torch.Generator
+) -> Tensor:
+    """x [1, 1, H, W] of a slice after the first `steps` of DDPM."""
+    with torch.no_grad():
+        for t in scheduler.timesteps[:steps]:
+            said = network(torch.cat([x, image], dim=1), timesteps=t[None] + 1)
+            x, _ = scheduler.step(torch.tanh(said / 2), int(t), x, generator=generator)
+    return x
 
 
 def anomaly_map(

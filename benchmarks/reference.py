@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import plain
 from benchmarks.limit import convolution_limit, counted, matmul_limit
@@ -67,8 +67,8 @@ def equality(subject: Subject, amount: Amount) -> dict[str, Any]:
     with torch.no_grad():
         said = subject.theirs(torch.cat([start, image], dim=1), timesteps=torch.tensor([length]))
         passes = subject.ours.network(start, torch.tensor([length]), Condition(image=image))
-    theirs = _stepped(subject.theirs, scheduler, start, image, amount.steps, torch.Generator().manual_seed(1))
-    noise = torch.Generator().manual_seed(1)
+    theirs, noise = (torch.Generator().manual_seed(1) for _ in range(2))
+    stepped = plain.walked(subject.theirs, scheduler, start, image, steps=amount.steps, generator=theirs)
     times = list(range(length, length - amount.steps - 1, -1))
     solver = subject.recipe.sampling.solver
     walked = walk(
@@ -79,24 +79,13 @@ def equality(subject: Subject, amount: Amount) -> dict[str, Any]:
     found = {
         "pass_largest_difference": float((said - passes).abs().max()),
         "steps": amount.steps,
-        "steps_largest_difference": float((theirs - walked).abs().max()),
+        "steps_largest_difference": float((stepped - walked).abs().max()),
         "allowed": EQUAL,
         "bf16_mask_pixels_equal": float((exact == rounded).double().mean()),
         "wanted": EQUAL_PIXELS,
     }
     differences = max(found["pass_largest_difference"], found["steps_largest_difference"])
     return found | {"equal": differences <= EQUAL and found["bf16_mask_pixels_equal"] >= EQUAL_PIXELS}
-
-
-def _stepped(
-    network: nn.Module, scheduler: Any, x: Tensor, image: Tensor, steps: int, generator: torch.Generator
-) -> Tensor:
-    """x after the first `steps` of MONAI's DDPM."""
-    with torch.no_grad():
-        for t in scheduler.timesteps[:steps]:
-            said = network(torch.cat([x, image], dim=1), timesteps=t[None] + 1)
-            x, _ = scheduler.step(torch.tanh(said / 2), int(t), x, generator=generator)
-    return x
 
 
 def one_step(subject: Subject, amount: Amount) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The network, weights and scan of `benchmarks.reference`, and ways to take one step of an ensemble of it."""
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -128,7 +129,7 @@ def our_training(recipe: SegmentationRecipe, network: nn.Module, batch: Batch) -
     settings = recipe.denoiser.but(dice=0)
     objective = Denoising(settings.around(network, recipe.schedule), MaskAndImage(recipe.space), seed=0)
     network.train()
-    for step in iter(int, 1):
+    for step in itertools.count():
         with autocast(CPU, "bf16"):
             turns = list(objective.turns(batch, step))
         for turn in turns:

@@ -181,7 +181,7 @@ def _own_norms(network: nn.Module) -> None:
     for module in list(network.modules()):
         norms = {name: child for name, child in module.named_children() if isinstance(child, nn.GroupNorm)}
         activation = next((name for name, child in module.named_children() if isinstance(child, nn.SiLU)), None)
-        kind = GroupNormSiLU if norms and activation else GroupNorm
+        kind = GroupNormSiLU if activation else GroupNorm
         for name, norm in norms.items():
             setattr(module, name, kind(norm.num_channels, norm.num_groups, epsilon=norm.eps))
         if norms and activation:

@@ -20,7 +20,7 @@ from medseg_diff.locking import claimed
 from medseg_diff.tasks.apply.case_folder import Identity, OtherScan, is_complete, made_anew, source_of, tell
 from medseg_diff.tasks.apply.cases import Given
 from medseg_diff.tasks.apply.failures import FAILURES, Failures, in_words
-from medseg_diff.tasks.apply.pipeline import Course, answer_of, in_turn, overlapped
+from medseg_diff.tasks.apply.pipeline import Stages, answer_of, in_turn, overlapped
 from medseg_diff.tasks.apply.pseudonyms import names_of
 from medseg_diff.tasks.apply.summary import SUMMARY, summarised
 from medseg_diff.tasks.options import ResultFolder
@@ -109,7 +109,7 @@ class Results:
 
         def done_here(todos: Sequence[Todo]) -> Outcomes:
             several = overlapped if len(todos) > 1 and all(map(_is_small, todos)) else in_turn
-            return several(todos, lambda todo: self._course(todo, work))
+            return several(todos, lambda todo: self._stages(todo, work))
 
         self.gather(title, cases, done_here)
 
@@ -205,9 +205,9 @@ class Results:
                 found = "is still claimed by a process that was lost, or by another"
                 raise EnvironmentFault(found, fix="run the same command again in some minutes", case=case.name)
             time.sleep(1)
-        return answer_of(self._course(todo, work))
+        return answer_of(self._stages(todo, work))
 
-    def _course(self, todo: Todo, work: Work) -> Course[bool]:
+    def _stages(self, todo: Todo, work: Work) -> Stages[bool]:
         """The same step by step; the case is this process's from the first to the last."""
         case, folder = todo.case, self.folder(todo.case)
         with claimed(self._claim_of(case)) as ours:

@@ -17,12 +17,12 @@ Item = TypeVar("Item", bound=Named)
 Answer = TypeVar("Answer")
 # The steps of one item: it pauses when it is read and when it is sampled, and returns the answer when it is written. It may
 # end before. To close it in a pause undoes what it began.
-Course = Generator[None, None, Answer]
+Stages = Generator[None, None, Answer]
 
 
 @dataclass(frozen=True)
 class _End(Generic[Answer]):
-    """How a course ended."""
+    """How the stages of an item ended."""
 
     outcome: Answer | MedsegError
 
@@ -32,14 +32,14 @@ class _UnderWay(Generic[Item, Answer]):
     """An item whose next step is done in another thread, or was."""
 
     item: Item
-    course: Course[Answer]
+    stages: Stages[Answer]
     step: Future[_End[Answer] | None]
 
 
 def overlapped(
-    items: Iterable[Item], begun: Callable[[Item], Course[Answer]]
+    items: Iterable[Item], begun: Callable[[Item], Stages[Answer]]
 ) -> Generator[tuple[Item, Answer | MedsegError], None, None]:
-    """Each item with the answer of its course, or the error of ours that it raised, in the order of the items. Never more
+    """Each item with the answer of its stages, or the error of ours that it raised, in the order of the items. Never more
     than one is read ahead, nor more than one left to be written.
 
     Those that memory was too small for beside others are done again at the end, each alone. To close the generator waits
@@ -51,7 +51,7 @@ def overlapped(
 
 
 def _beside_others(
-    waiting: Iterator[Item], begun: Callable[[Item], Course[Answer]], short: list[Item]
+    waiting: Iterator[Item], begun: Callable[[Item], Stages[Answer]], short: list[Item]
 ) -> Generator[tuple[Item, Answer | MedsegError], None, None]:
     """As `overlapped`, but that those for which memory was too small are left to `short`."""
     now: _UnderWay[Item, Answer] | None = None
@@ -61,8 +61,8 @@ def _beside_others(
 
         def reading() -> _UnderWay[Item, Answer] | None:
             for item in waiting:
-                course = begun(item)
-                return _UnderWay(item, course, reader.submit(_step, course))
+                stages = begun(item)
+                return _UnderWay(item, stages, reader.submit(_step, stages))
             return None
 
         try:
@@ -70,10 +70,10 @@ def _beside_others(
                 ahead, end = None, now.step.result()
                 if end is None:
                     ahead = reading()
-                    end = _step(now.course)
+                    end = _step(now.stages)
                 if behind:
                     yield from _ended(behind, behind.step.result(), short)
-                behind = _UnderWay(now.item, now.course, writer.submit(_step, now.course)) if end is None else None
+                behind = _UnderWay(now.item, now.stages, writer.submit(_step, now.stages)) if end is None else None
                 yield from _ended(now, end, short)
             if behind:
                 yield from _ended(behind, behind.step.result(), short)
@@ -81,11 +81,11 @@ def _beside_others(
             left = [each for each in (behind, now, ahead) if each]
             wait([each.step for each in left])
             for each in left:
-                each.course.close()
+                each.stages.close()
 
 
 def in_turn(
-    items: Iterable[Item], begun: Callable[[Item], Course[Answer]]
+    items: Iterable[Item], begun: Callable[[Item], Stages[Answer]]
 ) -> Generator[tuple[Item, Answer | MedsegError], None, None]:
     """The same one item after the other."""
     for item in items:
@@ -96,20 +96,20 @@ def in_turn(
         yield item, outcome
 
 
-def answer_of(course: Course[Answer]) -> Answer:
-    """All steps of a course. Raises: what they raise."""
+def answer_of(stages: Stages[Answer]) -> Answer:
+    """All of them. Raises: what they raise."""
     while True:
         try:
-            next(course)
+            next(stages)
         except StopIteration as end:
             answer: Answer = end.value
             return answer
 
 
-def _step(course: Course[Answer]) -> _End[Answer] | None:
-    """The next step of a course, and how it ended where that was the last."""
+def _step(stages: Stages[Answer]) -> _End[Answer] | None:
+    """The next one, and how all ended where that was the last."""
     try:
-        next(course)
+        next(stages)
     except StopIteration as end:
         return _End(end.value)
     except MedsegError as error:

@@ -110,8 +110,9 @@ def segment_cases(
     job.folder.check_room(given.cases, maps=_maps_of_a_region(system, ensemble) * len(system.recipe.regions))
     do_cases("segmenting", given.cases, job, shared)
     folders = [job.folder.folder(case) for case in given.cases]
-    for line in saved(rows_of(folders)):
-        log.info("%s", line)
+    if system.screening or system.plan.tolerance is not None:
+        for line in saved(rows_of(folders)):
+            log.info("%s", line)
     log.info("results in %s: open mask.nii.gz over the scan in 3D Slicer or ITK-SNAP", results.out)
     return folders
 

@@ -64,8 +64,8 @@ def sample_volume(
     work, settling = _work(system, plan, slices, size), Settling([*system.thresholds.values()], prepared.voxel_ml)
     courses, now = [Course(partial(_is_enough, plan, settling, ensemble))], work.plan
     with autocast(system.device, system.precision), bar(f"  {case}", models * work.total) as advance:
-        told = _told(work.denoiser, advance)
-        draw = partial(sample_masks, work.denoiser, images, slices, regions=regions, start=start, advance=told)
+        finished = _finished(work.denoiser, advance)
+        draw = partial(sample_masks, work.denoiser, images, slices, regions=regions, start=start, advance=finished)
         for number, weights in enumerate(system.weights):
             if models > 1:
                 load_weights(system.denoiser.module(), weights)
@@ -97,7 +97,7 @@ def _seed(system: SegmentationSystem, case: str, first: int, z: int, member: int
     return seed_of(system.seed, case, *owner, first + member)
 
 
-def _told(denoiser: AnyDenoiser, advance: Callable[[int], None]) -> Callable[[int], None]:
+def _finished(denoiser: AnyDenoiser, advance: Callable[[int], None]) -> Callable[[int], None]:
     """What is told of samples that are finished: nothing where tiles are counted."""
     if not isinstance(denoiser, Tiled):
         return advance

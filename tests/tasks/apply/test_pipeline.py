@@ -38,7 +38,7 @@ class Log:
     def of(self, name):
         return [step for step, other in self.said if other == name]
 
-    def course(self, item):
+    def stages(self, item):
         try:
             for step in STEPS:
                 self.say(step, item.name)
@@ -66,7 +66,7 @@ def test_while_one_is_sampled_the_next_is_read_and_the_last_written():
         log.wait_for("sample", "b")
 
     log = Log({("sample", "b"): neighbours, ("write", "a"): until_sampled, ("read", "c"): until_sampled})
-    assert list(overlapped(ITEMS, log.course)) == [(item, item.name.upper()) for item in ITEMS]
+    assert list(overlapped(ITEMS, log.stages)) == [(item, item.name.upper()) for item in ITEMS]
     assert all(log.of(item.name) == [*STEPS, "end"] for item in ITEMS)
     assert [name for step, name in log.said if step == "sample"] == list("abcd")
 
@@ -78,20 +78,20 @@ def test_no_more_than_one_is_ahead_and_one_behind():
         assert len(begun - ended) <= 3
 
     log = Log({(step, item.name): hold for step in STEPS for item in ITEMS})
-    assert len(list(overlapped(ITEMS, log.course))) == 4
+    assert len(list(overlapped(ITEMS, log.stages))) == 4
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_errors_stand_in_the_order_of_the_items(step):
     error = ImageError("bad")
     log = Log({(step, "b"): raising(error)})
-    assert [outcome for _, outcome in overlapped(ITEMS, log.course)] == ["A", error, "C", "D"]
+    assert [outcome for _, outcome in overlapped(ITEMS, log.stages)] == ["A", error, "C", "D"]
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_whoever_stops_at_an_error_has_what_came_before_it_and_nothing_after(step):
     log = Log({(step, "b"): raising(ImageError("bad"))})
-    with closing(overlapped(ITEMS, log.course)) as outcomes:
+    with closing(overlapped(ITEMS, log.stages)) as outcomes:
         for _, outcome in outcomes:
             if isinstance(outcome, ImageError):
                 break
@@ -106,7 +106,7 @@ def test_an_interrupt_lets_what_is_being_written_end():
 
     log = Log({("write", "a"): until_interrupted, ("sample", "b"): raising(KeyboardInterrupt())})
     with pytest.raises(KeyboardInterrupt):
-        list(overlapped(ITEMS, log.course))
+        list(overlapped(ITEMS, log.stages))
     assert log.of("a") == [*STEPS, "end"]
     assert log.of("b") == ["read", "sample", "end"] and log.of("c") == ["read", "end"]
 
@@ -115,7 +115,7 @@ def test_an_interrupt_lets_what_is_being_written_end():
 def test_a_bug_ends_all(step):
     log = Log({(step, "b"): raising(ZeroDivisionError())})
     with pytest.raises(ZeroDivisionError):
-        list(overlapped(ITEMS, log.course))
+        list(overlapped(ITEMS, log.stages))
     assert {name: log.of(name)[-1] for name in "ab"} == {"a": "end", "b": "end"}
     assert log.of("a") == [*STEPS, "end"] and "write" not in log.of("c")
 
@@ -129,13 +129,13 @@ def test_one_that_memory_was_too_small_for_beside_others_is_done_again_alone(ste
             raise OutOfMemory("memory runs out")
 
     log = Log({(step, "b"): tight})
-    outcomes = list(overlapped(ITEMS, log.course))
+    outcomes = list(overlapped(ITEMS, log.stages))
     assert [item.name for item, _ in outcomes] == list("acdb")
     assert isinstance(outcomes[-1][1], OutOfMemory) if too_large else outcomes[-1][1] == "B"
 
 
 def test_a_course_may_end_early():
-    def course(item):
+    def stages(item):
         if item.name == "b":
             return False
         yield
@@ -144,5 +144,5 @@ def test_a_course_may_end_early():
         yield
         return True
 
-    assert [outcome for _, outcome in overlapped(ITEMS, course)] == [True, False, False, True]
-    assert [answer_of(course(item)) for item in ITEMS] == [True, False, False, True]
+    assert [outcome for _, outcome in overlapped(ITEMS, stages)] == [True, False, False, True]
+    assert [answer_of(stages(item)) for item in ITEMS] == [True, False, False, True]
