@@ -38,8 +38,8 @@ from medseg_diff.metrics.intervals import mean_interval
 from medseg_diff.metrics.overlap import dice
 from medseg_diff.phantoms.make import PhantomSettings, make_case
 from medseg_diff.recipes.anomaly import AnomalyRecipe
-from medseg_diff.recipes.base import Recipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.recipes.spaces import space_of
 from medseg_diff.recipes.trained import Trained, open_run
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
@@ -76,7 +76,7 @@ class Slices:
     raters: np.ndarray
 
     @classmethod
-    def of(cls, recipe: Recipe, number: int) -> "Slices":
+    def of(cls, recipe: SegmentationRecipe | AnomalyRecipe, number: int) -> "Slices":
         """Of each case the two slices with most of the lesion in them."""
         settings = PhantomSettings(cases=number // 2, shape=SHAPE, healthy=0, raters=RATERS, seed=TEST_SEED)
         parts: list[tuple[Tensor, ...]] = []
@@ -90,7 +90,7 @@ class Slices:
         return cls(images, mask[:, 0].numpy() > 0, brain[:, 0].numpy() > 0, masks.numpy() > 0)
 
 
-def _largest(case: Prepared, recipe: Recipe) -> tuple[Tensor, ...]:
+def _largest(case: Prepared, recipe: SegmentationRecipe | AnomalyRecipe) -> tuple[Tensor, ...]:
     """Image, mask, brain and raters of the two slices with most lesion, at the size of training."""
     assert case.reference is not None and case.raters is not None
     view = recipe.view
@@ -143,7 +143,11 @@ def anomaly(out: Path, amount: Amount) -> list[dict[str, Any]]:
     recipe, slices = trained.recipe, Slices.of(trained.recipe, amount.slices)
     denoiser = recipe.denoiser.around(_network(trained, "denoiser"), recipe.schedule)
     networks = Networks(
-        denoiser, trained.networks["classifier"], recipe.channels, recipe.space, recipe.preparation.background
+        denoiser,
+        trained.networks["classifier"],
+        recipe.channels,
+        space_of(recipe.space, {}),
+        recipe.preparation.background,
     )
     rows = []
     assert isinstance(recipe.engine, Inversion)

@@ -15,6 +15,7 @@ from medseg_diff.methods.anomaly.engine import Networks
 from medseg_diff.methods.anomaly.inversion import Inversion
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.lookup import load_recipe
+from medseg_diff.recipes.spaces import space_of
 from medseg_diff.training.fit import channels_last
 
 CONFIG, OVERRIDES = "quick/guided", ("deepest=null", "engine.condition_on_healthy=false", "engine.scale_at=null")
@@ -44,7 +45,9 @@ class GuidedSubject:
         plainly = [with_torch_norms(copy.deepcopy(network)) for network in built]
         denoiser, classifier = (channels_last(network) for network in built)
         ours = recipe.denoiser.around(denoiser, recipe.schedule)
-        networks = Networks(ours, classifier, recipe.channels, recipe.space, recipe.preparation.background)
+        networks = Networks(
+            ours, classifier, recipe.channels, space_of(recipe.space, {}), recipe.preparation.background
+        )
         return cls(recipe, networks, *plainly)
 
     @property

@@ -1,4 +1,4 @@
-"""Diffusion models for brain MR: segmentation with uncertainty, anomaly maps. The verbs are functions here."""
+"""Diffusion models for brain MR: segmentation with uncertainty, anomaly maps, synthesis. The verbs are functions here."""
 
 from importlib import import_module
 from typing import Any
@@ -14,8 +14,10 @@ VERBS = {
     "validate": "medseg_diff.tasks.validate",
     "train_seg": "medseg_diff.tasks.train.segmentation",
     "train_anomaly": "medseg_diff.tasks.train.anomaly",
+    "train_synth": "medseg_diff.tasks.train.synthesis",
     "segment": "medseg_diff.api.segment",
     "anomaly": "medseg_diff.api.anomaly",
+    "synthesise": "medseg_diff.tasks.apply.synthesise",
     "tune": "medseg_diff.tasks.apply.tune",
     "evaluate": "medseg_diff.tasks.evaluate",
     "ui": "medseg_diff.tasks.ui",

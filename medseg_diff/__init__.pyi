@@ -268,6 +268,85 @@ def train_anomaly(
         data_root: Folder that paths in the table are relative to [the table's].
     """
 
+def train_synth(
+    data: str | Path,
+    device: str = ...,
+    data_root: str | Path | None = ...,
+    *,
+    overrides: Sequence[str] = ...,
+    config: str | None = ...,
+    out: str | Path | None = ...,
+    resume: Literal["auto", "must"] | None = ...,
+    init_from: str | None = ...,
+    resample_to: str | None = ...,
+    runs: str | Path = ...,
+    mlflow: bool = ...,
+    parent: str | None = ...,
+) -> Run:
+    """Train the networks that draw scans like those of the table `data`, one after the other.
+
+    Returns the run: weights/denoiser.safetensors, in a latent space weights/autoencoder.safetensors, and with covariates
+    weights/regressor.safetensors and covariates.json, their ranges.
+    Raises: ConfigError, ManifestError, ImageError; UsageError where `out` already holds something; Diverged.
+
+    Args:
+        data: Table of cases (CSV).
+        overrides: key=value laid over the recipe.
+        config: Recipe by name (see `info`) or path [the verb's default].
+        out: Run folder [runs/TIME-RECIPE].
+        resume: Go on with the unfinished run in --out [the newest of this recipe and data]; auto: or begin one.
+        init_from: A run whose weights to begin with; channels and regions may differ, the network not.
+        resample_to: Read the other channels of every case onto this one's grid.
+        runs: Folder of runs, cache and MLflow store.
+        mlflow: Mirror the run in MLflow.
+        parent: Name of a study whose runs stand together in MLflow.
+        device: auto, cpu, cuda, cuda:N or mps.
+        data_root: Folder that paths in the table are relative to [the table's].
+    """
+
+def synthesise(
+    out: str | Path,
+    device: str = ...,
+    *,
+    model: str | Path | None = ...,
+    runs: str | Path = ...,
+    covariates: Sequence[str] = ...,
+    number: int = ...,
+    age: float | None = ...,
+    sex: str | None = ...,
+    unconditional: bool = ...,
+    guidance: float | None = ...,
+    steps: int | None = ...,
+    limit: float | None = ...,
+    seed: int = ...,
+    precision: str | None = ...,
+    network_batch: int | None = ...,
+    overwrite: bool = ...,
+) -> list[str | Path]:
+    """Draw `number` scans into OUT/synthetic_0000 …, and their table OUT/cases.csv; returns the folders.
+
+    A scan depends on the model, the seed, its number and what is asked for alone. Those that are complete are skipped.
+    Raises: UsageError, CheckpointError, EnvironmentFault.
+
+    Args:
+        out: Where scans go, a folder for each.
+        model: Run, or study of folds: its folder or name [the newest below --runs, else `starter`].
+        runs: Where to look for the newest run.
+        covariates: Covariates asked for: ventricle_volume_ml=40 …
+        number: How many scans [8].
+        age: Age in years, the covariate age_years.
+        sex: F or M, the covariate sex.
+        unconditional: Scans of anybody: covariates are left out.
+        guidance: 1: covariates as they were learned; more exaggerates them [the recipe's].
+        steps: Denoising steps [the recipe's].
+        limit: How far values may go where guidance exaggerates [the recipe's].
+        seed: Of all noise.
+        precision: auto, fp32 or bf16 [the recipe's].
+        network_batch: Samples in one pass of the networks [the recipe's].
+        overwrite: Redo what is there.
+        device: auto, cpu, cuda, cuda:N or mps.
+    """
+
 def prepare(
     folder: str | Path,
     *,

@@ -32,7 +32,11 @@ class Verbs(NamedTuple):
     apply: str
 
 
-VERBS = {"segment": Verbs("train-seg", "segment"), "anomaly": Verbs("train-anomaly", "anomaly")}
+VERBS = {
+    "segment": Verbs("train-seg", "segment"),
+    "anomaly": Verbs("train-anomaly", "anomaly"),
+    "synthesise": Verbs("train-synth", "synthesise"),
+}
 
 
 def verbs_of(task: str | None) -> Verbs:

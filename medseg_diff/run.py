@@ -70,6 +70,10 @@ class Run:
         return self.folder / "typicality.json"
 
     @property
+    def covariates_file(self) -> Path:
+        return self.folder / "covariates.json"
+
+    @property
     def figures(self) -> Path:
         return self.folder / "figures"
 
@@ -197,7 +201,8 @@ class Run:
         return found
 
     def _measured(self) -> list[Path]:
-        return [path for path in (self.calibration_file, self.typicality_file) if path.is_file()]
+        measured = (self.calibration_file, self.typicality_file, self.covariates_file)
+        return [path for path in measured if path.is_file()]
 
     def _listed(self) -> dict[Path, str]:
         """What SHA256SUMS says; no name leads out of the folder. Raises: CheckpointError."""

@@ -227,11 +227,13 @@ def _config_error(kind: type[BaseModel], data: dict[str, Any], fault: dict[str, 
 def _is_union_tag(part: Any, data: Any, location: Sequence[Any]) -> bool:
     """Pydantic puts the chosen member of a union into the path; a person wrote no such key."""
     here = data
-    for step in location:
+    for number, step in enumerate(location, start=1):
         inside = isinstance(here, dict) and step in here
         inside = inside or (isinstance(here, list) and isinstance(step, int) and step < len(here))
-        if step == part and not inside and isinstance(here, dict) and part in here.values():
-            return True
+        if step == part and not inside and isinstance(here, dict):
+            implied = "kind" not in here and number < len(location)  # of a union that has a usual member
+            if part in here.values() or implied:
+                return True
         here = here[step] if inside else here
     return False
 

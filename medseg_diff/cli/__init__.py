@@ -13,7 +13,7 @@ from medseg_diff.errors import MedsegError
 
 app = typer.Typer(
     name="medseg-diff",
-    help="Diffusion models for brain MR: segmentation with uncertainty, anomaly maps.",
+    help="Diffusion models for brain MR: segmentation with uncertainty, anomaly maps, synthesis.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

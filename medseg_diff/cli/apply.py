@@ -1,6 +1,6 @@
-"""A trained run and scans → results on the scans' own grids: `segment`, `anomaly`; how few samples do: `tune`.
+"""What a trained run does: `segment` and `anomaly` on the scans' own grids, `tune`, and `synthesise` out of nothing.
 
-Their options: `tasks/options.py`.
+Their options: `tasks/options.py`, `tasks/synthesis_options.py`.
 """
 
 import json
@@ -21,6 +21,7 @@ from medseg_diff.tasks.options import (
     Source,
     TuningOptions,
 )
+from medseg_diff.tasks.synthesis_options import SynthesisOptions
 
 if TYPE_CHECKING:
     from medseg_diff.recipes.tuned import Tuned
@@ -66,6 +67,19 @@ def _show(folders: list[Path], results: ResultFolder, source: Source, as_json: b
         typer.echo(f"next: medseg-diff evaluate --predictions {results.out} --data {source.data}")
     elif folders:
         typer.echo(folders[0])
+
+
+def synthesise(
+    out: Annotated[Path, typer.Option(help="Where scans go, a folder for each.")],
+    model: Model,
+    options: SynthesisOptions,
+    device: Device = "auto",
+) -> None:
+    """Draw scans of nobody, as asked for by covariates; their table is OUT/cases.csv."""
+    from medseg_diff.tasks.apply.synthesise import synthesise as run
+
+    run(out=out, model=model, options=options, device=device)
+    typer.echo(out / "cases.csv")
 
 
 def tune(

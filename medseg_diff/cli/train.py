@@ -1,4 +1,4 @@
-"""A table of cases → a trained run: `train-seg`, `train-anomaly`."""
+"""A table of cases → a trained run: `train-seg`, `train-anomaly`, `train-synth`."""
 
 from medseg_diff.cli.options import Data, DataRoot, Device
 from medseg_diff.tasks.options import Folds, TrainingRun
@@ -21,3 +21,10 @@ def train_anomaly(
     from medseg_diff.tasks.train.anomaly import train_anomaly as run
 
     run(data=data, training=training, folds=folds, device=device, data_root=data_root)
+
+
+def train_synth(data: Data, training: TrainingRun, device: Device = "auto", data_root: DataRoot = None) -> None:
+    """Train a model that draws scans of nobody: an autoencoder, and a denoiser of what it makes of scans."""
+    from medseg_diff.tasks.train.synthesis import train_synth as run
+
+    run(data=data, training=training, device=device, data_root=data_root)

@@ -113,7 +113,20 @@ class Patches(Settings):
         return ("volume",)
 
 
+class WholeVolume(Settings):
+    """A volume [C, X, Y, Z] as one piece [1, C, *size]: its brain in the middle, background around it.
+
+    What of a brain is larger than `size` is cut off, which training says.
+    """
+
+    dims: ClassVar[int] = 3
+    piece: ClassVar[str] = "volumes"
+    kind: Literal["volume"] = "volume"
+    size: tuple[Edge, Edge, Edge] = (160, 224, 160)
+
+
 AnyView = Annotated[AxialSlices | Patches, Field(discriminator="kind")]
+SynthesisView = Annotated[AxialSlices | WholeVolume, Field(discriminator="kind")]
 
 
 def fit_to(size: Iterable[int], image: Tensor, *, fill: float, corner: Iterable[int] | None = None) -> Tensor:

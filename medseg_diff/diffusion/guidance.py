@@ -2,7 +2,11 @@
 
 Classifier guidance: Dhariwal & Nichol, Diffusion Models Beat GANs on Image Synthesis, 2021, arXiv 2105.05233.
 Classifier-free guidance: Ho & Salimans, Classifier-Free Diffusion Guidance, 2022, arXiv 2207.12598.
+Dynamic thresholding: Saharia et al., Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding, Imagen,
+2022, arXiv 2205.11487.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -76,3 +80,22 @@ class Pinned(Wrapped):
     def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
         prediction = self.denoiser(x_t, t, condition)
         return self.with_clean(prediction, torch.where(self.mask, prediction.clean, self.known), x_t, t)
+
+
+class DynamicallyClipped(Wrapped):
+    """Keep the clean prediction of each sample within ± `limit`, as large a share of its values as `share`: where more of
+    them leave it, all are divided by as much (Imagen, Sec. 2.3). Guidance of a large scale needs it. Always outermost.
+    """
+
+    def __init__(self, denoiser: AnyDenoiser, limit: float, *, share: float) -> None:
+        super().__init__(denoiser)
+        self.limit, self.share = limit, share
+
+    def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
+        prediction = self.denoiser(x_t, t, condition)
+        values = prediction.clean.flatten(1)
+        rank = math.ceil(self.share * values.shape[1])
+        reach = values.abs().float().kthvalue(rank, dim=1).values.clamp(min=self.limit)
+        reach = reach.to(values.dtype).view(-1, *(1,) * (x_t.ndim - 1))
+        clean = torch.maximum(torch.minimum(prediction.clean, reach), -reach) * (self.limit / reach)
+        return self.with_clean(prediction, clean, x_t, t)

@@ -107,7 +107,7 @@ class MonaiUNet(nn.Module):
             include_fc=settings.projection,
             use_flash_attention=True,  # the same numbers without the whole matrix of attention in memory
         )
-        _own_norms(self.network)
+        own_norms(self.network)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         x = padded(with_image(x_t, condition, self.null_image), self.settings.step)
@@ -175,7 +175,7 @@ def _by(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "one number"
 
 
-def _own_norms(network: nn.Module) -> None:
+def own_norms(network: nn.Module) -> None:
     """Norms whose answer for a sample does not depend on its neighbours, with the SiLU behind them where MONAI has one,
     under MONAI's names."""
     for module in list(network.modules()):

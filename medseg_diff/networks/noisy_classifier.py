@@ -72,11 +72,24 @@ class NoisyClassifier(nn.Module):
         return {"stem.weight": (1, tuple(x))}
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        return self.pool(self._maps(x_t, t)[-1])
+
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """What it sees in a clean image [B, C, *S]: the maps [B, F, *R] of every level, finest first."""
+        return self._maps(image, torch.ones(1, device=image.device))  # of all times the one with the least noise
+
+    def code(self, image: Tensor) -> Tensor:
+        """What it makes of a clean image [B, C, *S], before its answer: each feature's mean, [B, F]."""
+        return self.maps(image)[-1].flatten(2).mean(dim=2)
+
+    def _maps(self, x_t: Tensor, t: Tensor) -> list[Tensor]:
         embedding = self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype))
         h = self.stem(pixel_unshuffle(padded(x_t, self.settings.step), self.settings.stem))
+        maps = [h]
         for block in self.down:
             h = block(h, embedding)
-        return self.pool(self.norm(self.middle(h, embedding)))
+            maps = [*maps[:-1], h] if h.shape[2:] == maps[-1].shape[2:] else [*maps, h]
+        return [*maps[:-1], self.norm(self.middle(h, embedding))]
 
 
 class AttentionPooling(nn.Module):

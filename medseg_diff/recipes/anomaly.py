@@ -1,6 +1,7 @@
 """The anomaly systems: the networks of an engine, what they learn from, and how a score becomes a finding."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
@@ -22,7 +23,9 @@ from medseg_diff.networks.encoded import WithEncoderSettings
 from medseg_diff.networks.noisy_classifier import NoisyClassifier, NoisyClassifierSettings
 from medseg_diff.networks.unet import ChannelNames, UNetSettings
 from medseg_diff.recipes.base import Recipe
+from medseg_diff.recipes.spaces import AnySpace, LatentSettings
 from medseg_diff.settings import Label, Settings, apply_overrides, parse_settings
+from medseg_diff.spaces import ImageSpace, Space
 from medseg_diff.training.fit import FitSettings
 
 LABELS = 2  # healthy and diseased
@@ -64,6 +67,7 @@ class AnomalyRecipe(Recipe):
     fewest_voxels: int = Field(default=1, ge=1, le=1_000_000)
     same_height: bool = False
     view: AxialSlices = AxialSlices()
+    space: AnySpace = ImageSpace()
     deepest: int | None = Field(default=None, ge=1, le=LONGEST)
     denoiser: DenoiserSettings = DenoiserSettings(target="noise")
     network: AnomalyNetwork = UNetSettings()
@@ -87,8 +91,6 @@ class AnomalyRecipe(Recipe):
             raise ValueError("augmentation.channel_dropout is 0: a channel that is not there cannot be reconstructed")
         if self.augmentation.lesion_paste:
             raise ValueError("augmentation.lesion_paste is 0: a healthy slice with a lesion in it is not healthy")
-        if self.classifier_training.precision not in ("auto", self.training.precision):
-            raise ValueError("one precision serves both networks: set training.precision")
         if self.learned > self.schedule.length:
             raise ValueError(f"deepest {self.deepest} is beyond the schedule's {self.schedule.length}")
         try:
@@ -102,6 +104,8 @@ class AnomalyRecipe(Recipe):
     @model_validator(mode="after")
     def _denoiser_fits_the_engine(self) -> "AnomalyRecipe":
         kind, target = self.engine.kind, self.denoiser.target
+        if self.engine.in_latent != isinstance(self.space, LatentSettings):
+            raise ValueError(f"engine {kind} works in space.kind={'latent' if self.engine.in_latent else 'image'}")
         if target == "logits":
             raise ValueError("denoiser.target logits is for masks; use velocity, noise or clean")
         if target not in self.engine.targets:
@@ -157,23 +161,33 @@ class AnomalyRecipe(Recipe):
     def names(self) -> ChannelNames:
         image = tuple(f"seen {name}" for name in self.channels)
         seen = {"nothing": (), "image": image, "rest": (*image, "hidden")}[self.engine.conditioned_on]
-        return ChannelNames(self.channels, seen, self._said_of(self.channels))
+        return ChannelNames(self.x_channels, seen, self._said_of(self.x_channels))
 
     def build_denoiser(self) -> Denoiser:
         """The untrained denoiser, unconditional, with network.classes of images with a label, or of what is hidden."""
-        return self._denoiser(len(self.channels), image_channels=len(self.names.image))
+        return self._denoiser(len(self.x_channels), image_channels=len(self.names.image))
 
     def build_classifier(self) -> NoisyClassifier:
         """The untrained classifier of noisy images: logits of healthy and diseased."""
-        return self.classifier.build(dims=self.view.dims, channels=len(self.channels), classes=LABELS)
+        return self.classifier.build(dims=self.view.dims, channels=len(self.x_channels), classes=LABELS)
 
-    def networks(self, denoiser: AnyDenoiser, classifier: Network | None = None) -> Networks:
-        """Trained networks as the engine takes them."""
-        return Networks(denoiser, classifier, self.channels, self.space, self.preparation.background)
+    def networks(
+        self,
+        denoiser: AnyDenoiser,
+        classifier: Network | None = None,
+        *,
+        space: Space | None = None,
+        reference: Mapping[str, float] = MappingProxyType({}),
+    ) -> Networks:
+        """Trained networks as the engine takes them, in their space (None: the image's, which needs no training)."""
+        if space is None:
+            assert isinstance(self.space, ImageSpace)
+            space = self.space
+        return Networks(denoiser, classifier, self.channels, space, self.preparation.background, reference)
 
     def parts(self) -> dict[str, Callable[[], nn.Module]]:
         builders = {"denoiser": lambda: self.build_denoiser().module(), "classifier": self.build_classifier}
-        return {name: builders[name] for name in self.engine.networks}
+        return {name: builders[name] for name in self.engine.networks} | self._autoencoder()
 
     def with_overrides(self, overrides: Sequence[str]) -> "AnomalyRecipe":
         """The recipe with settings of engine and findings changed; what the networks have learned stays as it is.

@@ -8,15 +8,17 @@ from torch import nn
 
 from medseg_diff.data.datasets.augmentation import Augmentation
 from medseg_diff.data.transforms import Preparation
-from medseg_diff.data.views import AnyView, AxialSlices
+from medseg_diff.data.views import AnyView, AxialSlices, SynthesisView
 from medseg_diff.diffusion import Denoiser, NoiseSchedule
 from medseg_diff.diffusion.denoiser import DenoiserSettings
 from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
 from medseg_diff.networks import AnyNetwork
+from medseg_diff.networks.autoencoders import Autoencoder
 from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.networks.unet import ChannelNames, UNetSettings
+from medseg_diff.recipes.spaces import AUTOENCODER, AnySpace, LatentSettings
 from medseg_diff.settings import ChannelName, Settings
-from medseg_diff.spaces import PLAIN, AnySpace, ImageSpace
+from medseg_diff.spaces import PLAIN, ImageSpace
 from medseg_diff.training.fit import FitSettings
 
 
@@ -27,7 +29,7 @@ class Recipe(Settings):
     paper: str
     channels: tuple[ChannelName, ...] = Field(min_length=1)
     preparation: Preparation = Preparation()
-    view: AnyView = AxialSlices()
+    view: AnyView | SynthesisView = AxialSlices()
     augmentation: Augmentation = Augmentation()
     space: AnySpace = ImageSpace()
     schedule: NoiseSchedule
@@ -49,9 +51,13 @@ class Recipe(Settings):
             raise ValueError("logits say masks in [-1, 1]: leave space as it is")
         if isinstance(self.network, WithPriorSettings) and self.denoiser.target != "logits":
             raise ValueError(f"network with_prior says masks, not {self.denoiser.target}: set denoiser.target=logits")
-        for name, value in self:
-            if isinstance(value, FitSettings) and value.batch % value.accumulate:
+        trainings = {name: value for name, value in self if isinstance(value, FitSettings)}
+        trainings |= {"space.training": self.space.training} if isinstance(self.space, LatentSettings) else {}
+        for name, value in trainings.items():
+            if value.batch % value.accumulate:
                 raise ValueError(f"{name}.batch {value.batch} does not divide by accumulate {value.accumulate}")
+            if value.precision not in ("auto", self.training.precision):
+                raise ValueError(f"one precision serves all networks: set training.precision, not {name}.precision")
         return self
 
     @property
@@ -67,6 +73,22 @@ class Recipe(Settings):
     def parts(self) -> dict[str, Callable[[], nn.Module]]:
         """The networks of a trained run: how each file below weights/ is called → what builds it untrained."""
         raise AssertionError("each recipe knows what it trains")
+
+    @property
+    def x_channels(self) -> tuple[str, ...]:
+        """What the channels of x_0 are called, where that is the image or its latent."""
+        if isinstance(self.space, LatentSettings):
+            return tuple(f"latent {number}" for number in range(self.space.autoencoder.latent))
+        return self.channels
+
+    def build_autoencoder(self) -> Autoencoder:
+        """The untrained autoencoder of a latent space."""
+        assert isinstance(self.space, LatentSettings)
+        return self.space.autoencoder.build(dims=self.view.dims, channels=len(self.channels))
+
+    def _autoencoder(self) -> dict[str, Callable[[], nn.Module]]:
+        """The autoencoder as one of the `parts`, where the space has one."""
+        return {AUTOENCODER: self.build_autoencoder} if isinstance(self.space, LatentSettings) else {}
 
     def _said_of(self, channels: tuple[str, ...]) -> tuple[str, ...]:
         """What its denoiser's outputs are called: of each channel of x_0 one, with a learned variance or deviation two."""

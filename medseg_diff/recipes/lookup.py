@@ -8,13 +8,18 @@ from typing import Literal, overload
 from medseg_diff.errors import ConfigError
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.recipes.synthesis import SynthesisRecipe
 from medseg_diff.settings import apply_overrides, parse_settings, read_yaml
 
 Task = Literal["segment", "anomaly", "synthesise"]
-AnyRecipe = SegmentationRecipe | AnomalyRecipe
+AnyRecipe = SegmentationRecipe | AnomalyRecipe | SynthesisRecipe
 
 
-RECIPES: dict[str, type[AnyRecipe]] = {"segment": SegmentationRecipe, "anomaly": AnomalyRecipe}
+RECIPES: dict[str, type[AnyRecipe]] = {
+    "segment": SegmentationRecipe,
+    "anomaly": AnomalyRecipe,
+    "synthesise": SynthesisRecipe,
+}
 
 
 @overload
@@ -23,6 +28,10 @@ def load_recipe(name: str, *, task: Literal["segment"], overrides: Sequence[str]
 
 @overload
 def load_recipe(name: str, *, task: Literal["anomaly"], overrides: Sequence[str] = ()) -> AnomalyRecipe: ...
+
+
+@overload
+def load_recipe(name: str, *, task: Literal["synthesise"], overrides: Sequence[str] = ()) -> SynthesisRecipe: ...
 
 
 @overload

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from medseg_diff.data.views import Patches
+from medseg_diff.data.views import AnyView, AxialSlices, Patches
 from medseg_diff.diffusion import DDPM, AnySolver, Clipped, Denoiser
 from medseg_diff.diffusion.denoiser import AnyDenoiser
 from medseg_diff.diffusion.schedule import LONGEST
@@ -23,6 +23,7 @@ from medseg_diff.networks import SegmentationNetwork
 from medseg_diff.networks.unet import ChannelNames, UNetSettings
 from medseg_diff.recipes.base import Recipe
 from medseg_diff.settings import Axis, Label, Settings, parse_settings
+from medseg_diff.spaces import ImageSpace
 
 Noise = Literal["independent", "shared"]
 
@@ -82,6 +83,8 @@ class SegmentationRecipe(Recipe):
     nested: bool = True
     label_names: dict[Label, Annotated[str, Field(pattern=r"^\w[\w -]{0,60}$")]] = Field(default_factory=dict)
     other_labels: tuple[Label, ...] = ()
+    view: AnyView = AxialSlices()
+    space: ImageSpace = ImageSpace()
     validation: Validation = Validation()
     network: SegmentationNetwork = UNetSettings()
     sampling: SamplingSettings = SamplingSettings()

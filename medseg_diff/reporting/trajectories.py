@@ -51,6 +51,15 @@ def draw_lines(lines: Sequence[Line], *, columns: Sequence[str], path: Path) -> 
     save_png(page.figure, path)
 
 
+def middle_planes(volume: Plane) -> list[Plane]:
+    """The middle axial, coronal and sagittal plane of a volume [X, Y, Z] in RAS, each to be `displayed`; of a slice [X, Y]
+    itself."""
+    if volume.ndim == 2:
+        return [volume]
+    x, y, z = (n // 2 for n in volume.shape)
+    return [volume[:, :, z], volume[:, y, :], volume[x]]
+
+
 def displayed(plane: Plane) -> Plane:
     """A plane [X, Y] in RAS as a radiologist looks at it: row 0 is anterior, column 0 the patient's right."""
     return np.ascontiguousarray(plane[::-1, ::-1].T)

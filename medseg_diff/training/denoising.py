@@ -92,10 +92,26 @@ class ImageAndLabel:
         if self.dropout is None:
             return Condition()
         assert label is not None
-        own = seed_of(self.seed, "label dropout", self.rank, step)
-        generator = torch.Generator(label.device).manual_seed(own)
-        dropped = torch.rand(len(label), generator=generator, device=label.device) < self.dropout
+        dropped = some_of(label, self.dropout, seed_of(self.seed, "label dropout", self.rank, step))
         return Condition(label=label.clamp(min=0)).drop(dropped | (label == UNKNOWN))
+
+
+@dataclass(frozen=True)
+class ImageAndCovariates:
+    """x_0 is the image in its space, conditioned on covariates, where a batch has any; those of a share `dropout` of the
+    images are left out."""
+
+    space: Space
+    dropout: float
+    seed: int = 0
+    rank: int = 0
+
+    def __call__(self, batch: Batch, step: int) -> Example:
+        condition = Condition(covariates=batch.covariates)
+        if batch.covariates is not None and self.dropout:
+            own = seed_of(self.seed, "covariate dropout", self.rank, step)
+            condition = condition.drop(some_of(batch.covariates, self.dropout, own))
+        return Example(self.space.encode(batch.image), condition)
 
 
 @dataclass(frozen=True)
@@ -138,6 +154,12 @@ class HiddenTissue:
         hidden |= around & brain & (covered < 0.5).view(-1, *(1,) * (image.ndim - 1))
         clean = self.space.encode(image)
         return Example(clean, shown(clean, hidden), (hidden & ~lesion).to(clean.dtype))
+
+
+def some_of(part: Tensor, share: float, seed: int) -> Tensor:
+    """Which samples of a part of a batch [B, …] are drawn, each with the probability `share`: [B] booleans."""
+    generator = torch.Generator(part.device).manual_seed(seed)
+    return torch.rand(len(part), generator=generator, device=part.device) < share
 
 
 def draw_times_and_noise(

@@ -100,7 +100,9 @@ def fit(
             for turn in _turns(objective, batch, number, fabric):
                 learner = learners[turn.model]
                 # With several models, a loss may pass through one that it must not move.
-                own = list(learner.network.parameters()) if len(learners) > 1 else None
+                own = (
+                    [each for each in learner.network.parameters() if each.requires_grad] if len(learners) > 1 else None
+                )
                 with fabric.no_backward_sync(learner.model, enabled=not last):
                     fabric.backward(turn.loss / settings.accumulate, inputs=own)
                 for name, value in {"loss": turn.loss.detach(), **turn.numbers}.items():

@@ -34,6 +34,7 @@ def test_the_recipes_that_there_are():
         "cddpm",
         "dae",
         "autoencoder",
+        "pinaya_latent",
     }
     demos = {"quick/phantom", "quick/phantom_inpainting"}
     assert full | {f"quick/{name}" for name in full} | demos == set(NAMES)
@@ -50,7 +51,8 @@ def test_it_is_valid_and_names_its_paper(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_builds_and_runs_without_memory(name):
     recipe = load_recipe(name, task="anomaly")
-    image = torch.empty(2, len(recipe.channels), *recipe.view.size, device="meta")
+    size = [n // recipe.space.step for n in recipe.view.size]
+    image = torch.empty(2, len(recipe.x_channels), *size, device="meta")
     with torch.device("meta"):
         denoiser, classifier = recipe.build_denoiser(), recipe.build_classifier()
         condition = healthy_label(image) if recipe.engine.needs_labels else Condition()
@@ -59,12 +61,13 @@ def test_it_builds_and_runs_without_memory(name):
             condition = shown(image, hidden) if recipe.engine.conditioned_on == "rest" else Condition(image=image)
         out = denoiser.network(image, torch.ones(2), condition)
         logits = classifier(image, torch.ones(2), Condition())
-    assert out.shape == (2, len(recipe.channels) * recipe.denoiser.outputs, *recipe.view.size)
+    assert out.shape == (2, len(recipe.x_channels) * recipe.denoiser.outputs, *size)
     assert logits.shape == (2, 2)
     if isinstance(recipe.engine, Comparison):
         times = recipe.engine.times(recipe.schedule)
         assert (times[0], times[-1], len(times)) == (0, recipe.engine.depth, recipe.engine.steps + 1)
-    assert set(recipe.parts()) == set(recipe.engine.networks)
+    latent = {"autoencoder"} if recipe.engine.in_latent else set()
+    assert set(recipe.parts()) == {*recipe.engine.networks, *latent}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -138,7 +141,7 @@ def test_the_papers_recipe_is_the_papers():
         ("augmentation.channel_dropout=0.1", "augmentation.channel_dropout is 0"),
         ("augmentation.lesion_paste=0.5", "augmentation.lesion_paste is 0"),
         ("classifier_training.accumulate=3", "classifier_training.batch 32 does not divide by accumulate 3"),
-        ("classifier_training.precision=fp32", "one precision serves both networks"),
+        ("classifier_training.precision=fp32", "one precision serves all networks"),
         ("classifier.attention=[7]", "attention at level 7"),
     ],
 )

@@ -22,8 +22,8 @@ from medseg_diff.run import Run, create_run
 from medseg_diff.settings import parse_settings, write_yaml
 from medseg_diff.tasks.apply.anomaly import anomaly
 from medseg_diff.tasks.train.anomaly import skill_of
+from medseg_diff.tasks.train.labelled_study import prepare_labelled_study
 from medseg_diff.tasks.train.normative import calibrate
-from medseg_diff.tasks.train.study import prepare_labelled_study
 from medseg_diff.training.weights import save_weights
 
 TISSUE, LESION, DEVIATION = 100.0, 140.0, 5.0  # of every voxel by itself

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, InitVar, dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -12,11 +12,16 @@ from torch import Tensor
 from medseg_diff.data.datasets.augmentation import Augmentation
 from medseg_diff.data.datasets.batch import Key
 from medseg_diff.data.datasets.cache import PreparedCase
-from medseg_diff.data.views import AnyView, AxialSlices, fit_to
+from medseg_diff.data.views import AnyView, AxialSlices, WholeVolume, fit_to
 from medseg_diff.errors import UsageError
 from medseg_diff.seeds import seed_of
 
 Regions = Mapping[str, Sequence[int]]
+
+
+def every(number: int) -> bool:
+    """No slice is left out."""
+    return True
 
 
 @dataclass(eq=False, repr=False)
@@ -27,7 +32,7 @@ class PieceDataset(torch.utils.data.Dataset[dict[str, Tensor]], ABC):
     """
 
     cases: Sequence[PreparedCase]
-    view: AnyView
+    view: AnyView | WholeVolume
     augmentation: Augmentation
     regions: Regions
     _: KW_ONLY
@@ -75,15 +80,15 @@ class SliceDataset(PieceDataset):
     """Slices of prepared cases, each with its neighbours where the view has a context; those whose numbers `keep` takes."""
 
     view: AxialSlices
-    keep: InitVar[Callable[[int], bool]] = lambda number: True
+    keep: Callable[[int], bool] = every
 
-    def __post_init__(self, keep: Callable[[int], bool]) -> None:
+    def __post_init__(self) -> None:
         wanted = [
             (case, z)
             for case, prepared in enumerate(self.cases)
             for z in self.view.for_training(self.view.join(torch.from_numpy(np.array(prepared.brain)).bool()))
         ]
-        self.slices = [place for number, place in enumerate(wanted) if keep(number)]
+        self.slices = [place for number, place in enumerate(wanted) if self.keep(number)]
         if not self.slices:
             raise UsageError("no slice is left to train on", fix="lower view.smallest_brain or view.drop")
 
@@ -143,5 +148,7 @@ def window(slices: np.ndarray, ranges: Sequence[tuple[int, int]], *, fill: float
 
 def region_masks(labels: Tensor, regions: Regions) -> Tensor:
     """labels [1, *S] integers → [R, *S] booleans, a channel for each region."""
+    if not regions:
+        return torch.zeros(0, *labels.shape[1:], dtype=torch.bool)
     found = [torch.isin(labels, torch.tensor(list(wanted), dtype=labels.dtype)) for wanted in regions.values()]
     return torch.cat(found)

@@ -11,6 +11,7 @@ from medseg_diff.methods.anomaly.cddpm import ConditionedDDPM
 from medseg_diff.methods.anomaly.conditional_difference import ConditionalDifference
 from medseg_diff.methods.anomaly.inpainting import Inpainting
 from medseg_diff.methods.anomaly.inversion import ClassifierFreeInversion, Inversion
+from medseg_diff.methods.anomaly.latent import LatentAnomaly
 from medseg_diff.methods.anomaly.patched import Patched
 from medseg_diff.methods.anomaly.salient import SalientInversion
 
@@ -24,6 +25,7 @@ AnyEngine = Annotated[
     | ConditionedDDPM
     | ConditionalDifference
     | Autoencoder
-    | Inpainting,
+    | Inpainting
+    | LatentAnomaly,
     Field(discriminator="kind"),
 ]

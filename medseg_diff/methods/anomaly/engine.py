@@ -28,14 +28,15 @@ LEAST_DEVIATION = 0.1  # of a healthy value in [-1, 1]: whatever is surer has no
 
 
 class Networks(NamedTuple):
-    """What an engine works with: its trained networks, the space that they live in, the names of an image's channels, and
-    the value that stands outside the brain."""
+    """What an engine works with: its trained networks, the space that they live in, the names of an image's channels, the
+    value that stands outside the brain, and what was measured of healthy brains (`Engine.measure`)."""
 
     denoiser: AnyDenoiser
     classifier: Network | None = None
     channels: tuple[str, ...] = ()
     space: Space = PLAIN
     background: float = -1.0
+    reference: Mapping[str, float] = {}
 
     def brain(self, image: Tensor) -> Tensor:
         """Where an image [B, C, *S] is not background, [B, 1, *S]."""
@@ -85,6 +86,7 @@ class Engine(Settings):
     wants_deviation: ClassVar[bool] = False  # of each value that its denoiser predicts
     follows_classifier: ClassVar[bool] = True  # where it has one: a classifier that guesses then leads nowhere
     swept: ClassVar[tuple[str, ...]] = ()
+    in_latent: ClassVar[bool] = False  # whether it works in a latent space, and in no other
     learned: ClassVar[tuple[str, ...]] = ()  # settings that its networks have learned, so that they are fixed
 
     network_batch: int = Field(default=32, ge=1, le=4096)
@@ -130,6 +132,15 @@ class Engine(Settings):
     def round_trip(self, image: Tensor, networks: Networks) -> Tensor | None:
         """The image [B, C, *S] encoded and decoded without any push, where the engine can do that."""
         return None
+
+    def measure(self, image: Tensor, networks: Networks, noise: NoiseSource) -> Tensor | None:
+        """Values [B, N] of a healthy image [B, C, *S] whose usual size it has to know before it scores anything; NaN where
+        there is nothing to measure."""
+        return None
+
+    def of_healthy(self, measured: Tensor) -> dict[str, float]:
+        """What of these values [N] of all healthy brains is kept, for `Networks.reference`."""
+        return {}
 
     def reference(self, facts: Facts) -> dict[str, float]:
         """What the calibration keeps of the facts of healthy slices, for `checks`."""

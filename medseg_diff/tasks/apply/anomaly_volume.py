@@ -19,6 +19,7 @@ from medseg_diff.methods.anomaly.engine import Evidence, Networks
 from medseg_diff.methods.batches import padded_batches
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.calibration import AnomalyCalibration, read_calibration
+from medseg_diff.recipes.spaces import space_of
 from medseg_diff.recipes.trained import Trained, open_run
 from medseg_diff.recipes.typicality import Typicality
 from medseg_diff.run import Run
@@ -60,6 +61,11 @@ class AnomalySystem:
         """The same with some settings of its engine changed."""
         return replace(self, recipe=self.recipe.model_copy(update={"engine": self.engine.but(**engine)}))
 
+    def measure(self, image: Tensor, owners: Sequence[tuple[str, int]]) -> Tensor | None:
+        """What the engine has to know of healthy image [B, C, *S], on the device and inside `autocast`."""
+        noise = SeededNoise([seed_of(self.seed, *owner) for owner in owners], self.recipe.noise)
+        return self.engine.measure(image, self.networks, noise)
+
     def evidence(self, image: Tensor, owners: Sequence[tuple[str, int]], *, baselines: bool = False) -> Evidence:
         """What the engine says of image [B, C, *S], on the device and inside `autocast`; `owners` [B] own the noise."""
         place = (self.place,) if self.place else ()
@@ -95,7 +101,12 @@ def system_of(
     recipe = trained.recipe.with_overrides([*overrides, *changes])
     calibration = _calibration_of(run, recipe) if calibrated else None
     denoiser = recipe.denoiser.around(trained.networks["denoiser"], recipe.schedule)
-    networks = recipe.networks(denoiser, trained.networks.get("classifier"))
+    networks = recipe.networks(
+        denoiser,
+        trained.networks.get("classifier"),
+        space=space_of(recipe.space, trained.networks),
+        reference=calibration.reference if calibration else {},
+    )
     facts = trained.facts | {
         "calibration_sha256": trained.digests[run.calibration_file] if calibration else None,
         "separate": calibration and calibration.separate,
@@ -199,6 +210,23 @@ def map_volume(
         of_slices | {"mean_score": score[chosen].flatten(1).sum(1) / area},
         trip,
     )
+
+
+def measure_volume(prepared: Prepared, system: AnomalySystem, slices: Sequence[int]) -> Tensor | None:
+    """What the engine has to know of these healthy slices before it maps anything, [N] on the CPU; None of an engine that
+    needs to know nothing."""
+    view, found = system.recipe.view, []
+    image = view.cut(prepared.image)
+    frame = Frame.around(image.shape[2:], view.size, prepared.preparation.background)
+    with autocast(system.device, system.precision):
+        for group, padded in padded_batches(slices, system.engine.network_batch):
+            batch = frame.put(image[padded]).to(system.device).contiguous()
+            values = system.measure(batch, [(prepared.name, z) for z in padded])
+            if values is None:
+                return None
+            kept = values[: len(group)].float().cpu().flatten()
+            found.append(kept[~kept.isnan()])
+    return torch.cat(found) if found else None
 
 
 @dataclass(frozen=True)

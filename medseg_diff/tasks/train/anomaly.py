@@ -17,16 +17,20 @@ from medseg_diff.files import write_table
 from medseg_diff.methods.anomaly.engine import Reconstruction
 from medseg_diff.networks.noisy_classifier import HEALTHY
 from medseg_diff.recipes.anomaly import AnomalyRecipe
+from medseg_diff.recipes.spaces import AUTOENCODER, LatentSettings, space_of
 from medseg_diff.recipes.trained import load_network
 from medseg_diff.recipes.typicality import write_typicality
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
+from medseg_diff.spaces import Space
 from medseg_diff.studies import FoldStudy
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.options import Folds, TrainingRun
 from medseg_diff.tasks.train.folds import FoldedVerb
+from medseg_diff.tasks.train.labelled_study import LabelledStudy, prepare_labelled_study
+from medseg_diff.tasks.train.latent import autoencoder_phase, standardise, work_of_autoencoder
 from medseg_diff.tasks.train.normative import calibrate
-from medseg_diff.tasks.train.study import LabelledStudy, learned_from_phantoms, prepare_labelled_study
+from medseg_diff.tasks.train.study import ValidationSlices, learned_from_phantoms
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_reconstruction
 from medseg_diff.training.classification import NoisyClassification, Skill, skill_by_time
@@ -70,7 +74,14 @@ def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
     log.info("training on %d slices of %d cases (labelled: %d healthy, %d diseased), validating on %d", *numbers)
     examples = {"denoiser": study.training, "classifier": study.classified}
     say_how_long(works_of(recipe, bench, examples), bench, quick="quick/inpainting")
-    yield _denoiser_phase(given, study, bench)
+    networks: dict[str, nn.Module] = {}
+    if isinstance(recipe.space, LatentSettings):
+        autoencoder = seeded(recipe.training.seed, recipe.build_autoencoder)
+        given.warmed(AUTOENCODER, autoencoder)
+        held = cohort_of(recipe, study).image
+        yield autoencoder_phase(recipe, autoencoder, study.training, held, bench)
+        networks[AUTOENCODER] = standardise(recipe.build_autoencoder(), (image[None] for image in held), bench)
+    yield _denoiser_phase(given, study, space_of(recipe.space, networks), bench)
     if study.classified:
         yield _classifier_phase(given, study, study.classified, bench)
     if fabric.global_rank == 0:
@@ -83,25 +94,25 @@ VERB = TrainVerb("train-anomaly", "anomaly", "inpainting", _phases)
 FOLDED = FoldedVerb(VERB)
 
 
-def _denoiser_phase(given: Material[AnomalyRecipe], study: LabelledStudy, bench: Bench) -> Phase:
+def _denoiser_phase(given: Material[AnomalyRecipe], study: LabelledStudy, space: Space, bench: Bench) -> Phase:
     """The last weights are kept: an average that has cooled down does not overtake itself."""
     recipe, rank = given.recipe, bench.fabric.global_rank
     seed = recipe.training.seed
     built = seeded(seed, recipe.build_denoiser)
     given.warmed("denoiser", built.module())
     earliest, deepest = recipe.denoised_times
-    pair = pair_of(recipe, rank)
+    pair = pair_of(recipe, space, rank)
     objective = Denoising(built, pair, seed=seed, rank=rank, earliest=earliest, deepest=deepest, noise=recipe.noise)
 
     def draw(progress: Progress, path: Path) -> None:
-        draw_reconstruction(recipe.networks(averaged(progress, recipe)), recipe, study, path, bench.fabric)
+        draw_reconstruction(recipe.networks(averaged(progress, recipe), space=space), recipe, study, path, bench.fabric)
 
     return Phase(
         "denoiser",
         objective,
         study.training,
         recipe.training,
-        validate=lambda progress: denoising_error(progress, recipe, study, bench.fabric),
+        validate=lambda progress: denoising_error(progress, recipe, study, space, bench.fabric),
         draw=draw if shows_trajectories(recipe) else None,
         prefix="denoiser_",
         weights={"denoiser": {"best": "denoiser"}},
@@ -118,7 +129,7 @@ def _classifier_phase(given: Material[AnomalyRecipe], study: LabelledStudy, slic
         recipe.schedule,
         seed=settings.seed,
         rank=bench.fabric.global_rank,
-        space=recipe.space,
+        space=space_of(recipe.space, {}),
         deepest=recipe.deepest,
         noise=recipe.noise,
     )
@@ -157,14 +168,12 @@ def shows_trajectories(recipe: AnomalyRecipe) -> bool:
 
 
 def denoising_error(
-    progress: Progress, recipe: AnomalyRecipe, study: LabelledStudy, fabric: Fabric
+    progress: Progress, recipe: AnomalyRecipe, study: LabelledStudy, space: Space, fabric: Fabric
 ) -> dict[str, float]:
     """The averaged denoiser's loss on validation slices of its cohort, told no label, with the same noise every time."""
-    denoiser, slices = averaged(progress, recipe), study.validation
+    denoiser, slices = averaged(progress, recipe), cohort_of(recipe, study)
     image, mask = slices.image, slices.mask.float() * 2 - 1
-    if recipe.engine.learns_from == "healthy" and study.of_both_kinds:
-        image, mask = image[study.label == HEALTHY], mask[study.label == HEALTHY]
-    (earliest, deepest), pair = recipe.denoised_times, pair_of(recipe, labels=False)
+    (earliest, deepest), pair = recipe.denoised_times, pair_of(recipe, space, labels=False)
     batch, losses = recipe.training.passes_batch, []
     with torch.no_grad(), fabric.autocast():
         for start in range(0, len(image), batch):
@@ -176,14 +185,21 @@ def denoising_error(
     return {"val_loss": float(torch.cat(losses).mean())}
 
 
-def pair_of(recipe: AnomalyRecipe, rank: int = 0, *, labels: bool = True) -> Pair:
+def cohort_of(recipe: AnomalyRecipe, study: LabelledStudy) -> ValidationSlices:
+    """The validation slices of what the denoiser learns from; all of them where they are of one kind."""
+    if recipe.engine.learns_from == "healthy" and study.of_both_kinds:
+        return study.validation.take(study.label == HEALTHY)
+    return study.validation
+
+
+def pair_of(recipe: AnomalyRecipe, space: Space, rank: int = 0, *, labels: bool = True) -> Pair:
     """What its denoiser learns from a batch."""
     seed, engine = recipe.training.seed, recipe.engine
     if engine.conditioned_on == "rest":
-        return HiddenTissue(engine.hiding, recipe.space, recipe.preparation.background, seed, rank)
+        return HiddenTissue(engine.hiding, space, recipe.preparation.background, seed, rank)
     if engine.conditioned_on == "image":
-        return ImageOnItself(recipe.space)
-    return ImageAndLabel(recipe.space, recipe.label_dropout if labels and recipe.learns_labels else None, seed, rank)
+        return ImageOnItself(space)
+    return ImageAndLabel(space, recipe.label_dropout if labels and recipe.learns_labels else None, seed, rank)
 
 
 def skill_of(classifier: nn.Module, recipe: AnomalyRecipe, study: LabelledStudy, fabric: Fabric) -> list[Skill]:
@@ -198,7 +214,7 @@ def skill_of(classifier: nn.Module, recipe: AnomalyRecipe, study: LabelledStudy,
             study.label,
             sorted({*times, recipe.engine.deepest(recipe.schedule)}),
             seed=recipe.classifier_training.seed,
-            space=recipe.space,
+            space=space_of(recipe.space, {}),
             kind=recipe.noise,
             batch=recipe.classifier_training.passes_batch,
         )
@@ -229,18 +245,23 @@ def works_of(
     """What is left to do for each network of the engine, learning from its `examples`."""
     settings = {"denoiser": recipe.training, "classifier": recipe.classifier_training}
     width = {"denoiser": recipe.network.width, "classifier": recipe.classifier.width}
-    return [
+    step = recipe.space.step
+    works = [
         Work(
             build,
             bench.left(name, settings[name]),
             width[name],
-            recipe.view.size,
-            len(recipe.channels),
+            [-(-n // step) for n in recipe.view.size],
+            len(recipe.x_channels),
             len(recipe.names.image) if name == "denoiser" else 0,
             examples=examples.get(name),
         )
         for name, build in recipe.parts().items()
+        if name in settings
     ]
+    if AUTOENCODER in recipe.parts():
+        works.append(work_of_autoencoder(recipe, bench, examples.get("denoiser")))
+    return works
 
 
 def _name_of(fabric: Fabric) -> str:

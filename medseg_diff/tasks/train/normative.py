@@ -13,7 +13,7 @@ from medseg_diff.console import bar, duration, log
 from medseg_diff.data.datasets.labelled import is_labelled
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.tables.manifest import Case, Manifest
-from medseg_diff.data.transforms import prepare_case
+from medseg_diff.data.transforms import Prepared, prepare_case
 from medseg_diff.device import halved_to_fit
 from medseg_diff.evenly import evenly_spaced
 from medseg_diff.methods.anomaly.baselines import plain_baselines
@@ -28,7 +28,7 @@ from medseg_diff.recipes.calibration import (
     write_calibration,
 )
 from medseg_diff.run import Run
-from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume, map_volume, open_system
+from medseg_diff.tasks.apply.anomaly_volume import AnomalySystem, AnomalyVolume, map_volume, measure_volume, open_system
 from medseg_diff.tasks.options import Compute
 from medseg_diff.training.classification import Skill
 
@@ -52,6 +52,7 @@ def calibrate(
     run.seal()  # only sealed weights are opened
     system = open_system(run, compute=Compute(device=device, precision=precision), calibrated=False)
     source = find_source(manifest, system.recipe)
+    system = with_reference(system, source)
     measured, started = [], time.perf_counter()
     with bar("calibrating", len(source.cases)) as advance:
         for number, case in enumerate(source.cases):
@@ -133,12 +134,23 @@ class MeasuredCase:
     unseen: bool = False
 
 
-def measure_case(case: Case, system: AnomalySystem) -> MeasuredCase | None:
-    """Map a healthy brain, or the slices of a brain without lesion, which are then smoothed among themselves alone.
+def with_reference(system: AnomalySystem, source: HealthySource) -> AnomalySystem:
+    """The system with what its engine has to know of healthy slices before it maps anything, where that is something."""
+    found = []
+    for case in source.cases:
+        prepared, slices = healthy_slices(case, system.recipe)
+        values = measure_volume(prepared, system, slices)
+        if values is not None:
+            found.append(values)
+    if not found:
+        return system
+    reference = {name: round(value, 6) for name, value in system.engine.of_healthy(torch.cat(found)).items()}
+    log.info("of healthy slices: %s", ", ".join(f"{name} {value:g}" for name, value in reference.items()))
+    return replace(system, networks=system.networks._replace(reference=reference))
 
-    None where every slice has a lesion.
-    """
-    recipe = system.recipe
+
+def healthy_slices(case: Case, recipe: AnomalyRecipe) -> tuple[Prepared, list[int]]:
+    """A case, and which of its slices hold brain and no lesion."""
     images = read_case(case, recipe.channels, resample_to=recipe.preparation.resample_to)
     prepared = prepare_case(images, recipe.preparation)
     slices = recipe.view.for_sampling(prepared.brain)
@@ -146,6 +158,16 @@ def measure_case(case: Case, system: AnomalySystem) -> MeasuredCase | None:
     if opinions:
         marked = recipe.lesion_in(torch.cat(opinions)).flatten(0, 2).any(0)
         slices = [z for z in slices if not marked[z]]
+    return prepared, slices
+
+
+def measure_case(case: Case, system: AnomalySystem) -> MeasuredCase | None:
+    """Map a healthy brain, or the slices of a brain without lesion, which are then smoothed among themselves alone.
+
+    None where every slice has a lesion.
+    """
+    recipe = system.recipe
+    prepared, slices = healthy_slices(case, recipe)
     if not slices:
         return None
     volume, _ = halved_to_fit(
@@ -185,7 +207,7 @@ def _calibration(
         for name in measured[0].scores
     }
     changes = {"separate": source.separate, "widened": widened, "maps": maps}
-    changes["reference"] = system.engine.reference(facts)
+    changes["reference"] = dict(system.networks.reference) | system.engine.reference(facts)
     if trips:
         error, limit = round(float(np.mean(trips)), 5), round(TRIP_TOLERANCE * max(trips), 5)
         changes["round_trip"] = RoundTrip(error=error, limit=limit)

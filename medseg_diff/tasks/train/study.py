@@ -11,27 +11,18 @@ from torch import Tensor
 
 from medseg_diff.console import bar, log
 from medseg_diff.data.datasets.cache import PreparedCase, prepare_training_case
-from medseg_diff.data.datasets.labelled import (
-    HalfAndHalf,
-    LabelledSlices,
-    Some,
-    balanced,
-    is_labelled,
-    present_labels,
-)
 from medseg_diff.data.datasets.patches import PatchDataset
-from medseg_diff.data.datasets.slices import PieceDataset, Regions, SliceDataset
-from medseg_diff.data.plausibility import check_lesion
+from medseg_diff.data.datasets.slices import PieceDataset, Regions, SliceDataset, every
+from medseg_diff.data.datasets.volumes import VolumeDataset
 from medseg_diff.data.tables.manifest import Case, Manifest, split_by_patient
 from medseg_diff.data.transforms import missing_channels
-from medseg_diff.data.views import Patches
+from medseg_diff.data.views import AxialSlices, Patches, WholeVolume
 from medseg_diff.errors import ImageError, ManifestError, MedsegError, UsageError, raise_all
 from medseg_diff.evenly import evenly_spaced
-from medseg_diff.methods.anomaly.engine import Cohort
-from medseg_diff.networks.noisy_classifier import DISEASED, HEALTHY
 from medseg_diff.phantoms.make import is_phantom
-from medseg_diff.recipes.anomaly import AnomalyRecipe
+from medseg_diff.recipes.lookup import AnyRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.recipes.synthesis import SynthesisRecipe
 
 HELD_OUT_SLICES = 10  # one slice in ten, where there are too few patients to hold one out
 
@@ -47,6 +38,11 @@ class ValidationSlices:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    def take(self, chosen: Tensor) -> "ValidationSlices":
+        """Those that `chosen` [N] booleans name."""
+        patients = tuple(name for name, kept in zip(self.patients, chosen.tolist(), strict=True) if kept)
+        return ValidationSlices(self.image[chosen], self.mask[chosen], self.brain[chosen], patients)
 
 
 @dataclass(frozen=True)
@@ -77,27 +73,6 @@ class Study:
     def validation(self, count: int) -> ValidationSlices:
         """At most `count` of the slices held, evenly spaced."""
         return validation_slices(self.held, evenly_spaced(range(len(self.held)), count))
-
-
-@dataclass(frozen=True)
-class LabelledStudy:
-    """What an engine's networks learn: the denoiser from `training`, the slices of its cohort; a classifier from
-    `classified`, those with a label, healthy and diseased in turn. `label` [N] of the validation slices is 0 healthy,
-    1 diseased; `healthy` and `diseased` count slices to learn from; `appearances` are of the cases."""
-
-    training: LabelledSlices | Some
-    classified: HalfAndHalf | None
-    validation: ValidationSlices
-    label: Tensor
-    cases: int
-    healthy: int
-    diseased: int
-    appearances: list[Mapping[str, float]]
-
-    @property
-    def of_both_kinds(self) -> bool:
-        """Whether validation slices are healthy and diseased."""
-        return 0 < int(self.label.sum()) < len(self.label)
 
 
 def with_splits(manifest: Manifest) -> Manifest:
@@ -183,77 +158,45 @@ def prepare_study(manifest: Manifest, recipe: SegmentationRecipe, *, cache: Path
         check_labels(found, recipe)
         return found
 
-    trained, validated = _cases(manifest)
+    trained, validated = cases_of(manifest)
     trained, validated = ([case for case in cases if case.seg or case.raters] for cases in (trained, validated))
     if not trained:
         raise UsageError("no training case has a reference", fix="fill the column seg")
-    return _study(recipe, trained, validated, prepare, lambda cases: recipe.regions)
+    return cut_study(recipe, trained, validated, prepare, lambda cases: recipe.regions)
 
 
-def prepare_labelled_study(manifest: Manifest, recipe: AnomalyRecipe, *, cache: Path) -> LabelledStudy:
-    """All cases, cut into slices that are healthy, diseased or neither.
-
-    A case without reference that the table does not call healthy teaches the denoiser only.
-    Raises: ManifestError, ImageError; UsageError where no training slice is healthy, or none diseased.
-    """
+def prepare_unlabelled_study(manifest: Manifest, recipe: SynthesisRecipe, *, cache: Path) -> Study:
+    """All cases, cut into slices or whole volumes; no reference is looked at."""
 
     def prepare(case: Case) -> PreparedCase:
-        found = prepare_training_case(case, recipe.channels, recipe.preparation, cache, needs_reference=False)
-        check_lesion_of(found, case, recipe)
-        return found
+        return prepare_training_case(case, recipe.channels, recipe.preparation, cache, needs_reference=False)
 
-    def regions(cases: Sequence[PreparedCase]) -> Regions:
-        return {"diseased": recipe.diseased or present_labels(cases)}
-
-    trained, validated = _cases(manifest)
-    study = _study(recipe, trained, [case for case in validated if is_labelled(case)], prepare, regions)
-    known = {case.name for case in manifest.cases if is_labelled(case)}
-
-    def labelled(pieces: PieceDataset) -> LabelledSlices:
-        assert isinstance(pieces, SliceDataset), "an anomaly recipe has no other view"
-        return LabelledSlices(pieces, [case.name in known for case in pieces.cases], fewest=recipe.fewest_voxels)
-
-    training, held = labelled(study.training), labelled(study.held)
-    chosen = balanced(held.classes, held.heights, recipe.validation.slices)
-    if not chosen:
-        raise UsageError("no validation slice has a label", fix="fill the columns seg and label of the cases of `val`")
-    engine = recipe.engine
-    both = "classifier" in engine.networks or engine.needs_labels
-    half = HalfAndHalf(training, same_height=recipe.same_height) if both else None
-    healthy, diseased = (int((training.classes == label).sum()) for label in (HEALTHY, DISEASED))
-    return LabelledStudy(
-        _cohort(training, engine.learns_from),
-        half if "classifier" in engine.networks else None,
-        validation_slices(study.held, chosen),
-        torch.from_numpy(held.classes[chosen]),
-        study.cases,
-        healthy,
-        diseased,
-        study.appearances,
-    )
+    trained, validated = cases_of(manifest)
+    study = cut_study(recipe, trained, validated, prepare, lambda cases: {})
+    if isinstance(recipe.view, WholeVolume):
+        size = recipe.view.size
+        larger = [case.name for case in study.training.cases if any(np.array(brain_size(case)) > size)]
+        if larger:
+            said = len(larger), "×".join(map(str, size)), ", ".join(larger[:5])
+            log.warning("%d brains are larger than view.size %s and lose their edges: %s", *said)
+    return study
 
 
-def _cohort(slices: LabelledSlices, cohort: Cohort) -> LabelledSlices | Some:
-    if cohort == "all":
-        return slices
-    return Some.of_label(slices, HEALTHY) if cohort == "healthy" else Some.of_known_lesions(slices)
+def brain_size(case: PreparedCase) -> tuple[int, ...]:
+    """Voxels that the brain spans along x, y and z."""
+    inside = np.nonzero(case.brain[:, 0])
+    z, x, y = (int(axis.max() - axis.min()) + 1 for axis in inside)
+    return x, y, z
 
 
-def check_lesion_of(found: PreparedCase, case: Case, recipe: AnomalyRecipe) -> None:
-    """Raises: ImageError where a reference marks more of the brain as diseased than any lesion takes."""
-    for number, name in enumerate(case.references, start=0 if case.seg else 1):
-        labels = np.array(found.labels[:, number])
-        check_lesion(recipe.lesion_in(torch.from_numpy(labels)).numpy(), found.brain[:, 0] > 0, labels, case, name)
-
-
-def _cases(manifest: Manifest) -> tuple[Sequence[Case], Sequence[Case]]:
+def cases_of(manifest: Manifest) -> tuple[Sequence[Case], Sequence[Case]]:
     """Those to learn from and those to validate on; none of the latter where slices are held out instead."""
     trained = manifest.of("train") or tuple(case for case in manifest.cases if case.split is None)
     return trained, manifest.of("val")
 
 
-def _study(
-    recipe: SegmentationRecipe | AnomalyRecipe,
+def cut_study(
+    recipe: AnyRecipe,
     trained: Sequence[Case],
     validated: Sequence[Case],
     prepare: Callable[[Case], PreparedCase],
@@ -274,23 +217,29 @@ def _study(
         training, validation = prepared(trained), prepared(validated)
     shown = regions([*training, *validation])
 
-    def pieces(cases: Sequence[PreparedCase], keep: Callable[[int], bool] = lambda number: True) -> PieceDataset:
+    def pieces(cases: Sequence[PreparedCase], keep: Callable[[int], bool] = every) -> PieceDataset:
         background, seed = recipe.preparation.background, recipe.training.seed
         if isinstance(recipe.view, Patches):
             return PatchDataset(cases, recipe.view, recipe.augmentation, shown, background=background, seed=seed)
+        if isinstance(recipe.view, WholeVolume):
+            return VolumeDataset(cases, recipe.view, recipe.augmentation, shown, background=background, seed=seed)
         return SliceDataset(cases, recipe.view, recipe.augmentation, shown, background=background, seed=seed, keep=keep)
 
     if validation:
         return Study(pieces(training), pieces(validation), separate=True)
-    if isinstance(recipe.view, Patches):  # a patch held out would lie among others that were not
-        log.info("validating on patches of the patients trained on")
-    else:
-        log.info("validating on one slice in %d, held out", HELD_OUT_SLICES)
-    return Study(pieces(training, lambda number: not _held_out(number)), pieces(training, _held_out), separate=False)
+    if not isinstance(recipe.view, AxialSlices):  # a patch held out would lie among others that were not
+        log.info("validating on %s of the patients trained on", recipe.view.piece)
+        return Study(pieces(training), pieces(training), separate=False)
+    log.info("validating on one slice in %d, held out", HELD_OUT_SLICES)
+    return Study(pieces(training, _learned_from), pieces(training, _held_out), separate=False)
 
 
 def _held_out(number: int) -> bool:
     return number % HELD_OUT_SLICES == HELD_OUT_SLICES // 2
+
+
+def _learned_from(number: int) -> bool:
+    return not _held_out(number)
 
 
 def validation_slices(pieces: PieceDataset, chosen: Sequence[int]) -> ValidationSlices:

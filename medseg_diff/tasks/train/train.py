@@ -12,8 +12,9 @@ from medseg_diff.console import duration, log
 from medseg_diff.data.tables.manifest import Manifest, read_manifest
 from medseg_diff.diffusion import Denoiser
 from medseg_diff.recipes.anomaly import AnomalyRecipe
-from medseg_diff.recipes.lookup import Task, load_recipe
+from medseg_diff.recipes.lookup import AnyRecipe, Task, load_recipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
+from medseg_diff.recipes.synthesis import SynthesisRecipe
 from medseg_diff.recipes.warm_start import WarmStart
 from medseg_diff.run import Run
 from medseg_diff.tasks.options import TrainingRun
@@ -24,7 +25,7 @@ from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Job, Phase, train
 from medseg_diff.training.watcher import Watcher
 
-Kind = TypeVar("Kind", SegmentationRecipe, AnomalyRecipe)
+Kind = TypeVar("Kind", SegmentationRecipe, AnomalyRecipe, SynthesisRecipe)
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,14 @@ class Material(Generic[Kind]):
 @dataclass(frozen=True)
 class TrainVerb(Generic[Kind]):
     """What tells one train verb from another: its name, the task and the usual recipe, and `phases`, which yields one
-    thing to train after the other and measures at its end what came of them."""
+    thing to train after the other and measures at its end what came of them; `then` is what is said to do next with a model.
+    """
 
     name: str
     task: Task
     config: str
     phases: Callable[[Material[Kind], Bench], Iterator[Phase]]
+    then: str = "--volume PATIENT_FOLDER --out results"
 
     def run(self, data: Path, options: TrainingRun, *, device: str, data_root: Path | None) -> Run:
         """Train on the table `data`.
@@ -64,7 +67,7 @@ class TrainVerb(Generic[Kind]):
         """
         given = self.material(data, options, data_root=data_root)
         run = self.train(replace(given, manifest=with_splits(given.manifest)), options, device=device)
-        log.info("next: medseg-diff %s --model %s --volume PATIENT_FOLDER --out results", self.task, run.folder)
+        log.info("next: medseg-diff %s --model %s %s", self.task, run.folder, self.then)
         return run
 
     def material(self, data: Path, options: TrainingRun, *, data_root: Path | None) -> Material[Kind]:
@@ -120,7 +123,7 @@ class Curves(Watcher):
             training_curves(run.numbers(), run.figures / "training.png")
 
 
-def averaged(progress: Progress, recipe: SegmentationRecipe | AnomalyRecipe) -> Denoiser:
+def averaged(progress: Progress, recipe: AnyRecipe) -> Denoiser:
     """The denoiser of the averaged weights, as it is at this moment of a training."""
     return recipe.denoiser.around(progress.averages["denoiser"], recipe.schedule)
 

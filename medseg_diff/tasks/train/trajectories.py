@@ -16,10 +16,11 @@ from medseg_diff.methods.anomaly.engine import Networks, Reconstruction
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.reporting.panels import Plane, shown_channels
-from medseg_diff.reporting.trajectories import Line, Picture, displayed, draw_lines
+from medseg_diff.reporting.trajectories import Line, Picture, displayed, draw_lines, middle_planes
 from medseg_diff.seeds import seed_of
 from medseg_diff.spaces import Space
-from medseg_diff.tasks.train.study import LabelledStudy, ValidationSlices
+from medseg_diff.tasks.train.labelled_study import LabelledStudy
+from medseg_diff.tasks.train.study import ValidationSlices
 
 FRAMES = 6
 SHOWN_STEPS = 20  # a picture need not take the paper's thousand calls
@@ -107,7 +108,7 @@ def draw_reconstruction(
     image = study.validation.image[chosen]
     noise = SeededNoise([seed_of(recipe.training.seed, "film", number) for number in chosen], recipe.noise)
     with fabric.autocast():
-        x = recipe.space.encode(image.to(fabric.device))
+        x = networks.space.encode(image.to(fabric.device))
         recorded = record(*engine.decoding(x, networks, noise))
     channel = recipe.channels.index(shown_channels(recipe.channels)[0])
 
@@ -115,13 +116,26 @@ def draw_reconstruction(
         window = float(scan.min()), float(scan.max())
 
         def picture(x: Tensor) -> Picture:
-            return Picture(displayed(recipe.space.decode(x[None])[0, channel].numpy()), *window)
+            return Picture(displayed(networks.space.decode(x[None])[0, channel].numpy()), *window)
 
         title = f"slice {number + 1}\n{'diseased' if study.label[number] else 'healthy'}"
         return Shown(title, Picture(scan, *window), None, picture, picture, picture)
 
     scans = [displayed(each[channel].float().numpy()) for each in image]
     draw(recorded, [shown(number, scan) for number, scan in zip(chosen, scans, strict=True)], path, end="healthy")
+
+
+def draw_synthesis(drawn: Tensor, held: Tensor, path: Path) -> None:
+    """Images [N, C, *S] that were drawn below held-out ones with the same covariates, the first channel of each."""
+    window = float(held[:, 0].min()), float(held[:, 0].max())
+
+    def pictures(images: Tensor) -> list[Picture]:
+        planes = [displayed(plane) for image in images for plane in middle_planes(image[0].float().numpy())]
+        return [Picture(plane, *window) for plane in planes]
+
+    lines = [Line("held out", pictures(held)), Line("drawn", pictures(drawn))]
+    columns = ["axial", "coronal", "sagittal"] if drawn.ndim == 5 else ["axial"]
+    draw_lines(lines, columns=columns * len(drawn), path=path)
 
 
 def worth_showing(mask: Tensor, count: int) -> list[int]:

@@ -13,7 +13,8 @@ from medseg_diff.errors import ImageError, ManifestError, UsageError
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.settings import parse_settings, read_yaml
-from medseg_diff.tasks.train.study import prepare_labelled_study, prepare_study, with_splits
+from medseg_diff.tasks.train.labelled_study import prepare_labelled_study
+from medseg_diff.tasks.train.study import prepare_study, with_splits
 
 SMALL = ("view.size=[32,32]", "validation.slices=8", "fewest_voxels=1")
 SPLITS = ("train", "train", "val", "test")

@@ -1,0 +1,140 @@
+"""The synthesis systems: images out of noise, in the image's space or a latent one, as asked for by covariates."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from medseg_diff.data.views import AxialSlices, SynthesisView, WholeVolume
+from medseg_diff.diffusion import DDIM, AnySolver, Denoiser
+from medseg_diff.diffusion.denoiser import DenoiserSettings
+from medseg_diff.diffusion.schedule import LONGEST
+from medseg_diff.errors import UsageError
+from medseg_diff.methods.synthesised import Drawing
+from medseg_diff.networks.noisy_classifier import NoisyClassifier, NoisyClassifierSettings
+from medseg_diff.networks.unet import ChannelNames, UNetSettings
+from medseg_diff.recipes.base import Recipe
+from medseg_diff.recipes.spaces import AnySpace, LatentSettings
+from medseg_diff.settings import Settings, parse_settings
+from medseg_diff.spaces import Space
+from medseg_diff.training.fit import FitSettings
+
+Column = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+DENOISER, REGRESSOR = "denoiser", "regressor"
+
+
+class SynthesisSampling(Settings):
+    """How an image is drawn. `guidance` 1 follows the covariates as they were learned, more exaggerates them, 0 leaves them
+    out. `limit`: how far a clean prediction may go, by the share `dynamic` of its own values (None: no limit; in the image's
+    space 1 is the range)."""
+
+    solver: AnySolver = DDIM()
+    steps: int = Field(default=50, ge=1, le=LONGEST)
+    guidance: float = Field(default=1.0, ge=0, le=100)
+    limit: float | None = Field(default=None, gt=0)
+    dynamic: float = Field(default=0.995, gt=0.5, le=1)
+    network_batch: int = Field(default=8, ge=1, le=4096)
+
+
+class SynthesisValidation(Settings):
+    """What is measured during training: on this many images, spread over the validation cases; `drawn` are drawn and shown
+    at each validation."""
+
+    images: int = Field(default=32, ge=1, le=100_000)
+    drawn: int = Field(default=3, ge=0, le=8)
+
+
+class SynthesisRecipe(Recipe):
+    """A synthesis system. The denoiser is conditioned on `covariates`, columns of the table, a share `covariate_dropout` of
+    the images on none: so that there is guidance, and images of anybody.
+
+    With covariates a `regressor` is trained to read them off a scan: it measures what comes out, and its features tell
+    images apart.
+    """
+
+    task: Literal["synthesise"] = "synthesise"
+    covariates: tuple[Column, ...] = ()
+    covariate_dropout: float = Field(default=0.1, ge=0, le=1)
+    view: SynthesisView = WholeVolume()
+    space: AnySpace = LatentSettings()
+    denoiser: DenoiserSettings = DenoiserSettings(target="velocity")
+    network: UNetSettings = UNetSettings()
+    regressor: NoisyClassifierSettings = NoisyClassifierSettings()
+    regressor_training: FitSettings = FitSettings()
+    validation: SynthesisValidation = SynthesisValidation()
+    sampling: SynthesisSampling = SynthesisSampling()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SynthesisRecipe":
+        if len(set(self.covariates)) < len(self.covariates):
+            raise ValueError("covariates names a column twice")
+        if self.network.covariates not in (0, len(self.covariates)) or self.network.classes:
+            raise ValueError("network.covariates follows from covariates, and there are no classes: leave both out")
+        if isinstance(self.view, AxialSlices) and self.view.context:
+            raise ValueError("view.context is 0: a slice is drawn by itself")
+        if any(n % self.space.step for n in self.view.size):
+            raise ValueError(f"view.size has to be a multiple of {self.space.step}, the step of the autoencoder")
+        if self.denoiser.target == "logits" or self.denoiser.learned_deviation:
+            raise ValueError("denoiser.target is velocity, noise or clean, without learned_deviation: it says images")
+        if self.sampling.steps > self.schedule.length:
+            raise ValueError(f"{self.sampling.steps} sampling steps, but the schedule has {self.schedule.length}")
+        if isinstance(self.space, LatentSettings) and self.space.compression.perceptual and not self.covariates:
+            raise ValueError("space.compression.perceptual looks by the regressor's features, which needs covariates")
+        if self.sampling.guidance not in (0, 1) and not (self.covariates and self.covariate_dropout):
+            raise ValueError("sampling.guidance needs covariates, and covariate_dropout above 0")
+        if self.augmentation.channel_dropout or self.augmentation.lesion_paste:
+            raise ValueError(
+                "augmentation: what is learned is drawn again, without channels or with pasted lesions too"
+            )
+        return self
+
+    @property
+    def names(self) -> ChannelNames:
+        return ChannelNames(self.x_channels, (), self._said_of(self.x_channels))
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The grid of x_0."""
+        return tuple(n // self.space.step for n in self.view.size)
+
+    def build_denoiser(self) -> Denoiser:
+        """The untrained denoiser of x_0, conditioned on the covariates."""
+        network = self.network.but(covariates=len(self.covariates)).build(
+            dims=self.view.dims,
+            channels=len(self.x_channels),
+            outputs=len(self.x_channels) * self.denoiser.outputs,
+        )
+        return self.denoiser.around(network, self.schedule)
+
+    def build_regressor(self) -> NoisyClassifier:
+        """The untrained reader of covariates: [B, C, *S] → [B, K]."""
+        return self.regressor.build(dims=self.view.dims, channels=len(self.channels), classes=len(self.covariates))
+
+    def drawing(self, space: Space, **changes: Any) -> Drawing:
+        """How images are drawn in the trained space, with some of `sampling` changed (steps, guidance, network_batch, …).
+
+        Raises: ConfigError for a value that cannot be; UsageError where there are more steps than times, or guidance
+        without what it needs.
+        """
+        changes = {name: value for name, value in changes.items() if value is not None}
+        known = self.sampling.model_dump(mode="json") | changes
+        sampling = parse_settings(SynthesisSampling, known, source="sampling")
+        if sampling.guidance not in (0, 1) and not (self.covariates and self.covariate_dropout):
+            found = "guidance follows covariates that were left out at times while it was trained, and there were none"
+            raise UsageError(found, fix="leave --guidance out, or train with covariates and covariate_dropout=0.1")
+        return Drawing(
+            space,
+            (len(self.x_channels), *self.grid),
+            sampling.solver,
+            self.schedule.times(sampling.steps),
+            guidance=sampling.guidance,
+            limit=sampling.limit,
+            dynamic=sampling.dynamic,
+            noise=self.noise,
+            network_batch=sampling.network_batch,
+        )
+
+    def parts(self) -> dict[str, Callable[[], nn.Module]]:
+        regressor: dict[str, Callable[[], nn.Module]] = {REGRESSOR: self.build_regressor} if self.covariates else {}
+        return {DENOISER: lambda: self.build_denoiser().module(), **self._autoencoder(), **regressor}

@@ -1,0 +1,124 @@
+"""The latent space that a recipe's denoiser learns in: its autoencoder trained, standardised and kept."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from medseg_diff.console import bar, log
+from medseg_diff.data.datasets.batch import Items, Key
+from medseg_diff.data.datasets.volumes import WithCovariates
+from medseg_diff.diffusion.condition import Condition
+from medseg_diff.networks.autoencoders import Autoencoder
+from medseg_diff.recipes.base import Recipe
+from medseg_diff.recipes.spaces import AUTOENCODER, LatentSettings
+from medseg_diff.recipes.trained import load_network
+from medseg_diff.spaces import Space
+from medseg_diff.training.compression import Compression, Features, compression_error, latents_of
+from medseg_diff.training.estimate import Work
+from medseg_diff.training.fit import Progress
+from medseg_diff.training.job import Bench, Phase, seeded
+from medseg_diff.training.weights import save_weights
+
+
+def autoencoder_phase(
+    recipe: Recipe,
+    autoencoder: Autoencoder,
+    examples: Items,
+    held: Tensor,
+    bench: Bench,
+    *,
+    features: Features | None = None,
+) -> Phase:
+    """Learn to compress `examples`; the last weights are kept, and `held` [N, C, *S] says how well they do."""
+    space = recipe.space
+    assert isinstance(space, LatentSettings)
+    settings, weights = space.training, space.compression
+    channels, dims = len(recipe.channels), recipe.view.dims
+    discriminator = seeded(settings.seed, lambda: weights.discriminator(dims=dims, channels=channels))
+    objective = Compression(
+        autoencoder, weights, features=features, discriminator=discriminator, accumulate=settings.accumulate
+    )
+
+    def validate(progress: Progress) -> dict[str, float]:
+        average = progress.averages[AUTOENCODER]
+        assert isinstance(average, Autoencoder)
+        with bench.fabric.autocast():
+            return compression_error(average, held.to(bench.fabric.device))
+
+    return Phase(
+        AUTOENCODER,
+        objective,
+        examples,
+        settings,
+        validate=validate,
+        prefix="autoencoder_",
+        weights={AUTOENCODER: {"best": AUTOENCODER}},
+    )
+
+
+def standardise(autoencoder: Autoencoder, images: Iterator[Tensor], bench: Bench) -> Autoencoder:
+    """The trained autoencoder, its latents of mean 0 and deviation 1 over these images [1, C, *S], and its weights with what
+    was measured. Again is the same: raw latents know nothing of it."""
+    fabric, path = bench.fabric, bench.run.weights(AUTOENCODER)
+    load_network(autoencoder, path, fabric.device)
+    if fabric.global_rank == 0:
+        with fabric.autocast():
+            raw = latents_of(autoencoder, (image.to(fabric.device) for image in images))
+        autoencoder.standardise(raw)
+        save_weights(autoencoder, path)
+        deviation = ", ".join(f"{value:.3g}" for value in autoencoder.deviation.flatten().tolist())
+        log.info("latents of %s: deviations %s before they become 1", tuple(raw.shape[1:]), deviation)
+    fabric.barrier()
+    return load_network(autoencoder, path, fabric.device)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Items whose images were encoded once: latents [P, N, D, *R] of P passes over the data, each augmented otherwise,
+    which the epochs take in turn; their other parts are as they were."""
+
+    items: WithCovariates
+    latents: Tensor
+
+    @classmethod
+    def of(cls, items: WithCovariates, space: Space, bench: Bench, *, passes: int) -> "Encoded":
+        """Every process encodes all of it, one image after the other: the same latents whatever the batch."""
+        device, latents = bench.fabric.device, []
+        with bar("encoding", passes * len(items)) as advance, bench.fabric.autocast():
+            for number in range(passes * len(items)):
+                image = items[Key(*divmod(number, len(items)))]["image"][None].to(device)
+                latents.append(space.encode(image)[0].float().cpu())
+                advance()
+        return cls(items, torch.stack(latents).unflatten(0, (passes, len(items))))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        return {"image": self.latents[key.epoch % len(self.latents), key.index], **self.items.of(key.index)}
+
+
+def work_of_autoencoder(recipe: Recipe, bench: Bench, examples: Items | None) -> Work:
+    """What is left to do for it."""
+    assert isinstance(recipe.space, LatentSettings)
+    return Work(
+        lambda: AsNetwork(recipe.build_autoencoder()),
+        bench.left(AUTOENCODER, recipe.space.training),
+        recipe.space.autoencoder.width,
+        recipe.view.size,
+        len(recipe.channels),
+        examples=examples,
+    )
+
+
+class AsNetwork(nn.Module):
+    """An autoencoder called as every network is, for an estimate of its time."""
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.autoencoder.image_of(self.autoencoder.raw(x))
