@@ -5,11 +5,13 @@ Radford et al., Learning Transferable Visual Models From Natural Language Superv
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.networks.blocks import CONVOLUTION, attended, sinusoids
@@ -23,8 +25,9 @@ HEALTHY, DISEASED = 0, 1  # the order of the logits
 class NoisyClassifierSettings(EncoderSettings):
     """Size and kind of the classifier.
 
-    pooling: `attention` (one question, asked by the mean of all places) or `max_mean` (the largest and the mean of each
-    feature, so that a small lesion is not averaged away).
+    pooling: `attention` (one question, asked by the mean of all places), `max_mean` (the largest and the mean of each
+    feature, so that a small lesion is not averaged away) or `levels` (the mean of each feature of every level, for what is
+    an amount: volumes, ages).
     """
 
     kind: Literal["noisy_classifier"] = "noisy_classifier"
@@ -34,7 +37,7 @@ class NoisyClassifierSettings(EncoderSettings):
     head_width: int | None = Field(default=64, ge=8, le=2048)
     time_embedding: Literal["adaptive", "additive"] = "adaptive"
     resampling: Literal["residual", "plain"] = "residual"
-    pooling: Literal["attention", "max_mean"] = "attention"
+    pooling: Literal["attention", "max_mean", "levels"] = "attention"
 
     @property
     def attends(self) -> tuple[int, ...]:
@@ -64,23 +67,29 @@ class NoisyClassifier(nn.Module):
         deepest = widths[-1]
         self.middle = block.middle(deepest)
         self.norm = GroupNormSiLU(deepest, settings.groups)
-        pool = AttentionPooling if settings.pooling == "attention" else MaxMeanPooling
-        self.pool = pool(deepest, classes, heads=block.heads(deepest))
+        self.pool: AttentionPooling | MaxMeanPooling | LevelsPooling
+        if settings.pooling == "attention":
+            self.pool = AttentionPooling(deepest, classes, heads=block.heads(deepest))
+        elif settings.pooling == "max_mean":
+            self.pool = MaxMeanPooling(deepest, classes)
+        else:
+            self.pool = LevelsPooling(sum(settings.widths), classes)
 
     def channel_axes(self, x: Sequence[str], image: Sequence[str], outputs: Sequence[str]) -> Axes:
         """As of a `UNet`; it looks at x_t alone."""
         return {"stem.weight": (1, tuple(x))}
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        return self.pool(self._maps(x_t, t)[-1])
+        return self.pool(self._maps(x_t, t))
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """What it sees in a clean image [B, C, *S]: the maps [B, F, *R] of every level, finest first."""
         return self._maps(image, torch.ones(1, device=image.device))  # of all times the one with the least noise
 
     def code(self, image: Tensor) -> Tensor:
-        """What it makes of a clean image [B, C, *S], before its answer: each feature's mean, [B, F]."""
-        return self.maps(image)[-1].flatten(2).mean(dim=2)
+        """What it makes of a clean image [B, C, *S] before its answer, [B, F], where `pooling` is `levels`."""
+        assert isinstance(self.pool, LevelsPooling)
+        return self.pool.features(self.maps(image))
 
     def _maps(self, x_t: Tensor, t: Tensor) -> list[Tensor]:
         embedding = self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype))
@@ -93,7 +102,7 @@ class NoisyClassifier(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """[B, C, *S] → [B, classes]: the mean of all places asks, and each place (and the mean) answers.
+    """[B, C, *S] of the deepest level → [B, classes]: the mean of all places asks, each place (and the mean) answers.
 
     Without the paper's learned positions, which would tie the weights to one image size.
     """
@@ -104,7 +113,8 @@ class AttentionPooling(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.projection = nn.Linear(channels, classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        x = maps[-1]
         batch, channels = x.shape[:2]
         places = x.flatten(2).transpose(1, 2)
         tokens = torch.cat([places.mean(dim=1, keepdim=True), places], dim=1)
@@ -115,12 +125,60 @@ class AttentionPooling(nn.Module):
 
 
 class MaxMeanPooling(nn.Module):
-    """[B, C, *S] → [B, classes] from each feature's largest value and its mean."""
+    """[B, C, *S] of the deepest level → [B, classes] from each feature's largest value and its mean."""
 
-    def __init__(self, channels: int, classes: int, *, heads: int = 1) -> None:
+    def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.projection = nn.Linear(2 * channels, classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        places = x.flatten(2)
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        places = maps[-1].flatten(2)
         return self.projection(torch.cat([places.amax(dim=2), places.mean(dim=2)], dim=1))
+
+
+class LevelsPooling(nn.Module):
+    """[B, C, *S] of every level → [B, classes] from each feature's mean, brought to deviation 1 over the images trained on.
+
+    Means of whole images differ by little: without that, it takes thousands of steps until they are told apart. In float32,
+    for the same reason.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm = Standardise(channels)
+        self.projection = nn.Linear(channels, classes)
+
+    def features(self, maps: Sequence[Tensor]) -> Tensor:
+        """[B, F]: what is told apart."""
+        means = [functional.silu(each.float()).flatten(2).mean(dim=2) for each in maps]
+        features: Tensor = self.norm(torch.cat(means, dim=1))
+        return features
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        kind = maps[0].device.type
+        exact = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+        with exact:
+            return self.projection(self.features(maps))
+
+
+class Standardise(nn.Module):
+    """Features [B, F] of mean 0 and deviation 1: over the batch while it is learned from, then by the moving averages of
+    what was measured there (Ioffe & Szegedy, Batch Normalization, 2015, arXiv 1502.03167, without scale and shift)."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, features: int, *, momentum: float = 0.05, epsilon: float = 1e-8) -> None:
+        super().__init__()
+        self.momentum, self.epsilon = momentum, epsilon
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("variance", torch.ones(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance = self.mean, self.variance
+        if self.training:
+            variance, mean = torch.var_mean(x, dim=0)
+            with torch.no_grad():
+                self.mean.lerp_(mean, self.momentum)
+                self.variance.lerp_(variance, self.momentum)
+        return (x - mean) / (variance + self.epsilon).sqrt()

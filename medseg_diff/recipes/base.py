@@ -81,6 +81,11 @@ class Recipe(Settings):
             return tuple(f"latent {number}" for number in range(self.space.autoencoder.latent))
         return self.channels
 
+    @property
+    def encodes_once(self) -> bool:
+        """Whether the denoiser learns from latents that were made beforehand."""
+        return isinstance(self.space, LatentSettings) and self.space.passes > 0
+
     def build_autoencoder(self) -> Autoencoder:
         """The untrained autoencoder of a latent space."""
         assert isinstance(self.space, LatentSettings)

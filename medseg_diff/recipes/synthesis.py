@@ -60,7 +60,7 @@ class SynthesisRecipe(Recipe):
     space: AnySpace = LatentSettings()
     denoiser: DenoiserSettings = DenoiserSettings(target="velocity")
     network: UNetSettings = UNetSettings()
-    regressor: NoisyClassifierSettings = NoisyClassifierSettings()
+    regressor: NoisyClassifierSettings = NoisyClassifierSettings(attention=(), pooling="levels")
     regressor_training: FitSettings = FitSettings()
     validation: SynthesisValidation = SynthesisValidation()
     sampling: SynthesisSampling = SynthesisSampling()
@@ -83,6 +83,10 @@ class SynthesisRecipe(Recipe):
             raise ValueError("space.compression.perceptual looks by the regressor's features, which needs covariates")
         if self.sampling.guidance not in (0, 1) and not (self.covariates and self.covariate_dropout):
             raise ValueError("sampling.guidance needs covariates, and covariate_dropout above 0")
+        if self.regressor.pooling != "levels":
+            raise ValueError("regressor.pooling is levels: what it reads off a scan are amounts")
+        if self.covariates and self.regressor_training.passes_batch < 2:
+            raise ValueError("regressor_training.batch is 2 or more: what varies shows between images")
         if self.augmentation.channel_dropout or self.augmentation.lesion_paste:
             raise ValueError(
                 "augmentation: what is learned is drawn again, without channels or with pasted lesions too"

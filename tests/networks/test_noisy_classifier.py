@@ -101,4 +101,4 @@ def test_a_small_bright_spot_moves_the_largest_value_more_than_the_mean():
     flat, spot = torch.zeros(1, 1, 10, 10), torch.zeros(1, 1, 10, 10)
     spot[..., 4, 4] = 5.0
     with torch.no_grad():
-        assert float(pool(spot) - pool(flat)) == pytest.approx(5.0 + 0.05)
+        assert float(pool([spot]) - pool([flat])) == pytest.approx(5.0 + 0.05)

@@ -28,7 +28,7 @@ from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.options import Folds, TrainingRun
 from medseg_diff.tasks.train.folds import FoldedVerb
 from medseg_diff.tasks.train.labelled_study import LabelledStudy, prepare_labelled_study
-from medseg_diff.tasks.train.latent import autoencoder_phase, standardise, work_of_autoencoder
+from medseg_diff.tasks.train.latent import autoencoder_phase, examples_in, standardise, work_of_autoencoder
 from medseg_diff.tasks.train.normative import calibrate
 from medseg_diff.tasks.train.study import ValidationSlices, learned_from_phantoms
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
@@ -101,7 +101,8 @@ def _denoiser_phase(given: Material[AnomalyRecipe], study: LabelledStudy, space:
     built = seeded(seed, recipe.build_denoiser)
     given.warmed("denoiser", built.module())
     earliest, deepest = recipe.denoised_times
-    pair = pair_of(recipe, space, rank)
+    examples, learned_in = examples_in(recipe, study.training, space, bench)
+    pair = pair_of(recipe, learned_in, rank)
     objective = Denoising(built, pair, seed=seed, rank=rank, earliest=earliest, deepest=deepest, noise=recipe.noise)
 
     def draw(progress: Progress, path: Path) -> None:
@@ -110,7 +111,7 @@ def _denoiser_phase(given: Material[AnomalyRecipe], study: LabelledStudy, space:
     return Phase(
         "denoiser",
         objective,
-        study.training,
+        examples,
         recipe.training,
         validate=lambda progress: denoising_error(progress, recipe, study, space, bench.fabric),
         draw=draw if shows_trajectories(recipe) else None,
@@ -254,7 +255,7 @@ def works_of(
             [-(-n // step) for n in recipe.view.size],
             len(recipe.x_channels),
             len(recipe.names.image) if name == "denoiser" else 0,
-            examples=examples.get(name),
+            examples=None if recipe.encodes_once else examples.get(name),
         )
         for name, build in recipe.parts().items()
         if name in settings

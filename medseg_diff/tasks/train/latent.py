@@ -1,6 +1,6 @@
 """The latent space that a recipe's denoiser learns in: its autoencoder trained, standardised and kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,18 +8,19 @@ from torch import Tensor, nn
 
 from medseg_diff.console import bar, log
 from medseg_diff.data.datasets.batch import Items, Key
-from medseg_diff.data.datasets.volumes import WithCovariates
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.networks.autoencoders import Autoencoder
 from medseg_diff.recipes.base import Recipe
 from medseg_diff.recipes.spaces import AUTOENCODER, LatentSettings
 from medseg_diff.recipes.trained import load_network
-from medseg_diff.spaces import Space
+from medseg_diff.spaces import PLAIN, Space
 from medseg_diff.training.compression import Compression, Features, compression_error, latents_of
 from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Phase, seeded
 from medseg_diff.training.weights import save_weights
+
+KEPT = ("label", "covariates")  # parts of a batch that stand beside a latent
 
 
 def autoencoder_phase(
@@ -76,28 +77,39 @@ def standardise(autoencoder: Autoencoder, images: Iterator[Tensor], bench: Bench
 
 @dataclass(frozen=True)
 class Encoded:
-    """Items whose images were encoded once: latents [P, N, D, *R] of P passes over the data, each augmented otherwise,
-    which the epochs take in turn; their other parts are as they were."""
+    """Items whose images were encoded once, in P passes over the data, each augmented otherwise; epochs take them in turn.
 
-    items: WithCovariates
-    latents: Tensor
+    `parts` are those of a batch, [P, N, …]: latents as its image, labels and covariates; no mask lies on their grid.
+    """
+
+    parts: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, items: WithCovariates, space: Space, bench: Bench, *, passes: int) -> "Encoded":
+    def of(cls, items: Items, space: Space, bench: Bench, *, passes: int) -> "Encoded":
         """Every process encodes all of it, one image after the other: the same latents whatever the batch."""
-        device, latents = bench.fabric.device, []
-        with bar("encoding", passes * len(items)) as advance, bench.fabric.autocast():
+        device, found = bench.fabric.device, []
+        with bar("encoding", passes * len(items)) as advance:
             for number in range(passes * len(items)):
-                image = items[Key(*divmod(number, len(items)))]["image"][None].to(device)
-                latents.append(space.encode(image)[0].float().cpu())
+                item = items[Key(*divmod(number, len(items)))]
+                with bench.fabric.autocast():  # augmentation is not to be rounded
+                    latent = space.encode(item["image"][None].to(device))[0].float().cpu()
+                found.append({"image": latent} | {name: item[name] for name in KEPT if name in item})
                 advance()
-        return cls(items, torch.stack(latents).unflatten(0, (passes, len(items))))
+        together = {name: torch.stack([each[name] for each in found]) for name in found[0]}
+        return cls({name: part.unflatten(0, (passes, len(items))) for name, part in together.items()})
 
     def __len__(self) -> int:
-        return len(self.items)
+        return self.parts["image"].shape[1]
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        return {"image": self.latents[key.epoch % len(self.latents), key.index], **self.items.of(key.index)}
+        return {name: part[key.epoch % len(part), key.index] for name, part in self.parts.items()}
+
+
+def examples_in(recipe: Recipe, items: Items, space: Space, bench: Bench) -> tuple[Items, Space]:
+    """What the denoiser learns from, encoded once where the recipe says so, and the space it is yet to be brought to."""
+    if isinstance(recipe.space, LatentSettings) and recipe.encodes_once:
+        return Encoded.of(items, space, bench, passes=recipe.space.passes), PLAIN
+    return items, space
 
 
 def work_of_autoencoder(recipe: Recipe, bench: Bench, examples: Items | None) -> Work:

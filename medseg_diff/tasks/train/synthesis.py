@@ -10,22 +10,22 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from medseg_diff.console import log
-from medseg_diff.data.datasets.batch import Batch, Items
+from medseg_diff.data.datasets.batch import Batch
 from medseg_diff.data.datasets.volumes import WithCovariates
 from medseg_diff.data.tables.manifest import Manifest
 from medseg_diff.diffusion.losses import denoising_loss
 from medseg_diff.evenly import evenly_spaced
 from medseg_diff.networks.noisy_classifier import NoisyClassifier
 from medseg_diff.recipes.covariates import Covariates, values_of, write_covariates
-from medseg_diff.recipes.spaces import AUTOENCODER, LatentSettings, space_of
+from medseg_diff.recipes.spaces import AUTOENCODER, space_of
 from medseg_diff.recipes.synthesis import DENOISER, REGRESSOR, SynthesisRecipe
 from medseg_diff.recipes.trained import load_network
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
-from medseg_diff.spaces import PLAIN, Space
+from medseg_diff.spaces import Space
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.options import TrainingRun
-from medseg_diff.tasks.train.latent import Encoded, autoencoder_phase, standardise, work_of_autoencoder
+from medseg_diff.tasks.train.latent import autoencoder_phase, examples_in, standardise, work_of_autoencoder
 from medseg_diff.tasks.train.study import Study, prepare_unlabelled_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_synthesis
@@ -153,11 +153,7 @@ def _denoiser_phase(given: Material[SynthesisRecipe], shown: ShownImages, space:
     seed = recipe.training.seed
     built = seeded(seed, recipe.build_denoiser)
     given.warmed(DENOISER, built.module())
-    examples: Items = shown.training
-    passes = recipe.space.passes if isinstance(recipe.space, LatentSettings) else 0
-    if passes:
-        examples = Encoded.of(shown.training, space, bench, passes=passes)
-    learned_in = PLAIN if passes else space
+    examples, learned_in = examples_in(recipe, shown.training, space, bench)
     pair = ImageAndCovariates(learned_in, recipe.covariate_dropout, seed, fabric.global_rank)
 
     def draw(progress: Progress, path: Path) -> None:
@@ -211,7 +207,7 @@ def works_of(recipe: SynthesisRecipe, bench: Bench, examples: WithCovariates | N
             recipe.network.width,
             recipe.grid,
             len(recipe.x_channels),
-            examples=examples,
+            examples=None if recipe.encodes_once else examples,
         )
     ]
     if REGRESSOR in recipe.parts():
