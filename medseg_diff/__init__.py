@@ -18,6 +18,7 @@ VERBS = {
     "segment": "medseg_diff.api.segment",
     "anomaly": "medseg_diff.api.anomaly",
     "synthesise": "medseg_diff.tasks.apply.synthesise",
+    "audit": "medseg_diff.tasks.audit",
     "tune": "medseg_diff.tasks.apply.tune",
     "evaluate": "medseg_diff.tasks.evaluate",
     "ui": "medseg_diff.tasks.ui",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 from medseg_diff.api.models import LoadedModel as LoadedModel
 from medseg_diff.api.models import load_model as load_model
@@ -345,6 +345,44 @@ def synthesise(
         network_batch: Samples in one pass of the networks [the recipe's].
         overwrite: Redo what is there.
         device: auto, cpu, cuda, cuda:N or mps.
+    """
+
+def audit(
+    data: str | Path,
+    out: str | Path,
+    device: str = ...,
+    data_root: str | Path | None = ...,
+    *,
+    model: str | Path | None = ...,
+    runs: str | Path = ...,
+    number: int = ...,
+    guidance: str | Sequence[float] = ...,
+    split: str = ...,
+    real: int = ...,
+    steps: int | None = ...,
+    seed: int = ...,
+    precision: str | None = ...,
+    network_batch: int | None = ...,
+) -> dict[str, Any]:
+    """Sweep every covariate of a trained run, measure it in what is drawn, and compare with held-out scans of the table.
+
+    Returns what audit.json says. Raises: UsageError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
+
+    Args:
+        data: Table of cases (CSV).
+        out: Folder of audit.json, audit.csv and audit.png.
+        model: Run, or study of folds: its folder or name [the newest below --runs, else `starter`].
+        runs: Where to look for the newest run.
+        number: Scans drawn for each covariate [100].
+        guidance: Scales of guidance to try: 1,2,4 … [1].
+        split: Real scans to compare with: train, val or test [test].
+        real: At most so many of them, and of those trained on [200].
+        steps: Denoising steps [the recipe's].
+        seed: Of all noise.
+        precision: auto, fp32 or bf16 [the recipe's].
+        network_batch: Samples in one pass of the networks [the recipe's].
+        device: auto, cpu, cuda, cuda:N or mps.
+        data_root: Folder that paths in the table are relative to [the table's].
     """
 
 def prepare(

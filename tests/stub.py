@@ -15,7 +15,7 @@ import medseg_diff
 from medseg_diff.tasks.keywords import groups_of
 
 STUB = Path(__file__).parents[1] / "medseg_diff" / "__init__.pyi"
-GROUPED = ("segment", "anomaly", "train_seg", "train_anomaly", "train_synth", "synthesise", "prepare", "tune")
+GROUPED = ("segment", "anomaly", "train_seg", "train_anomaly", "train_synth", "synthesise", "audit", "prepare", "tune")
 RESULTS = {"segment": "SegmentationResult", "anomaly": "AnomalyResult"}
 OVERLOADED = ("volumes", "data")  # a single scan's words, and what gives a list
 
@@ -24,7 +24,7 @@ HEAD = '''\
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 from medseg_diff.api.models import LoadedModel as LoadedModel
 from medseg_diff.api.models import load_model as load_model

@@ -1,4 +1,4 @@
-"""What results are worth: `evaluate`, `ui`."""
+"""What results are worth: `evaluate`, `audit`, `ui`."""
 
 import json
 import shlex
@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from medseg_diff.cli.options import AsJson, ClusterName, Data, DataRoot, Runs, Split, Workers
+from medseg_diff.cli.options import AsJson, ClusterName, Data, DataRoot, Device, Runs, Split, Workers
+from medseg_diff.tasks.options import Model
+from medseg_diff.tasks.synthesis_options import AuditOptions
 
 
 def evaluate(
@@ -52,6 +54,49 @@ def evaluate(
     if compared is None and sys.stdout.isatty():
         words = f"--predictions {shlex.quote(str(predictions))} --compare OTHER_RESULTS --data {shlex.quote(str(data))}"
         typer.echo(f"next: medseg-diff evaluate {words}")
+
+
+def audit(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of audit.json, audit.csv and audit.png.")],
+    model: Model,
+    options: AuditOptions,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do drawn scans obey what is asked for, are they like held-out ones, and are they copies?"""
+    from medseg_diff.tasks.audit import audit as run
+
+    found = run(data=data, out=out, model=model, options=options, device=device, data_root=data_root)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    typer.echo("\n".join([*_obedience(found), "", *_likeness(found)]))
+
+
+def _obedience(found: dict[str, Any]) -> list[str]:
+    """How well each covariate was obeyed, a line each."""
+    lines = [f"{'obedience':<24}{'measured by':<14}{'guidance':>9}{'r':>8}  95 %"]
+    for row in found["obedience"]:
+        scale = "real" if row["of"] == "real" else f"{row['guidance']:g}"
+        numbers = "undefined" if row["r"] is None else f"{row['r']:8.3f}  [{row['r_low']:.3f}, {row['r_high']:.3f}]"
+        lines.append(f"{row['covariate']:<24}{row['by']:<14}{scale:>9}{numbers}")
+    return lines
+
+
+def _likeness(found: dict[str, Any]) -> list[str]:
+    """How like real scans what was drawn is, a line each, and how near to those trained on."""
+    lines = [f"{'likeness':<16}{'guidance':>9}{'Fréchet':>10}{'floor':>8}{'precision':>10}{'recall':>8}{'MS-SSIM':>9}"]
+    for row in found["likeness"]:
+        scale = "-" if row["guidance"] is None else f"{row['guidance']:g}"
+        numbers = (
+            f"{row['frechet_distance']:10.3f}{row['frechet_floor']:8.3f}{row['precision']:10.2f}{row['recall']:8.2f}"
+        )
+        lines.append(f"{row['drawn']:<16}{scale:>9}{numbers}{row['ms_ssim_of_pairs']:9.3f}")
+    share, copies = (100 * found["memory"][name] for name in ("favoured", "copies"))
+    said = f"{share:.0f} % of drawn scans are nearer to one trained on than to a held-out one (50 % of a model without memory)"
+    return [*lines, "", f"{said}; {copies:.0f} % are copies"]
 
 
 def ui(

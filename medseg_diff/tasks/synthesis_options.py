@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from medseg_diff.data.tables.case import SPLITS
 from medseg_diff.errors import UsageError
 from medseg_diff.tasks.keywords import option
 
@@ -45,6 +46,44 @@ class SynthesisOptions:
         known: dict[str, float | str] = {name: _number_or_word(value) for name, value in words.items()}
         known |= {} if self.age is None else {"age_years": self.age}
         return known | ({} if self.sex is None else {"sex": self.sex})
+
+
+def _scales(word: str) -> tuple[float, ...]:
+    """numbers with commas between, such as 1,2,4."""
+    return tuple(float(part) for part in word.split(","))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """How much is drawn, at which guidance, and which real scans it is compared with."""
+
+    number: int = option(100, "Scans drawn for each covariate [100].", min=4)
+    guidance: Sequence[float] = option((1.0,), "Scales of guidance to try: 1,2,4 … [1].", parse=_scales)
+    split: str = option("test", "Real scans to compare with: train, val or test [test].")
+    real: int = option(200, "At most so many of them, and of those trained on [200].", min=4)
+    steps: int | None = option(None, "Denoising steps [the recipe's].", min=1)
+    seed: int = option(0, "Of all noise.")
+    precision: str | None = option(None, "auto, fp32 or bf16 [the recipe's].")
+    network_batch: int | None = option(None, "Samples in one pass of the networks [the recipe's].", min=1)
+
+    def check(self) -> None:
+        """Raises: UsageError for scales that are none, or a split that there is none of."""
+        scales = self.guidance if isinstance(self.guidance, Sequence) else ()
+        if not scales or any(not 0 < scale <= 100 for scale in scales) or len(set(scales)) < len(scales):
+            raise UsageError("--guidance are no scales above 0", fix="write them as --guidance 1,2,4, each once")
+        if self.split not in SPLITS:
+            raise UsageError(f"there is no split `{self.split}`", fix=f"use one of {', '.join(SPLITS)}")
+
+    def drawing(self, guidance: float) -> SynthesisOptions:
+        """How scans are drawn at one scale; 0 leaves covariates out."""
+        return SynthesisOptions(
+            unconditional=guidance == 0,
+            guidance=guidance or None,
+            steps=self.steps,
+            seed=self.seed,
+            precision=self.precision,
+            network_batch=self.network_batch,
+        )
 
 
 def _number_or_word(text: str) -> float | str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medseg_diff.console import bar, duration, log
 from medseg_diff.data.formats.writing import write_volume
@@ -21,7 +21,7 @@ from medseg_diff.files import check_room, check_writable, read_facts, sha256_of,
 from medseg_diff.methods.synthesised import Drawing
 from medseg_diff.recipes.covariates import Covariates, read_covariates
 from medseg_diff.recipes.spaces import space_of
-from medseg_diff.recipes.synthesis import DENOISER, SynthesisRecipe
+from medseg_diff.recipes.synthesis import DENOISER, REGRESSOR, SynthesisRecipe
 from medseg_diff.recipes.trained import find_model, open_run
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.apply.case_folder import Identity, made_anew
@@ -37,7 +37,8 @@ WORTH_SAYING_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class SynthesisSystem:
-    """A trained run ready to draw; `facts` is what every case.json says of it, `covariates` those it was trained on."""
+    """A trained run ready to draw; `facts` is what every case.json says of it, `covariates` those it was trained on, and
+    `regressor` the network that reads them off a scan."""
 
     recipe: SynthesisRecipe
     denoiser: Denoiser
@@ -46,6 +47,7 @@ class SynthesisSystem:
     device: torch.device
     precision: str
     facts: Mapping[str, Any]
+    regressor: nn.Module | None = None
 
     def images(self, seeds: list[int], scaled: list[list[float]] | None) -> Tensor:
         """Images [N, C, *S], one for each seed, as asked for by covariates [N, K] in [0, 1]."""
@@ -123,7 +125,16 @@ def open_synthesis(model: Model, options: SynthesisOptions, *, device: str) -> S
         "asked": options.asked,
     }
     log.info("model %s (%s): %d steps, guidance %g", run.name, trained.facts["recipe"], steps, drawing.guidance)
-    return SynthesisSystem(recipe, denoiser, drawing, read_covariates(run), trained.device, trained.precision, facts)
+    return SynthesisSystem(
+        recipe,
+        denoiser,
+        drawing,
+        read_covariates(run),
+        trained.device,
+        trained.precision,
+        facts,
+        trained.networks.get(REGRESSOR),
+    )
 
 
 def asked_for(known: Covariates | None, options: SynthesisOptions) -> list[list[float]] | None:

@@ -1,0 +1,155 @@
+"""How like the real ones are synthetic images, and how unlike each other? Measures of two sets of features.
+
+Fréchet distance: Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 2017, arXiv 1706.08500. Precision and recall:
+Kynkäänniemi et al., Improved Precision and Recall Metric, 2019, arXiv 1904.06991. MMD: Bińkowski et al., Demystifying MMD
+GANs, 2018, arXiv 1801.01401. Places: Nash et al., Generating Images with Sparse Representations, 2021, arXiv 2103.03841.
+Score: Salimans et al., Improved Techniques for Training GANs, 2016, arXiv 1606.03498. Features are whoever's: figures of
+different networks cannot be compared.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Features = npt.NDArray[np.floating]  # [N, F], an image a row
+NEIGHBOURS = 3  # of precision and recall, as in the paper
+GROUPS = 20  # that a jackknife leaves out in turn
+SIGMAS = 1.96  # to either side of 95 %
+SPLITS = 20  # random halves that a floor is the mean of
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def frechet_distance(ours: Features, theirs: Features) -> float:
+    """|m - m'|² + Tr(C + C' - 2 (C C')^½) of mean and covariance of features [N, F] and [M, F], in float64.
+
+    It falls with the number of images, also between two real sets: read it beside `frechet_floor`.
+    """
+    a, b = (np.asarray(each, dtype=np.float64) for each in (ours, theirs))
+    away, beside = a - a.mean(axis=0), b - b.mean(axis=0)
+    ours_by, theirs_by = max(len(a) - 1, 1), max(len(b) - 1, 1)
+    # The eigenvalues of C C' are the squared singular values of away · besideᵀ: exact for fewer images than features, too.
+    cross = np.linalg.svd(away @ beside.T, compute_uv=False).sum() / np.sqrt(ours_by * theirs_by)
+    traces = (away**2).sum() / ours_by + (beside**2).sum() / theirs_by
+    return max(float(((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum() + traces - 2 * cross), 0.0)
+
+
+def frechet_floor(real: Features, *, count: int | None = None, seed: int = 0) -> float:
+    """The distance between two sets of `count` (default: half) real images each, drawn without repetition; mean of 20."""
+    half = len(real) // 2 if count is None else min(count, len(real) // 2)
+    draw, found = np.random.default_rng(seed), []
+    for _ in range(SPLITS):
+        order = draw.permutation(len(real))
+        found.append(frechet_distance(real[order[:half]], real[order[half : 2 * half]]))
+    return float(np.mean(found))
+
+
+def by_place(maps: npt.NDArray[np.floating], cells: int = 2) -> Features:
+    """Features that know where they are: the mean of maps [N, F, *R] in `cells` parts of every axis, [N, F cells^d]."""
+    for axis in range(2, maps.ndim):
+        parts = np.array_split(np.asarray(maps, dtype=np.float64), min(cells, maps.shape[axis]), axis=axis)
+        maps = np.stack([part.mean(axis=axis) for part in parts], axis=axis)
+    return maps.reshape(len(maps), -1)
+
+
+def jackknife(measure: Callable[[Features, Features], float], ours: Features, theirs: Features) -> Estimate:
+    """The measure of both sets, its interval from leaving out one of 20 parts of each in turn.
+
+    A bootstrap would draw images twice, which a distance takes for likeness.
+    """
+    value, variance = measure(ours, theirs), 0.0
+    for number, whole in enumerate((ours, theirs)):
+        groups = np.array_split(np.arange(len(whole)), min(GROUPS, len(whole)))
+        left = []
+        for group in groups:
+            rest = np.delete(whole, group, axis=0)
+            left.append(measure(rest, theirs) if number == 0 else measure(ours, rest))
+        variance += (len(groups) - 1) * float(np.var(left))
+    reach = SIGMAS * variance**0.5
+    return Estimate(value, value - reach, value + reach)
+
+
+class Coverage(NamedTuple):
+    """`precision`: the share of synthetic images that could be real; `recall`: of real ones that could be synthetic."""
+
+    precision: float
+    recall: float
+
+
+def precision_recall(synthetic: Features, real: Features, *, neighbours: int = NEIGHBOURS) -> Coverage:
+    """An image could be of a set where it lies no farther from one of it than that one's k-th nearest neighbour there."""
+    return Coverage(_covered(synthetic, real, neighbours), _covered(real, synthetic, neighbours))
+
+
+def _covered(images: Features, by: Features, neighbours: int) -> float:
+    among = np.sort(distances(by, by), axis=1)  # each is its own nearest
+    radius = among[:, min(neighbours, len(by) - 1)]
+    return float((distances(images, by) <= radius).any(axis=1).mean())
+
+
+def mmd(ours: Features, theirs: Features) -> float:
+    """Maximum mean discrepancy, squared and unbiased, with the kernel (x·y / F + 1)³: about 0 for two sets of one kind."""
+    a, b = (np.asarray(each, dtype=np.float64) for each in (ours, theirs))
+
+    def kernel(x: Features, y: Features) -> Features:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    own, other = kernel(a, a), kernel(b, b)
+    within = [(each.sum() - np.trace(each)) / (len(each) * (len(each) - 1)) for each in (own, other)]
+    return float(sum(within) - 2 * kernel(a, b).mean())
+
+
+def score(probabilities: npt.NDArray[np.floating]) -> float:
+    """exp of the mean divergence of p(y | x) [N, K] from its mean, by any stated classifier: 1 … K, high where each image is
+    sure and all differ. By Inception's classes it would be the Inception score; it is not."""
+    p = np.asarray(probabilities, dtype=np.float64).clip(1e-12)
+    return float(np.exp((p * (np.log(p) - np.log(p.mean(axis=0)))).sum(axis=1).mean()))
+
+
+class Memory(NamedTuple):
+    """Distances to the nearest image trained on: medians of `synthetic` and of other `real` images. `favoured`: the share of
+    synthetic images that are nearer to one trained on than to any of equally many others; `copies`: the share whose nearest
+    one trained on is nearer than half of the way to the nearest of the others."""
+
+    synthetic: float
+    real: float
+    favoured: float
+    copies: float
+
+
+def memorised(synthetic: Features, trained: Features, held_out: Features, *, seed: int = 0) -> Memory:
+    """Whether synthetic images are copies: of a model that learned none by heart half are `favoured`, none `copies`.
+
+    Smooth images are near to everything, so that a distance by itself says little.
+    """
+    count = min(len(trained), len(held_out))
+    some = np.random.default_rng(seed).permutation(len(trained))[:count]
+    near, other = (distances(synthetic, each).min(axis=1) for each in (trained[some], held_out[:count]))
+    nearest, usual = (distances(each, trained).min(axis=1) for each in (synthetic, held_out))
+    favoured, copies = (near < other).mean(), (nearest < 0.5 * distances(synthetic, held_out).min(axis=1)).mean()
+    return Memory(float(np.median(nearest)), float(np.median(usual)), float(favoured), float(copies))
+
+
+def distances(ours: Features, theirs: Features) -> Features:
+    """Euclidean, [N, M]."""
+    a, b = (np.asarray(each, dtype=np.float64) for each in (ours, theirs))
+    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T
+    return np.sqrt(squares.clip(min=0))
+
+
+def correlation(asked: npt.NDArray[np.floating], measured: npt.NDArray[np.floating]) -> Estimate:
+    """Pearson's r of pairs [N], its interval by Fisher's z; NaN where one of them never varies or there are too few."""
+    x, y = (np.asarray(each, dtype=np.float64) for each in (asked, measured))
+    if len(x) < 4 or x.std() == 0 or y.std() == 0:
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    r = float(np.corrcoef(x, y)[0, 1].clip(-1, 1))
+    z, reach = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)), SIGMAS / np.sqrt(len(x) - 3)
+    return Estimate(r, float(np.tanh(z - reach)), float(np.tanh(z + reach)))
