@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,15 @@ CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn
 POOLING: dict[int, type[nn.AvgPool2d] | type[nn.AvgPool3d]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 LONGEST_PERIOD = 10_000
 QUERIES = 16  # floats of a cache line
+
+
+class Conditioning(NamedTuple):
+    """What every block is shown beside x: an embedding [B, D] or [1, D], and where a network has them tokens [B, N, D] to
+    attend to, and a map [B, K, *S]."""
+
+    embedding: Tensor
+    tokens: Tensor | None = None
+    map: Tensor | None = None
 
 
 class Residual(nn.Module):
@@ -45,12 +54,12 @@ class Residual(nn.Module):
         self.conv_out = zeroed(convolution(out, out, 3, padding=1))
         self.shortcut = convolution(channels, out, 1) if channels != out else nn.Identity()
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shown: Conditioning) -> Tensor:
         h = self.norm_in(x)
         if self.resize is not None:
             h, x = self.resize(h), self.resize(x)
         h = self.conv_in(h)
-        projected = self.project(embedding)
+        projected = self.project(shown.embedding)
         if self.adaptive:
             h = self.norm_out(h, *projected.chunk(2, dim=1))  # ADM Eq. 2: y_s GroupNorm(h) + y_b, then SiLU
         else:
@@ -84,7 +93,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)  # query, key and value
         self.projection = zeroed(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, shown: Conditioning | None = None) -> Tensor:
         batch, channels, *size = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         parts = self.qkv(tokens).view(batch, -1, 3, self.heads, channels // self.heads)
@@ -102,19 +111,19 @@ class Resample(nn.Module):
         self.enlarge = nn.Upsample(scale_factor=2, mode="nearest") if way == "up" else nn.Identity()
         self.conv = CONVOLUTION[dims](channels, channels, 3, padding=1, stride=2 if way == "down" else 1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shown: Conditioning) -> Tensor:
         return self.conv(self.enlarge(x))
 
 
 class Chain(nn.ModuleList):
-    """Modules one after the other, each shown the embedding."""
+    """Modules one after the other, each shown the same."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__(modules)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shown: Conditioning) -> Tensor:
         for module in self:
-            x = module(x, embedding)
+            x = module(x, shown)
         return x
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.networks.blocks import CONVOLUTION, attended, sinusoids
+from medseg_diff.networks.blocks import CONVOLUTION, Conditioning, attended, sinusoids
 from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, GridLevel, padded, pixel_unshuffle
 from medseg_diff.networks.norm import GroupNormSiLU
 from medseg_diff.networks.unet import Axes
@@ -72,11 +72,11 @@ class NoisyClassifier(nn.Module):
         return {"stem.weight": (1, tuple(x))}
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        embedding = self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype))
+        shown = Conditioning(self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype)))
         h = self.stem(pixel_unshuffle(padded(x_t, self.settings.step), self.settings.stem))
         for block in self.down:
-            h = block(h, embedding)
-        return self.pool(self.norm(self.middle(h, embedding)))
+            h = block(h, shown)
+        return self.pool(self.norm(self.middle(h, shown)))
 
 
 class AttentionPooling(nn.Module):

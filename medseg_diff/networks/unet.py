@@ -12,7 +12,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.networks.blocks import CONVOLUTION, cropped, head, known_or_null, null_image, sinusoids, with_image
+from medseg_diff.networks.blocks import (
+    CONVOLUTION,
+    Conditioning,
+    cropped,
+    head,
+    known_or_null,
+    null_image,
+    sinusoids,
+    with_image,
+)
 from medseg_diff.networks.encoder import (
     BlockMaker,
     EncoderSettings,
@@ -77,16 +86,22 @@ class UNet(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         x = with_image(x_t, condition, self.null_image)
         x = pixel_unshuffle(padded(as_multiplied(x), self.settings.step), self.settings.stem)
-        embedding = self.embed_known(self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype)), condition)
+        shown = self.conditioning(x_t, t, condition)
         h = self.stem(x)
         skips = [h]
         for block in self.down:
-            h = block(h, embedding)
+            h = block(h, shown)
             skips.append(h)
-        h = self.middle(h, embedding)
+        h = self.middle(h, shown)
         for block in self.up:
-            h = block(torch.cat([h, skips.pop()], dim=1), embedding)
+            h = block(torch.cat([h, skips.pop()], dim=1), shown)
         return cropped(pixel_shuffle(self.head(h), self.settings.stem), x_t.shape[2:])
+
+    def conditioning(self, x_t: Tensor, t: Tensor, condition: Condition) -> Conditioning:
+        """What the blocks are shown beside the image."""
+        return Conditioning(
+            self.embed_known(self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype)), condition)
+        )
 
 
 class KnownFacts(nn.Module):
