@@ -41,7 +41,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.settings, self.dims = settings, dims
         width, fold, convolution = settings.width, settings.stem**dims, CONVOLUTION[dims]
-        embedded = 4 * width
+        embedded = settings.embedded
         self.embed_time = nn.Sequential(nn.Linear(width, embedded), nn.SiLU(), nn.Linear(embedded, embedded))
         block = BlockMaker(settings, dims, embedded)
         self.stem = convolution(channels * fold, width, 3, padding=1)

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.networks.blocks import CONVOLUTION, Conditioning, attended, sinusoids
+from medseg_diff.networks.blocks import CONVOLUTION, Conditioning, attended, each_row, sinusoids
 from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, GridLevel, padded, pixel_unshuffle
 from medseg_diff.networks.norm import GroupNormSiLU
 from medseg_diff.networks.unet import Axes
@@ -56,7 +56,7 @@ class NoisyClassifier(nn.Module):
     def __init__(self, settings: NoisyClassifierSettings, *, dims: int, channels: int, classes: int) -> None:
         super().__init__()
         self.settings, self.dims = settings, dims
-        width, embedded = settings.width, 4 * settings.width
+        width, embedded = settings.width, settings.embedded
         self.embed_time = nn.Sequential(nn.Linear(width, embedded), nn.SiLU(), nn.Linear(embedded, embedded))
         block = BlockMaker(settings, dims, embedded)
         self.stem = CONVOLUTION[dims](channels * settings.stem**dims, width, 3, padding=1)
@@ -98,7 +98,7 @@ class AttentionPooling(nn.Module):
         parts = self.qkv(tokens).view(batch, -1, 3, self.heads, channels // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         attention = attended(query[:, :, :1], key, value)
-        return self.projection(attention.transpose(1, 2).reshape(batch, channels))
+        return each_row(self.projection, attention.transpose(1, 2).reshape(batch, channels))
 
 
 class MaxMeanPooling(nn.Module):
@@ -110,4 +110,4 @@ class MaxMeanPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         places = x.flatten(2)
-        return self.projection(torch.cat([places.amax(dim=2), places.mean(dim=2)], dim=1))
+        return each_row(self.projection, torch.cat([places.amax(dim=2), places.mean(dim=2)], dim=1))

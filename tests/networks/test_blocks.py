@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from medseg_diff.networks.blocks import Conditioning, Residual, sinusoids
+from medseg_diff.networks.blocks import Conditioning, Residual, each_row, sinusoids
 
 EMBEDDED = 3
 
@@ -58,3 +58,15 @@ def test_time_is_written_in_cosines_and_sines_from_fast_to_slow():
     found = sinusoids(torch.tensor([3]), 4)
     slow = 3 / math.sqrt(10_000)
     assert found.tolist() == [pytest.approx([math.cos(3), math.cos(slow), math.sin(3), math.sin(slow)])]
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 7, 9, 11, 18])
+def test_a_row_is_multiplied_alike_wherever_it_stands(rows):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        linear = torch.nn.Linear(64, 32)
+    row = torch.randn(1, 64, generator=torch.Generator().manual_seed(1))
+    found = each_row(linear, row.repeat(rows, 1))
+    assert found.shape == (rows, 32) and torch.equal(found, found[:1].expand(rows, -1))
+    torch.testing.assert_close(found, linear(row).expand(rows, -1))
