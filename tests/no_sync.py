@@ -23,13 +23,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from medseg_diff.diffusion import NoiseSchedule, noise, schedule
+from medseg_diff.diffusion import Condition, NoiseSchedule, noise, schedule
 from medseg_diff.methods import tiled
 from medseg_diff.networks.bottleneck import BottleneckSettings
 from medseg_diff.networks.encoded import WithEncoderSettings
 from medseg_diff.networks.monai_unet import MonaiUNetSettings
 from medseg_diff.networks.noisy_classifier import NoisyClassifierSettings
 from medseg_diff.networks.prior import WithPriorSettings
+from medseg_diff.networks.spade_unet import SpadeUNetSettings
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.training.fit import channels_last
 
@@ -252,7 +253,16 @@ NETWORKS = {
     "with_prior": WithPriorSettings(**ONE_LEVEL, correction=UNetSettings(**ONE_LEVEL)),
     "with_encoder": WithEncoderSettings(**ONE_LEVEL, code=4, encoder=CLASSIFIER),
     "bottleneck": BottleneckSettings(**ONE_LEVEL, code=2),
+    "covariates": UNetSettings(**TWO_LEVELS, covariates=2, covariates_by=("embedding", "channels", "attention")),
+    "spade": SpadeUNetSettings(**TWO_LEVELS, map_channels=2, hidden=4),
 }
+
+
+def known_to(kind: str, image: Tensor) -> Condition:
+    """What a network of NETWORKS looks at, made of an image [B, 2, *S]."""
+    if kind == "covariates":
+        return Condition(image=image, covariates=image.flatten(2).mean(2))
+    return Condition(image=image, mask=(image > 0).to(image.dtype) if kind == "spade" else None)
 
 
 def put(network: torch.nn.Module, device: torch.device | str) -> torch.nn.Module:

@@ -26,7 +26,7 @@ from medseg_diff.training import runner
 from medseg_diff.training.fit import FitSettings, Learners, channels_last, fit
 from tests.conftest import TINY, shake
 from tests.methods.test_on_a_card import ENGINES, networks_of
-from tests.no_sync import NETWORKS, ONE_LEVEL, SCHEDULE
+from tests.no_sync import NETWORKS, ONE_LEVEL, SCHEDULE, known_to
 from tests.training.test_on_a_card import LESSONS, learning
 
 PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -53,8 +53,8 @@ def test_a_networks_answer_has_its_shape_and_is_a_samples_own(device, kind, dims
     x, image = numbers(5, 2, *size).to(device), numbers(5, 2, *size, seed=1).to(device)
     t, order = torch.tensor([300], device=device), torch.tensor([3, 0, 3, 3, 4], device=device)
     with torch.no_grad(), autocast(torch.device(device), precision):
-        together = network(x, t, Condition(image=image))
-        again = network(x[order], t, Condition(image=image[order]))
+        known = known_to(kind, image)
+        together, again = network(x, t, known), network(x[order], t, known.take(order))
     assert together.shape == x.shape and together.isfinite().all() and together.float().std() > 0.01
     assert torch.equal(again, together[order])
 

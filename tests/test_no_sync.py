@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from medseg_diff.diffusion import DDIM, Condition, Prediction, walk
+from medseg_diff.diffusion import DDIM, Prediction, walk
 from medseg_diff.networks.norm import GroupNorm, _GroupNorm
-from tests.no_sync import NETWORKS, SCHEDULE, HostWaits, put, sampling
+from tests.no_sync import NETWORKS, SCHEDULE, HostWaits, known_to, put, sampling
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -14,7 +14,7 @@ def test_a_network_computes_in_bfloat16_inside_of_autocast(card, kind):
     network = put(NETWORKS[kind].build(dims=2, channels=2, outputs=outputs, image_channels=2), card.device)
     x, image = torch.zeros(2, 2, 9, 7, device=card.device), torch.zeros(2, 2, 9, 7, device=card.device)
     with torch.no_grad(), sampling(card):
-        said = network(x, torch.full((1,), 5, device=card.device), Condition(image=image))
+        said = network(x, torch.full((1,), 5, device=card.device), known_to(kind, image))
     dtype = torch.float32 if kind == "with_prior" else torch.bfloat16  # a sum of what two networks say
     assert (said.device, said.dtype, said.shape) == (card.device, dtype, x.shape) and card.operations > 50
 

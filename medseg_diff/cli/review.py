@@ -95,7 +95,9 @@ def _likeness(found: dict[str, Any]) -> list[str]:
         )
         lines.append(f"{row['drawn']:<16}{scale:>9}{numbers}{row['ms_ssim_of_pairs']:9.3f}")
     share, copies = (100 * found["memory"][name] for name in ("favoured", "copies"))
-    said = f"{share:.0f} % of drawn scans are nearer to one trained on than to a held-out one (50 % of a model without memory)"
+    said = (
+        f"{share:.0f} % of drawn scans are nearer to one trained on than to one held out (50 %: nothing is remembered)"
+    )
     return [*lines, "", f"{said}; {copies:.0f} % are copies"]
 
 

@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,16 @@ CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn
 POOLING: dict[int, type[nn.AvgPool2d] | type[nn.AvgPool3d]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 LONGEST_PERIOD = 10_000
 QUERIES = 16  # floats of a cache line
+ROWS = 4  # rows that a CPU multiplies at once
+
+
+class Conditioning(NamedTuple):
+    """What every block is shown beside x: an embedding [B, D] or [1, D], and where a network has them tokens [B, N, D] to
+    attend to, and a map [B, K, *S]."""
+
+    embedding: Tensor
+    tokens: Tensor | None = None
+    map: Tensor | None = None
 
 
 class Residual(nn.Module):
@@ -36,26 +46,44 @@ class Residual(nn.Module):
         super().__init__()
         convolution = CONVOLUTION[dims]
         self.adaptive = adaptive
-        self.norm_in = GroupNormSiLU(channels, groups)
+        self.norm_in: nn.Module = GroupNormSiLU(channels, groups)
         self.resize = resize
         self.conv_in = convolution(channels, out, 3, padding=1)
         self.project = nn.Sequential(nn.SiLU(), nn.Linear(embedded, 2 * out if self.adaptive else out))
-        self.norm_out = GroupNormSiLU(out, groups)
+        self.norm_out: nn.Module = GroupNormSiLU(out, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zeroed(convolution(out, out, 3, padding=1))
         self.shortcut = convolution(channels, out, 1) if channels != out else nn.Identity()
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.norm_in(x)
+    def forward(self, x: Tensor, shown: Conditioning) -> Tensor:
+        h = self.normed(self.norm_in, x, shown)
         if self.resize is not None:
             h, x = self.resize(h), self.resize(x)
         h = self.conv_in(h)
-        projected = self.project(embedding)
+        projected = each_row(self.project, shown.embedding)
         if self.adaptive:
-            h = self.norm_out(h, *projected.chunk(2, dim=1))  # ADM Eq. 2: y_s GroupNorm(h) + y_b, then SiLU
+            h = self.normed(
+                self.norm_out, h, shown, *projected.chunk(2, dim=1)
+            )  # ADM Eq. 2: y_s norm(h) + y_b, then SiLU
         else:
-            h = self.norm_out(h + projected.to(h.dtype).view(*projected.shape, *(1,) * (h.ndim - 2)))
+            h = self.normed(
+                self.norm_out, h + projected.to(h.dtype).view(*projected.shape, *(1,) * (h.ndim - 2)), shown
+            )
         return self.shortcut(x) + self.conv_out(self.dropout(h))
+
+    def normed(self, norm: nn.Module, x: Tensor, shown: Conditioning, *affine: Tensor) -> Tensor:
+        """SiLU of the norm of x, with each sample's own scale and shift [B, C] on top where there are such."""
+        return norm(x, *affine)
+
+
+def each_row(linear: nn.Module, rows: Tensor) -> Tensor:
+    """linear(rows) [B, D] → [B, E], with the same bytes for a row wherever it stands.
+
+    On a CPU threads share the rows, and multiply fewer than ROWS of them in another order. They are therefore given
+    multiples of it, or one row, which has no neighbours.
+    """
+    surplus = -len(rows) % ROWS if len(rows) > 1 else 0
+    return linear(functional.pad(rows, (0, 0, 0, surplus)))[: len(rows)] if surplus else linear(rows)
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -84,13 +112,35 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)  # query, key and value
         self.projection = zeroed(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, shown: Conditioning | None = None) -> Tensor:
         batch, channels, *size = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         parts = self.qkv(tokens).view(batch, -1, 3, self.heads, channels // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         attention = attended(query, key, value)
         change = self.projection(attention.transpose(1, 2).reshape(batch, -1, channels))
+        return x + change.transpose(1, 2).reshape(batch, channels, *size)
+
+
+class CrossAttention(nn.Module):
+    """Every voxel looks at the tokens [B, N, D] that are shown: [B, C, *S] → [B, C, *S]."""
+
+    def __init__(self, channels: int, heads: int, groups: int, *, tokens: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = GroupNorm(channels, groups)
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(tokens, 2 * channels)
+        self.projection = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, shown: Conditioning) -> Tensor:
+        assert shown.tokens is not None, "this block was built for tokens"
+        batch, channels, *size = x.shape
+        voxels = self.norm(x).flatten(2).transpose(1, 2)
+        query = self.query(voxels).view(batch, -1, self.heads, channels // self.heads).transpose(1, 2)
+        parts = each_row(self.key_value, shown.tokens.flatten(0, 1))
+        key, value = parts.view(batch, -1, 2, self.heads, channels // self.heads).permute(2, 0, 3, 1, 4)
+        change = self.projection(attended(query, key, value).transpose(1, 2).reshape(batch, -1, channels))
         return x + change.transpose(1, 2).reshape(batch, channels, *size)
 
 
@@ -102,19 +152,19 @@ class Resample(nn.Module):
         self.enlarge = nn.Upsample(scale_factor=2, mode="nearest") if way == "up" else nn.Identity()
         self.conv = CONVOLUTION[dims](channels, channels, 3, padding=1, stride=2 if way == "down" else 1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shown: Conditioning) -> Tensor:
         return self.conv(self.enlarge(x))
 
 
 class Chain(nn.ModuleList):
-    """Modules one after the other, each shown the embedding."""
+    """Modules one after the other, each shown the same."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__(modules)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shown: Conditioning) -> Tensor:
         for module in self:
-            x = module(x, embedding)
+            x = module(x, shown)
         return x
 
 

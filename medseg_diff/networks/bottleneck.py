@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.networks.blocks import CONVOLUTION, cropped, head, sinusoids
+from medseg_diff.networks.blocks import CONVOLUTION, Conditioning, cropped, head, sinusoids
 from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, padded, pixel_shuffle, pixel_unshuffle
 from medseg_diff.networks.norm import GroupNormSiLU
 from medseg_diff.networks.unet import Axes
@@ -41,7 +41,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.settings, self.dims = settings, dims
         width, fold, convolution = settings.width, settings.stem**dims, CONVOLUTION[dims]
-        embedded = 4 * width
+        embedded = settings.embedded
         self.embed_time = nn.Sequential(nn.Linear(width, embedded), nn.SiLU(), nn.Linear(embedded, embedded))
         block = BlockMaker(settings, dims, embedded)
         self.stem = convolution(channels * fold, width, 3, padding=1)
@@ -60,20 +60,20 @@ class Bottleneck(nn.Module):
         head = {f"head.2.{name}": (0, tuple(outputs)) for name in ("weight", "bias")}
         return {"stem.weight": (1, tuple(x)), **head}
 
-    def encode(self, x_t: Tensor, embedding: Tensor) -> Tensor:
+    def encode(self, x_t: Tensor, shown: Conditioning) -> Tensor:
         """[B, C, *S] → the code [B, K, *R] on the deepest grid."""
         h = self.stem(pixel_unshuffle(padded(x_t, self.settings.step), self.settings.stem))
         for block in self.down:
-            h = block(h, embedding)
-        return self.to_code(self.norm(self.last(h, embedding)))
+            h = block(h, shown)
+        return self.to_code(self.norm(self.last(h, shown)))
 
-    def decode(self, code: Tensor, embedding: Tensor) -> Tensor:
+    def decode(self, code: Tensor, shown: Conditioning) -> Tensor:
         """The code [B, K, *R] → [B, outputs, *S], with *S a multiple of the network's step."""
-        h = self.first(self.from_code(code), embedding)
+        h = self.first(self.from_code(code), shown)
         for block in self.up:
-            h = block(h, embedding)
+            h = block(h, shown)
         return pixel_shuffle(self.head(h), self.settings.stem)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        embedding = self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype))
-        return cropped(self.decode(self.encode(x_t, embedding), embedding), x_t.shape[2:])
+        shown = Conditioning(self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype)))
+        return cropped(self.decode(self.encode(x_t, shown), shown), x_t.shape[2:])

@@ -1,6 +1,6 @@
 """What networks of several levels have in common: the blocks of one network, made alike, the way down and the way up."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg_diff.networks.blocks import POOLING, Attention, Chain, Resample, Residual
+from medseg_diff.networks.blocks import POOLING, Attention, Chain, CrossAttention, Resample, Residual
 from medseg_diff.settings import Settings
 
 LARGEST_NETWORK = 1e9  # parameters, roughly counted: a recipe with a digit too many must not fill the memory
@@ -69,19 +69,33 @@ class EncoderSettings(Settings):
         return tuple(self.width * multiplier for multiplier in self.multipliers)
 
     @property
+    def embedded(self) -> int:
+        """Length of the embedding of the time."""
+        return 4 * self.width
+
+    @property
     def step(self) -> int:
         """Every side must be a multiple of this, so that every level halves evenly."""
         return self.stem * 2 ** (len(self.multipliers) - 1)
 
 
 class BlockMaker:
-    """The blocks of one network, made alike; `embedded` is the length of what they are shown beside the image."""
+    """The blocks of one network, made alike; `embedded` is the length of the embedding that they are shown, and `tokens`
+    that of a token, where what attends looks at tokens, too. `block` makes the residual ones."""
 
-    def __init__(self, settings: EncoderSettings, dims: int, embedded: int) -> None:
-        self.settings, self.dims, self.embedded = settings, dims, embedded
+    def __init__(
+        self,
+        settings: EncoderSettings,
+        dims: int,
+        embedded: int,
+        *,
+        tokens: int = 0,
+        block: Callable[..., Residual] = Residual,
+    ) -> None:
+        self.settings, self.dims, self.embedded, self.tokens, self.block = settings, dims, embedded, tokens, block
 
     def residual(self, channels: int, out: int, resize: nn.Module | None = None) -> Residual:
-        return Residual(
+        return self.block(
             channels,
             out,
             self.embedded,
@@ -92,15 +106,18 @@ class BlockMaker:
             resize=resize,
         )
 
-    def attention(self, channels: int) -> Attention:
-        return Attention(channels, self.heads(channels), self.settings.groups)
+    def attention(self, channels: int) -> list[nn.Module]:
+        """Self-attention and, where there are tokens, cross-attention behind it."""
+        heads, groups = self.heads(channels), self.settings.groups
+        to_tokens = [CrossAttention(channels, heads, groups, tokens=self.tokens)] if self.tokens else []
+        return [Attention(channels, heads, groups), *to_tokens]
 
     def heads(self, channels: int) -> int:
         width = self.settings.head_width
         return channels // width if width else self.settings.heads
 
     def with_attention(self, channels: int, out: int, level: int) -> Chain:
-        attend = [self.attention(out)] if level in self.settings.attention else []
+        attend = self.attention(out) if level in self.settings.attention else []
         return Chain([self.residual(channels, out), *attend])
 
     def resample(self, channels: int, way: Literal["down", "up"]) -> nn.Module:
@@ -135,7 +152,7 @@ class BlockMaker:
         return up, channels
 
     def middle(self, channels: int) -> Chain:
-        attend = [self.attention(channels)] if self.settings.attention else []
+        attend = self.attention(channels) if self.settings.attention else []
         return Chain([self.residual(channels, channels), *attend, self.residual(channels, channels)])
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.networks.blocks import CONVOLUTION, attended, sinusoids
+from medseg_diff.networks.blocks import CONVOLUTION, Conditioning, attended, each_row, sinusoids
 from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, GridLevel, padded, pixel_unshuffle
 from medseg_diff.networks.norm import GroupNormSiLU
 from medseg_diff.networks.unet import Axes
@@ -59,7 +59,7 @@ class NoisyClassifier(nn.Module):
     def __init__(self, settings: NoisyClassifierSettings, *, dims: int, channels: int, classes: int) -> None:
         super().__init__()
         self.settings, self.dims = settings, dims
-        width, embedded = settings.width, 4 * settings.width
+        width, embedded = settings.width, settings.embedded
         self.embed_time = nn.Sequential(nn.Linear(width, embedded), nn.SiLU(), nn.Linear(embedded, embedded))
         block = BlockMaker(settings, dims, embedded)
         self.stem = CONVOLUTION[dims](channels * settings.stem**dims, width, 3, padding=1)
@@ -92,13 +92,13 @@ class NoisyClassifier(nn.Module):
         return self.pool.features(self.maps(image))
 
     def _maps(self, x_t: Tensor, t: Tensor) -> list[Tensor]:
-        embedding = self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype))
+        shown = Conditioning(self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype)))
         h = self.stem(pixel_unshuffle(padded(x_t, self.settings.step), self.settings.stem))
         maps = [h]
         for block in self.down:
-            h = block(h, embedding)
+            h = block(h, shown)
             maps = [*maps[:-1], h] if h.shape[2:] == maps[-1].shape[2:] else [*maps, h]
-        return [*maps[:-1], self.norm(self.middle(h, embedding))]
+        return [*maps[:-1], self.norm(self.middle(h, shown))]
 
 
 class AttentionPooling(nn.Module):
@@ -121,7 +121,7 @@ class AttentionPooling(nn.Module):
         parts = self.qkv(tokens).view(batch, -1, 3, self.heads, channels // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         attention = attended(query[:, :, :1], key, value)
-        return self.projection(attention.transpose(1, 2).reshape(batch, channels))
+        return each_row(self.projection, attention.transpose(1, 2).reshape(batch, channels))
 
 
 class MaxMeanPooling(nn.Module):
@@ -133,7 +133,7 @@ class MaxMeanPooling(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         places = maps[-1].flatten(2)
-        return self.projection(torch.cat([places.amax(dim=2), places.mean(dim=2)], dim=1))
+        return each_row(self.projection, torch.cat([places.amax(dim=2), places.mean(dim=2)], dim=1))
 
 
 class LevelsPooling(nn.Module):
@@ -158,7 +158,7 @@ class LevelsPooling(nn.Module):
         kind = maps[0].device.type
         exact = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
         with exact:
-            return self.projection(self.features(maps))
+            return each_row(self.projection, self.features(maps))
 
 
 class Standardise(nn.Module):

@@ -61,6 +61,16 @@ class GroupNormSiLU(GroupNorm):
         return _activated(x, *self._affine(scale, shift), self.groups, self.epsilon)
 
 
+def silu_of_each(x: Tensor) -> Tensor:
+    """SiLU of each sample of x [B, C, *S] by itself: where no vector ends with it, its last numbers round otherwise."""
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return functional.silu(x)
+    activated = torch.empty_like(x)
+    for sample, target in zip(x.split(1), activated.split(1), strict=True):
+        torch.ops.aten.silu.out(sample, out=target)
+    return activated
+
+
 class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -8,11 +8,19 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.networks.blocks import CONVOLUTION, cropped, head, known_or_null, null_image, sinusoids, with_image
+from medseg_diff.networks.blocks import (
+    CONVOLUTION,
+    Conditioning,
+    cropped,
+    head,
+    null_image,
+    sinusoids,
+    with_image,
+)
 from medseg_diff.networks.encoder import (
     BlockMaker,
     EncoderSettings,
@@ -21,6 +29,7 @@ from medseg_diff.networks.encoder import (
     pixel_shuffle,
     pixel_unshuffle,
 )
+from medseg_diff.networks.facts import CovariateChannels, CovariateTokens, KnownFacts
 
 
 class ChannelNames(NamedTuple):
@@ -35,12 +44,32 @@ class ChannelNames(NamedTuple):
 Axes = dict[str, tuple[int, tuple[str, ...]]]
 
 
+CovariateWay = Literal["embedding", "channels", "attention"]
+
+
 class UNetSettings(EncoderSettings):
-    """Size and kind of a U-Net; `classes` labels and `covariates` numbers may condition it beside the time."""
+    """Size and kind of a U-Net; `classes` labels and `covariates` numbers may condition it beside the time.
+
+    `covariates_by`: the ways they reach it, one or several. `embedding` adds them to that of the time, `channels` shows each
+    as a channel beside x_t, with `attention` whatever attends looks at a token of each.
+    """
 
     kind: Literal["unet"] = "unet"
     classes: int = Field(default=0, ge=0, le=1000)
     covariates: int = Field(default=0, ge=0, le=1000)
+    covariates_by: tuple[CovariateWay, ...] = Field(default=("embedding",), min_length=1)
+
+    @model_validator(mode="after")
+    def _covariates_reach_it(self) -> "UNetSettings":
+        if len(set(self.covariates_by)) < len(self.covariates_by):
+            raise ValueError(f"covariates_by names a way twice: {', '.join(self.covariates_by)}")
+        if self.covariates_through("attention") and not self.attention:
+            raise ValueError("covariates_by attention needs levels that attend: set attention")
+        return self
+
+    def covariates_through(self, way: CovariateWay) -> int:
+        """How many covariates reach it this way."""
+        return self.covariates if way in self.covariates_by else 0
 
     def build(self, *, dims: int, channels: int, outputs: int, image_channels: int = 0) -> "UNet":
         """A network from [B, channels, *S] and a condition image of `image_channels` to [B, outputs, *S]."""
@@ -48,69 +77,70 @@ class UNetSettings(EncoderSettings):
 
 
 class UNet(nn.Module):
-    """f(x_t, t, condition): x_t [B, C, *S] with *S of any size, t [B] or [1] (one time for all) → [B, outputs, *S]."""
+    """f(x_t, t, condition): x_t [B, C, *S] with *S of any size, t [B] or [1] (one time for all) → [B, outputs, *S].
+
+    `decoder` makes the blocks of the way up, where they are other ones than on the way down.
+    """
 
     def __init__(
-        self, settings: UNetSettings, *, dims: int, channels: int, outputs: int, image_channels: int = 0
+        self,
+        settings: UNetSettings,
+        *,
+        dims: int,
+        channels: int,
+        outputs: int,
+        image_channels: int = 0,
+        decoder: BlockMaker | None = None,
     ) -> None:
         super().__init__()
         self.settings, self.dims = settings, dims
-        width, fold = settings.width, settings.stem**dims
-        embedded = 4 * width
+        width, embedded, fold = settings.width, settings.embedded, settings.stem**dims
         self.embed_time = nn.Sequential(nn.Linear(width, embedded), nn.SiLU(), nn.Linear(embedded, embedded))
-        self.embed_known = KnownFacts(settings.classes, settings.covariates, embedded)
+        self.embed_known = KnownFacts(settings.classes, settings.covariates_through("embedding"), embedded)
         self.null_image = null_image(image_channels, dims)
+        as_channels, as_tokens = (settings.covariates_through(way) for way in ("channels", "attention"))
+        self.covariate_channels = CovariateChannels(as_channels) if as_channels else None
+        self.covariate_tokens = CovariateTokens(as_tokens, embedded) if as_tokens else None
 
-        block = BlockMaker(settings, dims, embedded)
-        self.stem = CONVOLUTION[dims]((channels + image_channels) * fold, width, 3, padding=1)
+        block = BlockMaker(settings, dims, embedded, tokens=embedded if as_tokens else 0)
+        self.stem = CONVOLUTION[dims]((channels + image_channels + as_channels) * fold, width, 3, padding=1)
         self.down, skips = block.way_down()
         self.middle = block.middle(skips[-1])
-        self.up, here = block.way_up(skips[-1], skips)
+        self.up, here = (decoder or block).way_up(skips[-1], skips)
         self.head = head(here, outputs * fold, dims=dims, groups=settings.groups)
 
     def channel_axes(self, x: Sequence[str], image: Sequence[str], outputs: Sequence[str]) -> Axes:
         """Where channels of these names have their places: equally many for each, side by side."""
         head = {f"head.2.{name}": (0, tuple(outputs)) for name in ("weight", "bias")}
         null = {"null_image": (1, tuple(image))} if image else {}
-        return {"stem.weight": (1, (*x, *image)), **head, **null}
+        covariates = [f"covariate {i}" for i in range(self.settings.covariates_through("channels"))]
+        return {"stem.weight": (1, (*x, *image, *covariates)), **head, **null}
+
+    def prepare(self, condition: Condition) -> Condition:
+        """The condition with the tokens [B, K, D] of its covariates as its context, where this network attends to such."""
+        if self.covariate_tokens is None or condition.covariates is None or condition.context is not None:
+            return condition
+        return condition._replace(context=self.covariate_tokens.known(condition.covariates))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         x = with_image(x_t, condition, self.null_image)
+        if self.covariate_channels is not None:
+            x = self.covariate_channels(x, condition)
         x = pixel_unshuffle(padded(as_multiplied(x), self.settings.step), self.settings.stem)
-        embedding = self.embed_known(self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype)), condition)
+        shown = self.conditioning(x_t, t, condition)
         h = self.stem(x)
         skips = [h]
         for block in self.down:
-            h = block(h, embedding)
+            h = block(h, shown)
             skips.append(h)
-        h = self.middle(h, embedding)
+        h = self.middle(h, shown)
         for block in self.up:
-            h = block(torch.cat([h, skips.pop()], dim=1), embedding)
+            h = block(torch.cat([h, skips.pop()], dim=1), shown)
         return cropped(pixel_shuffle(self.head(h), self.settings.stem), x_t.shape[2:])
 
-
-class KnownFacts(nn.Module):
-    """Label and covariates added to the time embedding; learned null embeddings where they are not known."""
-
-    def __init__(self, classes: int, covariates: int, embedded: int) -> None:
-        super().__init__()
-        self.label = nn.Embedding(classes + 1, embedded) if classes else None  # the last row is the null embedding
-        self.covariates = nn.Linear(covariates, embedded) if covariates else None
-        self.null_covariates = nn.Parameter(torch.zeros(embedded)) if covariates else None
-
-    def forward(self, embedding: Tensor, condition: Condition) -> Tensor:
-        """[B, D] → [B, D]."""
-        if self.label is not None:
-            null = self.label.num_embeddings - 1
-            label = condition.label
-            if label is None:
-                label = torch.full((len(embedding),), null, device=embedding.device)
-            elif condition.keep is not None:
-                label = torch.where(condition.keep, label, null)
-            embedding = embedding + self.label(label)
-        if self.covariates is not None and self.null_covariates is not None:
-            if condition.covariates is None:
-                return embedding + self.null_covariates
-            known = self.covariates(condition.covariates.to(embedding.dtype))
-            embedding = embedding + known_or_null(known, condition.keep, self.null_covariates)
-        return embedding
+    def conditioning(self, x_t: Tensor, t: Tensor, condition: Condition) -> Conditioning:
+        """What the blocks are shown beside the image."""
+        embedding = self.embed_known(self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype)), condition)
+        if self.covariate_tokens is None:
+            return Conditioning(embedding)
+        return Conditioning(embedding, self.covariate_tokens(len(x_t), self.prepare(condition)))

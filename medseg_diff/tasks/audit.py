@@ -28,8 +28,8 @@ CONVENTIONS = {
     "features": "the regressor's, standardised; distances by other features cannot be compared with these",
     "frechet_distance": "of drawn and held-out real scans, interval of 95 % by a jackknife; frechet_floor: of two sets of "
     "real ones, each half as many",
-    "memory": "distances in x_0 to the nearest scan trained on, medians; favoured: share of drawn ones nearer to one trained "
-    "on than to any of equally many held-out ones (a half is expected); copies: those more than twice as near",
+    "memory": "distances in x_0 to the nearest scan trained on, medians; favoured: share of drawn ones nearer to one "
+    "trained on than to any of equally many held out (a half is expected); copies: those more than twice as near",
 }
 
 

@@ -11,6 +11,7 @@ from medseg_diff.diffusion import DDIM, DDPM, Denoiser, DPMSolverPP, NoiseSchedu
 from medseg_diff.diffusion.exact import GaussianDenoiser
 from medseg_diff.methods.plan import Plan, Sample
 from medseg_diff.methods.sampled_segmentation import Ensemble, sample_masks, uncertainty_maps
+from medseg_diff.networks.encoder import EncoderSettings
 from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.seeds import seed_of
@@ -269,7 +270,7 @@ def test_what_a_network_need_see_once_it_sees_once_for_all_members():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = WithPriorSettings(
-            **small.model_dump(exclude={"kind", "classes", "covariates"}), correction=small
+            **small.model_dump(include=set(EncoderSettings.model_fields)), correction=small
         ).build(dims=2, channels=1, outputs=1, image_channels=2)
         with torch.no_grad():
             for parameter in network.parameters():

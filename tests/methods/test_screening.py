@@ -8,6 +8,7 @@ import torch
 from medseg_diff.diffusion import Condition, Denoiser, SeededNoise
 from medseg_diff.methods.plan import Course
 from medseg_diff.methods.sampled_segmentation import look_once, sample_masks
+from medseg_diff.networks.encoder import EncoderSettings
 from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.networks.unet import UNetSettings
 from tests.methods.test_sampled_segmentation import SCHEDULE, denoiser_of, images_of, own_seed, plan_of, same_bytes
@@ -20,7 +21,7 @@ def with_prior():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = WithPriorSettings(
-            **small.model_dump(exclude={"kind", "classes", "covariates"}), correction=small
+            **small.model_dump(include=set(EncoderSettings.model_fields)), correction=small
         ).build(dims=2, channels=1, outputs=1, image_channels=2)
         with torch.no_grad():
             for parameter in network.parameters():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from medseg_diff.networks.blocks import Residual, sinusoids
+from medseg_diff.networks.blocks import Conditioning, Residual, each_row, sinusoids
 
 EMBEDDED = 3
 
@@ -37,7 +37,9 @@ def test_a_residual_block_is_its_formula(adaptive):
     h = block.conv_in(functional.silu(normed(block.norm_in, x)))
     told = (functional.silu(time) @ block.project[1].weight.T + block.project[1].bias)[..., None, None]
     h = (1 + told[:, :4]) * normed(block.norm_out, h) + told[:, 4:] if adaptive else normed(block.norm_out, h + told)
-    torch.testing.assert_close(block(x, time), x + block.conv_out(functional.silu(h)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        block(x, Conditioning(time)), x + block.conv_out(functional.silu(h)), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_a_time_that_says_nothing_leaves_the_norm_as_it_is():
@@ -48,11 +50,23 @@ def test_a_time_that_says_nothing_leaves_the_norm_as_it_is():
     for block in (adaptive, plain):
         torch.nn.init.zeros_(block.project[1].weight)
         torch.nn.init.zeros_(block.project[1].bias)
-    time = torch.ones(2, EMBEDDED)
-    torch.testing.assert_close(adaptive(images(), time), plain(images(), time))
+    shown = Conditioning(torch.ones(2, EMBEDDED))
+    torch.testing.assert_close(adaptive(images(), shown), plain(images(), shown))
 
 
 def test_time_is_written_in_cosines_and_sines_from_fast_to_slow():
     found = sinusoids(torch.tensor([3]), 4)
     slow = 3 / math.sqrt(10_000)
     assert found.tolist() == [pytest.approx([math.cos(3), math.cos(slow), math.sin(3), math.sin(slow)])]
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 7, 9, 11, 18])
+def test_a_row_is_multiplied_alike_wherever_it_stands(rows):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        linear = torch.nn.Linear(64, 32)
+    row = torch.randn(1, 64, generator=torch.Generator().manual_seed(1))
+    found = each_row(linear, row.repeat(rows, 1))
+    assert found.shape == (rows, 32) and torch.equal(found, found[:1].expand(rows, -1))
+    torch.testing.assert_close(found, linear(row).expand(rows, -1))

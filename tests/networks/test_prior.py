@@ -6,6 +6,7 @@ import torch
 from medseg_diff.diffusion import Condition, Denoiser, NoiseSchedule
 from medseg_diff.diffusion.losses import denoising_loss, hybrid
 from medseg_diff.errors import ConfigError
+from medseg_diff.networks.encoder import EncoderSettings
 from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.settings import parse_settings
@@ -15,7 +16,7 @@ SCHEDULE = NoiseSchedule(kind="cosine", length=1000, input_scale=0.3)
 
 
 def network_of(dims=2):
-    settings = WithPriorSettings(**SMALL.model_dump(exclude={"kind", "classes", "covariates"}), correction=SMALL)
+    settings = WithPriorSettings(**SMALL.model_dump(include=set(EncoderSettings.model_fields)), correction=SMALL)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = settings.build(dims=dims, channels=1, outputs=1, image_channels=3)

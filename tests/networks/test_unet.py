@@ -185,6 +185,16 @@ def test_a_sample_has_the_same_bytes_whatever_its_neighbours(variant, size, prec
 
 
 @pytest.mark.usefixtures("threads")
+def test_a_label_is_told_with_the_same_bytes_whatever_the_neighbours():
+    network = built(SMALL.but(classes=2), image_channels=0)
+    x, t = noise(5, 1, 20, 24), torch.tensor([300])
+    label, order = torch.tensor([0, 1, 1, 0, 1]), torch.tensor([4, 0, 3, 3, 0])
+    with torch.inference_mode():
+        together, again = (network(x[each], t, Condition(label=label[each])) for each in (torch.arange(5), order))
+    assert torch.equal(again, together[order])
+
+
+@pytest.mark.usefixtures("threads")
 def test_a_volume_has_the_same_bytes_whatever_its_neighbours():
     network = built(SMALL.but(time_embedding="adaptive", width=16), dims=3)
     x, image = noise(4, 1, 8, 10, 6), noise(4, 2, 8, 10, 6, seed=1)
