@@ -12,9 +12,11 @@ from medseg_diff.methods.anomaly import AnyEngine
 from medseg_diff.methods.anomaly.engine import Comparison, Networks
 from medseg_diff.methods.sampled_segmentation import Ensemble, Plan, sample_masks, uncertainty_maps
 from medseg_diff.methods.tiled import Tiled
+from medseg_diff.networks.autoencoders import KLSettings
 from medseg_diff.networks.encoded import WithEncoderSettings
 from medseg_diff.networks.unet import UNetSettings
 from medseg_diff.seeds import seed_of
+from medseg_diff.spaces import PLAIN, LatentSpace
 from tests.no_sync import CLASSIFIER, NETWORKS, ONE_LEVEL, SCHEDULE, Card, put, sampling
 
 CHANNELS = ("flair", "t1")
@@ -65,6 +67,7 @@ FEW = {
     "conditional_difference": {"noises": 1},
     "autoencoder": {"map_channels": ("t1",)},
     "inpainting": {"looks": 1, "refills": 1, "directions": {"t1": -1, "flair": 1}, "agreeing": CHANNELS},
+    "latent": {"first": 30, "last": 40, "depth": 40, "steps": 2},
     "anoddpm": {"draws": 2, "distance": "mahalanobis", "map_channels": ("flair",)},
 }
 ENGINES = [
@@ -84,7 +87,10 @@ def networks_of(engine, device):
         kind, more = WithEncoderSettings, {"code": 4, "encoder": CLASSIFIER}
     network = kind(**ONE_LEVEL, **more).build(dims=2, channels=2, outputs=2 * said.outputs, image_channels=known)
     classifier = put(CLASSIFIER.build(dims=2, channels=2), device) if "classifier" in engine.networks else None
-    return Networks(said.around(put(network, device), SCHEDULE), classifier, CHANNELS)
+    space = LatentSpace(put(KLSettings(widths=(8, 8), latent=2, groups=4).build(dims=2, channels=2), device))
+    reference = {"unlikely": 0.0} if engine.in_latent else {}
+    denoiser = said.around(put(network, device), SCHEDULE)
+    return Networks(denoiser, classifier, CHANNELS, space if engine.in_latent else PLAIN, reference=reference)
 
 
 def check_engine(engine, card):
