@@ -78,6 +78,7 @@ FAMILY = {
     "Mahalanobis": Member("quick/mahalanobis", ("engine.draws=10", "engine.distance=mahalanobis"), shares="cDDPM"),
     "denoising autoencoder": Member("quick/dae"),
     "autoencoder": Member("quick/autoencoder"),
+    "latent": Member("quick/pinaya_latent"),  # its autoencoder learns its own 600 steps before
 }
 
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medseg_diff.data.datasets.batch import Batch
+from medseg_diff.metrics.likeness import ms_ssim, psnr
 from medseg_diff.networks.autoencoders import Autoencoder
 from medseg_diff.networks.blocks import cropped
 from medseg_diff.settings import Settings
@@ -108,16 +109,21 @@ def _directions(maps: Tensor) -> Tensor:
     return maps / maps.norm(dim=1, keepdim=True).clamp(min=TINY)
 
 
-def compression_error(autoencoder: Autoencoder, image: Tensor) -> dict[str, float]:
-    """How near images [N, C, *S] in [-1, 1] come back, by their raw latents: mean absolute error, and PSNR in dB."""
-    errors, squares = [], []
+def decoded(autoencoder: Autoencoder, image: Tensor) -> Tensor:
+    """Image [N, C, *S] as it comes back by its raw latent, one after the other, in float32."""
     with torch.no_grad():
-        for part in image.split(1):
-            back = cropped(autoencoder.image_of(autoencoder.raw(part)), part.shape[2:])
-            errors.append((back.float() - part).abs().mean())
-            squares.append((back.float() - part).square().mean())
-    psnr = 10 * torch.log10(4 / torch.stack(squares).clamp(min=1e-12))  # the values span 2
-    return {"val_l1": float(torch.stack(errors).mean()), "val_psnr": float(psnr.mean())}
+        parts = [cropped(autoencoder.image_of(autoencoder.raw(part)), part.shape[2:]) for part in image.split(1)]
+    return torch.cat(parts).float()
+
+
+def compression_error(autoencoder: Autoencoder, image: Tensor) -> dict[str, float]:
+    """How near images [N, C, *S] in [-1, 1] come back: mean absolute error, PSNR in dB, structural similarity."""
+    back = decoded(autoencoder, image)
+    return {
+        "val_l1": float((back - image).abs().mean()),
+        "val_psnr": float(psnr(back, image).mean()),
+        "val_ms_ssim": float(ms_ssim(back, image).mean()),
+    }
 
 
 def latents_of(autoencoder: Autoencoder, images: Iterator[Tensor]) -> Tensor:

@@ -82,8 +82,14 @@ def test_the_run_holds_all_networks_their_ranges_and_a_picture(drawn_from):
     assert known.names == ("age_years", "sex", "ventricle_volume_ml", "brain_volume_ml")
     assert "covariates.json" in (drawn_from.folder / "SHA256SUMS").read_text()
     names = {point.name for point in drawn_from.numbers()}
-    assert {"regressor_val_r_age_years", "autoencoder_val_psnr", "denoiser_val_loss"} <= names
-    assert [picture.series for picture in drawn_from.trajectories] == ["trajectories/denoiser"]
+    assert {
+        "regressor_val_r_age_years",
+        "autoencoder_val_psnr",
+        "autoencoder_val_ms_ssim",
+        "denoiser_val_loss",
+    } <= names
+    pictures = {picture.series for picture in drawn_from.trajectories}
+    assert pictures == {"trajectories/autoencoder", "trajectories/denoiser"}
 
 
 def test_what_is_drawn_is_a_table_of_scans_that_every_verb_reads(drawn_from, tmp_path):

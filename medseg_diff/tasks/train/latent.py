@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,14 @@ from medseg_diff.recipes.base import Recipe
 from medseg_diff.recipes.spaces import AUTOENCODER, LatentSettings
 from medseg_diff.recipes.trained import load_network
 from medseg_diff.spaces import PLAIN, Space
-from medseg_diff.training.compression import Compression, Features, compression_error, latents_of
+from medseg_diff.tasks.train.trajectories import draw_beside
+from medseg_diff.training.compression import Compression, Features, compression_error, decoded, latents_of
 from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Phase, seeded
 from medseg_diff.training.weights import save_weights
 
+SHOWN = 3  # images of a picture
 KEPT = ("label", "covariates")  # parts of a batch that stand beside a latent
 
 
@@ -48,12 +51,20 @@ def autoencoder_phase(
         with bench.fabric.autocast():
             return compression_error(average, held.to(bench.fabric.device))
 
+    def draw(progress: Progress, path: Path) -> None:
+        average = progress.averages[AUTOENCODER]
+        assert isinstance(average, Autoencoder)
+        with bench.fabric.autocast():
+            back = decoded(average, held[:SHOWN].to(bench.fabric.device)).cpu()
+        draw_beside({"held out": held[:SHOWN], "decoded": back}, path)
+
     return Phase(
         AUTOENCODER,
         objective,
         examples,
         settings,
         validate=validate,
+        draw=draw,
         prefix="autoencoder_",
         weights={AUTOENCODER: {"best": AUTOENCODER}},
     )

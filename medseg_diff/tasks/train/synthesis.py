@@ -28,7 +28,7 @@ from medseg_diff.tasks.options import TrainingRun
 from medseg_diff.tasks.train.latent import autoencoder_phase, examples_in, standardise, work_of_autoencoder
 from medseg_diff.tasks.train.study import Study, prepare_unlabelled_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
-from medseg_diff.tasks.train.trajectories import draw_synthesis
+from medseg_diff.tasks.train.trajectories import draw_beside
 from medseg_diff.training.compression import Features
 from medseg_diff.training.denoising import Denoising, ImageAndCovariates, draw_times_and_noise
 from medseg_diff.training.estimate import Work
@@ -163,7 +163,7 @@ def _denoiser_phase(given: Material[SynthesisRecipe], shown: ShownImages, space:
             drawing = recipe.drawing(space, steps=min(recipe.sampling.steps, SHOWN_STEPS))
             seeds = [seed_of(seed, "shown", number) for number in range(count)]
             images = drawing.images(averaged(progress, recipe), seeds, covariates, fabric.device)
-        draw_synthesis(images, shown.image[:count], path)
+        draw_beside({"held out": shown.image[:count], "drawn": images}, path)
 
     return Phase(
         DENOISER,

@@ -1,6 +1,6 @@
 """Denoising trajectories of a few validation slices, the same ones every time: noise to mask, scan to healthy scan."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,17 +125,17 @@ def draw_reconstruction(
     draw(recorded, [shown(number, scan) for number, scan in zip(chosen, scans, strict=True)], path, end="healthy")
 
 
-def draw_synthesis(drawn: Tensor, held: Tensor, path: Path) -> None:
-    """Images [N, C, *S] that were drawn below held-out ones with the same covariates, the first channel of each."""
-    window = float(held[:, 0].min()), float(held[:, 0].max())
+def draw_beside(images: Mapping[str, Tensor], path: Path) -> None:
+    """Images [N, C, *S] of each name below those of the one before, the first channel, at the grey values of the first."""
+    first = next(iter(images.values()))
+    window = float(first[:, 0].min()), float(first[:, 0].max())
 
-    def pictures(images: Tensor) -> list[Picture]:
-        planes = [displayed(plane) for image in images for plane in middle_planes(image[0].float().numpy())]
+    def pictures(shown: Tensor) -> list[Picture]:
+        planes = [displayed(plane) for image in shown for plane in middle_planes(image[0].float().numpy())]
         return [Picture(plane, *window) for plane in planes]
 
-    lines = [Line("held out", pictures(held)), Line("drawn", pictures(drawn))]
-    columns = ["axial", "coronal", "sagittal"] if drawn.ndim == 5 else ["axial"]
-    draw_lines(lines, columns=columns * len(drawn), path=path)
+    columns = ["axial", "coronal", "sagittal"] if first.ndim == 5 else ["axial"]
+    draw_lines([Line(name, pictures(each)) for name, each in images.items()], columns=columns * len(first), path=path)
 
 
 def worth_showing(mask: Tensor, count: int) -> list[int]:
