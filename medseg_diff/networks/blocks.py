@@ -12,11 +12,29 @@ from torch.nn import functional
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.networks.norm import GroupNorm, GroupNormSiLU
 
-CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 POOLING: dict[int, type[nn.AvgPool2d] | type[nn.AvgPool3d]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 LONGEST_PERIOD = 10_000
+SHORTEST = 2  # voxels; see `Convolution3d`
 QUERIES = 16  # floats of a cache line
 ROWS = 4  # rows that a CPU multiplies at once
+
+
+class Convolution3d(nn.Conv3d):
+    """A convolution of volumes that also learns where one of their sides is next to nothing.
+
+    On a CPU the gradient of its weights in bfloat16 is multiplied with memory that nobody has written to, where an axis is
+    one or two voxels long (torch 2.13 with oneDNN), and is not finite where that happens to hold no number. Such grids are
+    small: while something is learned they are computed in float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or min(x.shape[2:]) > SHORTEST or not torch.is_grad_enabled():
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
+CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: Convolution3d}
 
 
 class Conditioning(NamedTuple):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from medseg_diff.networks.blocks import Conditioning, Residual, each_row, sinusoids
+from medseg_diff.networks.blocks import CONVOLUTION, Conditioning, Residual, each_row, sinusoids
 
 EMBEDDED = 3
 
@@ -70,3 +70,19 @@ def test_a_row_is_multiplied_alike_wherever_it_stands(rows):
     found = each_row(linear, row.repeat(rows, 1))
     assert found.shape == (rows, 32) and torch.equal(found, found[:1].expand(rows, -1))
     torch.testing.assert_close(found, linear(row).expand(rows, -1))
+
+
+@pytest.mark.parametrize("size", [(2, 2, 2), (2, 3, 5), (1, 1, 1), (4, 3, 1)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_volume_of_few_voxels_is_learned_from_whatever_lies_in_the_memory(size, stride):
+    """In bfloat16 torch's own convolution takes numbers from memory that it has not written to."""
+    convolution = CONVOLUTION[3](16, 16, 3, padding=1, stride=stride).to(memory_format=torch.channels_last_3d)
+    for _ in range(8):
+        rubbish = [torch.full((2**power,), torch.nan) for power in range(6, 18)]
+        del rubbish
+        x = torch.randn(4, 16, *size, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            answer = convolution(x)
+        answer.float().square().sum().backward()
+        assert x.grad.isfinite().all() and convolution.weight.grad.isfinite().all()
+        convolution.zero_grad()

@@ -73,10 +73,10 @@ def synthesise(
     system = open_synthesis(model, options, device=device)
     recipe, drawing = system.recipe, system.drawing
     check_room(out, options.number * len(recipe.channels) * 2 * int(np.prod(recipe.view.size)))
+    asked = asked_for(system.covariates, options)
     names = [f"{PREFIX}{number:04d}" for number in range(options.number)]
     identity = Identity({key: system.facts.get(key) for key in SAME})
     left = [number for number, name in enumerate(names) if options.overwrite or not _is_complete(out / name, identity)]
-    asked = asked_for(system.covariates, options)
     started = time.perf_counter()
     with bar("drawing", len(names), done=len(names) - len(left)) as advance:
         for start in range(0, len(left), drawing.network_batch):
