@@ -105,7 +105,7 @@ def test_what_is_drawn_is_a_table_of_scans_that_every_verb_reads(drawn_from, tmp
     assert np.allclose(middle[:3], 0)
     facts = json.loads((folders[0] / "case.json").read_text())
     assert facts["covariates"]["age_years"] == 40 and facts["covariates"]["sex"] == "F"
-    assert facts["network_evaluations"] == 3 and facts["asked"] == {"age_years": 40, "sex": "F"}
+    assert facts["network_evaluations"] == 6 and facts["asked"] == {"age_years": 40, "sex": "F"}
     manifest = read_manifest(tmp_path / "cases.csv")
     assert [case.covariates["sex"] for case in manifest.cases] == ["F"] * 3
     assert not validate(data=tmp_path / "cases.csv").problems
@@ -191,6 +191,7 @@ def test_an_image_space_and_slices_are_recipes_as_well(phantoms, tmp_path):
     overrides = (
         "space={kind: image}",
         "covariates=[]",
+        "sampling.guidance=1.0",
         "view={kind: axial_slices, size: [32, 32]}",
         "validation.drawn=0",
     )
