@@ -1,0 +1,40 @@
+"""The study of steps and spaces in miniature: every row of its table is filled."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from medseg_diff.diffusion import DDIM, DDPM
+from pipelines.steps_study import COLUMNS, Sampler, study
+from tests.stories.test_synthesis import CONFIG, TINY
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_both_spaces_have_a_row_for_each_sampler(phantoms, tmp_path):
+    rows = list(csv.DictReader(phantoms.open()))
+    for number, row in enumerate(rows):
+        row["split"] = "test" if number % 2 else "train"
+    table = phantoms.parent / "for_steps.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    samplers = (Sampler("DDIM", DDIM(), 2), Sampler("DDPM", DDPM(), 4))
+    common = {"overrides": TINY, "device": "cpu", "mlflow": False}
+    found = study(table, tmp_path, config=CONFIG, number=4, samplers=samplers, **common)
+    assert [row[:3] for row in found] == [
+        [space, name, steps] for space in ("latent", "image") for name, steps in (("DDIM", 2), ("DDPM", 4))
+    ]
+    written = list(csv.DictReader((tmp_path / "steps.csv").open()))
+    assert list(written[0]) == list(COLUMNS) and len(written) == 4
+    assert all(row[name] != "" for row in written for name in COLUMNS)
+    assert all(1 <= float(row["is"]) <= 6 and 0 <= float(row["precision"]) <= 1 for row in written)
+
+
+def test_it_runs_as_a_script():
+    asked = [sys.executable, "pipelines/steps_study.py", "--help"]
+    shown = subprocess.run(asked, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True)
+    assert "--quick" in shown.stdout
