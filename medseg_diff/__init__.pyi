@@ -382,7 +382,7 @@ def audit(
         runs: Where to look for the newest run.
         number: Scans drawn for each covariate [100].
         guidance: Scales of guidance to try: 1,2,4 … [1].
-        split: Real scans to compare with: train, val or test [test].
+        split: Real scans to compare with: val or test [test].
         real: At most so many of them, and of those trained on [200].
         steps: Denoising steps [the recipe's].
         seed: Of all noise.

@@ -11,6 +11,7 @@ from torch import Tensor
 from medseg_diff.metrics import realism
 from medseg_diff.metrics.brain_volumes import brain_volumes
 from medseg_diff.metrics.likeness import diversity
+from medseg_diff.metrics.neighbours import density_coverage, nearness
 
 INTENSITY = {"ventricle_volume_ml": 0, "brain_volume_ml": 1}  # covariates that intensities alone can measure
 REGRESSOR, BY_INTENSITY, GIVEN = "regressor", "intensity", "given"  # who measured
@@ -25,9 +26,12 @@ class Measured(NamedTuple):
     covariates: Mapping[str, Mapping[str, Floats]]
 
 
-def measured_by_intensity(images: Tensor, spacing_mm: Sequence[float], background: float) -> dict[str, Floats]:
+def measured_by_intensity(
+    images: Tensor, spacing_mm: Sequence[float], background: float, *, orientation: str
+) -> dict[str, Floats]:
     """Ventricle and brain volume of T1 images [N, 1, X, Y, Z], whose brain is what is brighter than the background."""
-    found = [brain_volumes(image, image > background, spacing_mm) for image in images[:, 0].double().numpy()]
+    volumes = images[:, 0].double().numpy()
+    found = [brain_volumes(image, image > background, spacing_mm, orientation=orientation) for image in volumes]
     return {name: np.array([volumes[place] for volumes in found]) for name, place in INTENSITY.items()}
 
 
@@ -43,19 +47,25 @@ def obedience(name: str, asked: Floats, measured: Measured) -> list[dict[str, An
 
 def likeness_to(real: Measured, drawn: Measured, images: Tensor, real_images: Tensor, *, seed: int) -> dict[str, Any]:
     """How like the real images [M, C, *S] drawn ones [N, C, *S] are, beside what two sets of real ones show."""
-    count = min(len(images), len(real_images))
     covered = realism.precision_recall(drawn.features, real.features)
+    dense = density_coverage(drawn.features, real.features)
+    beside = realism.frechet_beside_floor(drawn.features, real.features, seed=seed)
+    by_place = realism.frechet_beside_floor(drawn.spatial, real.spatial, seed=seed)
+    endless = realism.jackknife(realism.frechet_distance, drawn.features, real.features, corrected=True)
     return {
         "n": len(images),
         "n_real": len(real_images),
-        **_rounded("frechet_distance", realism.jackknife(realism.frechet_distance, drawn.features, real.features)),
-        "frechet_floor": _round(realism.frechet_floor(real.features, count=count // 2, seed=seed)),
-        **_rounded(
-            "spatial_frechet_distance", realism.jackknife(realism.frechet_distance, drawn.spatial, real.spatial)
-        ),
+        "frechet_distance": _round(beside.distance),
+        "frechet_floor": _round(beside.floor),
+        "frechet_images": beside.images,
+        **_rounded("frechet_corrected", endless),
+        "spatial_frechet_distance": _round(by_place.distance),
+        "spatial_frechet_floor": _round(by_place.floor),
         "mmd": _round(realism.mmd(drawn.features, real.features)),
         "precision": _round(covered.precision),
         "recall": _round(covered.recall),
+        "density": _round(dense.density),
+        "coverage": _round(dense.coverage),
         "ms_ssim_of_pairs": _round(diversity(images, seed=seed)),
         "ms_ssim_of_real_pairs": _round(diversity(real_images, seed=seed)),
     }
@@ -64,8 +74,9 @@ def likeness_to(real: Measured, drawn: Measured, images: Tensor, real_images: Te
 def memory(drawn: Tensor, trained: Tensor, held_out: Tensor) -> dict[str, Any]:
     """Distances of x_0 [N, D, *R] to the nearest one trained on, of drawn images and of other real ones."""
     flat = [each.flatten(1).double().numpy() for each in (drawn, trained, held_out)]
-    found = realism.memorised(*flat)
-    return {name: _round(value) for name, value in found._asdict().items()}
+    found, near = realism.memorised(*flat), nearness(*flat)
+    said = {name: _round(value) for name, value in found._asdict().items()}
+    return said | {"near": _round(near.share), "near_low": _round(near.low), "near_high": _round(near.high)}
 
 
 def _rounded(name: str, estimate: realism.Estimate) -> dict[str, float | None]:

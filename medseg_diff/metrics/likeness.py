@@ -37,8 +37,10 @@ def ms_ssim(image: Tensor, other: Tensor, *, span: float = 2.0) -> Tensor:
 
 
 def _scales(side: int, kernel: int) -> int:
-    """How often a side can be halved so that it still holds the window, counting the first."""
-    return sum(side // 2**scale >= kernel for scale in range(len(WEIGHTS)))
+    """How many scales of an image whose smallest side has so many voxels hold the window, as MONAI counts them: it asks for
+    (scales - 1)² windows' sides where 2^(scales - 1) would do, so that four scales need a side of 99."""
+    fits = (side // max(2 ** (count - 1), (count - 1) ** 2) >= kernel for count in range(1, len(WEIGHTS) + 1))
+    return sum(fits)
 
 
 def psnr(image: Tensor, other: Tensor, *, span: float = 2.0) -> Tensor:

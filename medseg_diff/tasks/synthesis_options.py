@@ -8,6 +8,8 @@ from medseg_diff.data.tables.case import SPLITS
 from medseg_diff.errors import UsageError
 from medseg_diff.tasks.keywords import option
 
+HELD_OUT = ("val", "test")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisOptions:
@@ -75,7 +77,7 @@ class AuditOptions:
 
     number: int = option(100, "Scans drawn for each covariate [100].", min=4)
     guidance: Sequence[float] = option((1.0,), "Scales of guidance to try: 1,2,4 … [1].", parse=_scales)
-    split: str = option("test", "Real scans to compare with: train, val or test [test].")
+    split: str = option("test", "Real scans to compare with: val or test [test].")
     real: int = option(200, "At most so many of them, and of those trained on [200].", min=4)
     steps: int | None = option(None, "Denoising steps [the recipe's].", min=1)
     seed: int = option(0, "Of all noise.")
@@ -87,8 +89,8 @@ class AuditOptions:
         scales = self.guidance if isinstance(self.guidance, Sequence) else ()
         if not scales or any(not 0 < scale <= 100 for scale in scales) or len(set(scales)) < len(scales):
             raise UsageError("--guidance are no scales above 0", fix="write them as --guidance 1,2,4, each once")
-        if self.split not in SPLITS:
-            raise UsageError(f"there is no split `{self.split}`", fix=f"use one of {', '.join(SPLITS)}")
+        if self.split not in HELD_OUT:
+            raise UsageError(f"`{self.split}` is no split that was held out", fix=f"use {' or '.join(HELD_OUT)}")
 
     def drawing(self, guidance: float) -> SynthesisOptions:
         """How scans are drawn at one scale; 0 leaves covariates out."""

@@ -17,6 +17,12 @@ def test_equal_images_are_alike_and_noise_makes_them_less_so(size):
     assert ((much > 0) & (much < little) & (little < 1)).all()
 
 
+@pytest.mark.parametrize("side", [*range(5, 50), *range(85, 101), 128, 174, 175, 176, 177])
+def test_images_of_any_size_have_a_likeness(side):
+    image = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(side))
+    assert float(ms_ssim(image, image)) == pytest.approx(1, abs=1e-5)
+
+
 def test_the_ratio_is_its_formula():
     image = torch.zeros(2, 1, 4, 4)
     assert psnr(image, image + 0.2).tolist() == pytest.approx([20.0, 20.0], abs=1e-4)  # 10 log10(4 / 0.04)

@@ -7,6 +7,7 @@ from medseg_diff.metrics.realism import (
     by_place,
     correlation,
     distances,
+    frechet_beside_floor,
     frechet_distance,
     frechet_floor,
     jackknife,
@@ -53,6 +54,20 @@ def test_equal_sets_are_no_distance_apart_with_fewer_images_than_features_too():
     assert frechet_distance(few[:1], few[:1] + 2) == pytest.approx(160)
 
 
+@pytest.mark.parametrize(("count", "features"), [(3, 40), (40, 40), (300, 7), (500, 64)])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_equal_sets_are_exactly_no_distance_apart(count, features, scale):
+    x = normals(count, features=features, scale=scale, mean=scale)
+    assert frechet_distance(x, x) == 0
+    assert frechet_distance(x, x[::-1]) == pytest.approx(0, abs=1e-20 * scale**2)
+
+
+def test_in_one_dimension_it_is_the_closed_form():
+    a, b = normals(30, features=1), normals(50, features=1, mean=2.0, scale=3.0, seed=1)
+    expected = (a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
+
+
 def test_the_floor_falls_with_the_number_of_images():
     real = normals(400, features=16)
     few, many = frechet_floor(real, count=20), frechet_floor(real)
@@ -70,6 +85,30 @@ def test_the_jackknife_covers_the_distance_of_many_images():
         assert found.low < found.value < found.high
         inside += found.low <= 1.03 <= found.high
     assert 0.85 <= inside / 60 <= 1.0
+
+
+@pytest.mark.parametrize(("count", "synthetic"), [(100, 80), (60, 40)])
+def test_the_corrected_jackknife_covers_the_distance_of_endlessly_many_images(count, synthetic):
+    """Of means 0.2 apart and deviations 1 and 0.7 … 1.5 in 16 features: Σ 0.2² + Σ (1 - s)², far below what so few give."""
+    deviations, draw, found, biased = np.linspace(0.7, 1.5, 16), np.random.default_rng(0), [], []
+    truth = 16 * 0.2**2 + ((1 - deviations) ** 2).sum()
+    for _ in range(40):
+        a, b = draw.standard_normal((synthetic, 16)) * deviations + 0.2, draw.standard_normal((count, 16))
+        found.append(jackknife(frechet_distance, a, b, corrected=True))
+        biased += [jackknife(frechet_distance, a, b)] if len(biased) < 15 else []
+    assert np.mean([each.low <= truth <= each.high for each in found]) >= 0.85
+    assert np.mean([each.value for each in found]) == pytest.approx(truth, rel=0.1)
+    assert np.mean([each.low <= truth <= each.high for each in biased]) < 0.3
+
+
+def test_a_set_of_the_same_kind_is_as_far_as_the_floor():
+    real = normals(160, features=16)
+    same = frechet_beside_floor(normals(300, features=16, seed=1), real)
+    assert same.images == 80 and same.distance == pytest.approx(same.floor, rel=0.15)
+    few = frechet_beside_floor(normals(40, features=16, seed=1), real)
+    assert few.images == 40 and few.distance == pytest.approx(few.floor, rel=0.25) and few.floor > 1.5 * same.floor
+    other = frechet_beside_floor(normals(300, mean=0.5, features=16, seed=1), real)
+    assert other.distance > other.floor + 0.8 * 16 * 0.5**2
 
 
 def test_places_count_where_means_are_equal():

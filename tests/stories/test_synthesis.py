@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from medseg_diff import synthesise, train_synth
+from medseg_diff import audit, synthesise, train_synth
 from medseg_diff.errors import CheckpointError, ManifestError, UsageError
 from medseg_diff.recipes.covariates import read_covariates
 from medseg_diff.run import Run
@@ -105,7 +105,7 @@ def test_what_is_drawn_is_a_table_of_scans_that_every_verb_reads(drawn_from, tmp
     assert np.allclose(middle[:3], 0)
     facts = json.loads((folders[0] / "case.json").read_text())
     assert facts["covariates"]["age_years"] == 40 and facts["covariates"]["sex"] == "F"
-    assert facts["network_evaluations"] == 3 and facts["asked"] == {"age_years": 40, "sex": "F"}
+    assert facts["network_evaluations"] == 6 and facts["asked"] == {"age_years": 40, "sex": "F"}
     manifest = read_manifest(tmp_path / "cases.csv")
     assert [case.covariates["sex"] for case in manifest.cases] == ["F"] * 3
     assert not validate(data=tmp_path / "cases.csv").problems
@@ -128,7 +128,7 @@ def test_a_scan_is_the_same_however_many_are_drawn(drawn_from, tmp_path):
 
 def test_guidance_and_seed_change_what_is_drawn_and_need_another_folder(drawn_from, tmp_path):
     synthesise(out=tmp_path / "a", model=drawn_from.folder, number=1, device="cpu")
-    for options in ({"guidance": 3.0}, {"unconditional": True}, {"seed": 1}, {"covariates": ["age_years=60"]}):
+    for options in ({"guidance": 3.0}, {"unconditional": True}, {"seed": 1}, {"sex": "F"}):
         with pytest.raises(UsageError, match="was made with"):
             synthesise(out=tmp_path / "a", model=drawn_from.folder, number=1, device="cpu", **options)
     synthesise(out=tmp_path / "b", model=drawn_from.folder, number=1, device="cpu", seed=1)
@@ -191,6 +191,7 @@ def test_an_image_space_and_slices_are_recipes_as_well(phantoms, tmp_path):
     overrides = (
         "space={kind: image}",
         "covariates=[]",
+        "sampling.guidance=1.0",
         "view={kind: axial_slices, size: [32, 32]}",
         "validation.drawn=0",
     )
@@ -208,3 +209,43 @@ def test_a_damaged_range_is_noticed(drawn_from, tmp_path):
     (copy / "covariates.json").write_text((copy / "covariates.json").read_text().replace("20", "21"))
     with pytest.raises(CheckpointError, match="differs from its checksum"):
         synthesise(out=tmp_path / "out", model=Run(copy).folder, number=1, device="cpu")
+
+
+def audited(drawn_from, phantoms, out):
+    """Five phantoms stand for those trained on, five for others."""
+    rows = list(csv.DictReader(phantoms.open()))
+    for number, row in enumerate(rows):
+        row["split"] = "test" if number % 2 else "train"
+    table = phantoms.parent / "halves.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return audit(data=table, out=out, model=drawn_from.folder, number=5, steps=2, guidance=(1.0, 2.0), device="cpu")
+
+
+def test_an_audit_says_what_is_obeyed_beside_the_same_of_real_scans(drawn_from, phantoms, tmp_path):
+    found = audited(drawn_from, phantoms, tmp_path / "a")
+    rows = found["obedience"]
+    names = read_covariates(drawn_from).names
+    assert {row["covariate"] for row in rows if row["of"] == "real"} == set(names)
+    drawn = [(row["covariate"], row["by"], row["guidance"]) for row in rows if row["of"] == "drawn"]
+    measured = [(name, "regressor") for name in names] + [(name, "intensity") for name in names[2:]]
+    assert sorted(drawn) == sorted((*each, scale) for each in measured for scale in (1.0, 2.0))
+    likeness = [(row["drawn"], row["guidance"]) for row in found["likeness"]]
+    assert likeness == [("anybody", 1.0), ("anybody", 2.0), ("unconditional", 0.0), ("decoded noise", None)]
+    assert all(row["frechet_distance"] >= 0 and row["frechet_images"] == 2 for row in found["likeness"])
+    assert found["data"] == "phantom" and {"favoured", "copies", "near"} <= set(found["memory"])
+    with (tmp_path / "a" / "audit.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * 6 * 5 and {line["by"] for line in lines} == {"regressor", "intensity"}
+    assert json.loads((tmp_path / "a" / "audit.json").read_text()) == json.loads(json.dumps(found))
+    assert (tmp_path / "a" / "audit.png").stat().st_size > 10_000
+
+
+def test_an_audit_needs_enough_real_scans_and_covariates(drawn_from, phantoms, tmp_path):
+    with pytest.raises(ManifestError, match="too few"):
+        audit(data=phantoms, out=tmp_path / "a", model=drawn_from.folder, device="cpu")
+    for options, said in (({"guidance": (0.0,)}, "scales above 0"), ({"split": "train"}, "no split that was held out")):
+        with pytest.raises(UsageError, match=said):
+            audit(data=phantoms, out=tmp_path / "a", model=drawn_from.folder, device="cpu", **options)

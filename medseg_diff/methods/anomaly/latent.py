@@ -36,6 +36,7 @@ class LatentAnomaly(Difference):
 
     learns_from: ClassVar[Cohort] = "healthy"
     in_latent: ClassVar[bool] = True
+    learned: ClassVar[tuple[str, ...]] = ("first", "last", "every", "percentile")  # what was measured of healthy brains
     swept: ClassVar[tuple[str, ...]] = ("depth", "steps")
 
     kind: Literal["latent"] = "latent"

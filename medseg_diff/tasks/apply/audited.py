@@ -88,7 +88,9 @@ class Audited:
             place = self.recipe.channels.index(T1)
             spacing = [mm or 1.0 for mm in self.recipe.preparation.spacing_mm]
             background = self.recipe.preparation.background + FAINT
-            volumes = measured_by_intensity(images[:, [place]], spacing, background)
+            volumes = measured_by_intensity(
+                images[:, [place]], spacing, background, orientation=self.recipe.preparation.orientation
+            )
             covariates[BY_INTENSITY] = {name: volumes[name] for name in INTENSITY if name in self.known.names}
         return Measured(stacked(features), stacked(spatial), covariates)
 
