@@ -50,9 +50,9 @@ class SynthesisValidation(Settings):
 
 class SynthesisRecipe(Recipe):
     """A synthesis system. The denoiser is conditioned on `covariates`, columns of the table, or, with `network.kind` spade,
-    on the mask: `regions` are its classes, of the labels of `seg`, disjoint: {oedema: [2], enhancing: [3, 4]}; labels that
-    lie in none of them on purpose stand in `other_labels`. A share `covariate_dropout` of the images is conditioned on
-    neither: so that there is guidance, and images of anybody.
+    on the mask: `regions` are its classes, of the labels of `seg`, disjoint: {oedema: [2], enhancing: [3, 4]}; with
+    `outline` the brain as a whole is one more channel. Labels that lie in none on purpose stand in `other_labels`. A share
+    `covariate_dropout` of the images is conditioned on neither: so that there is guidance, and images of anybody.
 
     With covariates a `regressor` is trained to read them off a scan: it measures what comes out, and its features tell
     images apart.
@@ -64,6 +64,7 @@ class SynthesisRecipe(Recipe):
     regions: dict[Annotated[str, Field(pattern=r"^[A-Za-z][\w-]{0,40}$")], tuple[Label, ...]] = Field(
         default_factory=dict, max_length=MOST_REGIONS
     )
+    outline: bool = False
     other_labels: tuple[Label, ...] = ()
     view: SynthesisView = WholeVolume()
     space: AnySpace = LatentSettings()
@@ -104,9 +105,9 @@ class SynthesisRecipe(Recipe):
     def _check_network(self) -> None:
         """Raises: ValueError where the network does not take what the recipe conditions it on."""
         if isinstance(self.network, UNetSettings):
-            if self.regions or self.other_labels:
+            if self.regions or self.outline or self.other_labels:
                 raise ValueError(
-                    "regions are painted by network.kind spade: set it, or leave regions and other_labels out"
+                    "regions, outline and other_labels are for network.kind spade: set it, or leave them out"
                 )
             if self.network.covariates not in (0, len(self.covariates)) or self.network.classes:
                 raise ValueError("network.covariates follows from covariates, and there are no classes: leave both out")
@@ -121,10 +122,15 @@ class SynthesisRecipe(Recipe):
         labels += self.other_labels
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"regions are disjoint, but label {twice[0]} stands in two of regions and other_labels")
-        if self.network.map_channels not in (1, len(self.regions)):
+        if self.network.map_channels not in (1, self.map_channels):
             raise ValueError("network.map_channels follows from regions: leave it out")
         if self.encodes_once:
             raise ValueError("space.passes is 0 where there are regions: masks are not kept beside latents")
+
+    @property
+    def map_channels(self) -> int:
+        """Channels of the mask that the network is shown."""
+        return len(self.regions) + self.outline
 
     @property
     def can_be_guided(self) -> bool:
@@ -144,7 +150,7 @@ class SynthesisRecipe(Recipe):
         """The untrained denoiser of x_0, conditioned on the covariates or the mask."""
         settings: UNetSettings | SpadeUNetSettings
         if isinstance(self.network, SpadeUNetSettings):
-            settings = self.network.but(map_channels=len(self.regions))
+            settings = self.network.but(map_channels=self.map_channels)
         else:
             settings = self.network.but(covariates=len(self.covariates))
         network = settings.build(

@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_refused_in_one_line(override, said):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("network.kind=unet", "regions are painted by network.kind spade"),
+        ("network.kind=unet", "are for network.kind spade"),
         ("regions={}", "set regions, such as"),
         ("covariates=[age_years]", "no covariates: set covariates=[]"),
         ("regions={lesion: []}", "every region needs labels"),
@@ -102,7 +102,7 @@ def test_regions_are_the_channels_of_the_mask_in_either_space():
         recipe = load_recipe("quick/mask_to_mr", task="synthesise", overrides=[space])
         with torch.device("meta"):
             network = recipe.build_denoiser().module().eval()
-            x, mask = torch.empty(2, len(recipe.x_channels), *recipe.grid), torch.empty(2, 3, *recipe.view.size)
+            x, mask = torch.empty(2, len(recipe.x_channels), *recipe.grid), torch.empty(2, 4, *recipe.view.size)
             assert network(x, torch.ones(2), Condition(mask=mask)).shape == x.shape
         assert recipe.can_be_guided and not recipe.but(covariate_dropout=0.0, sampling={}).can_be_guided
 

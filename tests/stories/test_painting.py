@@ -27,12 +27,12 @@ TINY = (
     "network.multipliers=[1,2]",
     "network.groups=4",
     "network.hidden=8",
-    "training.steps=60",
+    "training.steps=120",
     "training.batch=8",
     "training.learning_rate=3.0e-3",
     "training.ema=0.9",
     "training.precision=fp32",
-    "training.validate_every=60",
+    "training.validate_every=120",
     "validation.images=4",
     "validation.drawn=1",
     "sampling.steps=4",
@@ -116,6 +116,8 @@ def test_what_is_painted_follows_the_mask(painter, phantoms):
         lesion = prepared.reference[0] > 0
         healthy = replace(prepared, reference=torch.zeros_like(prepared.reference))
         change = (painted(prepared, system, 0) - painted(healthy, system, 0))[1]
+        brain, image = prepared.brain[0], painted(prepared, system, 0)[1]
+        assert image[brain].mean() > image[~brain].mean() + 0.3  # the outline is the case's
         changes.append((change[lesion].mean(), change[prepared.brain[0] & ~lesion].abs().mean()))
     inside, around = torch.tensor(changes).mean(dim=0).tolist()
     assert inside > 2 * around > 0, (inside, around)

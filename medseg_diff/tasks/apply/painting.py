@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, cat
 
 from medseg_diff.console import bar, log
 from medseg_diff.data.datasets.slices import region_masks
@@ -90,7 +90,8 @@ def painted(prepared: Prepared, system: SynthesisSystem, seed: int) -> Tensor:
     """A scan [C, *S] in [-1, 1] of the network's grid, painted into the case's mask; every piece has noise of its own."""
     recipe, view = system.recipe, system.recipe.view
     assert prepared.reference is not None
-    mask = view.cut(region_masks(prepared.reference, recipe.regions).float())
+    classes = region_masks(prepared.reference, recipe.regions)
+    mask = view.cut((cat([classes, prepared.brain]) if recipe.outline else classes).float())
     chosen = view.for_sampling(prepared.brain)
     shown = fit_to((mask.shape[1], *view.size), mask[chosen], fill=0)
     drawn = system.images([seed_of(seed, *view.owner(number)) for number in chosen], masks=shown)

@@ -114,8 +114,9 @@ class ShownImages:
         used = {case.name for case in (*study.training.cases, *study.held.cases)} if known else set()
         cases = [case for case in manifest.cases if case.name in used]
         scaled = {case.name: known.scaled(values_of(case, known.names)) for case in cases if known}
+        outline = recipe.preparation.background if recipe.outline else None
         held, training = (
-            WithCovariates(pieces, scaled, bool(recipe.regions)) for pieces in (study.held, study.training)
+            WithCovariates(pieces, scaled, bool(recipe.regions), outline) for pieces in (study.held, study.training)
         )
         chosen = evenly_spaced(range(len(held)), recipe.validation.images)
         parts = [held.plain(number) for number in chosen]
