@@ -12,7 +12,7 @@ import torch
 
 from medseg_diff import synthesise, train_synth
 from medseg_diff.data.tables.manifest import read_manifest
-from medseg_diff.errors import ManifestError, Problems, UsageError
+from medseg_diff.errors import ImageError, ManifestError, Problems, UsageError
 from medseg_diff.tasks.apply.painting import painted, read
 from medseg_diff.tasks.apply.synthesis_system import open_synthesis
 from medseg_diff.tasks.options import Model
@@ -121,6 +121,29 @@ def test_what_is_painted_follows_the_mask(painter, phantoms):
         changes.append((change[lesion].mean(), change[prepared.brain[0] & ~lesion].abs().mean()))
     inside, around = torch.tensor(changes).mean(dim=0).tolist()
     assert inside > 2 * around > 0, (inside, around)
+
+
+LATENT = "space={kind: latent, passes: 0, autoencoder: {kind: kl, widths: [8], latent: 2, groups: 4}, training: %s}"
+
+
+def test_volumes_are_painted_as_a_whole_in_a_latent_space_too(phantoms, two, tmp_path):
+    few = ("training.steps=2", "training.batch=2", "training.validate_every=2", "validation.images=2")
+    latent = LATENT % "{steps: 2, batch: 2, validate_every: 2}"
+    run = train(phantoms, tmp_path / "tiny", *few, "view={kind: volume, size: [24, 24, 24]}", latent)
+    (folder,) = paint(run, two, tmp_path / "out", split="test")
+    (case,) = read_manifest(two).of("test")
+    assert nibabel.load(folder / "t1.nii.gz").shape == nibabel.load(case.images["t1"]).shape
+    assert json.loads((folder / "case.json").read_text())["autoencoder_sha256"]
+
+
+@pytest.mark.parametrize("view", [{"kind": "volume", "size": [16, 16, 16]}, {"kind": "axial_slices", "size": [16, 16]}])
+def test_a_brain_beyond_the_view_and_labels_of_no_region_are_refused(painter, phantoms, view):
+    recipe = open_synthesis(Model(model=painter.folder), SynthesisOptions(), device="cpu").recipe
+    case = read_manifest(phantoms).cases[0]
+    with pytest.raises(ImageError, match="larger than 16×16"):
+        read(case, recipe.but(view=view))
+    with pytest.raises(ImageError, match="which no region of the recipe names"):
+        read(case, recipe.but(regions={"necrotic": [1]}))
 
 
 def test_what_cannot_be_painted_is_refused(painter, two, phantoms, tmp_path):
