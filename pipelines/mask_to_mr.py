@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder that holds the BraTS case folders")
     parser.add_argument("--out", type=Path, default=Path("runs/mask_to_mr"))
-    parser.add_argument("--quick", action="store_true", help="2 mm and small networks: an hour on two cores")
+    parser.add_argument("--quick", action="store_true", help="2 mm and small networks, for two cores")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--painter", action="append", default=[], metavar="key=value", help="laid over the painter")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the segmentation recipe")

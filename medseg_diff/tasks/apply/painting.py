@@ -87,7 +87,8 @@ def read(case: Case, recipe: SynthesisRecipe) -> MaskedCase:
 
 
 def painted(prepared: Prepared, system: SynthesisSystem, seed: int) -> Tensor:
-    """A scan [C, *S] in [-1, 1] of the network's grid, painted into the case's mask; every piece has noise of its own."""
+    """A scan [C, *S] in [-1, 1] of the network's grid, painted into the case's mask; every piece has noise of its own.
+    Where the painter was shown the brain's outline, there is background beyond it."""
     recipe, view = system.recipe, system.recipe.view
     assert prepared.reference is not None
     classes = region_masks(prepared.reference, recipe.regions)
@@ -97,7 +98,8 @@ def painted(prepared: Prepared, system: SynthesisSystem, seed: int) -> Tensor:
     drawn = system.images([seed_of(seed, *view.owner(number)) for number in chosen], masks=shown)
     pieces = mask.new_full((len(mask), drawn.shape[1], *mask.shape[2:]), BACKGROUND)
     pieces[chosen] = fit_to(pieces.shape[1:], drawn, fill=BACKGROUND)
-    return view.join(pieces)
+    whole = view.join(pieces)
+    return whole.where(prepared.brain, BACKGROUND) if recipe.outline else whole
 
 
 def _with_masks(options: SynthesisOptions, recipe: SynthesisRecipe) -> list[Case]:
