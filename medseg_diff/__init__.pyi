@@ -311,7 +311,10 @@ def synthesise(
     model: str | Path | None = ...,
     runs: str | Path = ...,
     covariates: Sequence[str] = ...,
-    number: int = ...,
+    number: int | None = ...,
+    masks: str | Path | None = ...,
+    split: str | None = ...,
+    data_root: str | Path | None = ...,
     age: float | None = ...,
     sex: str | None = ...,
     unconditional: bool = ...,
@@ -323,21 +326,25 @@ def synthesise(
     network_batch: int | None = ...,
     overwrite: bool = ...,
 ) -> list[str | Path]:
-    """Draw `number` scans into OUT/synthetic_0000 …, and their table OUT/cases.csv; returns the folders.
+    """Draw `number` scans into OUT/synthetic_0000 …, and their table OUT/cases.csv; returns the folders. With `masks`, a
+    table, `number` scans are painted into the mask of each of its cases: OUT/CASE_00 …, on the case's own grid.
 
     A scan depends on the model, the seed, its number and what is asked for alone. Those that are complete are skipped.
-    Raises: UsageError, CheckpointError, EnvironmentFault.
+    Raises: UsageError, CheckpointError, EnvironmentFault; with `masks` also ManifestError, ImageError.
 
     Args:
         out: Where scans go, a folder for each.
         model: Run, or study of folds: its folder or name [the newest below --runs, else `starter`].
         runs: Where to look for the newest run.
         covariates: Covariates asked for: ventricle_volume_ml=40 …
-        number: How many scans [8].
+        number: How many scans [8]; with --masks, of each mask [1].
+        masks: Table of cases (CSV): scans are painted into their masks, the column seg.
+        split: Only train, val or test of --masks.
+        data_root: Folder that paths of --masks are relative to [the table's].
         age: Age in years, the covariate age_years.
         sex: F or M, the covariate sex.
         unconditional: Scans of anybody: covariates are left out.
-        guidance: 1: covariates as they were learned; more exaggerates them [the recipe's].
+        guidance: 1: covariates or mask as learned; more exaggerates them [the recipe's].
         steps: Denoising steps [the recipe's].
         limit: How far values may go where guidance exaggerates [the recipe's].
         seed: Of all noise.

@@ -124,6 +124,22 @@ class WholeVolume(Settings):
     kind: Literal["volume"] = "volume"
     size: tuple[Edge, Edge, Edge] = (160, 224, 160)
 
+    def cut(self, volume: Tensor) -> Tensor:
+        """[C, X, Y, Z] → [1, C, X, Y, Z]."""
+        return volume[None]
+
+    def join(self, volumes: Tensor) -> Tensor:
+        """[1, C, X, Y, Z] → [C, X, Y, Z], the inverse of `cut`."""
+        return volumes.squeeze(0)
+
+    def for_sampling(self, brain: Tensor) -> list[int]:
+        """[0], or nothing where there is no brain [1, X, Y, Z]."""
+        return [0] if bool(brain.any()) else []
+
+    def owner(self, number: int) -> tuple[str | int, ...]:
+        """Whose noise it is, beside case and number: the volume's."""
+        return ("volume",)
+
 
 AnyView = Annotated[AxialSlices | Patches, Field(discriminator="kind")]
 SynthesisView = Annotated[AxialSlices | WholeVolume, Field(discriminator="kind")]

@@ -1,4 +1,4 @@
-"""Images drawn from noise: every one of them owns its noise, and is asked for by its covariates."""
+"""Images drawn from noise: every one of them owns its noise, and is asked for by its covariates, or by its mask."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from medseg_diff.spaces import PLAIN, Space
 
 @dataclass(frozen=True)
 class Drawing:
-    """How images are drawn: `shape` [D, *R] of x_0 in the space, along `times`. `guidance` 1 follows the covariates, more
-    exaggerates them, 0 leaves them out. `limit` bounds clean predictions by the share `dynamic` of their own values."""
+    """How images are drawn: `shape` [D, *R] of x_0 in the space, along `times`. `guidance` 1 follows covariates or mask,
+    more exaggerates them, 0 leaves them out. `limit` bounds clean predictions by the share `dynamic` of their own values."""
 
     space: Space
     shape: tuple[int, ...]
@@ -38,9 +38,15 @@ class Drawing:
         return Clipped(denoiser) if self.space == PLAIN else denoiser
 
     def images(
-        self, denoiser: AnyDenoiser, seeds: Sequence[int], covariates: Tensor | None, device: torch.device
+        self,
+        denoiser: AnyDenoiser,
+        seeds: Sequence[int],
+        covariates: Tensor | None,
+        device: torch.device,
+        masks: Tensor | None = None,
     ) -> Tensor:
-        """Images [N, C, *S] on the CPU, one for each seed; covariates [N, K] in [0, 1], or None of a model without.
+        """Images [N, C, *S] on the CPU, one for each seed; covariates [N, K] in [0, 1] and masks [N, R, *S] of 0 and 1, or
+        None of a model without.
 
         The network always sees `network_batch` samples, so that what stands beside an image changes none of its bytes.
         """
@@ -48,7 +54,8 @@ class Drawing:
         for chosen, padded in padded_batches(range(len(seeds)), self.network_batch):
             noise = SeededNoise([seeds[number] for number in padded], self.noise)
             begin = noise(torch.empty((len(padded), *self.shape), device=device), 0)
-            condition = Condition() if covariates is None else Condition(covariates=covariates[padded].to(device))
+            known = {"covariates": covariates, "mask": masks}
+            condition = Condition(**{name: part[padded].to(device) for name, part in known.items() if part is not None})
             if self.guidance == 0:
                 condition = condition.null()
             x = walk(asked, self.solver, begin, self.times, condition, noise)

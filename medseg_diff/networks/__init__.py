@@ -8,13 +8,14 @@ from medseg_diff.networks.bottleneck import BottleneckSettings
 from medseg_diff.networks.encoded import WithEncoderSettings
 from medseg_diff.networks.monai_unet import MonaiUNetSettings
 from medseg_diff.networks.prior import WithPriorSettings
+from medseg_diff.networks.spade_unet import SpadeUNetSettings
 from medseg_diff.networks.unet import UNetSettings
 
 SegmentationNetwork = Annotated[UNetSettings | MonaiUNetSettings | WithPriorSettings, Field(discriminator="kind")]
 
 
 def _kind(value: object) -> object:
-    """The kind of a network of an anomaly recipe: a U-Net where it is not said, as once there was no other one."""
+    """The kind of a network of an anomaly or synthesis recipe: a U-Net where it is not said, as once no other was."""
     return value.get("kind", "unet") if isinstance(value, dict) else getattr(value, "kind", None)
 
 
@@ -26,4 +27,8 @@ AnomalyNetwork = Annotated[
         _kind, custom_error_type="network_kind", custom_error_message="kind is unet, with_encoder or bottleneck"
     ),
 ]
-AnyNetwork = SegmentationNetwork | AnomalyNetwork
+SynthesisNetwork = Annotated[
+    Annotated[UNetSettings, Tag("unet")] | Annotated[SpadeUNetSettings, Tag("spade")],
+    Discriminator(_kind, custom_error_type="network_kind", custom_error_message="kind is unet or spade"),
+]
+AnyNetwork = SegmentationNetwork | AnomalyNetwork | SynthesisNetwork

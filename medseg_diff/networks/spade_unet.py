@@ -25,7 +25,7 @@ class SpadeUNetSettings(EncoderSettings):
     and what each norm makes of it."""
 
     kind: Literal["spade"] = "spade"
-    map_channels: int = Field(ge=1, le=256)
+    map_channels: int = Field(default=1, ge=1, le=256)
     hidden: int = Field(default=32, ge=1, le=2048)
 
     @property

@@ -1,4 +1,4 @@
-"""The synthesis systems: images out of noise, in the image's space or a latent one, as asked for by covariates."""
+"""The synthesis systems: images out of noise, in the image's space or a latent one, by covariates or painted into a mask."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -11,12 +11,15 @@ from medseg_diff.diffusion import DDIM, AnySolver, Denoiser
 from medseg_diff.diffusion.denoiser import DenoiserSettings
 from medseg_diff.diffusion.schedule import LONGEST
 from medseg_diff.errors import UsageError
+from medseg_diff.methods.labels import MOST_REGIONS
 from medseg_diff.methods.synthesised import Drawing
+from medseg_diff.networks import SynthesisNetwork
 from medseg_diff.networks.noisy_classifier import NoisyClassifier, NoisyClassifierSettings
+from medseg_diff.networks.spade_unet import SpadeUNetSettings
 from medseg_diff.networks.unet import ChannelNames, UNetSettings
 from medseg_diff.recipes.base import Recipe
 from medseg_diff.recipes.spaces import AnySpace, LatentSettings
-from medseg_diff.settings import Settings, parse_settings
+from medseg_diff.settings import Label, Settings, parse_settings
 from medseg_diff.spaces import Space
 from medseg_diff.training.fit import FitSettings
 
@@ -25,9 +28,9 @@ DENOISER, REGRESSOR = "denoiser", "regressor"
 
 
 class SynthesisSampling(Settings):
-    """How an image is drawn. `guidance` 1 follows the covariates as they were learned, more exaggerates them, 0 leaves them
-    out. `limit`: how far a clean prediction may go, by the share `dynamic` of its own values (None: no limit; in the image's
-    space 1 is the range)."""
+    """How an image is drawn. `guidance` 1 follows covariates or mask as they were learned, more exaggerates them, 0 leaves
+    them out. `limit`: how far a clean prediction may go, by the share `dynamic` of its own values (None: no limit; in the
+    image's space 1 is the range)."""
 
     solver: AnySolver = DDIM()
     steps: int = Field(default=50, ge=1, le=LONGEST)
@@ -46,8 +49,10 @@ class SynthesisValidation(Settings):
 
 
 class SynthesisRecipe(Recipe):
-    """A synthesis system. The denoiser is conditioned on `covariates`, columns of the table, a share `covariate_dropout` of
-    the images on none: so that there is guidance, and images of anybody.
+    """A synthesis system. The denoiser is conditioned on `covariates`, columns of the table, or, with `network.kind` spade,
+    on the mask: `regions` are its classes, of the labels of `seg`, disjoint: {oedema: [2], enhancing: [3, 4]}; with
+    `outline` the brain as a whole is one more channel. Labels that lie in none on purpose stand in `other_labels`. A share
+    `covariate_dropout` of the images is conditioned on neither: so that there is guidance, and images of anybody.
 
     With covariates a `regressor` is trained to read them off a scan: it measures what comes out, and its features tell
     images apart.
@@ -56,10 +61,15 @@ class SynthesisRecipe(Recipe):
     task: Literal["synthesise"] = "synthesise"
     covariates: tuple[Column, ...] = ()
     covariate_dropout: float = Field(default=0.1, ge=0, le=1)
+    regions: dict[Annotated[str, Field(pattern=r"^[A-Za-z][\w-]{0,40}$")], tuple[Label, ...]] = Field(
+        default_factory=dict, max_length=MOST_REGIONS
+    )
+    outline: bool = False
+    other_labels: tuple[Label, ...] = ()
     view: SynthesisView = WholeVolume()
     space: AnySpace = LatentSettings()
     denoiser: DenoiserSettings = DenoiserSettings(target="velocity")
-    network: UNetSettings = UNetSettings()
+    network: SynthesisNetwork = UNetSettings()
     regressor: NoisyClassifierSettings = NoisyClassifierSettings(attention=(), pooling="levels")
     regressor_training: FitSettings = FitSettings()
     validation: SynthesisValidation = SynthesisValidation()
@@ -69,8 +79,7 @@ class SynthesisRecipe(Recipe):
     def _fits(self) -> "SynthesisRecipe":
         if len(set(self.covariates)) < len(self.covariates):
             raise ValueError("covariates names a column twice")
-        if self.network.covariates not in (0, len(self.covariates)) or self.network.classes:
-            raise ValueError("network.covariates follows from covariates, and there are no classes: leave both out")
+        self._check_network()
         if isinstance(self.view, AxialSlices) and self.view.context:
             raise ValueError("view.context is 0: a slice is drawn by itself")
         if any(n % self.space.step for n in self.view.size):
@@ -81,8 +90,8 @@ class SynthesisRecipe(Recipe):
             raise ValueError(f"{self.sampling.steps} sampling steps, but the schedule has {self.schedule.length}")
         if isinstance(self.space, LatentSettings) and self.space.compression.perceptual and not self.covariates:
             raise ValueError("space.compression.perceptual looks by the regressor's features, which needs covariates")
-        if self.sampling.guidance not in (0, 1) and not (self.covariates and self.covariate_dropout):
-            raise ValueError("sampling.guidance needs covariates, and covariate_dropout above 0")
+        if self.sampling.guidance not in (0, 1) and not self.can_be_guided:
+            raise ValueError("sampling.guidance needs covariates or regions, and covariate_dropout above 0")
         if self.regressor.pooling != "levels":
             raise ValueError("regressor.pooling is levels: what it reads off a scan are amounts")
         if self.covariates and self.regressor_training.passes_batch < 2:
@@ -92,6 +101,41 @@ class SynthesisRecipe(Recipe):
                 "augmentation: what is learned is drawn again, without channels or with pasted lesions too"
             )
         return self
+
+    def _check_network(self) -> None:
+        """Raises: ValueError where the network does not take what the recipe conditions it on."""
+        if isinstance(self.network, UNetSettings):
+            if self.regions or self.outline or self.other_labels:
+                raise ValueError(
+                    "regions, outline and other_labels are for network.kind spade: set it, or leave them out"
+                )
+            if self.network.covariates not in (0, len(self.covariates)) or self.network.classes:
+                raise ValueError("network.covariates follows from covariates, and there are no classes: leave both out")
+            return
+        if not self.regions:
+            raise ValueError("network.kind spade paints regions of seg: set regions, such as {lesion: [1]}")
+        if self.covariates:
+            raise ValueError("network.kind spade is shown a mask and no covariates: set covariates=[]")
+        labels = [label for region in self.regions.values() for label in region]
+        if not all(self.regions.values()) or min(labels) < 1:
+            raise ValueError("every region needs labels, 1 or higher")
+        labels += self.other_labels
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"regions are disjoint, but label {twice[0]} stands in two of regions and other_labels")
+        if self.network.map_channels not in (1, self.map_channels):
+            raise ValueError("network.map_channels follows from regions: leave it out")
+        if self.encodes_once:
+            raise ValueError("space.passes is 0 where there are regions: masks are not kept beside latents")
+
+    @property
+    def map_channels(self) -> int:
+        """Channels of the mask that the network is shown."""
+        return len(self.regions) + self.outline
+
+    @property
+    def can_be_guided(self) -> bool:
+        """Whether it learns from images with and without what it is conditioned on."""
+        return bool((self.covariates or self.regions) and self.covariate_dropout)
 
     @property
     def names(self) -> ChannelNames:
@@ -103,8 +147,13 @@ class SynthesisRecipe(Recipe):
         return tuple(n // self.space.step for n in self.view.size)
 
     def build_denoiser(self) -> Denoiser:
-        """The untrained denoiser of x_0, conditioned on the covariates."""
-        network = self.network.but(covariates=len(self.covariates)).build(
+        """The untrained denoiser of x_0, conditioned on the covariates or the mask."""
+        settings: UNetSettings | SpadeUNetSettings
+        if isinstance(self.network, SpadeUNetSettings):
+            settings = self.network.but(map_channels=self.map_channels)
+        else:
+            settings = self.network.but(covariates=len(self.covariates))
+        network = settings.build(
             dims=self.view.dims,
             channels=len(self.x_channels),
             outputs=len(self.x_channels) * self.denoiser.outputs,
@@ -124,7 +173,7 @@ class SynthesisRecipe(Recipe):
         changes = {name: value for name, value in changes.items() if value is not None}
         known = self.sampling.model_dump(mode="json") | changes
         sampling = parse_settings(SynthesisSampling, known, source="sampling")
-        if sampling.guidance not in (0, 1) and not (self.covariates and self.covariate_dropout):
+        if sampling.guidance not in (0, 1) and not self.can_be_guided:
             found = "guidance follows covariates that were left out at times while it was trained, and there were none"
             raise UsageError(found, fix="leave --guidance out, or train with covariates and covariate_dropout=0.1")
         return Drawing(

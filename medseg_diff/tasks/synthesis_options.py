@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from medseg_diff.data.tables.case import SPLITS
 from medseg_diff.errors import UsageError
 from medseg_diff.tasks.keywords import option
 
@@ -11,14 +13,17 @@ HELD_OUT = ("val", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisOptions:
-    """How many scans, who they are of, and how they are drawn; None is the recipe's own."""
+    """How many scans, who they are of or whose masks they are painted into, and how they are drawn; None is the usual."""
 
     covariates: Sequence[str] = option((), "Covariates asked for: ventricle_volume_ml=40 …", words="NAME=VALUE")
-    number: int = option(8, "How many scans [8].", min=1)
+    number: int | None = option(None, "How many scans [8]; with --masks, of each mask [1].", min=1)
+    masks: Path | None = option(None, "Table of cases (CSV): scans are painted into their masks, the column seg.")
+    split: str | None = option(None, "Only train, val or test of --masks.")
+    data_root: Path | None = option(None, "Folder that paths of --masks are relative to [the table's].")
     age: float | None = option(None, "Age in years, the covariate age_years.")
     sex: str | None = option(None, "F or M, the covariate sex.")
     unconditional: bool = option(False, "Scans of anybody: covariates are left out.")
-    guidance: float | None = option(None, "1: covariates as they were learned; more exaggerates them [the recipe's].")
+    guidance: float | None = option(None, "1: covariates or mask as learned; more exaggerates them [the recipe's].")
     steps: int | None = option(None, "Denoising steps [the recipe's].", min=1)
     limit: float | None = option(None, "How far values may go where guidance exaggerates [the recipe's].")
     seed: int = option(0, "Of all noise.")
@@ -28,6 +33,13 @@ class SynthesisOptions:
 
     def check(self) -> None:
         """Raises: UsageError for words that are no NAME=VALUE, and for what does not go together."""
+        if self.masks is None and (self.split, self.data_root) != (None, None):
+            name = "--data-root" if self.split is None else "--split"
+            raise UsageError(f"{name} is for the rows of --masks", fix="leave it out")
+        if self.masks is not None and (self.covariates or self.unconditional or (self.age, self.sex) != (None, None)):
+            raise UsageError("--masks says what is painted, and takes no covariates", fix="leave them out")
+        if self.split is not None and self.split not in SPLITS:
+            raise UsageError(f"there is no split `{self.split}`", fix=f"use one of {', '.join(SPLITS)}")
         names = [word.partition("=")[0] for word in self.covariates]
         names += ["age_years"] * (self.age is not None) + ["sex"] * (self.sex is not None)
         for word in self.covariates:
@@ -39,6 +51,11 @@ class SynthesisOptions:
             raise UsageError(
                 "--unconditional leaves covariates out, and --guidance follows them", fix="use one of them"
             )
+
+    @property
+    def count(self) -> int:
+        """How many scans, or how many of each mask."""
+        return self.number or (8 if self.masks is None else 1)
 
     @property
     def asked(self) -> dict[str, float | str]:

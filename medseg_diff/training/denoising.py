@@ -98,8 +98,8 @@ class ImageAndLabel:
 
 @dataclass(frozen=True)
 class ImageAndCovariates:
-    """x_0 is the image in its space, conditioned on covariates, where a batch has any; those of a share `dropout` of the
-    images are left out."""
+    """x_0 is the image in its space, conditioned on covariates and on the mask, where a batch has any; those of a share
+    `dropout` of the images are left out."""
 
     space: Space
     dropout: float
@@ -107,11 +107,17 @@ class ImageAndCovariates:
     rank: int = 0
 
     def __call__(self, batch: Batch, step: int) -> Example:
-        condition = Condition(covariates=batch.covariates)
-        if batch.covariates is not None and self.dropout:
+        condition = described(batch)
+        if condition.batch is not None and self.dropout:
             own = seed_of(self.seed, "covariate dropout", self.rank, step)
-            condition = condition.drop(some_of(batch.covariates, self.dropout, own))
+            condition = condition.drop(some_of(batch.image, self.dropout, own))
         return Example(self.space.encode(batch.image), condition)
+
+
+def described(batch: Batch) -> Condition:
+    """Its covariates, and its mask as classes of 0 and 1, as far as it has any."""
+    mask = None if batch.mask is None else (batch.mask > 0).to(batch.image.dtype)
+    return Condition(covariates=batch.covariates, mask=mask)
 
 
 @dataclass(frozen=True)

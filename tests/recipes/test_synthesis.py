@@ -75,6 +75,38 @@ def test_what_does_not_fit_is_refused_in_one_line(override, said):
     assert said in str(error.value).replace("\n", " ")
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("network.kind=unet", "are for network.kind spade"),
+        ("regions={}", "set regions, such as"),
+        ("covariates=[age_years]", "no covariates: set covariates=[]"),
+        ("regions={lesion: []}", "every region needs labels"),
+        ("regions={lesion: [1, 2], core: [1]}", "label 1 stands in two"),
+        ("other_labels=[2]", "label 2 stands in two"),
+        ("network.map_channels=5", "network.map_channels follows from regions"),
+        ("network.kind=monai_unet", "kind is unet or spade"),
+        ("space={kind: latent, passes: 2}", "space.passes is 0 where there are regions"),
+        ("sampling.guidance=3.0 covariate_dropout=0", "covariate_dropout above 0"),
+    ],
+)
+def test_a_mask_that_cannot_be_painted_is_refused_in_one_line(override, said):
+    with pytest.raises((ConfigError, Problems)) as error:
+        overrides = override.split(" ") if "{" not in override else [override]
+        load_recipe("quick/mask_to_mr", task="synthesise", overrides=overrides)
+    assert said in str(error.value).replace("\n", " ")
+
+
+def test_regions_are_the_channels_of_the_mask_in_either_space():
+    for space in ("space={kind: image}", "space={kind: latent, passes: 0, autoencoder: {kind: kl, widths: [32, 32]}}"):
+        recipe = load_recipe("quick/mask_to_mr", task="synthesise", overrides=[space])
+        with torch.device("meta"):
+            network = recipe.build_denoiser().module().eval()
+            x, mask = torch.empty(2, len(recipe.x_channels), *recipe.grid), torch.empty(2, 4, *recipe.view.size)
+            assert network(x, torch.ones(2), Condition(mask=mask)).shape == x.shape
+        assert recipe.can_be_guided and not recipe.but(covariate_dropout=0.0, sampling={}).can_be_guided
+
+
 def test_how_it_draws_can_be_changed_and_is_checked():
     recipe = load_recipe(QUICK, task="synthesise")
     drawing = recipe.drawing(PLAIN, steps=4, guidance=2.0, network_batch=None)

@@ -54,20 +54,34 @@ def _volume(slices: np.ndarray) -> Tensor:
 
 @dataclass(frozen=True)
 class WithCovariates:
-    """Pieces, each with the covariates [K] of its case, by the case's name; of a data set without any: none."""
+    """Pieces, each with the covariates [K] of its case, by the case's name; of a data set without any: none. With `masks`
+    the mask stays beside the image, and with `outline` the brain is its last channel: what is above the background, whose
+    value that is."""
 
     pieces: PieceDataset
     covariates: Mapping[str, Sequence[float]]
+    masks: bool = False
+    outline: float | None = None
 
     def __len__(self) -> int:
         return len(self.pieces)
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        return {"image": self.pieces[key]["image"], **self.of(key.index)}
+        return self._kept(self.pieces[key]) | self.of(key.index)
 
     def plain(self, index: int) -> dict[str, Tensor]:
         """The piece as validation sees it: never changed by augmentation."""
-        return {"image": self.pieces.plain(index)["image"], **self.of(index)}
+        parts = self.pieces.plain(index)
+        return self._kept(parts | {"mask": parts["mask"].float() * 2 - 1}) | self.of(index)
+
+    def _kept(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        image, mask = parts["image"], parts["mask"]
+        if not self.masks:
+            return {"image": image}
+        if self.outline is not None:
+            brain = (image > self.outline).any(dim=0, keepdim=True)
+            mask = torch.cat([mask, brain.float() * 2 - 1])
+        return {"image": image, "mask": mask}
 
     def of(self, index: int) -> dict[str, Tensor]:
         """The covariates of piece `index` as a part of a batch."""

@@ -1,7 +1,7 @@
 """What a training works with: cases prepared once, split by patient into slices to learn from and slices to validate on."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,14 +137,14 @@ def labels_in(case: PreparedCase) -> set[int]:
     return {int(label) for piece in case.labels for label in np.flatnonzero(np.bincount(piece.ravel()))}
 
 
-def check_labels(case: PreparedCase, recipe: SegmentationRecipe) -> None:
+def check_labels(case: str, labels: Set[int], recipe: SegmentationRecipe | SynthesisRecipe) -> None:
     """Raises: ImageError where a reference holds labels that the recipe does not name: they would be background unsaid."""
     known = {0, *recipe.other_labels, *(label for labels in recipe.regions.values() for label in labels)}
-    if unknown := sorted(labels_in(case) - known):
+    if unknown := sorted(labels - known):
         raise ImageError(
             f"holds the label {', '.join(map(str, unknown[:8]))}, which no region of the recipe names",
             fix=f"add it to a region, or set other_labels=[{','.join(map(str, unknown[:8]))}] to leave it out",
-            case=case.name,
+            case=case,
             channel="seg",
         )
 
@@ -155,7 +155,7 @@ def prepare_study(manifest: Manifest, recipe: SegmentationRecipe, *, cache: Path
     def prepare(case: Case) -> PreparedCase:
         fill = recipe.bears_missing_channels
         found = prepare_training_case(case, recipe.channels, recipe.preparation, cache, fill_missing=fill)
-        check_labels(found, recipe)
+        check_labels(case.name, labels_in(found), recipe)
         return found
 
     trained, validated = cases_of(manifest)
@@ -165,14 +165,24 @@ def prepare_study(manifest: Manifest, recipe: SegmentationRecipe, *, cache: Path
     return cut_study(recipe, trained, validated, prepare, lambda cases: recipe.regions)
 
 
-def prepare_unlabelled_study(manifest: Manifest, recipe: SynthesisRecipe, *, cache: Path) -> Study:
-    """All cases, cut into slices or whole volumes; no reference is looked at."""
+def prepare_synthesis_study(manifest: Manifest, recipe: SynthesisRecipe, *, cache: Path) -> Study:
+    """All cases, cut into slices or whole volumes; references are looked at where the recipe has regions.
+
+    Raises: ManifestError for every case without one then.
+    """
+    painted = bool(recipe.regions)
 
     def prepare(case: Case) -> PreparedCase:
-        return prepare_training_case(case, recipe.channels, recipe.preparation, cache, needs_reference=False)
+        found = prepare_training_case(case, recipe.channels, recipe.preparation, cache, needs_reference=painted)
+        if painted:
+            check_labels(case.name, labels_in(found), recipe)
+        return found
 
     trained, validated = cases_of(manifest)
-    study = cut_study(recipe, trained, validated, prepare, lambda cases: {})
+    without = [case.name for case in (*trained, *validated) if painted and not (case.seg or case.raters)]
+    fix = "fill the column seg, or drop the row"
+    raise_all([ManifestError("has no reference, whose mask is to be painted", fix=fix, case=name) for name in without])
+    study = cut_study(recipe, trained, validated, prepare, lambda cases: recipe.regions)
     if isinstance(recipe.view, WholeVolume):
         size = recipe.view.size
         larger = [case.name for case in study.training.cases if any(np.array(brain_size(case)) > size)]

@@ -26,11 +26,11 @@ from medseg_diff.spaces import Space
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.options import TrainingRun
 from medseg_diff.tasks.train.latent import autoencoder_phase, examples_in, standardise, work_of_autoencoder
-from medseg_diff.tasks.train.study import Study, prepare_unlabelled_study
+from medseg_diff.tasks.train.study import Study, prepare_synthesis_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_beside
 from medseg_diff.training.compression import Features
-from medseg_diff.training.denoising import Denoising, ImageAndCovariates, draw_times_and_noise
+from medseg_diff.training.denoising import Denoising, ImageAndCovariates, described, draw_times_and_noise
 from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Phase, seeded
@@ -56,12 +56,13 @@ def train_synth(
 def _phases(given: Material[SynthesisRecipe], bench: Bench) -> Iterator[Phase]:
     recipe, fabric = given.recipe, bench.fabric
     known = _covariates_of(given)
-    study = prepare_unlabelled_study(given.manifest, recipe, cache=given.cache)
+    study = prepare_synthesis_study(given.manifest, recipe, cache=given.cache)
     shown = ShownImages.of(study, given.manifest, recipe, known)
     examples = shown.training
     numbers = len(examples), recipe.view.piece, study.cases, len(shown.image)
     log.info("training on %d %s of %d cases, validating on %d", *numbers)
-    say_how_long(works_of(recipe, bench, examples), bench, quick="quick/brain_ldm_3d")
+    quick = "quick/mask_to_mr" if recipe.regions else "quick/brain_ldm_3d"
+    say_how_long(works_of(recipe, bench, examples), bench, quick=quick)
     regressor: NoisyClassifier | None = None
     if known:
         yield _regressor_phase(given, shown, examples, bench, separate=study.separate)
@@ -80,7 +81,13 @@ def _phases(given: Material[SynthesisRecipe], bench: Bench) -> Iterator[Phase]:
 
 
 MEASURED = 64  # images that mean and deviation of latents are measured on
-VERB = TrainVerb("train-synth", "synthesise", "brain_ldm_3d", _phases, then="--number 8 --out synthetic")
+
+
+def _then(recipe: SynthesisRecipe) -> str:
+    return "--masks CSV --out painted" if recipe.regions else "--number 8 --out synthetic"
+
+
+VERB = TrainVerb("train-synth", "synthesise", "brain_ldm_3d", _phases, then=_then)
 
 
 def _covariates_of(given: Material[SynthesisRecipe]) -> Covariates | None:
@@ -94,22 +101,35 @@ def _covariates_of(given: Material[SynthesisRecipe]) -> Covariates | None:
 
 @dataclass(frozen=True)
 class ShownImages:
-    """The pieces to learn from with their covariates; of those validated on image [N, C, *S] and covariates [N, K]."""
+    """The pieces to learn from with their covariates; of those validated on image [N, C, *S], covariates [N, K] and, where
+    the recipe has regions, mask [N, R, *S], -1 outside and 1 inside."""
 
     training: WithCovariates
     image: Tensor
     covariates: Tensor | None
+    mask: Tensor | None
 
     @classmethod
     def of(cls, study: Study, manifest: Manifest, recipe: SynthesisRecipe, known: Covariates | None) -> "ShownImages":
         used = {case.name for case in (*study.training.cases, *study.held.cases)} if known else set()
         cases = [case for case in manifest.cases if case.name in used]
         scaled = {case.name: known.scaled(values_of(case, known.names)) for case in cases if known}
-        held = WithCovariates(study.held, scaled)
+        outline = recipe.preparation.background if recipe.outline else None
+        held, training = (
+            WithCovariates(pieces, scaled, bool(recipe.regions), outline) for pieces in (study.held, study.training)
+        )
         chosen = evenly_spaced(range(len(held)), recipe.validation.images)
         parts = [held.plain(number) for number in chosen]
-        image, *covariates = (torch.stack([part[name] for part in parts]) for name in parts[0])
-        return cls(WithCovariates(study.training, scaled), image, covariates[0] if covariates else None)
+        together = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+        return cls(training, together["image"], together.get("covariates"), together.get("mask"))
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def batch(self, start: int, stop: int) -> Batch:
+        """Some of those validated on."""
+        known = {"image": self.image, "covariates": self.covariates, "mask": self.mask}
+        return Batch(**{name: part[start:stop] for name, part in known.items() if part is not None})
 
 
 def _regressor_phase(
@@ -158,11 +178,13 @@ def _denoiser_phase(given: Material[SynthesisRecipe], shown: ShownImages, space:
 
     def draw(progress: Progress, path: Path) -> None:
         count = min(recipe.validation.drawn, len(shown.image))
-        covariates = None if shown.covariates is None else shown.covariates[:count]
+        known = described(shown.batch(0, count))
         with fabric.autocast():
             drawing = recipe.drawing(space, steps=min(recipe.sampling.steps, SHOWN_STEPS))
             seeds = [seed_of(seed, "shown", number) for number in range(count)]
-            images = drawing.images(averaged(progress, recipe), seeds, covariates, fabric.device)
+            images = drawing.images(
+                averaged(progress, recipe), seeds, known.covariates, fabric.device, masks=known.mask
+            )
         draw_beside({"held out": shown.image[:count], "drawn": images}, path)
 
     return Phase(
@@ -183,14 +205,12 @@ SHOWN_STEPS = 25
 def denoising_error(
     progress: Progress, recipe: SynthesisRecipe, shown: ShownImages, space: Space, fabric: Fabric
 ) -> dict[str, float]:
-    """The averaged denoiser's loss on validation images, told their covariates, with the same noise every time."""
+    """The averaged denoiser's loss on validation images, conditioned as they are, with the same noise every time."""
     denoiser, pair = averaged(progress, recipe), ImageAndCovariates(space, 0.0)
     size, losses = recipe.training.passes_batch, []
     with torch.no_grad(), fabric.autocast():
         for start in range(0, len(shown.image), size):
-            covariates = None if shown.covariates is None else shown.covariates[start : start + size]
-            part = Batch(shown.image[start : start + size], covariates=covariates).to(fabric.device)
-            clean, condition, _ = pair(part, start)
+            clean, condition, _ = pair(shown.batch(start, start + size).to(fabric.device), start)
             own = seed_of(recipe.training.seed, "validation", start)
             t, noise = draw_times_and_noise(clean, own, deepest=recipe.schedule.length, kind=recipe.noise)
             losses.append(denoising_loss(denoiser, clean, t, noise, condition, None)["simple"].float())

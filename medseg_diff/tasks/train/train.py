@@ -57,7 +57,7 @@ class TrainVerb(Generic[Kind]):
     task: Task
     config: str
     phases: Callable[[Material[Kind], Bench], Iterator[Phase]]
-    then: str = "--volume PATIENT_FOLDER --out results"
+    then: Callable[[Kind], str] = lambda recipe: "--volume PATIENT_FOLDER --out results"
 
     def run(self, data: Path, options: TrainingRun, *, device: str, data_root: Path | None) -> Run:
         """Train on the table `data`.
@@ -67,7 +67,7 @@ class TrainVerb(Generic[Kind]):
         """
         given = self.material(data, options, data_root=data_root)
         run = self.train(replace(given, manifest=with_splits(given.manifest)), options, device=device)
-        log.info("next: medseg-diff %s --model %s %s", self.task, run.folder, self.then)
+        log.info("next: medseg-diff %s --model %s %s", self.task, run.folder, self.then(given.recipe))
         return run
 
     def material(self, data: Path, options: TrainingRun, *, data_root: Path | None) -> Material[Kind]:

@@ -1,0 +1,106 @@
+"""A trained synthesis run ready to draw, and what every drawn scan has in common: its values, and whether it is there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medseg_diff.console import log
+from medseg_diff.data.results import FACTS, SCHEMA
+from medseg_diff.device import autocast
+from medseg_diff.diffusion import Denoiser
+from medseg_diff.files import read_facts, sha256_of
+from medseg_diff.methods.synthesised import Drawing
+from medseg_diff.recipes.covariates import Covariates, read_covariates
+from medseg_diff.recipes.spaces import space_of
+from medseg_diff.recipes.synthesis import DENOISER, REGRESSOR, SynthesisRecipe
+from medseg_diff.recipes.trained import find_model, open_run
+from medseg_diff.tasks.apply.case_folder import Identity
+from medseg_diff.tasks.options import Model
+from medseg_diff.tasks.synthesis_options import SynthesisOptions
+
+TABLE = "cases.csv"
+BRIGHTEST, FAINTEST = 1000, 20  # of the written values; what is fainter is background, 0
+SAME = ("sha256", "autoencoder_sha256", "recipe_sha256", "seed", "guidance", "steps", "limit", "asked")
+
+
+@dataclass(frozen=True)
+class SynthesisSystem:
+    """A trained run ready to draw; `facts` is what every case.json says of it, `covariates` those it was trained on, and
+    `regressor` the network that reads them off a scan."""
+
+    recipe: SynthesisRecipe
+    denoiser: Denoiser
+    drawing: Drawing
+    covariates: Covariates | None
+    device: torch.device
+    precision: str
+    facts: Mapping[str, Any]
+    regressor: nn.Module | None = None
+
+    def images(self, seeds: list[int], scaled: list[list[float]] | None = None, masks: Tensor | None = None) -> Tensor:
+        """Images [N, C, *S], one for each seed, as asked for by covariates [N, K] in [0, 1], or masks [N, R, *S]."""
+        covariates = None if scaled is None else torch.tensor(scaled, dtype=torch.float32)
+        with autocast(self.device, self.precision):
+            return self.drawing.images(self.denoiser, seeds, covariates, self.device, masks=masks)
+
+
+def open_synthesis(model: Model, options: SynthesisOptions, *, device: str) -> SynthesisSystem:
+    """The networks of a run on a device, and how they draw. Raises: CheckpointError, UsageError, EnvironmentFault."""
+    run = find_model(model.model, task="synthesise", runs=model.runs)
+    trained = open_run(run, SynthesisRecipe, device=device, precision=options.precision)
+    recipe = trained.recipe
+    guidance = 0.0 if options.unconditional else options.guidance
+    drawing = recipe.drawing(
+        space_of(recipe.space, trained.networks),
+        guidance=guidance,
+        steps=options.steps,
+        limit=options.limit,
+        network_batch=options.network_batch,
+    )
+    denoiser = recipe.denoiser.around(trained.networks[DENOISER], recipe.schedule)
+    steps = len(drawing.times) - 1
+    facts = {
+        **trained.facts,
+        "seed": options.seed,
+        "guidance": drawing.guidance,
+        "steps": steps,
+        "limit": drawing.limit,
+        "solver": drawing.solver.model_dump(mode="json"),
+        "network_evaluations": steps * (2 if drawing.guidance not in (0, 1) else 1),
+        "asked": options.asked,
+    }
+    log.info("model %s (%s): %d steps, guidance %g", run.name, trained.facts["recipe"], steps, drawing.guidance)
+    return SynthesisSystem(
+        recipe,
+        denoiser,
+        drawing,
+        read_covariates(run),
+        trained.device,
+        trained.precision,
+        facts,
+        trained.networks.get(REGRESSOR),
+    )
+
+
+def is_complete(folder: Path, identity: Identity) -> bool:
+    """Whether this very scan is there, every file as it was written. Raises: UsageError where another one is."""
+    known = read_facts(folder / FACTS)
+    if not known:
+        return False
+    identity.check(known, folder.name)
+    outputs = known.get("outputs")
+    if known.get("schema") != SCHEMA or not isinstance(outputs, dict):
+        return False
+    return all((folder / name).is_file() and sha256_of(folder / name) == digest for name, digest in outputs.items())
+
+
+def as_written(values: np.ndarray) -> np.ndarray:
+    """Values [*S] in [-1, 1] as int16 [X, Y, Z] from 0, the background, to 1000."""
+    scaled = ((values + 1) / 2 * BRIGHTEST).round().clip(0, None)
+    whole = np.where(scaled < FAINTEST, 0, scaled).astype(np.int16)
+    return whole if whole.ndim == 3 else whole[..., None]
