@@ -35,7 +35,7 @@ def test_every_engine_turns_images_into_evidence(engine, size):
     assert all(isinstance(value, float) for value in reference.values())
     assert len({check.name for check in engine.checks(known, reference)}) == len(engine.checks(known, reference))
     assert set(engine.evaluations) <= {"denoiser", "classifier"} and engine.networks[0] == "denoiser"
-    depth = {"inpainting": 1, "autoencoder": 1, "autoddpm": 50}.get(engine.kind, 40)  # a seam of its own
+    depth = {"inpainting": 1, "autoencoder": 1, "autoddpm": 50, "latent": 600}.get(engine.kind, 40)  # of their own
     assert engine.deepest(SCHEDULE) == depth
     assert set(engine.swept) <= set(type(engine).model_fields)
 

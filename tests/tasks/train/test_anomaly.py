@@ -177,7 +177,7 @@ def test_both_networks_are_trained_on_the_image_at_its_scale(scaled):
     recipe, study, bench = scaled
     batch, listening = Batch(study.validation.image, label=study.label), Listening()
     given = Material(recipe, "tiny", None, None, ())
-    denoising = module._denoiser_phase(given, study, bench).objective
+    denoising = module._denoiser_phase(given, study, recipe.space, bench).objective
     classifying = module._classifier_phase(given, study, None, bench).objective
     denoising.adopt("denoiser", Knowing(0.5 * batch.image, recipe.schedule))
     classifying.adopt("classifier", listening)
@@ -191,7 +191,7 @@ def test_both_networks_are_validated_on_the_image_at_its_scale(scaled):
     recipe, study, bench = scaled
     knowing, listening = Knowing(0.5 * study.validation.image, recipe.schedule), Listening()
     progress = Progress(1, {}, {"denoiser": knowing})
-    assert module.denoising_error(progress, recipe, study, bench.fabric)["val_loss"] < 1e-6
+    assert module.denoising_error(progress, recipe, study, recipe.space, bench.fabric)["val_loss"] < 1e-6
     skill = module.skill_of(listening, recipe, study, bench.fabric)
     assert all(is_standard(*shown, recipe) for shown in listening.shown) and len(listening.shown) == len(skill)
 
