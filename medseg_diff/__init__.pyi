@@ -381,7 +381,7 @@ def audit(
         model: Run, or study of folds: its folder or name [the newest below --runs, else `starter`].
         runs: Where to look for the newest run.
         number: Scans drawn for each covariate [100].
-        guidance: Scales of guidance to try: 1,2,4 … [1].
+        guidance: Scales of guidance to try: 1,2,4 … [the recipe's].
         split: Real scans to compare with: val or test [test].
         real: At most so many of them, and of those trained on [200].
         steps: Denoising steps [the recipe's].

@@ -24,10 +24,9 @@ from medseg_diff.diffusion import DDIM, DDPM, AnySolver
 from medseg_diff.evaluation.synthesis import REGRESSOR, Floats, Measured
 from medseg_diff.files import write_table
 from medseg_diff.metrics.realism import score
-from medseg_diff.networks.noisy_classifier import NoisyClassifier
 from medseg_diff.run import Run
 from medseg_diff.tasks.apply.audited import Audited, RealScans, check_splits
-from medseg_diff.tasks.apply.synthesise import SynthesisSystem, open_synthesis
+from medseg_diff.tasks.apply.synthesis_system import SynthesisSystem, open_synthesis
 from medseg_diff.tasks.options import Model
 from medseg_diff.tasks.synthesis_options import SynthesisOptions
 
@@ -73,36 +72,31 @@ def study(
 
 def judge(table: Path, system: SynthesisSystem, number: int) -> Audited:
     """Held-out scans and the features of one run, by which all are judged."""
-    assert system.covariates is not None and isinstance(system.regressor, NoisyClassifier)
     manifest = read_manifest(table)
     held = manifest.of("test")
     check_splits({"test": held}, manifest.file)
-    real = RealScans.of(held, system.recipe, system.covariates, most=number)
-    return Audited(system.recipe, system.covariates, system.regressor, real, number, 0)
+    return Audited(system, RealScans.of(held, system, most=number), number, seed=0)
 
 
 def drawn_by(system: SynthesisSystem, space: str, audited: Audited, samplers: Sequence[Sampler]) -> Iterator[list[Any]]:
     """A row for each sampler."""
-    real = audited.measure(audited.held.images, system)
     for sampler in samplers:
         times = system.recipe.schedule.times(sampler.steps)
         way = replace(system, drawing=replace(system.drawing, solver=sampler.solver, times=times))
         started = time.perf_counter()
         images = audited.anybody(way, lambda count: None)
         seconds = (time.perf_counter() - started) / len(images)
-        found = audited.like_real(images, way)
-        sure = score(decades(audited, audited.measure(images, way), real))
+        found = audited.like_real(images)
+        sure = score(decades(audited, audited.measure(images)))
         distances = [found[f"{which}frechet_{what}"] for which in ("", "spatial_") for what in ("distance", "floor")]
         quality = [*distances, round(sure, 4), found["precision"], found["recall"]]
         yield [space, sampler.name, sampler.steps, *quality, round(seconds, 3)]
 
 
-def decades(audited: Audited, measured: Measured, real: Measured) -> Floats:
+def decades(audited: Audited, measured: Measured) -> Floats:
     """p(class of age) [N, 6] by the regressor, as unsure as its error on real scans makes it."""
-    place = audited.known.names.index(AGE)
-    low, high = audited.known.low[place], audited.known.high[place]
-    truth = low + audited.held.covariates[:, place] * (high - low)
-    error = float(np.std(real.covariates[REGRESSOR][AGE] - truth))
+    low, high = audited.known.range_of(AGE)
+    error = float(np.std(audited.real.covariates[REGRESSOR][AGE] - audited.held.covariates[AGE]))
     middles = low + (np.arange(CLASSES) + 0.5) * (high - low) / CLASSES
     p = np.exp(-0.5 * ((measured.covariates[REGRESSOR][AGE][:, None] - middles) / max(error, 1e-6)) ** 2) + 1e-12
     shares: Floats = p / p.sum(axis=1, keepdims=True)

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from medseg_diff.metrics import realism
@@ -14,7 +13,7 @@ from medseg_diff.metrics.likeness import diversity
 from medseg_diff.metrics.neighbours import density_coverage, nearness
 
 INTENSITY = {"ventricle_volume_ml": 0, "brain_volume_ml": 1}  # covariates that intensities alone can measure
-REGRESSOR, BY_INTENSITY, GIVEN = "regressor", "intensity", "given"  # who measured
+REGRESSOR, BY_INTENSITY = "regressor", "intensity"  # who measured
 Floats = npt.NDArray[np.float64]
 
 
@@ -86,9 +85,3 @@ def _rounded(name: str, estimate: realism.Estimate) -> dict[str, float | None]:
 
 def _round(value: float) -> float | None:
     return round(float(value), 5) if np.isfinite(value) else None
-
-
-def stacked(parts: Sequence[Tensor]) -> Floats:
-    """Features [B, F, …] of several batches as one array."""
-    array: Floats = torch.cat(list(parts)).double().numpy()
-    return array

@@ -29,6 +29,11 @@ class Drawing:
     noise: AnyNoise = GaussianNoise()
     network_batch: int = 8
 
+    @property
+    def evaluations(self) -> int:
+        """NFE of an image."""
+        return (len(self.times) - 1) * (1 if self.guidance in (0, 1) else 2)
+
     def denoiser(self, denoiser: AnyDenoiser) -> AnyDenoiser:
         """The trained denoiser as it draws."""
         if self.guidance not in (0, 1):

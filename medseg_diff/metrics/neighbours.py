@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Features = npt.NDArray[np.floating]  # [N, F], an image a row
-NEIGHBOURS = 3
+from medseg_diff.metrics.realism import NEIGHBOURS, Features, distances
+
 PERCENT = 5.0  # of other real images are as near to one trained on as a synthetic one that counts as too near
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -44,10 +44,10 @@ def density_coverage(synthetic: Features, real: Features, *, neighbours: int = N
     """
     if len(real) <= neighbours:
         raise ValueError(f"{neighbours} neighbours need more real images than that, found {len(real)}")
-    among = _distances(real, real)
+    among = distances(real, real)
     np.fill_diagonal(among, np.inf)
     radius = np.sort(among, axis=1)[:, neighbours - 1]
-    apart = _distances(real, synthetic)
+    apart = distances(real, synthetic)
     inside = apart <= radius[:, None]
     return DensityCoverage(float(inside.sum() / (neighbours * len(synthetic))), float(inside.any(axis=1).mean()))
 
@@ -61,10 +61,10 @@ def nearness(
     The interval is a bootstrap over synthetic and held-out images, which moves the threshold too. It is wide where few real
     images are held out: of twenty, one lies below the 5th percentile.
     """
-    apart = _distances(synthetic, trained)
+    apart = distances(synthetic, trained)
     nearest = apart.argmin(axis=1)
     distance = apart[np.arange(len(apart)), nearest]
-    usual = _distances(held_out, trained).min(axis=1)
+    usual = distances(held_out, trained).min(axis=1)
     draw = np.random.default_rng(seed)
     shares = []
     for _ in range(RESAMPLES):
@@ -74,10 +74,3 @@ def nearness(
     threshold = float(np.percentile(usual, percent))
     low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Nearness(float((distance < threshold).mean()), float(low), float(high), threshold, nearest, distance)
-
-
-def _distances(ours: Features, theirs: Features) -> npt.NDArray[np.float64]:
-    """Euclidean, [N, M]; from differences, not from squared lengths: that of a copy is exactly 0."""
-    from scipy.spatial.distance import cdist
-
-    return np.asarray(cdist(np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)))

@@ -171,10 +171,10 @@ def memorised(synthetic: Features, trained: Features, held_out: Features, *, see
 
 
 def distances(ours: Features, theirs: Features) -> Features:
-    """Euclidean, [N, M]."""
-    a, b = (np.asarray(each, dtype=np.float64) for each in (ours, theirs))
-    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T
-    return np.sqrt(squares.clip(min=0))
+    """Euclidean, [N, M]; from differences, not from squared lengths: that of a copy is exactly 0."""
+    from scipy.spatial.distance import cdist
+
+    return np.asarray(cdist(np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)))
 
 
 def correlation(asked: npt.NDArray[np.floating], measured: npt.NDArray[np.floating]) -> Estimate:

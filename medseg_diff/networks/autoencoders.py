@@ -7,14 +7,13 @@ Learning, 2017, arXiv 1711.00937.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from medseg_diff.networks.blocks import cropped
+from medseg_diff.networks.blocks import cropped, in_float32
 from medseg_diff.networks.encoder import Width, check_levels, padded, pixel_shuffle, pixel_unshuffle
 from medseg_diff.networks.monai_unet import own_norms
 from medseg_diff.settings import Settings
@@ -33,7 +32,7 @@ class Coded(NamedTuple):
 class AutoencoderSettings(Settings):
     """Size of an autoencoder. `stem` 2 folds 2×2(×2) voxels into channels before the first level, `widths` are the levels'
     channels from the finest grid on, each half as fine as the one before, with `blocks` blocks; `latent` channels remain.
-    `checkpointing` computes the levels again on the way back, which costs a third more time and saves most of the memory.
+    `checkpointing` computes the levels a second time on the way back, instead of keeping what they saw.
     """
 
     widths: tuple[Width, ...] = Field(default=(32, 64, 128), min_length=1, max_length=8)
@@ -103,8 +102,8 @@ AnyAutoencoder = Annotated[KLSettings | VQSettings, Field(discriminator="kind")]
 class Autoencoder(nn.Module, ABC):
     """Images [B, C, *S] to latents [B, D, *R] of mean 0 and deviation 1 a channel, and back.
 
-    `mean` and `deviation` [1, D, 1, …] are those of the raw latents of the images trained on: `standardise` measures them
-    when the training is over, and they are kept with the weights.
+    `mean` and `deviation` [1, D, 1, …] are those of the raw latents that `standardise` is given when the training is over,
+    and are kept with the weights.
     """
 
     mean: Tensor
@@ -224,7 +223,5 @@ class VQAutoencoder(Autoencoder):
 
     def _quantised(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest vectors of the code book, and the mean squared distance from them; in float32, where near is near."""
-        kind = raw.device.type
-        exact = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
-        with exact:
+        with in_float32(raw.device.type):
             return self.network.quantize(raw.float())

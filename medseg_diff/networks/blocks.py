@@ -3,6 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,6 +20,11 @@ QUERIES = 16  # floats of a cache line
 ROWS = 4  # rows that a CPU multiplies at once
 
 
+def in_float32(kind: str) -> AbstractContextManager[object]:
+    """Outside of an autocast, on a kind of device that has one."""
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
 class Convolution3d(nn.Conv3d):
     """A convolution of volumes that also learns where one of their sides is next to nothing.
 
@@ -30,7 +36,7 @@ class Convolution3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or min(x.shape[2:]) > SHORTEST or not torch.is_grad_enabled():
             return super().forward(x)
-        with torch.autocast("cpu", enabled=False):
+        with in_float32("cpu"):
             return super().forward(x.float())
 
 

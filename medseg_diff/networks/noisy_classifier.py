@@ -5,8 +5,7 @@ Radford et al., Learning Transferable Visual Models From Natural Language Superv
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.networks.blocks import CONVOLUTION, Conditioning, attended, each_row, sinusoids
+from medseg_diff.networks.blocks import CONVOLUTION, Conditioning, attended, each_row, in_float32, sinusoids
 from medseg_diff.networks.encoder import BlockMaker, EncoderSettings, GridLevel, padded, pixel_unshuffle
 from medseg_diff.networks.norm import GroupNormSiLU
 from medseg_diff.networks.unet import Axes
@@ -86,10 +85,12 @@ class NoisyClassifier(nn.Module):
         """What it sees in a clean image [B, C, *S]: the maps [B, F, *R] of every level, finest first."""
         return self._maps(image, torch.ones(1, device=image.device))  # of all times the one with the least noise
 
-    def code(self, image: Tensor) -> Tensor:
-        """What it makes of a clean image [B, C, *S] before its answer, [B, F], where `pooling` is `levels`."""
+    def read(self, image: Tensor) -> "Reading":
+        """All that it says of a clean image [B, C, *S], where `pooling` is `levels`."""
         assert isinstance(self.pool, LevelsPooling)
-        return self.pool.features(self.maps(image))
+        maps = self.maps(image)
+        features = self.pool.features(maps)
+        return Reading(maps, features, self.pool.answer(features))
 
     def _maps(self, x_t: Tensor, t: Tensor) -> list[Tensor]:
         shown = Conditioning(self.embed_time(sinusoids(t, self.settings.width).to(x_t.dtype)))
@@ -99,6 +100,15 @@ class NoisyClassifier(nn.Module):
             h = block(h, shown)
             maps = [*maps[:-1], h] if h.shape[2:] == maps[-1].shape[2:] else [*maps, h]
         return [*maps[:-1], self.norm(self.middle(h, shown))]
+
+
+class Reading(NamedTuple):
+    """What a network sees in an image: the maps [B, C, *R] of every level, their standardised means [B, F], and its answer
+    [B, K]."""
+
+    maps: list[Tensor]
+    features: Tensor
+    answer: Tensor
 
 
 class AttentionPooling(nn.Module):
@@ -154,11 +164,13 @@ class LevelsPooling(nn.Module):
         features: Tensor = self.norm(torch.cat(means, dim=1))
         return features
 
+    def answer(self, features: Tensor) -> Tensor:
+        """[B, F] → [B, classes]."""
+        with in_float32(features.device.type):
+            return each_row(self.projection, features)
+
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        kind = maps[0].device.type
-        exact = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
-        with exact:
-            return each_row(self.projection, self.features(maps))
+        return self.answer(self.features(maps))
 
 
 class Standardise(nn.Module):

@@ -54,6 +54,11 @@ class Covariates(Settings):
             covariance=tuple(tuple(map(float, row)) for row in np.atleast_2d(np.cov(scaled.T)).round(6)),
         )
 
+    def range_of(self, name: str) -> tuple[float, float]:
+        """The lowest and the highest value trained on."""
+        place = self.names.index(name)
+        return self.low[place], self.high[place]
+
     def scaled(self, values: Sequence[float]) -> list[float]:
         """Values [K] in their own units → [0, 1] within the ranges."""
         return [(value - low) / (high - low) for value, low, high in zip(values, self.low, self.high, strict=True)]

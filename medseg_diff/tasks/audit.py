@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+from torch import Tensor
+
 from medseg_diff.console import bar, log
 from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.errors import UsageError
-from medseg_diff.evaluation.synthesis import Floats, Measured, memory
+from medseg_diff.evaluation.synthesis import Floats, Measured, memory, obedience
 from medseg_diff.files import check_writable, write_json, write_table
-from medseg_diff.networks.noisy_classifier import NoisyClassifier
 from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.tasks.apply.audited import Audited, RealScans, check_splits
-from medseg_diff.tasks.apply.synthesise import SynthesisSystem, open_synthesis
+from medseg_diff.tasks.apply.synthesis_system import SynthesisSystem, open_synthesis
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.options import Model
 from medseg_diff.tasks.synthesis_options import AuditOptions
@@ -49,26 +50,24 @@ def audit(
     """
     options.check()
     check_writable(out)
-    systems = {scale: open_synthesis(model, options.drawing(scale), device=device) for scale in options.guidance}
-    null = open_synthesis(model, options.drawing(0.0), device=device)
-    if (known := null.covariates) is None:
+    system = open_synthesis(model, options.drawing, device=device)
+    if system.covariates is None:
         raise UsageError(
             "the model was trained without covariates: there is nothing to obey", fix="train one with some"
         )
+    scales = options.guidance or (system.drawing.guidance or 1.0,)
+    systems = {scale: system.at(scale) for scale in scales}
     manifest = read_manifest(Path(data), data_root=data_root)
     splits = {name: manifest.of(name) for name in (options.split, "train")}  # type: ignore[arg-type]  # checked
     check_splits(splits, manifest.file)
-    held, trained = (RealScans.of(cases, null.recipe, known, most=options.real) for cases in splits.values())
-    regressor = null.regressor
-    assert isinstance(regressor, NoisyClassifier)
-    audited = Audited(null.recipe, known, regressor, held, options.number, options.seed)
-    found = _audit(audited, systems, null, trained)
+    held, trained = (RealScans.of(cases, system, most=options.real) for cases in splits.values())
+    found = _audit(Audited(system, held, options.number, options.seed), systems, trained)
     found |= {
         "schema": SCHEMA,
         "task": "synthesise",
         "data": "phantom" if all(map(is_phantom, splits[options.split])) else "scans",
-        "model": {name: null.facts[name] for name in ("model", "sha256", "recipe")},
-        "steps": null.facts["steps"],
+        "model": {name: system.facts[name] for name in ("model", "sha256", "recipe")},
+        "steps": system.facts["steps"],
         "seed": options.seed,
         "conventions": CONVENTIONS,
     }
@@ -82,44 +81,27 @@ def audit(
     return found
 
 
-def _audit(
-    audited: Audited, systems: dict[float, SynthesisSystem], null: SynthesisSystem, trained: RealScans
-) -> dict[str, Any]:
-    """Obedience and likeness at every guidance, and what was remembered."""
-    names, held = audited.known.names, audited.held
-    real = audited.measure(held.images, null)
-    truth = {name: _column(audited, held, name) for name in names}
-    obeyed = [{"of": "real"} | row for name in names for row in audited.obeys(name, truth[name], real)]
+def _audit(audited: Audited, systems: dict[float, SynthesisSystem], trained: RealScans) -> dict[str, Any]:
+    """Obedience and likeness at every guidance, and what was remembered at the first."""
+    names, held, null = audited.known.names, audited.held, audited.system.at(0.0)
+    obeyed = [{"of": "real"} | row for name in names for row in obedience(name, held.covariates[name], audited.real)]
     likeness: list[dict[str, Any]] = []
     lines: list[list[Any]] = []
-    kept = None
-    total = audited.number * (len(systems) * (len(names) + 1) + 1)
-    with bar("drawing", total) as advance:
+    anybody: list[Tensor] = []
+    with bar("drawing", audited.number * (len(systems) * (len(names) + 1) + 1)) as advance:
         for scale, system in systems.items():
             for name in names:
                 images, asked = audited.sweep(name, system, advance)
-                measured = audited.measure(images, system)
-                obeyed += [{"of": "drawn", "guidance": scale} | row for row in audited.obeys(name, asked, measured)]
+                measured = audited.measure(images)
+                obeyed += [{"of": "drawn", "guidance": scale} | row for row in obedience(name, asked, measured)]
                 lines += _lines(scale, name, asked, measured)
-            images = audited.anybody(system, advance)
-            kept = images if kept is None else kept
-            likeness.append({"drawn": ANYBODY, "guidance": scale} | audited.like_real(images, system))
-        likeness.append(
-            {"drawn": UNCONDITIONAL, "guidance": 0.0} | audited.like_real(audited.anybody(null, advance), null)
-        )
-    likeness.append({"drawn": NOISE, "guidance": None} | audited.like_real(audited.noise(null), null))
-    assert kept is not None
-    encode = null.drawing.space.encode
-    parts = [encode(each.to(null.device)).float().cpu() for each in (kept, trained.images, held.images)]
-    return {"obedience": obeyed, "likeness": likeness, "memory": memory(*parts), "lines": lines}
-
-
-def _column(audited: Audited, scans: RealScans, name: str) -> Floats:
-    """A covariate of real scans in its own unit, [N]."""
-    place = audited.known.names.index(name)
-    low, high = audited.known.low[place], audited.known.high[place]
-    column: Floats = low + scans.covariates[:, place] * (high - low)
-    return column
+            anybody.append(audited.anybody(system, advance))
+            likeness.append({"drawn": ANYBODY, "guidance": scale} | audited.like_real(anybody[-1]))
+        drawn = audited.anybody(null, advance)
+    likeness.append({"drawn": UNCONDITIONAL, "guidance": 0.0} | audited.like_real(drawn))
+    likeness.append({"drawn": NOISE, "guidance": None} | audited.like_real(audited.noise()))
+    remembered = memory(*(audited.encoded(images) for images in (anybody[0], trained.images, held.images)))
+    return {"obedience": obeyed, "likeness": likeness, "memory": remembered, "lines": lines}
 
 
 def _lines(scale: float, name: str, asked: Floats, measured: Measured) -> list[list[Any]]:

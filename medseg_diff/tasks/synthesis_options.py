@@ -76,7 +76,7 @@ class AuditOptions:
     """How much is drawn, at which guidance, and which real scans it is compared with."""
 
     number: int = option(100, "Scans drawn for each covariate [100].", min=4)
-    guidance: Sequence[float] = option((1.0,), "Scales of guidance to try: 1,2,4 … [1].", parse=_scales)
+    guidance: Sequence[float] = option((), "Scales of guidance to try: 1,2,4 … [the recipe's].", parse=_scales)
     split: str = option("test", "Real scans to compare with: val or test [test].")
     real: int = option(200, "At most so many of them, and of those trained on [200].", min=4)
     steps: int | None = option(None, "Denoising steps [the recipe's].", min=1)
@@ -86,21 +86,17 @@ class AuditOptions:
 
     def check(self) -> None:
         """Raises: UsageError for scales that are none, or a split that there is none of."""
-        scales = self.guidance if isinstance(self.guidance, Sequence) else ()
-        if not scales or any(not 0 < scale <= 100 for scale in scales) or len(set(scales)) < len(scales):
+        scales = self.guidance
+        if any(not 0 < scale <= 100 for scale in scales) or len(set(scales)) < len(scales):
             raise UsageError("--guidance are no scales above 0", fix="write them as --guidance 1,2,4, each once")
         if self.split not in HELD_OUT:
             raise UsageError(f"`{self.split}` is no split that was held out", fix=f"use {' or '.join(HELD_OUT)}")
 
-    def drawing(self, guidance: float) -> SynthesisOptions:
-        """How scans are drawn at one scale; 0 leaves covariates out."""
+    @property
+    def drawing(self) -> SynthesisOptions:
+        """How scans are drawn, but for the guidance."""
         return SynthesisOptions(
-            unconditional=guidance == 0,
-            guidance=guidance or None,
-            steps=self.steps,
-            seed=self.seed,
-            precision=self.precision,
-            network_batch=self.network_batch,
+            steps=self.steps, seed=self.seed, precision=self.precision, network_batch=self.network_batch
         )
 
 

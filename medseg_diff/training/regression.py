@@ -1,7 +1,7 @@
 """Learning to read covariates off an image: what measures synthetic images, and whose features say what looks alike."""
 
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,6 @@ class Regression:
     """The mean squared error of every covariate, each of them in [0, 1] over its range."""
 
     regressor: nn.Module
-    _: KW_ONLY
-    rank: int = 0
 
     def __post_init__(self) -> None:
         self.models: dict[str, nn.Module] = {"regressor": self.regressor}

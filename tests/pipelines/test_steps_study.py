@@ -8,23 +8,15 @@ from pathlib import Path
 
 from medseg_diff.diffusion import DDIM, DDPM
 from pipelines.steps_study import COLUMNS, Sampler, study
-from tests.stories.test_synthesis import CONFIG, TINY
+from tests.stories.test_synthesis import CONFIG, TINY, halves
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_both_spaces_have_a_row_for_each_sampler(phantoms, tmp_path):
-    rows = list(csv.DictReader(phantoms.open()))
-    for number, row in enumerate(rows):
-        row["split"] = "test" if number % 2 else "train"
-    table = phantoms.parent / "for_steps.csv"
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
     samplers = (Sampler("DDIM", DDIM(), 2), Sampler("DDPM", DDPM(), 4))
     common = {"overrides": TINY, "device": "cpu", "mlflow": False}
-    found = study(table, tmp_path, config=CONFIG, number=4, samplers=samplers, **common)
+    found = study(halves(phantoms), tmp_path, config=CONFIG, number=4, samplers=samplers, **common)
     assert [row[:3] for row in found] == [
         [space, name, steps] for space in ("latent", "image") for name, steps in (("DDIM", 2), ("DDPM", 4))
     ]

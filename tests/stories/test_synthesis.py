@@ -126,6 +126,16 @@ def test_a_scan_is_the_same_however_many_are_drawn(drawn_from, tmp_path):
     assert digests(again) == digests(three)
 
 
+@pytest.mark.parametrize("left_out", [{"unconditional": True}, {"guidance": 0.0}])
+def test_scans_of_anybody_claim_no_covariates(drawn_from, tmp_path, left_out):
+    (folder,) = synthesise(out=tmp_path, model=drawn_from.folder, number=1, device="cpu", **left_out)
+    facts = json.loads((folder / "case.json").read_text())
+    assert facts["covariates"] == {} and facts["network_evaluations"] == 3
+    assert (tmp_path / "cases.csv").read_text().splitlines()[0] == "case,patient,t1"
+    with pytest.raises(UsageError, match="leaves them out"):
+        synthesise(out=tmp_path, model=drawn_from.folder, number=1, age=40, device="cpu", **left_out)
+
+
 def test_guidance_and_seed_change_what_is_drawn_and_need_another_folder(drawn_from, tmp_path):
     synthesise(out=tmp_path / "a", model=drawn_from.folder, number=1, device="cpu")
     for options in ({"guidance": 3.0}, {"unconditional": True}, {"seed": 1}, {"sex": "F"}):
@@ -142,7 +152,7 @@ def test_guidance_and_seed_change_what_is_drawn_and_need_another_folder(drawn_fr
         ({"covariates": ["age_years"]}, "is no covariate"),
         ({"age": 400}, "age_years 400"),
         ({"age": 40, "covariates": ["age_years=50"]}, "asked for twice"),
-        ({"unconditional": True, "sex": "F"}, "leaves covariates out"),
+        ({"unconditional": True, "sex": "F"}, "leaves them out"),
         ({"unconditional": True, "guidance": 2.0}, "use one of them"),
         ({"steps": 5000}, "5000 steps"),
     ],
@@ -211,8 +221,8 @@ def test_a_damaged_range_is_noticed(drawn_from, tmp_path):
         synthesise(out=tmp_path / "out", model=Run(copy).folder, number=1, device="cpu")
 
 
-def audited(drawn_from, phantoms, out):
-    """Five phantoms stand for those trained on, five for others."""
+def halves(phantoms):
+    """A table whose odd rows stand for scans trained on, and the even ones for others."""
     rows = list(csv.DictReader(phantoms.open()))
     for number, row in enumerate(rows):
         row["split"] = "test" if number % 2 else "train"
@@ -221,11 +231,12 @@ def audited(drawn_from, phantoms, out):
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    return audit(data=table, out=out, model=drawn_from.folder, number=5, steps=2, guidance=(1.0, 2.0), device="cpu")
+    return table
 
 
 def test_an_audit_says_what_is_obeyed_beside_the_same_of_real_scans(drawn_from, phantoms, tmp_path):
-    found = audited(drawn_from, phantoms, tmp_path / "a")
+    asked = {"number": 5, "steps": 2, "guidance": (1.0, 2.0), "device": "cpu"}
+    found = audit(data=halves(phantoms), out=tmp_path / "a", model=drawn_from.folder, **asked)
     rows = found["obedience"]
     names = read_covariates(drawn_from).names
     assert {row["covariate"] for row in rows if row["of"] == "real"} == set(names)

@@ -29,11 +29,7 @@ class VolumeDataset(PieceDataset):
         return self._parts(index, opinion)
 
     def donor(self, choose: np.random.Generator) -> dict[str, Tensor] | None:
-        with_lesion = [index for index, case in enumerate(self.cases) if case.labels.any()]
-        if not with_lesion:
-            return None
-        index = with_lesion[int(choose.integers(len(with_lesion)))]
-        return self._parts(index, self.opinion(index, choose))
+        return None  # whole volumes are for synthesis, which pastes nothing
 
     def plain(self, index: int) -> dict[str, Tensor]:
         parts = self._parts(index, 0)

@@ -1,7 +1,7 @@
 """A trained synthesis run ready to draw, and what every drawn scan has in common: its values, and whether it is there."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,14 @@ class SynthesisSystem:
     facts: Mapping[str, Any]
     regressor: nn.Module | None = None
 
+    def at(self, guidance: float) -> "SynthesisSystem":
+        """The same with another guidance; 0 leaves covariates out. Raises: UsageError where it learned no such thing."""
+        now = self.drawing
+        drawing = self.recipe.drawing(
+            now.space, guidance=guidance, steps=len(now.times) - 1, limit=now.limit, network_batch=now.network_batch
+        )
+        return replace(self, drawing=drawing, facts={**self.facts, **how(drawing)})
+
     def images(self, seeds: list[int], scaled: list[list[float]] | None = None, masks: Tensor | None = None) -> Tensor:
         """Images [N, C, *S], one for each seed, as asked for by covariates [N, K] in [0, 1], or masks [N, R, *S]."""
         covariates = None if scaled is None else torch.tensor(scaled, dtype=torch.float32)
@@ -63,18 +71,9 @@ def open_synthesis(model: Model, options: SynthesisOptions, *, device: str) -> S
         network_batch=options.network_batch,
     )
     denoiser = recipe.denoiser.around(trained.networks[DENOISER], recipe.schedule)
-    steps = len(drawing.times) - 1
-    facts = {
-        **trained.facts,
-        "seed": options.seed,
-        "guidance": drawing.guidance,
-        "steps": steps,
-        "limit": drawing.limit,
-        "solver": drawing.solver.model_dump(mode="json"),
-        "network_evaluations": steps * (2 if drawing.guidance not in (0, 1) else 1),
-        "asked": options.asked,
-    }
-    log.info("model %s (%s): %d steps, guidance %g", run.name, trained.facts["recipe"], steps, drawing.guidance)
+    facts = {**trained.facts, "seed": options.seed, **how(drawing), "asked": options.asked}
+    said = run.name, facts["recipe"], facts["steps"], facts["guidance"]
+    log.info("model %s (%s): %d steps, guidance %g", *said)
     return SynthesisSystem(
         recipe,
         denoiser,
@@ -85,6 +84,17 @@ def open_synthesis(model: Model, options: SynthesisOptions, *, device: str) -> S
         facts,
         trained.networks.get(REGRESSOR),
     )
+
+
+def how(drawing: Drawing) -> dict[str, Any]:
+    """What case.json says of how a scan was drawn."""
+    return {
+        "guidance": drawing.guidance,
+        "steps": len(drawing.times) - 1,
+        "limit": drawing.limit,
+        "solver": drawing.solver.model_dump(mode="json"),
+        "network_evaluations": drawing.evaluations,
+    }
 
 
 def is_complete(folder: Path, identity: Identity) -> bool:

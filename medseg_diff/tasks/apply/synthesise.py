@@ -10,19 +10,17 @@ from torch import Tensor
 
 from medseg_diff.console import bar, duration, log
 from medseg_diff.data.formats.writing import write_volume
-from medseg_diff.data.results import FACTS, SCHEMA
-from medseg_diff.data.tables.manifest import write_manifest
+from medseg_diff.data.tables.manifest import Case, write_manifest
 from medseg_diff.errors import UsageError
-from medseg_diff.files import check_room, check_writable, read_facts, sha256_of, write_json
+from medseg_diff.files import check_room, check_writable
 from medseg_diff.recipes.covariates import Covariates
 from medseg_diff.recipes.synthesis import SynthesisRecipe
 from medseg_diff.seeds import seed_of
-from medseg_diff.tasks.apply.case_folder import Identity, made_anew
+from medseg_diff.tasks.apply.case_folder import Identity, made_anew, tell
 from medseg_diff.tasks.apply.painting import paint
 from medseg_diff.tasks.apply.synthesis_system import (
     SAME,
     TABLE,
-    SynthesisSystem,
     as_written,
     is_complete,
     open_synthesis,
@@ -30,8 +28,6 @@ from medseg_diff.tasks.apply.synthesis_system import (
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.options import Model
 from medseg_diff.tasks.synthesis_options import SynthesisOptions
-
-__all__ = ["SynthesisSystem", "open_synthesis", "synthesise"]
 
 PREFIX = "synthetic_"
 WORTH_SAYING_SECONDS = 60.0
@@ -59,7 +55,9 @@ def synthesise(
         raise UsageError("this model paints masks, and was given none", fix="add --masks with a table of cases")
     recipe, drawing, count = system.recipe, system.drawing, options.count
     check_room(out, count * len(recipe.channels) * 2 * int(np.prod(recipe.view.size)))
-    asked = asked_for(system.covariates, options)
+    known = system.covariates if drawing.guidance else None  # where they are left out, nobody has any
+    asked = asked_for(known, options)
+    people = [known.named(each) for each in asked] if known and asked else [{}] * count
     names = [f"{PREFIX}{number:04d}" for number in range(count)]
     identity = Identity({key: system.facts.get(key) for key in SAME})
     left = [number for number, name in enumerate(names) if options.overwrite or not is_complete(out / name, identity)]
@@ -72,26 +70,30 @@ def synthesise(
             images = system.images([seed_of(options.seed, "synthesis", number) for number in chosen], scaled)
             seconds = round((time.perf_counter() - began) / len(chosen), 3)
             for number, image in zip(chosen, images, strict=True):
-                facts = dict(system.facts) | {"seconds": seconds}
-                if system.covariates and asked:
-                    facts["covariates"] = system.covariates.named(asked[number])
+                facts = {**system.facts, "covariates": people[number], "seconds": seconds}
                 _write(out / names[number], image, recipe, facts)
                 advance(note=names[number])
             after = (time.perf_counter() - started) * (len(left) / len(chosen) - 1)
             if start == 0 and after > WORTH_SAYING_SECONDS:
                 log.info("drawing %d more: about %s", len(left) - len(chosen), duration(after))
-    _write_table(out, names, recipe.channels)
+    rows = [
+        {"case": name, "patient": name}
+        | {channel: f"{name}/{channel}.nii.gz" for channel in recipe.channels}
+        | {key: str(value) for key, value in each.items()}
+        for name, each in zip(names, people, strict=True)
+    ]
+    write_manifest(out / TABLE, rows)
     log.info("%d scans of nobody in %s, listed in %s", len(names), out, TABLE)
     return [out / name for name in names]
 
 
 def asked_for(known: Covariates | None, options: SynthesisOptions) -> list[list[float]] | None:
-    """The scaled covariates of every scan; None of a model without. Raises: UsageError for what the model does not know."""
-    if known is None or options.unconditional:
+    """The scaled covariates of every scan; None without any. Raises: UsageError for what the model does not know."""
+    if known is None:
         if options.asked:
-            why = "--unconditional leaves covariates out" if known else "the model was trained without covariates"
-            raise UsageError(f"{why}, but {next(iter(options.asked))} is asked for", fix="leave it out")
-        return None if known is None else [list(known.mean)] * options.count
+            found = f"{next(iter(options.asked))} is asked for, and the model knows no covariates, or leaves them out"
+            raise UsageError(found, fix="leave it out; and --unconditional, or --guidance 0")
+        return None
     draws = [np.random.default_rng(seed_of(options.seed, "covariates", number)) for number in range(options.count)]
     return [known.drawn(options.asked, draw) for draw in draws]
 
@@ -100,13 +102,9 @@ def _write(folder: Path, image: Tensor, recipe: SynthesisRecipe, facts: Mapping[
     """CHANNEL.nii.gz of image [C, *S] in [-1, 1], and case.json."""
     with made_anew(folder) as new:
         new.mkdir(parents=True)
-        digests = {}
         for channel, values in zip(recipe.channels, image, strict=True):
-            path = new / f"{channel}.nii.gz"
-            write_volume(path, as_written(values.numpy()), affine_of(recipe), code=2)
-            digests[path.name] = sha256_of(path)
-        known = {"case": folder.name, "schema": SCHEMA, "task": "synthesise", **facts}
-        write_json(new / FACTS, known | {"warnings": [], "outputs": digests})
+            write_volume(new / f"{channel}.nii.gz", as_written(values.numpy()), affine_of(recipe), code=2)
+        tell(new, Case(folder.name, folder.name), folder.name, None, {"task": "synthesise", **facts})
 
 
 def affine_of(recipe: SynthesisRecipe) -> np.ndarray:
@@ -116,13 +114,3 @@ def affine_of(recipe: SynthesisRecipe) -> np.ndarray:
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = [-mm * (n - 1) / 2 for mm, n in zip(spacing, size, strict=True)]
     return affine
-
-
-def _write_table(out: Path, names: list[str], channels: tuple[str, ...]) -> None:
-    """OUT/cases.csv: a row a scan, with its covariates, as every verb reads it."""
-    rows = []
-    for name in names:
-        covariates = read_facts(out / name / FACTS).get("covariates") or {}
-        paths = {channel: f"{name}/{channel}.nii.gz" for channel in channels}
-        rows.append({"case": name, "patient": name, **paths, **{key: str(value) for key, value in covariates.items()}})
-    write_manifest(out / TABLE, rows)

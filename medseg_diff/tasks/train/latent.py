@@ -45,25 +45,21 @@ def autoencoder_phase(
         autoencoder, weights, features=features, discriminator=discriminator, accumulate=settings.accumulate
     )
 
-    def validate(progress: Progress) -> dict[str, float]:
+    def again(progress: Progress, images: Tensor) -> Tensor:
         average = progress.averages[AUTOENCODER]
         assert isinstance(average, Autoencoder)
         with bench.fabric.autocast():
-            return compression_error(average, held.to(bench.fabric.device))
+            return decoded(average, images.to(bench.fabric.device)).cpu()
 
     def draw(progress: Progress, path: Path) -> None:
-        average = progress.averages[AUTOENCODER]
-        assert isinstance(average, Autoencoder)
-        with bench.fabric.autocast():
-            back = decoded(average, held[:SHOWN].to(bench.fabric.device)).cpu()
-        draw_beside({"held out": held[:SHOWN], "decoded": back}, path)
+        draw_beside({"held out": held[:SHOWN], "decoded": again(progress, held[:SHOWN])}, path)
 
     return Phase(
         AUTOENCODER,
         objective,
         examples,
         settings,
-        validate=validate,
+        validate=lambda progress: compression_error(again(progress, held), held),
         draw=draw,
         prefix="autoencoder_",
         weights={AUTOENCODER: {"best": AUTOENCODER}},

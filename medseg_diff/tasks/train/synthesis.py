@@ -145,7 +145,7 @@ def _regressor_phase(
 
     return Phase(
         REGRESSOR,
-        Regression(regressor, rank=bench.fabric.global_rank),
+        Regression(regressor),
         examples,
         settings,
         validate=validate,
