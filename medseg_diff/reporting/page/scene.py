@@ -64,7 +64,7 @@ class Overlay:
     low: float = 0.0
     high: float = 1.0
     shown: bool = False
-    opacity: float = 0.6
+    opacity: float = 0.5
 
     @property
     def of_labels(self) -> bool:

@@ -61,7 +61,8 @@ def number(value: Any, unit: str = "", digits: int = 3) -> str:
     if isinstance(value, int):
         return f"{value}{unit and ' ' + unit}"
     if isinstance(value, float):
-        return f"{value:.{digits}g}{unit and ' ' + unit}"
+        text = f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+        return f"{text}{unit and ' ' + unit}"
     return str(value)
 
 

@@ -16,7 +16,7 @@
     crosshairWidth: 0.4,
     crosshairWidthUnit: "mm",
     crosshairGap: 4,
-    multiplanarForceRender: true,
+    multiplanarShowRender: niivue.SHOW_RENDER.NEVER, // 3D by choice alone: slow without a graphics card
     dragAndDropEnabled: false,
     loadingText: "",
     logLevel: "error",
@@ -48,26 +48,39 @@
   }
   const load = (each, more) => niivue.NVImage.loadFromBase64({ base64: each.file, name: each.name + ".nii.gz", ...more });
 
-  const images = [];
-  for (const each of scene.images) {
-    images.push(await load(each, { colormap: "gray", cal_min: each.low, cal_max: each.high, trustCalMinMax: false }));
+  // Volumes are unpacked when they are first shown: a page opens as fast as its first scan.
+  const images = [], overlays = [];
+  async function image(place) {
+    const each = scene.images[place];
+    images[place] ??= await load(each, { colormap: "gray", cal_min: each.low, cal_max: each.high });
+    return images[place];
   }
-  const overlays = [];
-  for (const [place, each] of scene.overlays.entries()) {
-    const opacity = each.shown ? each.opacity : 0;
+  async function overlay(place) {
+    if (overlays[place]) return overlays[place];
+    const each = scene.overlays[place];
+    let volume;
     if (each.names.length) {
-      const volume = await load(each, { opacity: opacity, cal_min: 0, cal_max: each.high });
+      volume = await load(each, { cal_min: 0, cal_max: each.high });
       volume.setColormapLabel(table(each.colours, each.names));
-      overlays.push(volume);
     } else {
       viewer.addColormap("map" + place, ramp(each.colours));
-      const volume = await load(each, { colormap: "map" + place, opacity: opacity, cal_min: each.low, cal_max: each.high });
+      volume = await load(each, { colormap: "map" + place, cal_min: each.low, cal_max: each.high });
       volume.colormapType = 2; // the ramp starts at 0; what is below cal_min is clear
-      overlays.push(volume);
     }
+    viewer.addVolume(volume);
+    overlays[place] = volume;
+    return volume;
   }
-  if (images.length) viewer.addVolume(images[scene.first]);
-  overlays.forEach((volume) => viewer.addVolume(volume));
+  async function show(place, opacity) {
+    if (!opacity && !overlays[place]) return;
+    const volume = await overlay(place);
+    viewer.setOpacity(viewer.volumes.indexOf(volume), opacity);
+  }
+  if (scene.images.length) viewer.addVolume(await image(scene.first));
+  else await overlay(0); // of a page without scans the first mask is the ground
+  for (const [place, each] of scene.overlays.entries()) await show(place, each.shown ? each.opacity : 0);
+
+  const said = (number) => (Math.abs(number) >= 100 ? number.toFixed(0) : number.toPrecision(3));
 
   // The scan, and its window.
   let shown = scene.first;
@@ -76,7 +89,7 @@
   const value = (each, step) => each.least + ((each.most - each.least) * step) / 255;
   const step = (each, number) => Math.round((255 * (number - each.least)) / Math.max(each.most - each.least, 1e-9));
   function say() {
-    words.textContent = images[shown].cal_min.toPrecision(3) + " to " + images[shown].cal_max.toPrecision(3);
+    words.textContent = said(images[shown].cal_min) + " to " + said(images[shown].cal_max);
   }
   function sliders() {
     low.value = step(scene.images[shown], images[shown].cal_min);
@@ -90,27 +103,28 @@
     say();
     viewer.updateGLVolume();
   }
-  if (images.length) {
+  if (scene.images.length) {
     sliders();
     low.addEventListener("input", windowed);
     high.addEventListener("input", windowed);
     viewer.onIntensityChange = sliders;
   }
   all("input[name=image]").forEach((input) =>
-    input.addEventListener("change", () => {
+    input.addEventListener("change", async () => {
+      const next = await image(+input.value);
       viewer.removeVolume(images[shown]);
       shown = +input.value;
-      viewer.addVolume(images[shown]);
-      viewer.setVolume(images[shown], 0);
+      viewer.addVolume(next);
+      viewer.setVolume(next, 0);
       sliders();
     })
   );
 
   // Overlays: shown or not, and how strongly.
   all("[data-overlay]").forEach((field) => {
-    const volume = overlays[+field.dataset.overlay];
+    const place = +field.dataset.overlay;
     const box = field.querySelector("input[type=checkbox]"), slider = field.querySelector("input[type=range]");
-    const set = () => viewer.setOpacity(viewer.volumes.indexOf(volume), box.checked ? +slider.value : 0);
+    const set = () => show(place, box.checked ? +slider.value : 0);
     box.addEventListener("change", set);
     slider.addEventListener("input", () => { box.checked = true; set(); });
   });
@@ -134,7 +148,7 @@
     const point = sides.map(([less, more], axis) => (at[axis] < 0 ? less : more) + " " + Math.abs(at[axis]).toFixed(1)).join("  ");
     const values = viewer.volumes.map((volume, place) => [volume, location.values[place]])
       .filter(([volume, found]) => found && (volume.opacity > 0 || images.includes(volume)))
-      .map(([volume, found]) => volume.name.replace(".nii.gz", "").replaceAll("_", " ") + " " + Number(found.value).toPrecision(3));
+      .map(([volume, found]) => volume.name.replace(".nii.gz", "").replaceAll("_", " ") + " " + said(Number(found.value)));
     where.textContent = point + " mm" + (values.length ? " · " + values.join(" · ") : "");
   };
 
