@@ -109,12 +109,13 @@ def report(
     volume: Annotated[list[str] | None, typer.Option(help="Scan of one case, as for `segment` (repeat).")] = None,
     channels: Annotated[str, typer.Option(help="What numbered files and 4D volumes hold, in order: flair,t1,…")] = "",
     data_root: DataRoot = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Pages of so many cases only, the worst first [all].")] = None,
 ) -> None:
     """Pages to look at: one offline HTML file for each case and one for all of them, with a viewer and pictures."""
     from medseg_diff.tasks.report import report as run
 
     names = [name.strip() for name in channels.split(",") if name.strip()]
-    page = run(folder, data=data, volumes=volume or (), channels=names, data_root=data_root)
+    page = run(folder, data=data, volumes=volume or (), channels=names, data_root=data_root, most=most)
     typer.echo(f"wrote {page}; open it in a browser")
 
 

@@ -21,7 +21,7 @@ def demo(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Phantom data → train → segment and map anomalies → evaluate → montages; minutes on a CPU."""
+    """Phantom data → train → segment and map anomalies → evaluate → pages; minutes on a CPU."""
     from medseg_diff.tasks.demo import demo as run
 
     metrics = run(out, cases=cases, seed=seed, device=device)
@@ -31,7 +31,8 @@ def demo(
     for task, found in metrics.items():
         typer.echo(f"{task}: ", nl=False)
         show_metrics(found, as_json)
-    typer.echo(f"\npictures: {out / 'montage.png'}, {out / 'anomaly' / 'montage.png'}")
+    typer.echo(f"\npages: {out / 'segment' / 'report.html'}, {out / 'anomaly' / 'report.html'}")
+    typer.echo(f"pictures: {out / 'montage.png'}, {out / 'anomaly' / 'montage.png'}")
     typer.echo("next: medseg-diff prepare YOUR_FOLDER --source brats --out cases.csv")
 
 

@@ -14,7 +14,7 @@ from medseg_diff.files import check_writable, read_facts
 from medseg_diff.methods.components import LESION_COLUMNS, find_lesions
 from medseg_diff.recipes.lookup import find_recipe, recipe_names
 from medseg_diff.reporting.page.case import read_lesions, write_case_page
-from medseg_diff.reporting.page.cohort import Evaluated, write_cohort_page
+from medseg_diff.reporting.page.cohort import Evaluated, worst_first, write_cohort_page
 from medseg_diff.settings import read_yaml
 
 Facts = Mapping[str, Any]
@@ -27,12 +27,14 @@ def report(
     volumes: Sequence[str] = (),
     channels: Sequence[str] = (),
     data_root: Path | None = None,
+    most: int | None = None,
 ) -> Path:
     """Write report.html into every case's folder below `folder`, which `segment` or `anomaly` wrote, and one for all of them
     into `folder`; of the folder of a single case that one alone. Returns the page to open first.
 
     The scans under masks and maps are those of the table `data`, or of one case by its files `volumes` (numbered ones as
-    `channels`); without either the pages show masks, maps and numbers. What `evaluate` wrote there is shown too.
+    `channels`); without either the pages show masks, maps and numbers. What `evaluate` wrote there is shown too. With `most`
+    only so many cases have pages of their own, the worst first.
     Raises: UsageError where there are no results, ManifestError, ImageError where a file is damaged, EnvironmentFault.
     """
     folder = Path(folder)
@@ -52,8 +54,9 @@ def report(
     cases = _cases(facts, data, volumes, channels, data_root)
     results = folder.parent if single else folder
     evaluated, papers = Evaluated.read(results), _papers(next(iter(facts.values())))
-    with bar("pages", len(facts)) as step:
-        for name in facts:
+    names = worst_first(next(iter(facts.values()))["task"], facts, evaluated)[0][:most]
+    with bar("pages", len(names)) as step:
+        for name in names:
             result = read_result(results / name, name)
             page = write_case_page(
                 results / name,

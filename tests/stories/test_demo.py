@@ -75,6 +75,7 @@ def test_it_maps_anomalies(finished, auroc_of):
     assert metrics["baselines"] == {}  # they take as long again; benchmarks.anomaly has them
     assert metrics["metrics"]["auroc"]["value"] == auroc_of(out / "anomaly", out / "phantoms" / "cases.csv")
     assert (out / "anomaly" / "montage.png").stat().st_size > 20_000
+    assert all((out / task / "report.html").is_file() for task in ("segment", "anomaly"))
     assert Run(out / "runs" / "anomaly").facts["finished"]
 
 

@@ -209,21 +209,20 @@ def _charts(task: str, facts: Mapping[str, Facts], evaluated: Evaluated) -> Iter
         yield risk_chart(risk, metrics.get(f"{prefix}aurc"))
 
 
+def worst_first(task: str, facts: Mapping[str, Facts], evaluated: Evaluated) -> tuple[list[str], str]:
+    """Cases with the worst ones first, and what orders them: Dice where there was a reference with a lesion, then the others
+    and, where nothing was measured, all, by how little sure the model is."""
+    measured, doubt = _measured(task, evaluated), _doubt(task, facts)
+    known = sorted((name for name in facts if name in measured), key=lambda name: measured[name])
+    others = sorted((name for name in facts if name not in measured), key=lambda name: doubt[name])
+    return [*known, *others], "Worst first, by Dice" if known else "The least sure first"
+
+
 def _gallery(
     folder: Path, task: str, facts: Mapping[str, Facts], cases: Mapping[str, Case], evaluated: Evaluated
 ) -> tuple[Figure | None, str]:
-    """The worst cases: by their metric where there was a reference, else those that the model is least sure of."""
-    metric = "dice" if task == "segment" else "dice_preset"
-    measured = {
-        name: float(row[metric])
-        for name, row in evaluated.rows.items()
-        if row.get(metric) and _number(row.get("reference_ml"))
-    }
-    worst = sorted((name for name in facts if name in measured), key=lambda name: measured[name])
-    title = "Worst first, by Dice"
-    if not worst:
-        doubt = _doubt(task, facts)
-        worst, title = sorted(facts, key=lambda name: doubt[name]), "The least sure first"
+    """The worst cases as a sheet, where their scans are known."""
+    (worst, title), measured = worst_first(task, facts, evaluated), _measured(task, evaluated)
     shown = [name for name in worst if name in cases][:IN_GALLERY]
     if not shown:
         return None, ""
@@ -231,9 +230,13 @@ def _gallery(
     layout = anomaly_layout if task == "anomaly" else segmentation_layout
     values = [f"{name} {measured[name]:.3f}" if name in measured else name for name in shown]
     words = f"{title}: {', '.join(values)}."
-    return figure_of(
-        rows, layout, f"{words} Each row: scans, reference and result on the slice that holds most.", words
-    ), title
+    return figure_of(rows, layout, f"{words} Each row: scans, reference and result on the slice that holds most.", words), title
+
+
+def _measured(task: str, evaluated: Evaluated) -> dict[str, float]:
+    """Dice of the cases with a lesion."""
+    metric = "dice" if task == "segment" else "dice_preset"
+    return {name: float(row[metric]) for name, row in evaluated.rows.items() if row.get(metric)}
 
 
 def _doubt(task: str, facts: Mapping[str, Facts]) -> dict[str, float]:

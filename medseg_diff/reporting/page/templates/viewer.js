@@ -61,6 +61,7 @@
     let volume;
     if (each.names.length) {
       volume = await load(each, { cal_min: 0, cal_max: each.high });
+      volume.hdr.intent_code = 1002; // NIfTI's word for labels: only these get outlines
       volume.setColormapLabel(table(each.colours, each.names));
     } else {
       viewer.addColormap("map" + place, ramp(each.colours));
@@ -121,14 +122,18 @@
   );
 
   // Overlays: shown or not, and how strongly.
+  const outline = document.getElementById("outline");
   all("[data-overlay]").forEach((field) => {
     const place = +field.dataset.overlay;
     const box = field.querySelector("input[type=checkbox]"), slider = field.querySelector("input[type=range]");
-    const set = () => show(place, box.checked ? +slider.value : 0);
+    // As outlines, masks are all but clear inside; their edges are drawn whatever their opacity.
+    const opacity = () => (outline.checked && scene.overlays[place].names.length ? 0.01 : +slider.value);
+    const set = () => show(place, box.checked ? opacity() : 0);
     box.addEventListener("change", set);
+    outline.addEventListener("change", set);
     slider.addEventListener("input", () => { box.checked = true; set(); });
   });
-  document.getElementById("outline").addEventListener("change", (event) => viewer.setAtlasOutline(event.target.checked ? 1 : 0));
+  outline.addEventListener("change", () => viewer.setAtlasOutline(outline.checked ? 1 : 0));
 
   // Views, and the slices to review.
   const kinds = [viewer.sliceTypeMultiplanar, viewer.sliceTypeAxial, viewer.sliceTypeCoronal, viewer.sliceTypeSagittal, viewer.sliceTypeRender];
