@@ -8,23 +8,63 @@ from typing import Annotated, Any
 
 import typer
 
+from medseg_diff.cli.completion import completion_of
 from medseg_diff.cli.options import AsJson, ClusterName, Data, DataRoot, Device, Runs, Split, Workers
+from medseg_diff.errors import counted
 from medseg_diff.tasks.options import Model
 from medseg_diff.tasks.synthesis_options import AuditOptions
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Option(help="What `segment` or `anomaly` wrote, or any masks CASE.nii.gz.")],
+    predictions: Annotated[
+        Path,
+        typer.Option(
+            help="What `segment` or `anomaly` wrote, or any masks CASE.nii.gz.",
+            metavar="FOLDER",
+            rich_help_panel="Source",
+        ),
+    ],
     data: Data,
-    out: Annotated[Path | None, typer.Option(help="Where metrics.json goes [PREDICTIONS].")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="Where metrics.json goes.",
+            metavar="FOLDER",
+            show_default="--predictions",
+            rich_help_panel="Result",
+        ),
+    ] = None,
     split: Split = None,
-    compare: Annotated[Path | None, typer.Option(help="Another folder of the same cases, to compare with.")] = None,
-    config: Annotated[str | None, typer.Option(help="Recipe whose regions are measured in masks of others.")] = None,
-    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out cases without a result.")] = False,
-    figure: Annotated[bool, typer.Option(help="Also draw evaluation.png.")] = True,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another folder of the same cases, to compare with.", metavar="FOLDER", rich_help_panel="Comparison"
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipe whose regions are measured in masks of others.",
+            metavar="NAME|FILE",
+            autocompletion=completion_of("recipes"),
+            rich_help_panel="Source",
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option("--allow-missing", help="Leave out cases without a result.", rich_help_panel="Source"),
+    ] = False,
+    figure: Annotated[bool, typer.Option(help="Also draw evaluation.png.", rich_help_panel="Result")] = True,
     data_root: DataRoot = None,
-    runs: Annotated[Path, typer.Option(help="Where the run lies that keeps the result.")] = Path("runs"),
-    mlflow: Annotated[bool, typer.Option(help="Show the result with its run in MLflow.")] = True,
+    runs: Annotated[
+        Path,
+        typer.Option(help="Where the run lies that keeps the result.", metavar="FOLDER", rich_help_panel="Result"),
+    ] = Path("runs"),
+    mlflow: Annotated[
+        bool, typer.Option(help="Show the result with its run in MLflow.", rich_help_panel="Result")
+    ] = True,
     cluster: ClusterName = "none",
     workers: Workers = None,
     as_json: AsJson = False,
@@ -58,7 +98,16 @@ def evaluate(
 
 def audit(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder of audit.json, audit.csv and audit.png.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            help="Folder of audit.json, audit.csv and audit.png.",
+            metavar="FOLDER",
+            rich_help_panel="Result",
+        ),
+    ],
     model: Model,
     options: AuditOptions,
     device: Device = "auto",
@@ -103,8 +152,8 @@ def _likeness(found: dict[str, Any]) -> list[str]:
 
 def ui(
     runs: Runs = Path("runs"),
-    host: Annotated[str, typer.Option(help="An address of this machine's loopback.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    host: Annotated[str, typer.Option(help="An address of this machine's loopback.", metavar="HOST")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the pages.", metavar="PORT")] = 5000,
 ) -> None:
     """MLflow's pages on the local store, for this machine only; Ctrl-C ends it."""
     from medseg_diff.tasks.ui import ui as run
@@ -116,7 +165,7 @@ def show_metrics(metrics: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
         return
-    typer.echo(f"{metrics['data']}, {metrics['cases']} cases")
+    typer.echo(f"{metrics['data']}, {counted(metrics['cases'], 'case')}")
     width = max(map(len, metrics["metrics"]))
     for name, found in metrics["metrics"].items():
         if found["value"] is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from medseg_diff.errors import UsageError
+from medseg_diff.errors import UsageError, counted
 from medseg_diff.files import read_json
 from medseg_diff.reporting.panels import new_figure, save_png
 
@@ -55,7 +55,7 @@ def evaluation_figure(folder: Path, png: Path) -> None:
             axes.tick_params(labelsize=8, colors=INK)
             axes.spines[["top", "right"]].set_visible(False)
             draw(axes, region)
-    words = f"{summary['data']}, {summary['cases']} cases of {summary['patients']} patients"
+    words = f"{summary['data']}, {counted(summary['cases'], 'case')} of {counted(summary['patients'], 'patient')}"
     figure.suptitle(words, fontsize=10, color=INK, x=0.01, ha="left")
     save_png(figure, png)
 

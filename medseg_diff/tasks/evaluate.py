@@ -11,7 +11,7 @@ from medseg_diff.console import log
 from medseg_diff.data.label_maps import AnyResults, LabelMaps, Named, Regions, named_regions, results_in
 from medseg_diff.data.results import OwnResults
 from medseg_diff.data.tables.manifest import SPLITS, Case, Manifest, read_manifest
-from medseg_diff.errors import ManifestError, UsageError
+from medseg_diff.errors import ManifestError, UsageError, counted
 from medseg_diff.evaluation.comparison import compare_predictions
 from medseg_diff.evaluation.segmentation import evaluate_segmentation
 from medseg_diff.evaluation.summary import Each, listed
@@ -134,7 +134,7 @@ def cases_to_measure(
         raise ManifestError(f"no case has split {split}", fix="choose another --split", file=manifest.file)
     missing = [case.name for case in cases if not results.holds(case.name)]
     if missing:
-        said = f"{len(missing)} of {len(cases)} cases have no complete result: {listed(missing)}"
+        said = f"no complete result of {len(missing)} of {counted(len(cases), 'case')}: {listed(missing)}"
         if not allow_missing or len(missing) == len(cases):
             again = (
                 f"run `medseg-diff {results.task}` again (it continues), " if isinstance(results, OwnResults) else ""
@@ -151,7 +151,7 @@ def _refuse_unlabelled(cases: Sequence[Case], file: str, *, known: str | None) -
     unlabelled = [case.name for case in cases if not (case.seg or case.raters or (known and case.label == known))]
     if unlabelled:
         raise ManifestError(
-            f"{len(unlabelled)} of {len(cases)} cases have no reference: {listed(unlabelled)}",
+            f"no reference of {len(unlabelled)} of {counted(len(cases), 'case')}: {listed(unlabelled)}",
             fix="add a column seg, or drop the rows" + (f", or label them {known}" if known else ""),
             file=file,
         )

@@ -13,6 +13,7 @@ from medseg_diff.console import log
 from medseg_diff.data.datasets.batch import Batch, Items
 from medseg_diff.data.datasets.labelled import HalfAndHalf
 from medseg_diff.diffusion.losses import denoising_loss
+from medseg_diff.errors import counted
 from medseg_diff.files import write_table
 from medseg_diff.methods.anomaly.engine import Reconstruction
 from medseg_diff.networks.noisy_classifier import HEALTHY
@@ -25,7 +26,6 @@ from medseg_diff.seeds import seed_of
 from medseg_diff.spaces import Space
 from medseg_diff.studies import FoldStudy
 from medseg_diff.tasks.keywords import with_plain_keywords
-from medseg_diff.tasks.options import Folds, TrainingRun
 from medseg_diff.tasks.train.folds import FoldedVerb
 from medseg_diff.tasks.train.labelled_study import LabelledStudy, prepare_labelled_study
 from medseg_diff.tasks.train.latent import autoencoder_phase, examples_in, standardise, work_of_autoencoder
@@ -33,6 +33,7 @@ from medseg_diff.tasks.train.normative import calibrate
 from medseg_diff.tasks.train.study import ValidationSlices, learned_from_phantoms
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_reconstruction
+from medseg_diff.tasks.training_options import Folds, TrainingRun
 from medseg_diff.training.classification import NoisyClassification, Skill, skill_by_time
 from medseg_diff.training.denoising import (
     Denoising,
@@ -70,8 +71,8 @@ def train_anomaly(
 def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
     recipe, fabric = given.recipe, bench.fabric
     study = prepare_labelled_study(given.manifest, recipe, cache=given.cache)
-    numbers = len(study.training), study.cases, study.healthy, study.diseased, len(study.validation)
-    log.info("training on %d slices of %d cases (labelled: %d healthy, %d diseased), validating on %d", *numbers)
+    numbers = len(study.training), counted(study.cases, "case"), study.healthy, study.diseased, len(study.validation)
+    log.info("training on %d slices of %s (labelled: %d healthy, %d diseased), validating on %d", *numbers)
     examples = {"denoiser": study.training, "classifier": study.classified}
     say_how_long(works_of(recipe, bench, examples), bench, quick="quick/inpainting")
     networks: dict[str, nn.Module] = {}

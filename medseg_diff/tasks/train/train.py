@@ -17,8 +17,8 @@ from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.synthesis import SynthesisRecipe
 from medseg_diff.recipes.warm_start import WarmStart
 from medseg_diff.run import Run
-from medseg_diff.tasks.options import TrainingRun
 from medseg_diff.tasks.train.study import check_channels, with_splits
+from medseg_diff.tasks.training_options import TrainingRun
 from medseg_diff.tracking import Mirror
 from medseg_diff.training.estimate import LONG_SECONDS, Work
 from medseg_diff.training.fit import Progress
@@ -72,7 +72,7 @@ class TrainVerb(Generic[Kind]):
 
     def material(self, data: Path, options: TrainingRun, *, data_root: Path | None) -> Material[Kind]:
         """The recipe, and the table as it is, with the recipe's channels. Raises: ConfigError, ManifestError."""
-        config = options.config or self.config
+        config = (options.config or self.config).removeprefix(f"{self.task}/")  # as `info` prints it
         resampled: list[str] = [f"preparation.resample_to={options.resample_to}"] if options.resample_to else []
         recipe = cast(Kind, load_recipe(config, task=self.task, overrides=[*options.overrides, *resampled]))
         manifest = read_manifest(Path(data), data_root=data_root)
