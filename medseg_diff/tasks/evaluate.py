@@ -174,7 +174,7 @@ def with_regions(
 
         wanted = Named(load_recipe(config, task="segment").regions, f"recipe {config}")
     measured = results.measured_by(cases, wanted)
-    log.info("took %d label maps of %s, %s", len(cases), results.folder.name, measured.regions.sentence)
+    log.info("took %s of %s, %s", counted(len(cases), "label map"), results.folder.name, measured.regions.sentence)
     if others := results.unmatched(case.name for case in manifest.cases):
         log.info("of no case of %s: %s", manifest.file, others)
     return measured

@@ -12,7 +12,7 @@ from medseg_diff.data.survey import NO_SPLIT, CaseFacts, facts_of, mixed_convent
 from medseg_diff.data.tables.columns import doubtful_columns
 from medseg_diff.data.tables.manifest import Case, scan_manifest
 from medseg_diff.data.tables.sources.brats import ENHANCING
-from medseg_diff.errors import ExitCode, ManifestError, MedsegError, Problems
+from medseg_diff.errors import ExitCode, ManifestError, MedsegError, Problems, counted
 from medseg_diff.tasks.parallel import in_parallel
 
 SHOWN_GRIDS, SHOWN_LABELS = 5, 12

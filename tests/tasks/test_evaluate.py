@@ -83,7 +83,7 @@ def test_a_folder_of_other_cases_is_refused(study, tmp_path):
 
 def test_cases_without_reference_are_refused_by_name(study):
     study.add("a", seg=None).predict("a")
-    with pytest.raises(ManifestError, match="no reference: a"):
+    with pytest.raises(ManifestError, match="no reference of 1 of 1 case: a"):
         study.evaluate()
 
 
