@@ -16,6 +16,7 @@ from medseg_diff.tasks.demo import demo as demo
 from medseg_diff.tasks.evaluate import evaluate as evaluate
 from medseg_diff.tasks.info import info as info
 from medseg_diff.tasks.phantom import phantom as phantom
+from medseg_diff.tasks.report import report as report
 from medseg_diff.tasks.selftest import selftest as selftest
 from medseg_diff.tasks.ui import ui as ui
 from medseg_diff.tasks.validate import validate as validate

@@ -66,6 +66,10 @@ EXAMPLES = {
         "medseg-diff evaluate --predictions results --compare other_results --data cases.csv --split test",
         "medseg-diff evaluate --predictions nnunet_masks --config mask_logits --data cases.csv -o judged",
     ),
+    "report": (
+        "medseg-diff report results --data cases.csv",
+        "medseg-diff report results/PATIENT -i PATIENT_FOLDER",
+    ),
     "ui": (
         "medseg-diff ui",
         "medseg-diff ui --runs other_runs --port 5001",

@@ -18,7 +18,7 @@ GROUPS = {
     "Train": ("train-seg", "train-anomaly", "train-synth", "tune"),
     "Apply": ("segment", "anomaly", "synthesise"),
     "Judge": ("evaluate", "audit"),
-    "Review": ("runs", "ui"),
+    "Review": ("report", "runs", "ui"),
 }
 EVERYWHERE = "Everywhere: -q, -v, --log-file FILE, --no-progress, --debug."
 

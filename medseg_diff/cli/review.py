@@ -1,4 +1,4 @@
-"""What results are worth: `evaluate`, `audit`, `ui`."""
+"""What results are worth: `evaluate`, `audit`, `report`, `ui`."""
 
 import json
 import shlex
@@ -148,6 +148,42 @@ def _likeness(found: dict[str, Any]) -> list[str]:
         f"{share:.0f} % of drawn scans are nearer to one trained on than to one held out (50 %: nothing is remembered)"
     )
     return [*lines, "", f"{said}; {copies:.0f} % are copies"]
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="What `segment` or `anomaly` wrote, or one case of it.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Table of the cases: their scans are shown too.", metavar="CSV", rich_help_panel="Source"),
+    ] = None,
+    volume: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-i",
+            "--volume",
+            help="Scan of one case, as for `segment` (repeat).",
+            metavar="PATH",
+            rich_help_panel="Source",
+        ),
+    ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            help="What numbered files and 4D volumes hold, in order: flair,t1.",
+            metavar="NAME,…",
+            rich_help_panel="Source",
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Pages to look at: one offline HTML file for each case and one for all of them, with a viewer and pictures."""
+    from medseg_diff.tasks.report import report as run
+
+    names = [name.strip() for name in (channels or "").split(",") if name.strip()]
+    page = run(folder, data=data, volumes=volume or (), channels=names, data_root=data_root)
+    typer.echo(f"wrote {page}; open it in a browser")
 
 
 def ui(

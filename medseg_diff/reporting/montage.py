@@ -154,16 +154,17 @@ def row_of(case: Case, result: CaseResult) -> MontageRow:
     if anomaly:
         maps["score"] = result.main.voxels
         maps |= {f"twin_{name}": result.twin(case, name) for name in shown if name in case.twins}
-    stacks = [_displayed(each, affine) for each in (*opinions.values(), maps["score"].clip(min=0) if anomaly else mask)]
+    stacks = [displayed(each, affine) for each in (*opinions.values(), maps["score"].clip(min=0) if anomaly else mask)]
     areas = [stack.sum(axis=(1, 2)) for stack in stacks]
     index = next((int(each.argmax()) for each in areas if each.any()), len(areas[0]) // 2)
     across_mm, down_mm, _ = spacing_of(reoriented(result.main, DISPLAY_AXES).affine)
 
     def plane(volume: Plane) -> Plane:
-        return _displayed(volume, affine)[index]
+        return displayed(volume, affine)[index]
 
     row = MontageRow(
         title=f"{case.name}, slice {index + 1}",
+        index=index,
         images={name: plane(result.image(case, name)) for name in shown},
         brain=plane(result.brain(case, channels if anomaly else shown[:1])),
         spacing_mm=(float(down_mm), float(across_mm)),
@@ -180,7 +181,7 @@ def row_of(case: Case, result: CaseResult) -> MontageRow:
     return replace(row, unit=threshold or max(float(row.maps["score"].max()), 1e-6) / ANOMALY_TICKS[-1])
 
 
-def _displayed(voxels: Plane, affine: Floats) -> Plane:
+def displayed(voxels: Plane, affine: Floats) -> Plane:
     """Voxels [X, Y, Z] as a stack of pictures [Z, H, W], from the feet up."""
     return np.ascontiguousarray(reoriented(Volume(voxels, affine), DISPLAY_AXES).voxels.transpose(2, 1, 0))
 
