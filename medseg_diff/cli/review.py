@@ -88,7 +88,7 @@ def evaluate(
         from medseg_diff.evaluation.comparison import lines_of
 
         typer.echo("\n" + "\n".join(lines_of(compared)))
-    drawn = ["evaluation.png"] if figure and metrics["task"] == "segment" else []
+    drawn = ["evaluation.png"] if figure else []
     written = ["metrics.json", "per_case.csv", "per_slice.csv", *drawn, *(["comparison.json"] if compared else [])]
     typer.echo(f"\nwrote {', '.join(written)} in {out or predictions}")
     if compared is None and sys.stdout.isatty():

@@ -79,7 +79,7 @@ def evaluate(
     files.write_table(folder / "per_case.csv", *evaluation.per_case)
     files.write_table(folder / "per_slice.csv", *evaluation.per_slice)
     files.write_json(folder / "metrics.json", summary)
-    if figure and results.task == "segment":
+    if figure:
         from medseg_diff.reporting.evaluation import evaluation_figure
 
         evaluation_figure(folder, folder / "evaluation.png")

@@ -128,7 +128,7 @@ class Course:
             numbers |= self._validate(progress, numbers)
         numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
         if self.chief and (validating or step % LOG_EVERY == 0):
-            named = {f"{self.phase.prefix}{name}": value for name, value in numbers.items()}
+            named = {f"{self.phase.prefix}{name}": value for name, value in (numbers | self.learners.rates).items()}
             self.bench.run.log(step, named)
             self.watchers.tell(lambda watcher: watcher.metrics(step, named))
         if saving:

@@ -20,6 +20,7 @@ from medseg_diff.tasks.train.out_of_fold import conclude, predict, that_choose_n
 from medseg_diff.tasks.train.study import ValidationSlices, learned_from_phantoms, prepare_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_masks
+from medseg_diff.tasks.train.validation import validation_loss
 from medseg_diff.tasks.training_options import Folds, TrainingRun
 from medseg_diff.training.denoising import Denoising, MaskAndImage
 from medseg_diff.training.estimate import Work
@@ -78,7 +79,7 @@ FOLDED = FoldedVerb(VERB, that_choose_nothing, predict, conclude)
 def validate(
     progress: Progress, recipe: SegmentationRecipe, slices: ValidationSlices, fabric: Fabric
 ) -> dict[str, float]:
-    """Dice of a small ensemble over all validation slices together, as `segment` would draw it."""
+    """Dice of a small ensemble over all validation slices together, as `segment` would draw it, and the loss on them."""
     plan = recipe.plan(members=recipe.validation.members, members_at_once=recipe.validation.members)
     ensemble = draw_ensemble(averaged(progress, recipe), recipe, slices, plan, fabric, purpose="validation")
     mask, reference = (ensemble.mean > 0.5).cpu(), slices.mask
@@ -86,7 +87,11 @@ def validate(
     size = mask.transpose(0, 1).flatten(1).sum(1) + reference.transpose(0, 1).flatten(1).sum(1)
     dice = [float(2 * o / s) if s else 1.0 for o, s in zip(overlap, size, strict=True)]
     named = {f"val_dice_{region}": value for region, value in zip(recipe.regions, dice, strict=True)}
-    return {"val_dice": sum(dice) / len(dice), **(named if len(dice) > 1 else {})}
+    found = {"val_dice": sum(dice) / len(dice), **(named if len(dice) > 1 else {})}
+    times = (1, recipe.schedule.length)
+    return found | validation_loss(
+        averaged(progress, recipe), recipe, slices, MaskAndImage(recipe.space), fabric, times=times
+    )
 
 
 def work_of(recipe: SegmentationRecipe, bench: Bench, examples: Items | None = None) -> Work:
