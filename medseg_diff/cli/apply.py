@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg_diff.cli.options import AsJson, Data, DataRoot, Device
+from medseg_diff.cli.options import AsJson, Data, DataRoot, Device, said
 from medseg_diff.errors import UsageError
 from medseg_diff.tasks.options import (
     Compute,
@@ -71,12 +71,7 @@ def _show(folders: list[Path], results: ResultFolder, source: Source, as_json: b
 
 
 def synthesise(
-    out: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--out", help="Where scans go, a folder for each.", metavar="FOLDER", rich_help_panel="Result"
-        ),
-    ],
+    out: Annotated[Path, said("Result", "Where scans go, a folder for each.", "-o", "--out", metavar="FOLDER")],
     model: Model,
     options: SynthesisOptions,
     device: Device = "auto",
@@ -94,13 +89,7 @@ def tune(
     tuning: TuningOptions,
     device: Device = "auto",
     network_batch: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Samples in one pass of the networks.",
-            show_default="the recipe's",
-            rich_help_panel="Compute",
-        ),
+        int | None, said("Compute", "Samples in one pass of the networks.", min=1, usual="the recipe's")
     ] = None,
     data_root: DataRoot = None,
     as_json: AsJson = False,

@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from inspect import Parameter
 from pathlib import Path
@@ -19,42 +19,41 @@ from medseg_diff.tasks.options import DEVICES, ON_DEVICE
 
 METAVARS = {Path: "PATH", int: "N", float: "X", str: "NAME"}  # where an option has none of its own
 
-Data = Annotated[Path, typer.Option(help="Table of cases.", metavar="CSV", rich_help_panel="Source")]
+
+def said(
+    panel: str, text: str, *names: str, usual: str | None = None, complete: str | Sequence[str] = (), **settings: Any
+) -> Any:
+    """An option that stands alone: its section of the help, its line there, and what a shell completes it with; `usual`
+    where the default does not say what holds."""
+    return typer.Option(
+        *names,
+        help=text,
+        rich_help_panel=panel,
+        show_default=usual or True,
+        autocompletion=completion_of(complete),
+        **settings,
+    )
+
+
+Data = Annotated[Path, said("Source", "Table of cases.", metavar="CSV")]
 DataRoot = Annotated[
     Path | None,
-    typer.Option(
-        help="Folder that paths in the table are relative to.",
-        metavar="FOLDER",
-        show_default="the table's",
-        rich_help_panel="Source",
-    ),
+    said("Source", "Folder that paths in the table are relative to.", metavar="FOLDER", usual="the table's"),
 ]
 Split = Annotated[
     str | None,
-    typer.Option(
-        help="Only these cases of the table.",
-        metavar="|".join(SPLITS),
-        autocompletion=completion_of(SPLITS),
-        rich_help_panel="Source",
-    ),
+    said("Source", "Only these cases of the table.", metavar="|".join(SPLITS), complete=SPLITS),
 ]
 Device = Annotated[
     str,
-    typer.Option(
-        help=ON_DEVICE,
-        metavar="DEVICE",
-        autocompletion=completion_of(DEVICES),
-        rich_help_panel="Compute",
-    ),
+    said("Compute", ON_DEVICE, metavar="DEVICE", complete=DEVICES),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.", rich_help_panel="Result")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Redo what is there.", rich_help_panel="Result")]
-ClusterName = Annotated[
-    Cluster, typer.Option(help="ray: share the cases among processes; see `segment`.", rich_help_panel="Compute")
-]
+AsJson = Annotated[bool, said("Result", "Print the answer as JSON.", "--json")]
+Overwrite = Annotated[bool, said("Result", "Redo what is there.", "--overwrite")]
+ClusterName = Annotated[Cluster, said("Compute", "ray: share the cases among processes; see `segment`.")]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Processes of --cluster.", show_default="one a CPU", rich_help_panel="Compute"),
+    said("Compute", "Processes of --cluster.", min=1, usual="one a CPU"),
 ]
 Runs = Annotated[Path, typer.Option(help="Folder of runs, cache and MLflow store.", metavar="FOLDER")]
 

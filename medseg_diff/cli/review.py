@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medseg_diff.cli.completion import completion_of
-from medseg_diff.cli.options import AsJson, ClusterName, Data, DataRoot, Device, Runs, Split, Workers
+from medseg_diff.cli.options import AsJson, ClusterName, Data, DataRoot, Device, Runs, Split, Workers, said
 from medseg_diff.errors import counted
 from medseg_diff.tasks.options import Model
 from medseg_diff.tasks.synthesis_options import AuditOptions
@@ -17,54 +16,27 @@ from medseg_diff.tasks.synthesis_options import AuditOptions
 
 def evaluate(
     predictions: Annotated[
-        Path,
-        typer.Option(
-            help="What `segment` or `anomaly` wrote, or any masks CASE.nii.gz.",
-            metavar="FOLDER",
-            rich_help_panel="Source",
-        ),
+        Path, said("Source", "What `segment` or `anomaly` wrote, or any masks CASE.nii.gz.", metavar="FOLDER")
     ],
     data: Data,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            help="Where metrics.json goes.",
-            metavar="FOLDER",
-            show_default="--predictions",
-            rich_help_panel="Result",
-        ),
+        Path | None, said("Result", "Where metrics.json goes.", "-o", "--out", metavar="FOLDER", usual="--predictions")
     ] = None,
     split: Split = None,
     compare: Annotated[
-        Path | None,
-        typer.Option(
-            help="Another folder of the same cases, to compare with.", metavar="FOLDER", rich_help_panel="Comparison"
-        ),
+        Path | None, said("Comparison", "Another folder of the same cases, to compare with.", metavar="FOLDER")
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option(
-            help="Recipe whose regions are measured in masks of others.",
-            metavar="NAME|FILE",
-            autocompletion=completion_of("recipes"),
-            rich_help_panel="Source",
+        said(
+            "Source", "Recipe whose regions are measured in masks of others.", metavar="NAME|FILE", complete="recipes"
         ),
     ] = None,
-    allow_missing: Annotated[
-        bool,
-        typer.Option("--allow-missing", help="Leave out cases without a result.", rich_help_panel="Source"),
-    ] = False,
-    figure: Annotated[bool, typer.Option(help="Also draw evaluation.png.", rich_help_panel="Result")] = True,
+    allow_missing: Annotated[bool, said("Source", "Leave out cases without a result.", "--allow-missing")] = False,
+    figure: Annotated[bool, said("Result", "Also draw evaluation.png.")] = True,
     data_root: DataRoot = None,
-    runs: Annotated[
-        Path,
-        typer.Option(help="Where the run lies that keeps the result.", metavar="FOLDER", rich_help_panel="Result"),
-    ] = Path("runs"),
-    mlflow: Annotated[
-        bool, typer.Option(help="Show the result with its run in MLflow.", rich_help_panel="Result")
-    ] = True,
+    runs: Annotated[Path, said("Result", "Where the run lies that keeps the result.", metavar="FOLDER")] = Path("runs"),
+    mlflow: Annotated[bool, said("Result", "Show the result with its run in MLflow.")] = True,
     cluster: ClusterName = "none",
     workers: Workers = None,
     as_json: AsJson = False,
@@ -99,14 +71,7 @@ def evaluate(
 def audit(
     data: Data,
     out: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--out",
-            help="Folder of audit.json, audit.csv and audit.png.",
-            metavar="FOLDER",
-            rich_help_panel="Result",
-        ),
+        Path, said("Result", "Folder of audit.json, audit.csv and audit.png.", "-o", "--out", metavar="FOLDER")
     ],
     model: Model,
     options: AuditOptions,
@@ -155,26 +120,14 @@ def report(
         Path, typer.Argument(metavar="FOLDER", help="What `segment` or `anomaly` wrote, or one case of it.")
     ],
     data: Annotated[
-        Path | None,
-        typer.Option(help="Table of the cases: their scans are shown too.", metavar="CSV", rich_help_panel="Source"),
+        Path | None, said("Source", "Table of the cases: their scans are shown too.", metavar="CSV")
     ] = None,
     volume: Annotated[
         list[str] | None,
-        typer.Option(
-            "-i",
-            "--volume",
-            help="Scan of one case, as for `segment` (repeat).",
-            metavar="PATH",
-            rich_help_panel="Source",
-        ),
+        said("Source", "Scan of one case, as for `segment` (repeat).", "-i", "--volume", metavar="PATH"),
     ] = None,
     channels: Annotated[
-        str | None,
-        typer.Option(
-            help="What numbered files and 4D volumes hold, in order: flair,t1.",
-            metavar="NAME,…",
-            rich_help_panel="Source",
-        ),
+        str | None, said("Source", "What numbered files and 4D volumes hold, in order: flair,t1.", metavar="NAME,…")
     ] = None,
     data_root: DataRoot = None,
 ) -> None:

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medseg_diff.cli.completion import completion_of
-from medseg_diff.cli.options import AsJson, Data, DataRoot, Device, Overwrite
+from medseg_diff.cli.options import AsJson, Data, DataRoot, Device, Overwrite, said
 from medseg_diff.cli.review import show_metrics
 from medseg_diff.data.tables.sources import SOURCES
 from medseg_diff.errors import ExitCode, Problems, counted, plain, printable
@@ -40,25 +39,14 @@ def demo(
 
 def phantom(
     out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="FOLDER")],
-    cases: Annotated[int, typer.Option(min=1, help="How many.", rich_help_panel=PHANTOMS)],
-    shape: Annotated[
-        tuple[int, int, int], typer.Option(help="Voxels along each axis.", metavar="X Y Z", rich_help_panel=PHANTOMS)
-    ] = (64, 64, 48),
-    raters: Annotated[int, typer.Option(min=0, help="Further opinions, seg_1 …", rich_help_panel=PHANTOMS)] = 0,
-    healthy: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of cases without a lesion.", rich_help_panel=PHANTOMS)
-    ] = 0.25,
-    held_out: Annotated[
-        float, typer.Option(help="Share for testing; half as many for validation.", rich_help_panel=PHANTOMS)
-    ] = 0.2,
-    scanners: Annotated[
-        int, typer.Option(min=0, help="So many that differ as hospitals' do; 0: one kind.", rich_help_panel=PHANTOMS)
-    ] = 0,
-    twins: Annotated[
-        bool,
-        typer.Option("--twins", help="Also each brain without its lesion, healthy_CHANNEL.", rich_help_panel=PHANTOMS),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.", rich_help_panel=PHANTOMS)] = 0,
+    cases: Annotated[int, said(PHANTOMS, "How many.", min=1)],
+    shape: Annotated[tuple[int, int, int], said(PHANTOMS, "Voxels along each axis.", metavar="X Y Z")] = (64, 64, 48),
+    raters: Annotated[int, said(PHANTOMS, "Further opinions, seg_1 …", min=0)] = 0,
+    healthy: Annotated[float, said(PHANTOMS, "Share of cases without a lesion.", min=0, max=1)] = 0.25,
+    held_out: Annotated[float, said(PHANTOMS, "Share for testing; half as many for validation.")] = 0.2,
+    scanners: Annotated[int, said(PHANTOMS, "So many that differ as hospitals' do; 0: one kind.", min=0)] = 0,
+    twins: Annotated[bool, said(PHANTOMS, "Also each brain without its lesion, healthy_CHANNEL.", "--twins")] = False,
+    seed: Annotated[int, said(PHANTOMS, "Of all that is drawn.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Make brains with gliomas whose truth is known."""
@@ -72,25 +60,14 @@ def phantom(
 def prepare(
     folder: Annotated[Path, typer.Argument(help="Folder of the dataset.", metavar="FOLDER")],
     source: Annotated[
-        str,
-        typer.Option(
-            help=f"What the folder is: {', '.join(SOURCES)}.",
-            metavar="KIND",
-            autocompletion=completion_of(tuple(SOURCES)),
-            rich_help_panel="Source",
-        ),
+        str, said("Source", f"What the folder is: {', '.join(SOURCES)}.", metavar="KIND", complete=tuple(SOURCES))
     ],
     dataset: DatasetOptions,
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="Table to write.", metavar="CSV", rich_help_panel="Result")
-    ] = Path("cases.csv"),
-    seed: Annotated[int, typer.Option(help="Draws the splits.", rich_help_panel="Dataset")] = 0,
+    out: Annotated[Path, said("Result", "Table to write.", "-o", "--out", metavar="CSV")] = Path("cases.csv"),
+    seed: Annotated[int, said("Dataset", "Draws the splits.")] = 0,
     overwrite: Overwrite = False,
     register: Annotated[
-        str | None,
-        typer.Option(
-            help="Bring the other channels onto this one, rigidly.", metavar="CHANNEL", rich_help_panel="Dataset"
-        ),
+        str | None, said("Dataset", "Bring the other channels onto this one, rigidly.", metavar="CHANNEL")
     ] = None,
 ) -> None:
     """Folder → table of cases, split by patient."""
@@ -107,16 +84,10 @@ def validate(
     data: Data,
     data_root: DataRoot = None,
     resample_to: Annotated[
-        str | None,
-        typer.Option(
-            help="Bring the other channels onto this one's grid.", metavar="CHANNEL", rich_help_panel="Source"
-        ),
+        str | None, said("Source", "Bring the other channels onto this one's grid.", metavar="CHANNEL")
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Cases read at once.", show_default="the processors, at most 8", rich_help_panel="Compute"
-        ),
+        int | None, said("Compute", "Cases read at once.", min=1, usual="the processors, at most 8")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -1,7 +1,7 @@
-"""One figure of an evaluated folder: of a segmentation whether its probability and its doubt can be believed, its masks and
-volumes trusted; of anomaly maps see `evaluation_anomaly`.
+"""One figure of an evaluated folder: of a segmentation whether probability, doubt, masks and volumes can be trusted.
 
-A picture for paper: dark on white, two rows for each region. Everything comes from metrics.json and per_case.csv.
+Anomaly maps: `evaluation_anomaly`. A picture for paper: dark on white, two rows for each region. Everything comes from
+metrics.json and per_case.csv.
 """
 
 import csv

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medseg_diff.console import log
+from medseg_diff.console import log, timed
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.errors import counted
 from medseg_diff.files import check_writable
@@ -61,7 +61,8 @@ def segment(
     compute.check()
     check(results, ensemble)
     found = find_models(model.model, task="segment", runs=model.runs)
-    system = open_system(found, ensemble=ensemble, compute=compute.here)
+    with timed("model opened"):
+        system = open_system(found, ensemble=ensemble, compute=compute.here)
     say(system)
     fill = system.recipe.bears_missing_channels
     cases = find_cases(source, system.recipe.channels, runs=model.runs, fill_missing=fill)
