@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from medseg_diff.cli.completion import completion_of
 from medseg_diff.cli.options import AsJson
-from medseg_diff.errors import plain, printable, verbs_of
+from medseg_diff.errors import VERBS, plain, printable, verbs_of
 
 app = typer.Typer(
     name="runs",
@@ -19,8 +20,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Runs = Annotated[Path, typer.Option(help="Folder of runs.")]
-Task = Annotated[str | None, typer.Option(help="Only segment, anomaly or synthesise.")]
+Runs = Annotated[Path, typer.Option(help="Folder of runs.", metavar="FOLDER")]
+Task = Annotated[
+    str | None,
+    typer.Option(help="Only runs of this.", metavar="|".join(VERBS), autocompletion=completion_of(tuple(VERBS))),
+]
 COLUMNS = ("name", "task", "recipe", "state", "best", "step", "started", "took", "data")
 
 
@@ -44,7 +48,8 @@ def best(
     runs: Runs = Path("runs"),
     task: Task = None,
     metric: Annotated[
-        str | None, typer.Option(help="A name in metrics.csv, or of an evaluation as test_dice [how runs chose].")
+        str | None,
+        typer.Option(help="A name in metrics.csv, or of an evaluation as test_dice.", show_default="how runs chose"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -60,10 +65,13 @@ def best(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="Run: folder, name, or the beginning of a name.")],
-    second: Annotated[Path, typer.Argument(help="The other run.")],
+    first: Annotated[Path, typer.Argument(help="Run: folder, name, or the beginning of a name.", metavar="RUN")],
+    second: Annotated[Path, typer.Argument(help="The other run.", metavar="RUN")],
     predictions: Annotated[
-        tuple[Path, Path] | None, typer.Option(help="Two evaluated folders, one of each run [recorded evaluations].")
+        tuple[Path, Path] | None,
+        typer.Option(
+            help="Two evaluated folders, one of each run.", metavar="FOLDER FOLDER", show_default="recorded evaluations"
+        ),
     ] = None,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
@@ -87,7 +95,9 @@ def compare(
 
 @app.command()
 def sync(
-    named: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]…", help="Which runs [all].")] = None,
+    named: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]…", help="Which runs.", show_default="all")
+    ] = None,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:

@@ -184,11 +184,18 @@ def measure_case(
         values["auroc_of_slices"] = _auroc_of_slices(scores, truth, brain, affine)
         values |= _of_reconstruction(case, result, truth, brain) if name == OURS else dict.fromkeys(RECONSTRUCTION)
         maps[name] = MeasuredMap(values, ranking.dice_at(candidates[name]), points_of(ranking))
-    known = {name: value for name, value in maps[OURS].values.items() if value is not None}
-    log.info("%s: %s", case.name, ", ".join(f"{name} {value:.3f}" for name, value in known.items()))
+    log.info("%s: %s", case.name, _in_words(maps[OURS].values, diseased=bool(truth.any())))
     reference_ml = overlap.volume_ml(truth, voxel_ml=voxel_ml)
     slices = list(_slices(result.main.voxels, truth, brain, affine))
     return MeasuredCase(case, reference_ml, float(facts["score"]), maps, slices), counted
+
+
+def _in_words(values: Values, *, diseased: bool) -> str:
+    """What is known; of a healthy case first what is marked all the same."""
+    known = {name: value for name, value in values.items() if value is not None}
+    marked = None if diseased else known.pop("false_positives_ml", None)
+    words = [] if diseased else ["no lesion" if marked is None else f"no lesion, {marked:.2f} ml false positive"]
+    return ", ".join([*words, *(f"{name} {value:.3f}" for name, value in known.items())])
 
 
 def _of_mask(mask: Mask | None, truth: Mask, voxel_ml: float, smallest_ml: float) -> Values:

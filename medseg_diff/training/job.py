@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from lightning_fabric import Fabric
 
-from medseg_diff.console import duration, log, quiet
+from medseg_diff.console import duration, log, quiet, timed
 from medseg_diff.device import find_device, find_precision, make_fabric
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
@@ -85,7 +85,8 @@ def _train(phases: Callable[[Bench], Iterable[Phase]], bench: Bench, watchers: W
     """Every phase, and the end."""
     started, run = time.time(), bench.run
     works = iter(phases(bench))
-    first = list(itertools.islice(works, 1))  # reads the data: nobody need hear of a table that cannot be used
+    with timed("data read"):
+        first = list(itertools.islice(works, 1))  # nobody need hear of a table that cannot be used
     watchers.tell(lambda watcher: watcher.begin(run))
     finished = False
     weights: list[Path] = []

@@ -7,7 +7,7 @@ import torch
 
 from medseg_diff.console import bar, log
 from medseg_diff.data.datasets.batch import LOST_WORKER, Key, SeededDraws, batches
-from medseg_diff.errors import Diverged, Preempted
+from medseg_diff.errors import Diverged, Preempted, counted
 from medseg_diff.files import check_room, write_json
 from medseg_diff.training.checkpoint import Checkpoint, Checkpoints, Environment, Identity, Mark
 from medseg_diff.training.fit import Learners, Progress, fit
@@ -59,7 +59,7 @@ class Course:
         """
         there, steps = self.checkpoints.mark(), self.phase.settings.steps
         if there and there.step >= steps:
-            log.info("%s: all %d steps are done", self.phase.name, steps)
+            log.info("%s: done, all %s", self.phase.name, counted(steps, "step"))
             return
         phase, fabric = self.phase, self.bench.fabric
         self.learners = Learners(phase.objective, phase.settings, fabric, settings_of=phase.settings_of)
@@ -128,7 +128,7 @@ class Course:
             numbers |= self._validate(progress, numbers)
         numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
         if self.chief and (validating or step % LOG_EVERY == 0):
-            named = {f"{self.phase.prefix}{name}": value for name, value in numbers.items()}
+            named = {f"{self.phase.prefix}{name}": value for name, value in (numbers | self.learners.rates).items()}
             self.bench.run.log(step, named)
             self.watchers.tell(lambda watcher: watcher.metrics(step, named))
         if saving:

@@ -7,7 +7,8 @@ import torch
 
 from medseg_diff.diffusion import Condition
 from medseg_diff.errors import ConfigError, Problems, UsageError
-from medseg_diff.recipes.lookup import configs_folder, load_recipe, recipe_names
+from medseg_diff.files import configs_folder
+from medseg_diff.recipes.lookup import load_recipe, recipe_names
 from medseg_diff.recipes.synthesis import SynthesisRecipe
 from medseg_diff.settings import parse_settings, read_yaml, write_yaml
 from medseg_diff.spaces import PLAIN

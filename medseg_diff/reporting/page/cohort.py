@@ -230,7 +230,8 @@ def _gallery(
     layout = anomaly_layout if task == "anomaly" else segmentation_layout
     values = [f"{name} {measured[name]:.3f}" if name in measured else name for name in shown]
     words = f"{title}: {', '.join(values)}."
-    return figure_of(rows, layout, f"{words} Each row: scans, reference and result on the slice that holds most.", words), title
+    alternative = f"{words} Each row: scans, reference and result on the slice that holds most."
+    return figure_of(rows, layout, alternative, words), title
 
 
 def _measured(task: str, evaluated: Evaluated) -> dict[str, float]:

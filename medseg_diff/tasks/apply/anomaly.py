@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medseg_diff.console import log
+from medseg_diff.console import log, timed
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.errors import UsageError
 from medseg_diff.files import check_writable
@@ -46,7 +46,8 @@ def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOrSwee
     if maps.sweep and len(found.runs) > 1:
         said = f"--sweep tries settings of one run, and {found.name} is a study of {len(found.runs)}"
         raise UsageError(said, fix=f"name one of them, such as --model {found.name}/{found.runs[0].name}")
-    ensemble = open_ensemble(found, compute=compute.here, overrides=maps.overrides, seed=maps.seed)
+    with timed("model opened"):
+        ensemble = open_ensemble(found, compute=compute.here, overrides=maps.overrides, seed=maps.seed)
     say(ensemble)
     cases = find_cases(source, ensemble.recipe.channels, task="anomaly", runs=model.runs)
     warn_of_other_grid(ensemble.recipe, source.resample_to)

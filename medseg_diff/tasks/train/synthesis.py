@@ -14,6 +14,7 @@ from medseg_diff.data.datasets.batch import Batch
 from medseg_diff.data.datasets.volumes import WithCovariates
 from medseg_diff.data.tables.manifest import Manifest
 from medseg_diff.diffusion.losses import denoising_loss
+from medseg_diff.errors import counted
 from medseg_diff.evenly import evenly_spaced
 from medseg_diff.networks.noisy_classifier import NoisyClassifier
 from medseg_diff.recipes.covariates import Covariates, values_of, write_covariates
@@ -24,11 +25,11 @@ from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
 from medseg_diff.spaces import Space
 from medseg_diff.tasks.keywords import with_plain_keywords
-from medseg_diff.tasks.options import TrainingRun
 from medseg_diff.tasks.train.latent import autoencoder_phase, examples_in, standardise, work_of_autoencoder
 from medseg_diff.tasks.train.study import Study, prepare_synthesis_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_beside
+from medseg_diff.tasks.training_options import TrainingRun
 from medseg_diff.training.compression import Features
 from medseg_diff.training.denoising import Denoising, ImageAndCovariates, described, draw_times_and_noise
 from medseg_diff.training.estimate import Work
@@ -59,8 +60,8 @@ def _phases(given: Material[SynthesisRecipe], bench: Bench) -> Iterator[Phase]:
     study = prepare_synthesis_study(given.manifest, recipe, cache=given.cache)
     shown = ShownImages.of(study, given.manifest, recipe, known)
     examples = shown.training
-    numbers = len(examples), recipe.view.piece, study.cases, len(shown.image)
-    log.info("training on %d %s of %d cases, validating on %d", *numbers)
+    numbers = len(examples), recipe.view.piece, counted(study.cases, "case"), len(shown.image)
+    log.info("training on %d %s of %s, validating on %d", *numbers)
     quick = "quick/mask_to_mr" if recipe.regions else "quick/brain_ldm_3d"
     say_how_long(works_of(recipe, bench, examples), bench, quick=quick)
     regressor: NoisyClassifier | None = None
