@@ -25,6 +25,7 @@ from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
 from medseg_diff.spaces import Space
 from medseg_diff.tasks.keywords import with_plain_keywords
+from medseg_diff.tasks.train.adversarial import EveryPass, adversarial, alike, rates
 from medseg_diff.tasks.train.latent import autoencoder_phase, examples_in, standardise, work_of_autoencoder
 from medseg_diff.tasks.train.study import Study, prepare_synthesis_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
@@ -35,6 +36,7 @@ from medseg_diff.training.denoising import Denoising, ImageAndCovariates, descri
 from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Phase, seeded
+from medseg_diff.training.objective import Objective
 from medseg_diff.training.regression import Regression, measured
 
 
@@ -176,6 +178,14 @@ def _denoiser_phase(given: Material[SynthesisRecipe], shown: ShownImages, space:
     given.warmed(DENOISER, built.module())
     examples, learned_in = examples_in(recipe, shown.training, space, bench)
     pair = ImageAndCovariates(learned_in, recipe.covariate_dropout, seed, fabric.global_rank)
+    objective: Objective = Denoising(built, pair, seed=seed, rank=fabric.global_rank, noise=recipe.noise)
+    if recipe.generator:
+        objective = adversarial(recipe, built, rank=fabric.global_rank)
+
+    def validate(progress: Progress) -> dict[str, float]:
+        if recipe.generator:
+            return alike(progress, recipe, space, fabric, count=len(shown.image))
+        return denoising_error(progress, recipe, shown, space, fabric)
 
     def draw(progress: Progress, path: Path) -> None:
         count = min(recipe.validation.drawn, len(shown.image))
@@ -190,12 +200,13 @@ def _denoiser_phase(given: Material[SynthesisRecipe], shown: ShownImages, space:
 
     return Phase(
         DENOISER,
-        Denoising(built, pair, seed=seed, rank=fabric.global_rank, noise=recipe.noise),
+        objective,
         examples,
         recipe.training,
-        validate=lambda progress: denoising_error(progress, recipe, shown, space, fabric),
+        validate=validate,
         draw=draw if recipe.validation.drawn else None,
         prefix="denoiser_",
+        settings_of=rates(recipe),
         weights={DENOISER: {"best": DENOISER}},
     )
 
@@ -223,7 +234,7 @@ def works_of(recipe: SynthesisRecipe, bench: Bench, examples: WithCovariates | N
     channels, size = len(recipe.channels), recipe.view.size
     works = [
         Work(
-            lambda: recipe.build_denoiser().module(),
+            lambda: EveryPass(recipe) if recipe.generator else recipe.build_denoiser().module(),
             bench.left(DENOISER, recipe.training),
             recipe.network.width,
             recipe.grid,
