@@ -1,4 +1,4 @@
-"""What a trained run does with scans, `segment`, `anomaly` and `enhance`, for itself, `tune`, and out of nothing, `synthesise`.
+"""What a trained run does: `segment`, `anomaly` and `enhance` with scans, `tune` for itself, `synthesise` out of nothing.
 
 Their options: `tasks/options.py`, `tasks/synthesis_options.py`.
 """

@@ -4,6 +4,7 @@ Ho et al., Cascaded Diffusion Models for High Fidelity Image Generation, 2021, a
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional
@@ -35,3 +36,20 @@ def shown_coarse(image: Tensor, s: Tensor, noise: Tensor, *, schedule: NoiseSche
     alpha, sigma = schedule.level(s, like=image)
     noised = alpha * image + sigma * noise
     return Condition(image=enlarged(noised, factor), covariates=sigma.view(-1, TOLD))
+
+
+@dataclass(frozen=True)
+class Detail:
+    """x_0 of a fine image: itself, or with a `gain` what it has beyond the enlarged coarse one that is shown, times the gain
+    (Li et al., SRDiff, 2021, arXiv 2104.14951), so that a network need not learn to copy."""
+
+    gain: float = 0.0
+
+    def encode(self, image: Tensor, shown: Tensor) -> Tensor:
+        return (image - shown) * self.gain if self.gain else image
+
+    def decode(self, x: Tensor, shown: Tensor) -> Tensor:
+        return shown + x / self.gain if self.gain else x
+
+
+WHOLE = Detail()  # x_0 is the image

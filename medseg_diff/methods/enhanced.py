@@ -9,12 +9,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medseg_diff.diffusion import AnySolver, Clipped, SeededNoise, walk
-from medseg_diff.diffusion.coarse import shown_coarse
-from medseg_diff.diffusion.denoiser import AnyDenoiser
+from medseg_diff.diffusion import AnySolver, Condition, Prediction, SeededNoise, walk
+from medseg_diff.diffusion.coarse import WHOLE, Detail, shown_coarse
+from medseg_diff.diffusion.denoiser import AnyDenoiser, Wrapped
 from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
 from medseg_diff.methods.tiled import Tiled, corners_of
 from medseg_diff.seeds import seed_of
+
+
+class ClippedImage(Wrapped):
+    """Keep the fine image of the clean prediction in [-1, 1], whatever x_0 is of it, and make the noise agree. Outermost."""
+
+    def __init__(self, denoiser: AnyDenoiser, detail: Detail) -> None:
+        super().__init__(denoiser)
+        self.detail = detail
+
+    def forward(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
+        assert condition.image is not None
+        prediction = self.denoiser(x_t, t, condition)
+        image = self.detail.decode(prediction.clean, condition.image).clamp(-1, 1)
+        return self.with_clean(prediction, self.detail.encode(image, condition.image), x_t, t)
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,7 @@ class Enhancing:
     solver: AnySolver
     times: Sequence[int]
     condition_noise: int = 0
+    detail: Detail = WHOLE
     noise: AnyNoise = GaussianNoise()
     network_batch: int = 1
 
@@ -65,5 +80,7 @@ class Enhancing:
             condition = shown_coarse(low, s, augmentation, schedule=denoiser.schedule, factor=self.factor)
             noise = SeededNoise([seed], self.noise)
             begin = noise(torch.empty((1, *total.shape), device=device), 0)
-            total += walk(Clipped(tiled), self.solver, begin, self.times, condition, noise)[0].float().cpu()
+            x = walk(ClippedImage(tiled, self.detail), self.solver, begin, self.times, condition, noise)
+            assert condition.image is not None
+            total += self.detail.decode(x, condition.image)[0].float().cpu()
         return total / len(seeds)

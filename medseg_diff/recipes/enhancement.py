@@ -8,7 +8,7 @@ from torch import nn
 
 from medseg_diff.data.views import EnhancementView, Patches
 from medseg_diff.diffusion import DDIM, AnySolver, Denoiser
-from medseg_diff.diffusion.coarse import TOLD
+from medseg_diff.diffusion.coarse import TOLD, Detail
 from medseg_diff.diffusion.denoiser import DenoiserSettings
 from medseg_diff.diffusion.schedule import LONGEST
 from medseg_diff.methods.enhanced import Enhancing
@@ -41,11 +41,13 @@ class EnhancementValidation(Settings):
 class EnhancementRecipe(Recipe):
     """A second stage. It learns from fine scans, `preparation.spacing_mm`, whose coarse form is made on the fly: the means
     of blocks of `factor` voxels along each axis. In training that is noised to a time drawn from 0 … `condition_noise`, so
-    that the network bears coarse scans unlike its own; it is told how much."""
+    that the network bears coarse scans unlike its own; it is told how much. With `detail_gain` x_0 is not the fine scan but
+    what it has beyond the enlarged coarse one, times so much (about one over its deviation)."""
 
     task: Literal["enhance"] = "enhance"
     factor: int = Field(default=2, ge=2, le=4)
     condition_noise: int = Field(default=300, ge=0, le=LONGEST)
+    detail_gain: float = Field(default=0.0, ge=0, le=100)
     view: EnhancementView = Patches(lesion_share=0.0)
     denoiser: DenoiserSettings = DenoiserSettings(target="velocity")
     network: UNetSettings = UNetSettings()
@@ -79,6 +81,11 @@ class EnhancementRecipe(Recipe):
         return self
 
     @property
+    def detail(self) -> Detail:
+        """What x_0 is of the fine image."""
+        return Detail(self.detail_gain)
+
+    @property
     def names(self) -> ChannelNames:
         return ChannelNames(self.channels, self.channels, self._said_of(self.channels))
 
@@ -105,6 +112,7 @@ class EnhancementRecipe(Recipe):
             now.sampling.solver,
             self.schedule.times(now.sampling.steps),
             condition_noise=now.sampling.condition_noise,
+            detail=self.detail,
             noise=self.noise,
             network_batch=now.sampling.network_batch,
         )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medseg_diff.data.datasets.batch import Batch
 from medseg_diff.data.datasets.labelled import UNKNOWN
-from medseg_diff.diffusion.coarse import coarse, shown_coarse
+from medseg_diff.diffusion.coarse import WHOLE, Detail, coarse, shown_coarse
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.diffusion.denoiser import Denoiser
 from medseg_diff.diffusion.hiding import Hiding, between, blurred, brain_of, shown
@@ -125,12 +125,13 @@ def described(batch: Batch) -> Condition:
 
 @dataclass(frozen=True)
 class FineFromCoarse:
-    """x_0 is the image, conditioned on the means of its blocks of `factor` voxels along each axis, noised to a time drawn
-    from 0 … `noisiest`, which the network is told."""
+    """x_0 is the image, or its detail, conditioned on the means of its blocks of `factor` voxels along each axis, noised to
+    a time drawn from 0 … `noisiest`, which the network is told."""
 
     schedule: NoiseSchedule
     factor: int
     noisiest: int
+    detail: Detail = WHOLE
     seed: int = 0
     rank: int = 0
 
@@ -138,7 +139,9 @@ class FineFromCoarse:
         image = coarse(batch.image, self.factor)
         own = seed_of(self.seed, "condition noise", self.rank, step)
         s, noise = draw_times_and_noise(image, own, earliest=0, deepest=self.noisiest)
-        return Example(batch.image, shown_coarse(image, s, noise, schedule=self.schedule, factor=self.factor))
+        shown = shown_coarse(image, s, noise, schedule=self.schedule, factor=self.factor)
+        assert shown.image is not None
+        return Example(self.detail.encode(batch.image, shown.image), shown)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medseg_diff.diffusion import NoiseSchedule
-from medseg_diff.diffusion.coarse import coarse, enlarged, shown_coarse
+from medseg_diff.diffusion.coarse import Detail, coarse, enlarged, shown_coarse
 
 SCHEDULE = NoiseSchedule(kind="cosine", length=100)
 SIZES = {2: (8, 12), 3: (8, 12, 4)}
@@ -40,3 +40,11 @@ def test_the_noise_of_each_sample_is_that_of_its_time_and_told():
     sigma = torch.stack([SCHEDULE.level(t).sigma for t in (10, 60)]).float()
     torch.testing.assert_close(shown.covariates[:, 0], sigma)
     assert deviations[1] > 3 * deviations[0] > 0 and (deviations < sigma).all()  # enlarging smooths
+
+
+@pytest.mark.parametrize("gain", [0.0, 3.0])
+def test_an_image_comes_back_of_its_detail(gain):
+    image, shown = torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4)
+    x = Detail(gain).encode(image, shown)
+    assert torch.equal(x, image) if not gain else (x - gain * (image - shown)).abs().max() < 1e-6
+    torch.testing.assert_close(Detail(gain).decode(x, shown), image)

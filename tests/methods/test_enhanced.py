@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medseg_diff.diffusion import DDIM, DDPM, Denoiser, NoiseSchedule
-from medseg_diff.diffusion.coarse import coarse, enlarged
+from medseg_diff.diffusion.coarse import Detail, coarse, enlarged
 from medseg_diff.methods.enhanced import Enhancing
 from medseg_diff.networks.unet import UNetSettings
 
@@ -49,6 +49,20 @@ def test_what_is_shown_is_the_enlarged_volume_and_its_noise():
     noisy = HOW.volume(denoiser(network), LOW, [1], CPU)
     assert all(torch.allclose(told, SCHEDULE.level(20).sigma.float()) for told in network.told)
     assert 0.05 < float((coarse(noisy[None], 2)[0] - LOW).std()) < 0.5
+
+
+@pytest.mark.parametrize("gain", [0.0, 4.0])
+def test_a_draw_stays_in_the_range_of_scans_whatever_is_learned_of_it(gain):
+    """With a gain what is said is what the fine scan has beyond the coarse one: nothing gives the coarse one back."""
+    how = replace(HOW, detail=Detail(gain), solver=DDIM(), condition_noise=0)
+    assert how.volume(denoiser(unet()), LOW, [1], CPU).abs().max() <= 1 + 1e-5
+
+    class Nothing(torch.nn.Module):
+        def forward(self, x_t, t, condition):
+            return torch.zeros_like(x_t)
+
+    found = how.volume(denoiser(Nothing()), LOW, [1], CPU)
+    torch.testing.assert_close(found, enlarged(LOW[None], 2)[0] if gain else torch.zeros_like(found))
 
 
 def test_a_draw_depends_on_its_seed_alone():

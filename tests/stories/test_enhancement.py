@@ -12,6 +12,9 @@ from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.geometry import finer
 from medseg_diff.data.tables.manifest import read_manifest, write_manifest
 from medseg_diff.errors import CheckpointError, ImageError, ManifestError, Problems, UsageError
+from medseg_diff.recipes.lookup import load_recipe
+from medseg_diff.tasks.apply.enhancement_system import second_stage
+from medseg_diff.tasks.options import Compute
 from medseg_diff.training.runner import Course
 from tests.stories.test_synthesis import digests
 
@@ -179,18 +182,10 @@ def test_what_is_drawn_goes_through_the_second_stage(first, second, tmp_path):
         ("view={kind: axial_slices, size: [12, 14]}", "and the model draws slices"),
     ],
 )
-def test_a_first_stage_that_does_not_fit_is_refused(first, second, phantoms, tmp_path, override, said):
-    known = {"runs": tmp_path / "runs", "device": "cpu", "mlflow": False}
-    other = train_synth(
-        phantoms,
-        config="quick/brain_ldm_3d",
-        overrides=[*FIRST, override, "training.steps=1"],
-        out=tmp_path / "o",
-        **known,
-    )
+def test_a_first_stage_that_does_not_fit_is_refused(second, override, said):
+    recipe = load_recipe("quick/brain_ldm_3d", task="synthesise", overrides=[*FIRST, override])
     with pytest.raises(UsageError, match=said):
-        synthesise(out=tmp_path / "out", model=other.folder, enhance=second.folder, number=1, device="cpu")
-    assert not (tmp_path / "out").exists()
+        second_stage(second.folder, recipe, Compute(device="cpu"), seed=0, runs=second.folder.parent)
 
 
 def test_what_cannot_be_enhanced_is_refused_in_one_line(first, second, two, phantoms, tmp_path):

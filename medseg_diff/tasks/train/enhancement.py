@@ -1,7 +1,7 @@
 """`train-enhance`: a table of cases in, a run folder out with the network that draws scans at a finer resolution."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -79,10 +79,12 @@ def _phases(given: Material[EnhancementRecipe], bench: Bench) -> Iterator[Phase]
     seed = recipe.training.seed
     built = seeded(seed, recipe.build_denoiser)
     given.warmed(DENOISER, built.module())
-    pair = FineFromCoarse(recipe.schedule, recipe.factor, recipe.condition_noise, seed, fabric.global_rank)
+    pair = FineFromCoarse(
+        recipe.schedule, recipe.factor, recipe.condition_noise, recipe.detail, seed=seed, rank=fabric.global_rank
+    )
 
     def validate(progress: Progress) -> dict[str, float]:
-        fixed = FineFromCoarse(recipe.schedule, recipe.factor, recipe.sampling.condition_noise, seed)
+        fixed = replace(pair, noisiest=recipe.sampling.condition_noise, rank=0)
         batches = [Batch(part) for part in held.split(recipe.training.passes_batch)]
         loss = validation_loss(averaged(progress, recipe), fixed, batches, fabric, seed=seed, noise=recipe.noise)
         return {"val_loss": loss, **sharpening(progress, recipe, held, fabric)}
