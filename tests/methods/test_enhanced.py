@@ -74,9 +74,9 @@ def test_a_draw_depends_on_its_seed_alone():
     torch.testing.assert_close(replace(HOW, network_batch=1).volume(network, LOW, [1], CPU), one, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("size", [(5, 7, 3), (13, 4, 9)])
-def test_tiles_begin_where_coarse_voxels_do(size):
+def test_tiles_begin_where_coarse_voxels_do():
     """Of a volume whose coarse voxels alternate a tile that began inside one would see other means."""
+    size = (9, 7, 3)  # of 18 fine voxels the middle one of three tiles would begin at 5
     low = torch.ones(1, *size)
     low[:, ::2] = -1
     network, told = Shown(), []
