@@ -102,6 +102,7 @@ class TrainVerb(Generic[Kind]):
             command=given.command,
             study=study,
             init_from=given.start.facts if given.start else None,
+            overrides=options.overrides,
         )
         return train(
             job,
