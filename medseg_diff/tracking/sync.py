@@ -40,8 +40,8 @@ def complete(run: Run, store: Path) -> Completed:
     """
     entry = entry_of(run, store)
     changed = run.metrics_file.stat().st_mtime if run.metrics_file.is_file() else None
-    points = [*points_of(run), *run.numbers(file=run.system_file)]
-    numbers = entry.points(points, at_ms=_milliseconds(changed))
+    numbers = entry.points(points_of(run), at_ms=_milliseconds(changed))
+    entry.points(run.numbers(file=run.system_file), at_ms=_milliseconds(changed))
     pictures = [entry.picture(each.path, key=each.series, step=each.step) for each in run.trajectories]
     if newest := newest_trajectory(run):
         entry.preview(newest.path, TRAJECTORY)
