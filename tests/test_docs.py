@@ -12,7 +12,7 @@ import typer
 from medseg_diff import cli
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "docker" / "README.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "docker" / "README.md"]
 PAGES.append(ROOT / "medseg_diff" / "starter" / "MODEL_CARD.md")
 CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"^(?:\$ )?medseg-diff (.+)$|`medseg-diff ([^`]+)`", re.MULTILINE)
