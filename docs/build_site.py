@@ -4,8 +4,10 @@ mkdocs calls these functions by their names (`hooks` in mkdocs.yml). Pages that 
 of the site; links to all other files lead to the repository.
 """
 
+import atexit
 import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ def on_config(config: Any) -> Any:
     """The verbs are loaded on first use, so their signatures and docstrings stand in `__init__.pyi`: lay it where griffe
     looks, without overloads, of which it would show none."""
     stubs = Path(tempfile.mkdtemp(prefix="medseg_diff_docs_"))
+    atexit.register(shutil.rmtree, stubs, ignore_errors=True)
     (stubs / "medseg_diff-stubs").mkdir()
     text = (ROOT / "medseg_diff" / "__init__.pyi").read_text(encoding="utf-8")
     (stubs / "medseg_diff-stubs" / "__init__.pyi").write_text(OVERLOAD.sub("", text), encoding="utf-8")
