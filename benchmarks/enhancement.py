@@ -36,10 +36,11 @@ from medseg_diff.methods.tiled import Tiled
 from medseg_diff.metrics.likeness import ms_ssim
 from medseg_diff.recipes.enhancement import EnhancementRecipe
 from medseg_diff.tasks.apply.enhancement_system import EnhancementSystem, open_enhancement
-from medseg_diff.tasks.options import Compute, TrainingRun
+from medseg_diff.tasks.options import Compute
 from medseg_diff.tasks.synthesis_options import EnhancementOptions
 from medseg_diff.tasks.train.enhancement import VERB
 from medseg_diff.tasks.train.train import Material
+from medseg_diff.tasks.training_options import TrainingRun
 from medseg_diff.training.denoising import Denoising
 from medseg_diff.training.job import Bench, Phase
 from medseg_diff.training.objective import Turn

@@ -23,6 +23,7 @@ VERBS = {
     "audit": "medseg_diff.tasks.audit",
     "tune": "medseg_diff.tasks.apply.tune",
     "evaluate": "medseg_diff.tasks.evaluate",
+    "report": "medseg_diff.tasks.report",
     "ui": "medseg_diff.tasks.ui",
     "selftest": "medseg_diff.tasks.selftest",
     "info": "medseg_diff.tasks.info",

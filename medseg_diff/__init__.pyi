@@ -16,6 +16,7 @@ from medseg_diff.tasks.demo import demo as demo
 from medseg_diff.tasks.evaluate import evaluate as evaluate
 from medseg_diff.tasks.info import info as info
 from medseg_diff.tasks.phantom import phantom as phantom
+from medseg_diff.tasks.report import report as report
 from medseg_diff.tasks.selftest import selftest as selftest
 from medseg_diff.tasks.ui import ui as ui
 from medseg_diff.tasks.validate import validate as validate
@@ -73,41 +74,41 @@ def segment(  # type: ignore[overload-overlap]  # a path is a sequence too
 
     Args:
         volume: A path, an image of nibabel, a dict of channel → either, or a list of these: several cases.
-        volumes: Case folder, file of a case, or channel=file (repeat).
-        data: Table of cases (CSV).
-        split: Only train, val or test.
-        shard: K/N: every N-th case, starting with the K-th [1/1].
-        data_root: Folder that paths in the table are relative to [the table's].
-        channels: What numbered files and 4D volumes hold, in order: flair,t1,…
+        volumes: Case folder, file of a case, or CHANNEL=FILE (repeat).
+        data: Table of cases.
+        split: Only these cases of the table.
+        shard: Every N-th case, starting with the K-th. [default: 1/1]
+        data_root: Folder that paths in the table are relative to. [default: the table's]
+        channels: What numbered files and 4D volumes hold, in order: flair,t1.
         resample_to: Bring the other channels onto this one's grid.
         overwrite: Redo what is there.
         keep_going: Go on past a bad case; OUT/failures.csv lists it.
         pseudonymise: Results carry pseudonyms in place of the cases' names.
-        pseudonym_key: File of the secret that makes the pseudonyms [RUNS/pseudonym.key].
+        pseudonym_key: File of the secret that makes the pseudonyms. [default: RUNS/pseudonym.key]
         out: Where results are written too, a folder for each case [nowhere].
         model: Run or study of folds: folder or name, or what load_model returns [the newest, else `starter`].
         runs: Where to look for the newest run.
-        members: Samples in the ensemble [as tuned, else the recipe's].
-        steps: Denoising steps [as tuned, else the recipe's].
+        members: Samples in the ensemble. [default: as tuned, else the recipe's]
+        steps: Denoising steps. [default: as tuned, else the recipe's]
         seed: Of all noise.
         members_at_once: Order of work; results do not depend on it.
-        adaptive: Draw no more members than a case needs, up to --members [the recipe's].
-        tolerance: Of --adaptive: 1 - Dice to a mask of endless members [the recipe's].
-        screen: Sample no slice of which one look says that it is empty [the recipe's].
-        noise: Of a member: independent in each slice, or shared by all [the recipe's].
-        fusion: What makes the mask of the members: mean, vote or staple [the recipe's].
-        start_from: Folder of masks, CASE.nii.gz: each is noised and refined [noise alone].
-        strength: How far they are noised: above 0, which would keep them, to 1, which forgets them [0.5].
+        adaptive: Draw no more members than a case needs, up to --members. [default: the recipe's]
+        tolerance: Of --adaptive: 1 - Dice to a mask of endless members. [default: the recipe's]
+        screen: Sample no slice of which one look says that it is empty. [default: the recipe's]
+        noise: Of a member: of its own in each slice, or one for all. [default: the recipe's]
+        fusion: What makes the mask of the members. [default: the recipe's]
+        start_from: Masks, CASE.nii.gz: each is noised and refined. [default: noise alone]
+        strength: How far they are noised: above 0, which would keep them, to 1, which forgets them. [default: 0.5]
         calibrated: Also write the probability at the run's temperature.
-        level: Of the interval of volumes, where the model's patients are enough for one [0.95].
-        guarantee: fnr=0.1: also a mask that misses at most so much of a lesion, on average over patients.
+        level: Of the interval of volumes, where the model's patients are enough for one.
+        guarantee: Also a mask that misses at most so much of a lesion (such as fnr=0.1), on average over patients.
         save_members: Also write members/NN.nii.gz.
-        format: dicom-seg: also write mask.seg.dcm and probability.seg.dcm of DICOM scans [nifti].
+        format: dicom-seg: also write mask.seg.dcm and probability.seg.dcm of DICOM scans.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, fp32 or bf16 [the recipe's].
-        network_batch: Samples in one pass of the networks [the recipe's].
-        cluster: ray: share the cases among processes, of several machines by RAY_ADDRESS [none].
-        workers: How many, with --cluster [one a GPU, else one a CPU].
+        precision: Of the networks' numbers. [default: the recipe's]
+        network_batch: Samples in one pass of the networks. [default: the recipe's]
+        cluster: ray: share the cases among processes, of several machines by RAY_ADDRESS.
+        workers: Processes of --cluster. [default: one a GPU, else one a CPU]
     """
 
 @overload
@@ -156,31 +157,31 @@ def anomaly(  # type: ignore[overload-overlap]  # a path is a sequence too
 
     Args:
         volume: A path, an image of nibabel, a dict of channel → either, or a list of these: several cases.
-        volumes: Case folder, file of a case, or channel=file (repeat).
-        data: Table of cases (CSV).
-        split: Only train, val or test.
-        shard: K/N: every N-th case, starting with the K-th [1/1].
-        data_root: Folder that paths in the table are relative to [the table's].
-        channels: What numbered files and 4D volumes hold, in order: flair,t1,…
+        volumes: Case folder, file of a case, or CHANNEL=FILE (repeat).
+        data: Table of cases.
+        split: Only these cases of the table.
+        shard: Every N-th case, starting with the K-th. [default: 1/1]
+        data_root: Folder that paths in the table are relative to. [default: the table's]
+        channels: What numbered files and 4D volumes hold, in order: flair,t1.
         resample_to: Bring the other channels onto this one's grid.
         overwrite: Redo what is there.
         keep_going: Go on past a bad case; OUT/failures.csv lists it.
         pseudonymise: Results carry pseudonyms in place of the cases' names.
-        pseudonym_key: File of the secret that makes the pseudonyms [RUNS/pseudonym.key].
+        pseudonym_key: File of the secret that makes the pseudonyms. [default: RUNS/pseudonym.key]
         out: Where results are written too, a folder for each case [nowhere].
         model: Run or study of folds: folder or name, or what load_model returns [the newest, else `starter`].
         runs: Where to look for the newest run.
         overrides: engine.…=… or findings.…=… laid over the recipe.
-        threshold: healthy (stored with the model), otsu, or a number [the recipe's].
-        guarantee: fp_ml=1: a threshold above which no more than so much of a healthy brain lies.
-        level: Share of healthy brains of which --guarantee holds [0.9: 9 measured ones].
+        threshold: healthy is stored with the model. [default: the recipe's]
+        guarantee: A threshold above which no more than so much of a healthy brain lies (such as fp_ml=1).
+        level: Share of healthy brains of which --guarantee holds. [default: 0.9, of 9 measured ones]
         seed: Of all noise, in engines that draw any.
         baselines: Also write the maps that a method must beat, for `evaluate`.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, fp32 or bf16 [the recipe's].
-        network_batch: Samples in one pass of the networks [the recipe's].
-        cluster: ray: share the cases among processes, of several machines by RAY_ADDRESS [none].
-        workers: How many, with --cluster [one a GPU, else one a CPU].
+        precision: Of the networks' numbers. [default: the recipe's]
+        network_batch: Samples in one pass of the networks. [default: the recipe's]
+        cluster: ray: share the cases among processes, of several machines by RAY_ADDRESS.
+        workers: Processes of --cluster. [default: one a GPU, else one a CPU]
     """
 
 @overload
@@ -212,17 +213,17 @@ def train_seg(
 
     Args:
         data: Table of cases (CSV).
-        overrides: key=value laid over the recipe.
-        config: Recipe by name (see `info`) or path [the verb's default].
-        out: Run folder [runs/TIME-RECIPE].
-        resume: Go on with the unfinished run in --out [the newest of this recipe and data]; auto: or begin one.
+        overrides: Settings laid over the recipe, such as training.steps=1000.
+        config: Recipe: its name (see `info`) or file. [default: the verb's own]
+        out: Run folder. [default: runs/TIME-RECIPE]
+        resume: Go on with the unfinished run in --out, or the newest of this recipe and data; auto: else begin one.
         init_from: A run whose weights to begin with; channels and regions may differ, the network not.
         resample_to: Read the other channels of every case onto this one's grid.
         runs: Folder of runs, cache and MLflow store.
         mlflow: Mirror the run in MLflow.
         parent: Name of a study whose runs stand together in MLflow.
         folds: So many trainings, each without another part of the patients; --out is their study.
-        shard: K/N: every N-th fold, starting with the K-th [1/1].
+        shard: Every N-th fold, starting with the K-th. [default: 1/1]
         device: auto, cpu, cuda, cuda:N or mps.
         data_root: Folder that paths in the table are relative to [the table's].
     """
@@ -253,17 +254,17 @@ def train_anomaly(
 
     Args:
         data: Table of cases (CSV).
-        overrides: key=value laid over the recipe.
-        config: Recipe by name (see `info`) or path [the verb's default].
-        out: Run folder [runs/TIME-RECIPE].
-        resume: Go on with the unfinished run in --out [the newest of this recipe and data]; auto: or begin one.
+        overrides: Settings laid over the recipe, such as training.steps=1000.
+        config: Recipe: its name (see `info`) or file. [default: the verb's own]
+        out: Run folder. [default: runs/TIME-RECIPE]
+        resume: Go on with the unfinished run in --out, or the newest of this recipe and data; auto: else begin one.
         init_from: A run whose weights to begin with; channels and regions may differ, the network not.
         resample_to: Read the other channels of every case onto this one's grid.
         runs: Folder of runs, cache and MLflow store.
         mlflow: Mirror the run in MLflow.
         parent: Name of a study whose runs stand together in MLflow.
         folds: So many trainings, each without another part of the patients; --out is their study.
-        shard: K/N: every N-th fold, starting with the K-th [1/1].
+        shard: Every N-th fold, starting with the K-th. [default: 1/1]
         device: auto, cpu, cuda, cuda:N or mps.
         data_root: Folder that paths in the table are relative to [the table's].
     """
@@ -291,10 +292,10 @@ def train_synth(
 
     Args:
         data: Table of cases (CSV).
-        overrides: key=value laid over the recipe.
-        config: Recipe by name (see `info`) or path [the verb's default].
-        out: Run folder [runs/TIME-RECIPE].
-        resume: Go on with the unfinished run in --out [the newest of this recipe and data]; auto: or begin one.
+        overrides: Settings laid over the recipe, such as training.steps=1000.
+        config: Recipe: its name (see `info`) or file. [default: the verb's own]
+        out: Run folder. [default: runs/TIME-RECIPE]
+        resume: Go on with the unfinished run in --out, or the newest of this recipe and data; auto: else begin one.
         init_from: A run whose weights to begin with; channels and regions may differ, the network not.
         resample_to: Read the other channels of every case onto this one's grid.
         runs: Folder of runs, cache and MLflow store.
@@ -326,10 +327,10 @@ def train_enhance(
 
     Args:
         data: Table of cases (CSV).
-        overrides: key=value laid over the recipe.
-        config: Recipe by name (see `info`) or path [the verb's default].
-        out: Run folder [runs/TIME-RECIPE].
-        resume: Go on with the unfinished run in --out [the newest of this recipe and data]; auto: or begin one.
+        overrides: Settings laid over the recipe, such as training.steps=1000.
+        config: Recipe: its name (see `info`) or file. [default: the verb's own]
+        out: Run folder. [default: runs/TIME-RECIPE]
+        resume: Go on with the unfinished run in --out, or the newest of this recipe and data; auto: else begin one.
         init_from: A run whose weights to begin with; channels and regions may differ, the network not.
         resample_to: Read the other channels of every case onto this one's grid.
         runs: Folder of runs, cache and MLflow store.
@@ -371,23 +372,23 @@ def synthesise(
 
     Args:
         out: Where scans go, a folder for each.
-        model: Run, or study of folds: its folder or name [the newest below --runs, else `starter`].
+        model: Run, or study of folds: its folder or name. [default: the newest of its kind below --runs]
         runs: Where to look for the newest run.
-        covariates: Covariates asked for: ventricle_volume_ml=40 …
-        number: How many scans [8]; with --masks, of each mask [1].
-        masks: Table of cases (CSV): scans are painted into their masks, the column seg.
-        split: Only train, val or test of --masks.
-        data_root: Folder that paths of --masks are relative to [the table's].
+        covariates: Covariates asked for, such as ventricle_volume_ml=40.
+        number: How many scans; with --masks, of each mask. [default: 8; with --masks 1]
+        masks: Table of cases: scans are painted into their masks, the column seg.
+        split: Only these cases of --masks.
+        data_root: Folder that paths of --masks are relative to. [default: the table's]
         enhance: Run of train-enhance: scans are drawn at its finer resolution.
         age: Age in years, the covariate age_years.
-        sex: F or M, the covariate sex.
+        sex: The covariate sex.
         unconditional: Scans of anybody: covariates are left out.
-        guidance: 1: covariates or mask as learned; more exaggerates them [the recipe's].
-        steps: Denoising steps [the recipe's].
-        limit: How far values may go where guidance exaggerates [the recipe's].
+        guidance: 1: covariates or mask as learned; more exaggerates them. [default: the recipe's]
+        steps: Denoising steps. [default: the recipe's]
+        limit: How far values may go where guidance exaggerates. [default: the recipe's]
         seed: Of all noise.
-        precision: auto, fp32 or bf16 [the recipe's].
-        network_batch: Samples in one pass of the networks [the recipe's].
+        precision: Of the networks' numbers. [default: the recipe's]
+        network_batch: Samples in one pass of the networks. [default: the recipe's]
         overwrite: Redo what is there.
         device: auto, cpu, cuda, cuda:N or mps.
     """
@@ -426,29 +427,29 @@ def enhance(
     Raises: UsageError, ConfigError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
 
     Args:
-        volumes: Case folder, file of a case, or channel=file (repeat).
-        data: Table of cases (CSV).
-        split: Only train, val or test.
-        shard: K/N: every N-th case, starting with the K-th [1/1].
-        data_root: Folder that paths in the table are relative to [the table's].
-        channels: What numbered files and 4D volumes hold, in order: flair,t1,…
+        volumes: Case folder, file of a case, or CHANNEL=FILE (repeat).
+        data: Table of cases.
+        split: Only these cases of the table.
+        shard: Every N-th case, starting with the K-th. [default: 1/1]
+        data_root: Folder that paths in the table are relative to. [default: the table's]
+        channels: What numbered files and 4D volumes hold, in order: flair,t1.
         resample_to: Bring the other channels onto this one's grid.
         overwrite: Redo what is there.
         keep_going: Go on past a bad case; OUT/failures.csv lists it.
         pseudonymise: Results carry pseudonyms in place of the cases' names.
-        pseudonym_key: File of the secret that makes the pseudonyms [RUNS/pseudonym.key].
+        pseudonym_key: File of the secret that makes the pseudonyms. [default: RUNS/pseudonym.key]
         out: Where results go, a folder for each case.
-        model: Run, or study of folds: its folder or name [the newest below --runs, else `starter`].
+        model: Run, or study of folds: its folder or name. [default: the newest of its kind below --runs]
         runs: Where to look for the newest run.
-        draws: Samples whose mean is written: one is sharp, many are exact [1].
-        steps: Denoising steps [the recipe's].
-        condition_noise: Time of the schedule that the scan is noised to first: more bears worse scans [the recipe's].
+        draws: Samples whose mean is written: one is sharp, many are exact.
+        steps: Denoising steps. [default: the recipe's]
+        condition_noise: Time of the schedule that the scan is noised to first: more bears worse scans. [default: the recipe's]
         seed: Of all noise.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, fp32 or bf16 [the recipe's].
-        network_batch: Samples in one pass of the networks [the recipe's].
-        cluster: ray: share the cases among processes, of several machines by RAY_ADDRESS [none].
-        workers: How many, with --cluster [one a GPU, else one a CPU].
+        precision: Of the networks' numbers. [default: the recipe's]
+        network_batch: Samples in one pass of the networks. [default: the recipe's]
+        cluster: ray: share the cases among processes, of several machines by RAY_ADDRESS.
+        workers: Processes of --cluster. [default: one a GPU, else one a CPU]
     """
 
 def audit(
@@ -475,16 +476,16 @@ def audit(
     Args:
         data: Table of cases (CSV).
         out: Folder of audit.json, audit.csv and audit.png.
-        model: Run, or study of folds: its folder or name [the newest below --runs, else `starter`].
+        model: Run, or study of folds: its folder or name. [default: the newest of its kind below --runs]
         runs: Where to look for the newest run.
-        number: Scans drawn for each covariate [100].
-        guidance: Scales of guidance to try: 1,2,4 … [the recipe's].
-        split: Real scans to compare with: val or test [test].
-        real: At most so many of them, and of those trained on [200].
-        steps: Denoising steps [the recipe's].
+        number: Scans drawn for each covariate.
+        guidance: Scales of guidance to try. [default: the recipe's]
+        split: Real scans to compare with.
+        real: At most so many of them, and of those trained on.
+        steps: Denoising steps. [default: the recipe's]
         seed: Of all noise.
-        precision: auto, fp32 or bf16 [the recipe's].
-        network_batch: Samples in one pass of the networks [the recipe's].
+        precision: Of the networks' numbers. [default: the recipe's]
+        network_batch: Samples in one pass of the networks. [default: the recipe's]
         device: auto, cpu, cuda, cuda:N or mps.
         data_root: Folder that paths in the table are relative to [the table's].
     """
@@ -514,9 +515,9 @@ def prepare(
         folder: Folder of the dataset.
         source: What the folder is: brats, bids, nnunet, dicom and others.
         out: Table to write.
-        channels: Those that every case must have: t1,flair,… [the dataset's].
-        seg: Word that the names of masks end in [the dataset's].
-        prefer: Of several images of a channel, the one called so: run-1,…
+        channels: Those that every case must have: t1,flair. [default: the dataset's]
+        seg: Word that the names of masks end in. [default: the dataset's]
+        prefer: Of several images of a channel, the one called so: run-1.
         covariates: Table of UK Biobank's fields, with a column eid.
         skip_incomplete: Leave out cases that lack a channel.
         seed: Draws the splits.
@@ -550,15 +551,15 @@ def tune(
 
     Args:
         data: Table of cases (CSV).
-        model: Run, or study of folds: its folder or name [the newest below --runs, else `starter`].
+        model: Run, or study of folds: its folder or name. [default: the newest of its kind below --runs]
         runs: Where to look for the newest run.
-        split: Its cases with a reference: train, val or test [val].
-        steps: Denoising steps to try: 1,2,3 … [1,2,3,5,10 and the recipe's].
-        members: Members to try: 3,5 … [3,5,10 and the recipe's].
-        loss: Dice that may be lost against the best of them [0.005].
-        loss_ged2: By how much GED² may be higher [0.05].
-        loss_ece: By how much the calibration error in doubt may be higher [0.01].
-        resample_to: Bring the other channels onto this one's grid [as trained].
+        split: Its cases with a reference.
+        steps: Denoising steps to try. [default: 1,2,3,5,10 and the recipe's]
+        members: Members to try. [default: 3,5,10 and the recipe's]
+        loss: Dice that may be lost against the best of them.
+        loss_ged2: By how much GED² may be higher.
+        loss_ece: By how much the calibration error in doubt may be higher.
+        resample_to: Bring the other channels onto this one's grid. [default: as trained]
         seed: Of all noise.
         device: auto, cpu, cuda, cuda:N or mps.
         network_batch: Samples in one pass of the networks [the recipe's].

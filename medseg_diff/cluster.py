@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from medseg_diff.cluster_worker import Worker, versions_here
 from medseg_diff.console import log
-from medseg_diff.errors import EnvironmentFault, MedsegError, OutOfMemory, plain
+from medseg_diff.errors import EnvironmentFault, MedsegError, OutOfMemory, counted, plain
 
 Cluster = Literal["none", "ray"]
 ADDRESS = "RAY_ADDRESS"
@@ -59,7 +59,7 @@ def shared(
         with _started(sharing) as ray, _ended_by_term(), redirect_stdout(_ToLog()):
             size = _size_of(ray, sharing)
             gpus = ", a GPU each" if size.gpus else ""
-            log.info("%d workers, threads of each: %d%s", size.workers, size.threads, gpus)
+            log.info("%s, threads of each: %d%s", counted(size.workers, "worker"), size.threads, gpus)
             yield from _Crew[Item, Answer](ray, opened, size).work_through(items)
 
 

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from medseg_diff.errors import plain
+from medseg_diff.errors import plain, unwritable
 
 log = logging.getLogger("medseg_diff")
 
@@ -19,6 +20,7 @@ Answer = TypeVar("Answer")
 WIDTH, PAUSE_SECONDS = 24, 0.2  # of a bar in a notebook, and between two drawings of it
 
 
+WHEN = "%Y-%m-%d %H:%M:%S"  # the machine's own time
 FIRST_SECONDS, EVERY_SECONDS = 5.0, 60.0  # from the start of a bar to its first line in a log, and from line to line
 
 
@@ -35,10 +37,12 @@ class _Counted:
 
 @dataclass
 class _Progress:
-    """How progress is shown, and the bars that are open where it is lines, the outermost first."""
+    """How progress is shown, as bars or lines, whether as lines in a file too, and the bars that are open, the outermost
+    first."""
 
     bars: bool = False
     lines: bool = False
+    file: logging.Handler | None = None
     open: list[_Counted] = field(default_factory=list)
     next_line: float = 0.0
 
@@ -47,25 +51,74 @@ _progress = _Progress()
 
 
 class _Plain(logging.Formatter):
-    """Lines as they are, without what would move a terminal's cursor; `--debug` keeps its tracebacks."""
+    """Lines as they are, without what would move a terminal's cursor; `--debug` keeps its tracebacks.
+
+    Warnings and errors begin with that word, to be found by it; the time stands before everything else, or `always`.
+    """
+
+    def __init__(self, *, timed: bool = False, always: bool = False) -> None:
+        super().__init__("%(message)s", WHEN)
+        self.timed, self.always = timed, always
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(_indented(line) for line in super().format(record).splitlines())
+        text = "\n".join(_indented(line) for line in super().format(record).splitlines())
+        grave = record.levelno >= logging.WARNING
+        if grave:
+            text = f"{record.levelname.lower()}: {text}"
+        return f"{self.formatTime(record, WHEN)} {text}" if self.always or (self.timed and not grave) else text
 
 
 def _indented(line: str) -> str:
     return line[: len(line) - len(line.lstrip(" "))] + plain(line, longest=10_000)
 
 
-def configure(*, verbosity: int, progress: bool) -> None:
+def _is_shown(record: logging.LogRecord) -> bool:
+    """Whether a line belongs on the screen: that of a bar that is drawn there belongs into a file only."""
+    return _progress.lines or not getattr(record, "of_bar", False)
+
+
+def configure(*, verbosity: int, progress: bool, log_file: Path | None = None) -> None:
     """Called once by the command line: -1 quiet, 0 normal, 1 and more verbose. Progress is bars on a terminal, and in a
-    log a line a minute."""
-    log.handlers[:] = [_handler(sys.stderr)]
-    log.setLevel({-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG))
+    log a line a minute, with the time. `log_file` gets everything, whatever is shown.
+
+    Raises: EnvironmentFault where that file cannot be written.
+    """
+    level = {-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG)
+    screen = _handler(sys.stderr, timed=not sys.stderr.isatty())
+    screen.setLevel(level)
+    screen.addFilter(_is_shown)
+    _progress.file = None if log_file is None else _into(log_file)
+    log.handlers[:] = [screen, *([_progress.file] if _progress.file else [])]
+    log.setLevel(logging.DEBUG if _progress.file else level)
     log.propagate = False
     shown = progress and verbosity >= 0
     _progress.bars = shown and sys.stderr.isatty()
     _progress.lines = shown and not _progress.bars
+
+
+def _into(path: Path) -> logging.Handler:
+    """Lines at the end of a file, each with the time. Raises: EnvironmentFault."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise unwritable(error, path.name, fix="choose another --log-file") from None
+    handler.setFormatter(_Plain(always=True))
+    return handler
+
+
+def note(level: int, text: str) -> None:
+    """A line for the log file alone, where there is one: what stands on the screen already, or need not."""
+    if _progress.file:
+        _progress.file.handle(log.makeRecord(log.name, level, "", 0, text, (), None))
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Says with -v how long something took."""
+    began = time.perf_counter()
+    yield
+    log.debug("%s: %.3g s", what, time.perf_counter() - began)
 
 
 def duration(seconds: float) -> str:
@@ -83,11 +136,12 @@ def quiet() -> None:
     """Warnings only from here on: of several processes at one training the first speaks."""
     log.setLevel(max(log.level, logging.WARNING))
     _progress.bars = _progress.lines = False
+    _progress.file = None
 
 
-def _handler(stream: Any) -> logging.Handler:
+def _handler(stream: Any, *, timed: bool = False) -> logging.Handler:
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Plain("%(message)s"))
+    handler.setFormatter(_Plain(timed=timed))
     return handler
 
 
@@ -136,7 +190,22 @@ def bar(title: str, total: int, *, done: int = 0) -> Iterator[Callable[..., None
     if not _progress.bars:
         with _counted(title, total, done) as counted:
             yield counted
-        return
+    elif not _progress.file:
+        with _drawn(title, total, done) as drawn:
+            yield drawn
+    else:
+        with _counted(title, total, done) as counted, _drawn(title, total, done) as drawn:
+
+            def advance(n: int = 1, note: str = "") -> None:
+                counted(n)
+                drawn(n, note)
+
+            yield advance
+
+
+@contextmanager
+def _drawn(title: str, total: int, done: int) -> Iterator[Callable[..., None]]:
+    """On a terminal or in a notebook."""
     if in_notebook():
         yield _NotebookBar(title, total, done).advance
         return
@@ -169,9 +238,9 @@ def _counted(title: str, total: int, done: int) -> Iterator[Callable[..., None]]
     def advance(n: int = 1, note: str = "") -> None:
         each.done += n
         now = time.monotonic()
-        if _progress.lines and now >= _progress.next_line:
+        if (_progress.lines or _progress.file) and now >= _progress.next_line:
             _progress.next_line = now + EVERY_SECONDS
-            log.info("%s", _in_words(bars, now))
+            log.info("%s", _in_words(bars, now), extra={"of_bar": True})
 
     if not bars:
         _progress.next_line = max(_progress.next_line, each.began + FIRST_SECONDS)

@@ -104,6 +104,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def counted(number: int, noun: str, *, plural: str | None = None) -> str:
+    """`1 case`, `2 cases`."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 class UsageError(MedsegError):
     """The command line or a function's arguments make no sense together."""
 
@@ -189,7 +194,7 @@ class Problems(MedsegError):
     def lines(self) -> list[str]:
         shown = [problem.line for problem in self.problems[:SHOWN_PROBLEMS]]
         hidden = len(self.problems) - len(shown)
-        return [*shown, f"and {hidden} more problems."] if hidden else shown
+        return [*shown, f"and {hidden} more problem{'' if hidden == 1 else 's'}."] if hidden else shown
 
     def without_trace(self) -> Self:
         for problem in self.problems:

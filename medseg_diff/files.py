@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import importlib.resources
 import io
 import json
 import os
@@ -156,3 +157,10 @@ def check_room(folder: Path, needed: int) -> None:
             fix="free disk space or choose another --out",
             file=folder.name,
         )
+
+
+def configs_folder() -> Path:
+    """Where the recipes lie: inside the installed package, or beside it in a checkout."""
+    package = Path(str(importlib.resources.files("medseg_diff")))
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"

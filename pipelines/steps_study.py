@@ -1,11 +1,12 @@
 """How many steps does synthesis need, and in which space? The table of the field's surveys, filled by one command.
 
-python pipelines/steps_study.py TABLE.csv [--quick] [--number N] [--out DIR] [key=value …]
+python pipelines/steps_study.py TABLE.csv [--quick] [--number N] [--out DIR] [--baseline key=value] [key=value …]
 
 The same recipe is trained in its latent space and in the image's own, and draws with DDIM in 50 and 200 steps and with DDPM
-in all 1000, from one checkpoint each: Fréchet distance (FID, by the latent run's features, beside its floor), the same by
-place (sFID), the inception-style score, precision, recall, seconds. The score's classes are decades of age, by the regressor
-and its own error on real scans; none of these figures is Inception's.
+in all 1000, from one checkpoint each; beside them stand an LSGAN and a VAE-GAN, whose generators take one step. Fréchet
+distance (FID, by the latent run's features, beside its floor), the same by place (sFID), the inception-style score,
+precision, recall, seconds. The score's classes are decades of age, by the regressor and its own error on real scans; none of
+these figures is Inception's. Run again with the same --out, it goes on where it stopped.
 """
 
 import argparse
@@ -24,7 +25,6 @@ from medseg_diff.diffusion import DDIM, DDPM, AnySolver
 from medseg_diff.evaluation.synthesis import REGRESSOR, Floats, Measured
 from medseg_diff.files import write_table
 from medseg_diff.metrics.realism import score
-from medseg_diff.run import Run
 from medseg_diff.tasks.apply.audited import Audited, RealScans, check_splits
 from medseg_diff.tasks.apply.synthesis_system import SynthesisSystem, open_synthesis
 from medseg_diff.tasks.options import Model
@@ -43,6 +43,7 @@ class Sampler(NamedTuple):
     steps: int
 
 
+BASELINES = {"LSGAN": "lsgan", "VAE-GAN": "vae_gan"}  # and their recipes
 SAMPLERS = (Sampler("DDIM", DDIM(), 50), Sampler("DDIM", DDIM(), 200), Sampler("DDPM", DDPM(), 1000))
 
 
@@ -50,22 +51,29 @@ def study(
     table: Path,
     out: Path,
     *,
-    config: str = "brain_ldm_3d",
+    quick: bool = False,
     number: int = 100,
     samplers: Sequence[Sampler] = SAMPLERS,
     overrides: Sequence[str] = (),
-    device: str = "auto",
-    mlflow: bool = True,
+    baseline: Sequence[str] = (),
+    **compute: Any,
 ) -> list[list[Any]]:
-    """The rows of OUT/steps.csv. Raises: what the verbs raise."""
-    common: dict[str, Any] = {"config": config, "device": device, "mlflow": mlflow, "runs": out / "runs"}
-    runs = {
-        space: train_synth(table, overrides=[*overrides, *more], out=out / "runs" / space, **common)
-        for space, more in (("latent", ()), ("image", IMAGE))
-    }
-    systems = {space: open_synthesis(_model(run), SynthesisOptions(), device=device) for space, run in runs.items()}
+    """The rows of OUT/steps.csv. `overrides` are laid over the diffusion recipe, `baseline` over those of the baselines.
+    Raises: what the verbs raise."""
+    kind, runs = "quick/" if quick else "", out / "runs"
+    training = {"runs": runs, "device": "auto", "mlflow": True, "resume": "auto"} | compute
+
+    def trained(name: str, config: str, laid_over: Sequence[str]) -> SynthesisSystem:
+        run = train_synth(table, config=f"{kind}{config}", out=runs / name, overrides=laid_over, **training)
+        return open_synthesis(Model(model=run.folder), SynthesisOptions(), device=training["device"])
+
+    spaces = {"latent": overrides, "image": (*overrides, *IMAGE)}
+    systems = {space: trained(space, "brain_ldm_3d", laid_over) for space, laid_over in spaces.items()}
+    once = {name: trained(config, config, baseline) for name, config in BASELINES.items()}
     audited = judge(table, systems["latent"], number)
     rows = [row for space, system in systems.items() for row in drawn_by(system, space, audited, samplers)]
+    for name, system in once.items():
+        rows += drawn_by(system, "image", audited, [Sampler(name, DDIM(), 1)])
     write_table(out / "steps.csv", COLUMNS, rows)
     return rows
 
@@ -103,24 +111,19 @@ def decades(audited: Audited, measured: Measured) -> Floats:
     return shares
 
 
-def _model(run: Run) -> Model:
-    return Model(model=run.folder)
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("table", type=Path, help="table of cases with the recipe's covariates and a split `test`")
     parser.add_argument("--out", type=Path, default=Path("runs/steps_study"))
     parser.add_argument("--number", type=int, default=100, help="scans drawn by each sampler")
-    parser.add_argument("--quick", action="store_true", help="4 mm and a small network: an hour on two cores")
+    parser.add_argument("--quick", action="store_true", help="4 mm and small networks: an hour or two on two cores")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the recipe")
-    chosen = parser.parse_args()
+    parser.add_argument("--baseline", action="append", default=[], metavar="key=value", help="laid over the baselines")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the diffusion recipe")
+    chosen = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = "quick/brain_ldm_3d" if chosen.quick else "brain_ldm_3d"
-    common = {"number": chosen.number, "overrides": chosen.overrides, "device": chosen.device}
-    for row in [COLUMNS, *study(chosen.table, chosen.out, config=config, **common)]:
+    for row in [COLUMNS, *study(chosen.pop("table"), chosen.pop("out"), **chosen)]:
         print("  ".join(f"{cell:<10}" for cell in row))
 
 

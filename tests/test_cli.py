@@ -108,7 +108,7 @@ def test_without_a_word_the_help_is_shown(call):
     ("words", "said"),
     [
         (["nonsense"], "No such command 'nonsense'"),
-        (["segment"], "Missing option '--out'"),
+        (["segment"], "Missing option '-o' / '--out'"),
         (["segment", "--out", "x", "--nonsense"], "No such option: --nonsense"),
         (["segment", "--out", "x", "--members", "0"], "'--members'"),
         (["segment", "--out", "x", "--seed", "a"], "'--seed'"),
@@ -239,7 +239,7 @@ def test_segment_and_the_words_that_may_stand_anywhere(call, trained, tmp_path):
     patient = trained.table.parent / "phantom_0000"
     words = ["segment", "--volume", patient, "--model", trained.folder, "--members", 1, "--steps", 1, "--device", "cpu"]
     code, out, err = call(*words, "--out", tmp_path / "a")
-    assert code == 0 and out == f"{tmp_path / 'a' / 'phantom_0000'}\n" and "1 steps × 1 members" in err
+    assert code == 0 and out == f"{tmp_path / 'a' / 'phantom_0000'}\n" and "1 step × 1 member" in err
     for quiet in ([*words, "-q"], ["-q", *words], [*words, "--quiet", "--no-progress"]):
         code, out, err = call(*quiet, "--out", tmp_path / "a", "--overwrite")
         assert (code, err) == (0, "") and out.endswith("phantom_0000\n")
@@ -312,14 +312,14 @@ def test_phantom_and_evaluate(call, trained, tmp_path):
     code, out, _ = call("evaluate", "--predictions", tmp_path / "out", "--data", table, "--json")
     assert code == 0 and json.loads(out)["cases"] == 1
     code, out, _ = call("evaluate", "--predictions", tmp_path / "out", "--data", table)
-    assert code == 0 and out.startswith("phantom, 1 cases\n  dice ")
+    assert code == 0 and out.startswith("phantom, 1 case\n  dice ")
     assert (tmp_path / "out" / "evaluation.png").is_file()
     other = [*words[:-1], tmp_path / "other", "--fusion", "vote", "--calibrated"]
     code, _, _ = call("segment", "--data", table, *other)
     assert code == 0 and (tmp_path / "other" / "phantom_0000" / "calibrated.nii.gz").is_file()
     pair = ["--predictions", tmp_path / "out", "--compare", tmp_path / "other", "--data", table, "--no-figure"]
     code, out, _ = call("evaluate", *pair)
-    assert code == 0 and "\nother against out: 1 cases of 1 patients" in out
+    assert code == 0 and "\nother against out: 1 case of 1 patient" in out
     code, out, _ = call("evaluate", *pair, "--json")
     found = json.loads(out)["comparison"]
     assert code == 0 and found == json.loads((tmp_path / "out" / "comparison.json").read_text())

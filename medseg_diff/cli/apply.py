@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg_diff.cli.options import AsJson, Data, DataRoot, Device
+from medseg_diff.cli.options import AsJson, Data, DataRoot, Device, said
 from medseg_diff.errors import UsageError
 from medseg_diff.tasks.options import (
     Compute,
@@ -19,9 +19,9 @@ from medseg_diff.tasks.options import (
     Model,
     ResultFolder,
     Source,
-    TuningOptions,
 )
 from medseg_diff.tasks.synthesis_options import EnhancementOptions, SynthesisOptions
+from medseg_diff.tasks.tuning_options import TuningOptions
 
 if TYPE_CHECKING:
     from medseg_diff.recipes.tuned import Tuned
@@ -35,7 +35,8 @@ def segment(
     compute: Compute,
     as_json: AsJson = False,
 ) -> None:
-    """Segment scans: mask, probability and uncertainty on the scan's own grid."""
+    """Segment scans: mask, probability and uncertainty on the scan's own grid. Where there is no model of your own, the
+    small one that comes along (`starter`) is used: to try things with, not for clinical use."""
     from medseg_diff.tasks.apply.segment import segment as run
 
     folders = run(results=results, source=source, model=model, ensemble=ensemble, compute=compute)
@@ -70,7 +71,7 @@ def _show(folders: list[Path], results: ResultFolder, source: Source, as_json: b
 
 
 def synthesise(
-    out: Annotated[Path, typer.Option(help="Where scans go, a folder for each.")],
+    out: Annotated[Path, said("Result", "Where scans go, a folder for each.", "-o", "--out", metavar="FOLDER")],
     model: Model,
     options: SynthesisOptions,
     device: Device = "auto",
@@ -95,7 +96,9 @@ def tune(
     model: Model,
     tuning: TuningOptions,
     device: Device = "auto",
-    network_batch: Annotated[int | None, typer.Option(min=1, help="Samples in one pass [the recipe's].")] = None,
+    network_batch: Annotated[
+        int | None, said("Compute", "Samples in one pass of the networks.", min=1, usual="the recipe's")
+    ] = None,
     data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:

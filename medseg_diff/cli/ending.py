@@ -1,12 +1,15 @@
 """How a command ends: every error becomes its line and its exit code."""
 
+import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from medseg_diff import __version__, console
 from medseg_diff.errors import EnvironmentFault, ExitCode, MedsegError, Preempted, UsageError, is_out_of_memory, plain
 
 SETTINGS_NOW = {f"--{name}": f"engine.{name}=…" for name in ("depth", "steps", "scale")}  # once options of `anomaly`
@@ -15,8 +18,21 @@ SETTINGS_NOW = {f"--{name}": f"engine.{name}=…" for name in ("depth", "steps",
 def report(error: MedsegError) -> int:
     """Print the error's lines to stderr; returns its exit code."""
     for line in error.lines:
-        print(f"{'stopped' if isinstance(error, Preempted) else 'error'}: {line}", file=sys.stderr)
+        _print(f"{'stopped' if isinstance(error, Preempted) else 'error'}: {line}")
     return int(error.exit_code)
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr)
+    console.note(logging.INFO, line)
+
+
+def note(code: int, seconds: float) -> None:
+    """Into the log file, where there is one: what was called, and how it ended."""
+    words = shlex.join(["medseg-diff", *sys.argv[1:]])
+    console.note(
+        logging.INFO, f"{words}: exit code {code} after {console.duration(seconds)} (medseg-diff {__version__})"
+    )
 
 
 def report_other(error: Exception) -> int:
@@ -34,7 +50,7 @@ def report_other(error: Exception) -> int:
         name = Path(str(error.filename)).name if error.filename else None
         return report(EnvironmentFault(error.strerror or str(error), fix="check disk and permissions", file=name))
     words = plain(f"a bug in medseg-diff: {type(error).__name__}: {error}")
-    print(f"error: {words}. Fix: report it, with --debug.", file=sys.stderr)
+    _print(f"error: {words}. Fix: report it, with --debug.")
     return int(ExitCode.BUG)
 
 

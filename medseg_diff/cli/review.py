@@ -1,4 +1,4 @@
-"""What results are worth: `evaluate`, `audit`, `ui`."""
+"""What results are worth: `evaluate`, `audit`, `report`, `ui`."""
 
 import json
 import shlex
@@ -8,23 +8,35 @@ from typing import Annotated, Any
 
 import typer
 
-from medseg_diff.cli.options import AsJson, ClusterName, Data, DataRoot, Device, Runs, Split, Workers
+from medseg_diff.cli.options import AsJson, ClusterName, Data, DataRoot, Device, Runs, Split, Workers, said
+from medseg_diff.errors import counted
 from medseg_diff.tasks.options import Model
 from medseg_diff.tasks.synthesis_options import AuditOptions
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Option(help="What `segment` or `anomaly` wrote, or any masks CASE.nii.gz.")],
+    predictions: Annotated[
+        Path, said("Source", "What `segment` or `anomaly` wrote, or any masks CASE.nii.gz.", metavar="FOLDER")
+    ],
     data: Data,
-    out: Annotated[Path | None, typer.Option(help="Where metrics.json goes [PREDICTIONS].")] = None,
+    out: Annotated[
+        Path | None, said("Result", "Where metrics.json goes.", "-o", "--out", metavar="FOLDER", usual="--predictions")
+    ] = None,
     split: Split = None,
-    compare: Annotated[Path | None, typer.Option(help="Another folder of the same cases, to compare with.")] = None,
-    config: Annotated[str | None, typer.Option(help="Recipe whose regions are measured in masks of others.")] = None,
-    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out cases without a result.")] = False,
-    figure: Annotated[bool, typer.Option(help="Also draw evaluation.png.")] = True,
+    compare: Annotated[
+        Path | None, said("Comparison", "Another folder of the same cases, to compare with.", metavar="FOLDER")
+    ] = None,
+    config: Annotated[
+        str | None,
+        said(
+            "Source", "Recipe whose regions are measured in masks of others.", metavar="NAME|FILE", complete="recipes"
+        ),
+    ] = None,
+    allow_missing: Annotated[bool, said("Source", "Leave out cases without a result.", "--allow-missing")] = False,
+    figure: Annotated[bool, said("Result", "Also draw evaluation.png.")] = True,
     data_root: DataRoot = None,
-    runs: Annotated[Path, typer.Option(help="Where the run lies that keeps the result.")] = Path("runs"),
-    mlflow: Annotated[bool, typer.Option(help="Show the result with its run in MLflow.")] = True,
+    runs: Annotated[Path, said("Result", "Where the run lies that keeps the result.", metavar="FOLDER")] = Path("runs"),
+    mlflow: Annotated[bool, said("Result", "Show the result with its run in MLflow.")] = True,
     cluster: ClusterName = "none",
     workers: Workers = None,
     as_json: AsJson = False,
@@ -48,7 +60,7 @@ def evaluate(
         from medseg_diff.evaluation.comparison import lines_of
 
         typer.echo("\n" + "\n".join(lines_of(compared)))
-    drawn = ["evaluation.png"] if figure and metrics["task"] == "segment" else []
+    drawn = ["evaluation.png"] if figure else []
     written = ["metrics.json", "per_case.csv", "per_slice.csv", *drawn, *(["comparison.json"] if compared else [])]
     typer.echo(f"\nwrote {', '.join(written)} in {out or predictions}")
     if compared is None and sys.stdout.isatty():
@@ -58,7 +70,9 @@ def evaluate(
 
 def audit(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder of audit.json, audit.csv and audit.png.")],
+    out: Annotated[
+        Path, said("Result", "Folder of audit.json, audit.csv and audit.png.", "-o", "--out", metavar="FOLDER")
+    ],
     model: Model,
     options: AuditOptions,
     device: Device = "auto",
@@ -101,10 +115,37 @@ def _likeness(found: dict[str, Any]) -> list[str]:
     return [*lines, "", f"{said}; {copies:.0f} % are copies"]
 
 
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="What `segment` or `anomaly` wrote, or one case of it.")
+    ],
+    data: Annotated[
+        Path | None, said("Source", "Table of the cases: their scans are shown too.", metavar="CSV")
+    ] = None,
+    volume: Annotated[
+        list[str] | None,
+        said("Source", "Scan of one case, as for `segment` (repeat).", "-i", "--volume", metavar="PATH"),
+    ] = None,
+    channels: Annotated[
+        str | None, said("Source", "What numbered files and 4D volumes hold, in order: flair,t1.", metavar="NAME,…")
+    ] = None,
+    data_root: DataRoot = None,
+    most: Annotated[
+        int | None, said("Result", "Pages of so many cases only, the worst first.", usual="all", metavar="N", min=1)
+    ] = None,
+) -> None:
+    """Pages to look at: one offline HTML file for each case and one for all of them, with a viewer and pictures."""
+    from medseg_diff.tasks.report import report as run
+
+    names = [name.strip() for name in (channels or "").split(",") if name.strip()]
+    page = run(folder, data=data, volumes=volume or (), channels=names, data_root=data_root, most=most)
+    typer.echo(f"wrote {page}; open it in a browser")
+
+
 def ui(
     runs: Runs = Path("runs"),
-    host: Annotated[str, typer.Option(help="An address of this machine's loopback.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    host: Annotated[str, typer.Option(help="An address of this machine's loopback.", metavar="HOST")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the pages.", metavar="PORT")] = 5000,
 ) -> None:
     """MLflow's pages on the local store, for this machine only; Ctrl-C ends it."""
     from medseg_diff.tasks.ui import ui as run
@@ -116,7 +157,7 @@ def show_metrics(metrics: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
         return
-    typer.echo(f"{metrics['data']}, {metrics['cases']} cases")
+    typer.echo(f"{metrics['data']}, {counted(metrics['cases'], 'case')}")
     width = max(map(len, metrics["metrics"]))
     for name, found in metrics["metrics"].items():
         if found["value"] is None:

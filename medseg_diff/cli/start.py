@@ -7,21 +7,23 @@ from typing import Annotated
 
 import typer
 
-from medseg_diff.cli.options import AsJson, Data, DataRoot, Device, Overwrite
+from medseg_diff.cli.options import AsJson, Data, DataRoot, Device, Overwrite, said
 from medseg_diff.cli.review import show_metrics
 from medseg_diff.data.tables.sources import SOURCES
-from medseg_diff.errors import ExitCode, Problems, plain, printable
+from medseg_diff.errors import ExitCode, Problems, counted, plain, printable
 from medseg_diff.tasks.options import DatasetOptions
+
+PHANTOMS = "Phantoms"
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where everything goes.", metavar="FOLDER")] = Path("demo"),
     cases: Annotated[int, typer.Option(min=10, help="Phantoms to make.")] = 100,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Of phantoms, training and samples.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Phantom data → train → segment and map anomalies → evaluate → montages; minutes on a CPU."""
+    """Phantom data → train → segment and map anomalies → evaluate → pages; minutes on a CPU."""
     from medseg_diff.tasks.demo import demo as run
 
     metrics = run(out, cases=cases, seed=seed, device=device)
@@ -31,22 +33,21 @@ def demo(
     for task, found in metrics.items():
         typer.echo(f"{task}: ", nl=False)
         show_metrics(found, as_json)
-    typer.echo(f"\npictures: {out / 'montage.png'}, {out / 'anomaly' / 'montage.png'}")
+    typer.echo(f"\npages: {out / 'segment' / 'report.html'}, {out / 'anomaly' / 'report.html'}")
+    typer.echo(f"pictures: {out / 'montage.png'}, {out / 'anomaly' / 'montage.png'}")
     typer.echo("next: medseg-diff prepare YOUR_FOLDER --source brats --out cases.csv")
 
 
 def phantom(
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    cases: Annotated[int, typer.Option(min=1)],
-    shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels along X Y Z.")] = (64, 64, 48),
-    raters: Annotated[int, typer.Option(min=0, help="Further opinions, seg_1 …")] = 0,
-    healthy: Annotated[float, typer.Option(min=0, max=1, help="Share of cases without a lesion.")] = 0.25,
-    held_out: Annotated[float, typer.Option(help="Share for testing; half as many for validation.")] = 0.2,
-    scanners: Annotated[int, typer.Option(min=0, help="So many that differ as hospitals' do; 0: one kind.")] = 0,
-    twins: Annotated[
-        bool, typer.Option("--twins", help="Also each brain without its lesion, healthy_CHANNEL.")
-    ] = False,
-    seed: int = 0,
+    out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="FOLDER")],
+    cases: Annotated[int, said(PHANTOMS, "How many.", min=1)],
+    shape: Annotated[tuple[int, int, int], said(PHANTOMS, "Voxels along each axis.", metavar="X Y Z")] = (64, 64, 48),
+    raters: Annotated[int, said(PHANTOMS, "Further opinions, seg_1 …", min=0)] = 0,
+    healthy: Annotated[float, said(PHANTOMS, "Share of cases without a lesion.", min=0, max=1)] = 0.25,
+    held_out: Annotated[float, said(PHANTOMS, "Share for testing; half as many for validation.")] = 0.2,
+    scanners: Annotated[int, said(PHANTOMS, "So many that differ as hospitals' do; 0: one kind.", min=0)] = 0,
+    twins: Annotated[bool, said(PHANTOMS, "Also each brain without its lesion, healthy_CHANNEL.", "--twins")] = False,
+    seed: Annotated[int, said(PHANTOMS, "Of all that is drawn.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Make brains with gliomas whose truth is known."""
@@ -58,13 +59,17 @@ def phantom(
 
 
 def prepare(
-    folder: Annotated[Path, typer.Argument(help="Folder of the data set.")],
-    source: Annotated[str, typer.Option(help=f"What the folder is: {', '.join(SOURCES)}.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the dataset.", metavar="FOLDER")],
+    source: Annotated[
+        str, said("Source", f"What the folder is: {', '.join(SOURCES)}.", metavar="KIND", complete=tuple(SOURCES))
+    ],
     dataset: DatasetOptions,
-    out: Annotated[Path, typer.Option(help="Table to write.")] = Path("cases.csv"),
-    seed: Annotated[int, typer.Option(help="Draws the splits.")] = 0,
+    out: Annotated[Path, said("Result", "Table to write.", "-o", "--out", metavar="CSV")] = Path("cases.csv"),
+    seed: Annotated[int, said("Dataset", "Draws the splits.")] = 0,
     overwrite: Overwrite = False,
-    register: Annotated[str | None, typer.Option(help="Bring the other channels onto this one, rigidly.")] = None,
+    register: Annotated[
+        str | None, said("Dataset", "Bring the other channels onto this one, rigidly.", metavar="CHANNEL")
+    ] = None,
 ) -> None:
     """Folder → table of cases, split by patient."""
     from medseg_diff.tasks.prepare import data_root_of
@@ -79,8 +84,12 @@ def prepare(
 def validate(
     data: Data,
     data_root: DataRoot = None,
-    resample_to: Annotated[str | None, typer.Option(help="Bring the other channels onto this one's grid.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Cases read at once [the processors, at most 8].")] = None,
+    resample_to: Annotated[
+        str | None, said("Source", "Bring the other channels onto this one's grid.", metavar="CHANNEL")
+    ] = None,
+    workers: Annotated[
+        int | None, said("Compute", "Cases read at once.", min=1, usual="the processors, at most 8")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every file that a table names; says what there is and lists all problems."""
@@ -96,9 +105,8 @@ def validate(
         typer.echo(f"warning: {plain(warning)}", err=True)
     if report.problems:
         raise Problems(report.problems)
-    typer.echo(
-        f"{report.cases} cases, no problem\nnext: medseg-diff train-seg --data {shlex.quote(str(data))}{_root(data_root)}"
-    )
+    typer.echo(f"{counted(report.cases, 'case')}, no problem")
+    typer.echo(f"next: medseg-diff train-seg --data {shlex.quote(str(data))}{_root(data_root)}")
 
 
 def _root(data_root: Path | None) -> str:

@@ -1,7 +1,7 @@
 """A table of cases → a trained run: `train-seg`, `train-anomaly`, `train-synth`, `train-enhance`."""
 
 from medseg_diff.cli.options import Data, DataRoot, Device
-from medseg_diff.tasks.options import Folds, TrainingRun
+from medseg_diff.tasks.training_options import Folds, TrainingRun
 
 
 def train_seg(

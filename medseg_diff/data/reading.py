@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg_diff.console import log
 from medseg_diff.data import geometry
 from medseg_diff.data.formats import dicom_mgh, nifti
 from medseg_diff.data.formats.stored import Stored, unlike_a_scan
@@ -260,6 +261,7 @@ def _unlikely_mask(volume: Volume, **place: str) -> list[MedsegError]:
 def _read(path: Path) -> Stored:
     """Any file as stored voxels of three axes, or four where it holds several volumes; the doors differ, what follows
     does not."""
+    log.debug("reading %s", path)
     stored = dicom_mgh.read_stored(path)
     shape, warnings = stored.shape, stored.warnings
     if not geometry.is_usable(stored.affine):

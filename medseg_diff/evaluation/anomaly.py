@@ -19,6 +19,7 @@ from medseg_diff.data.results import FACTS, CaseResult, read_result
 from medseg_diff.data.tables.case import TWIN
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.evaluation.catalogue import ANOMALY, ANOMALY_TOGETHER
+from medseg_diff.evaluation.detection_curves import curves, points_of
 from medseg_diff.evaluation.summary import (
     OURS,
     Each,
@@ -61,6 +62,7 @@ CONVENTIONS = {
     "auroc_of_slices": "does a slice's score, the mean of its highest hundredth of brain voxels, tell slices with a lesion",
     "auroc_of_volumes": "does the volume's score tell cases with a lesion from cases without",
     "auroc_pooled": "brain voxels of all cases together, healthy ones too; no interval",
+    "curves": "mean over cases with a lesion of each case's own; precision where a threshold first reaches the recall",
     "lesion_left": "mean |reconstruction - lesion-free twin| inside the lesion over mean |scan - twin|: 0 is the twin, 1 "
     "the scan; each channel in standard deviations of the twin's brain",
     "error_elsewhere": "mean |reconstruction - twin| of the other brain voxels, in the same deviations; a healthy case is "
@@ -72,10 +74,11 @@ CONVENTIONS = {
 
 @dataclass(frozen=True)
 class MeasuredMap:
-    """One map of one case: `values` of ANOMALY's metrics, and `dice` at each of the candidate thresholds."""
+    """One map of one case: `values` of ANOMALY's metrics, `dice` at each of the candidate thresholds, `points` of curves."""
 
     values: Values
     dice: Floats
+    points: Floats
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def evaluate_anomaly(cases: Sequence[Case], predictions: Path, *, each: Each = m
         facts={
             "metrics": metrics[OURS] | _by_slice(measured) | _by_volume(measured),
             "baselines": {name: metrics[name] | _gains(measured, name) for name in common if name != OURS},
+            "curves": curves([each.maps[OURS].points for each in measured], [each.case.patient for each in measured]),
             "conventions": CONVENTIONS,
         },
         per_case=table(
@@ -179,12 +183,19 @@ def measure_case(
         values |= _of_mask(mask, truth, voxel_ml, smallest_ml)
         values["auroc_of_slices"] = _auroc_of_slices(scores, truth, brain, affine)
         values |= _of_reconstruction(case, result, truth, brain) if name == OURS else dict.fromkeys(RECONSTRUCTION)
-        maps[name] = MeasuredMap(values, ranking.dice_at(candidates[name]))
-    known = {name: value for name, value in maps[OURS].values.items() if value is not None}
-    log.info("%s: %s", case.name, ", ".join(f"{name} {value:.3f}" for name, value in known.items()))
+        maps[name] = MeasuredMap(values, ranking.dice_at(candidates[name]), points_of(ranking))
+    log.info("%s: %s", case.name, _in_words(maps[OURS].values, diseased=bool(truth.any())))
     reference_ml = overlap.volume_ml(truth, voxel_ml=voxel_ml)
     slices = list(_slices(result.main.voxels, truth, brain, affine))
     return MeasuredCase(case, reference_ml, float(facts["score"]), maps, slices), counted
+
+
+def _in_words(values: Values, *, diseased: bool) -> str:
+    """What is known; of a healthy case first what is marked all the same."""
+    known = {name: value for name, value in values.items() if value is not None}
+    marked = None if diseased else known.pop("false_positives_ml", None)
+    words = [] if diseased else ["no lesion" if marked is None else f"no lesion, {marked:.2f} ml false positive"]
+    return ", ".join([*words, *(f"{name} {value:.3f}" for name, value in known.items())])
 
 
 def _of_mask(mask: Mask | None, truth: Mask, voxel_ml: float, smallest_ml: float) -> Values:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medseg_diff import files
-from medseg_diff.errors import UsageError
+from medseg_diff.errors import UsageError, counted
 from medseg_diff.evaluation.catalogue import METRICS, direction_of
 from medseg_diff.evaluation.summary import OURS
 from medseg_diff.metrics.intervals import mean_interval
@@ -64,8 +64,8 @@ def compare_predictions(
 def lines_of(comparison: Mapping[str, Any]) -> list[str]:
     """A comparison as a table to read: a line for each metric."""
     lines = [
-        f"{comparison['second']} against {comparison['first']}: {comparison['cases']} cases of "
-        f"{comparison['patients']} patients, difference with its 95 % interval, Wilcoxon's p"
+        f"{comparison['second']} against {comparison['first']}: {counted(comparison['cases'], 'case')} of "
+        f"{counted(comparison['patients'], 'patient')}, difference with its 95 % interval, Wilcoxon's p"
     ]
     if regions := [region for region in comparison["regions"] if region]:
         lines.append(f"  regions of both: {', '.join(regions)}")

@@ -145,9 +145,15 @@ def measure_case(case: Case, result: CaseResult) -> MeasuredCase:
         )
         for region in result.regions
     }
-    dice = ", ".join(f"{name} Dice {region.values['dice']:.3f}" for name, region in regions.items())
-    log.info("%s: %s", case.name, dice)
+    log.info("%s: %s", case.name, ", ".join(_in_words(name, region.values) for name, region in regions.items()))
     return MeasuredCase(case, regions, labels_of_case(result, references))
+
+
+def _in_words(region: str, values: Values) -> str:
+    """Its Dice; where the reference has no lesion there is none, but what is marked all the same."""
+    if values["reference_ml"]:
+        return f"{region} Dice {values['dice']:.3f}"
+    return f"no {region}, {values['false_positives_ml']:.2f} ml false positive"
 
 
 def _measure_region(result: CaseResult, region: str, opinions: Mapping[str, Mask], brain: Mask) -> MeasuredRegion:

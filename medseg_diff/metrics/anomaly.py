@@ -44,6 +44,27 @@ class Ranking:
         gained = np.diff(self.hits, prepend=0.0) / self.hits[-1]
         return float((gained * self.hits / np.maximum(self.voxels, 1.0)).sum())
 
+    def sensitivity_at(self, rates: npt.ArrayLike) -> Floats:
+        """The ROC curve: share of the lesion found where such a share `rates` [N] of the other voxels is marked too,
+        straight between groups; NaN without one or the other."""
+        wanted = np.asarray(rates, dtype=np.float64)
+        if not (self.hits[-1] and self.misses[-1]):
+            return np.full(wanted.shape, np.nan)
+        true, false = (np.concatenate([[0.0], part]) / part[-1] for part in (self.hits, self.misses))
+        last = np.searchsorted(false, wanted, side="right") - 1  # the highest point above each rate
+        following = np.minimum(last + 1, len(false) - 1)
+        gap = false[following] - false[last]
+        share = np.where(gap > 0, (wanted - false[last]) / np.where(gap > 0, gap, 1), 0.0)
+        return np.asarray(true[last] + share * (true[following] - true[last]))
+
+    def precision_at(self, recalls: npt.ArrayLike) -> Floats:
+        """Precision at the first threshold that finds at least such a share `recalls` [N] of the lesion; NaN without one."""
+        wanted = np.asarray(recalls, dtype=np.float64)
+        if not self.hits[-1]:
+            return np.full(wanted.shape, np.nan)
+        first = np.searchsorted(self.hits / self.hits[-1], wanted * (1 - 1e-12), side="left")
+        return np.asarray((self.hits / np.maximum(self.voxels, 1.0))[first])
+
     def dice_at(self, thresholds: npt.ArrayLike) -> Floats:
         """Dice of {score > threshold} against the lesion for each of `thresholds` [N]; 1 where both are empty.
 

@@ -6,6 +6,7 @@ from pydantic import Discriminator, Field, Tag
 
 from medseg_diff.networks.bottleneck import BottleneckSettings
 from medseg_diff.networks.encoded import WithEncoderSettings
+from medseg_diff.networks.generators import GeneratorSettings
 from medseg_diff.networks.monai_unet import MonaiUNetSettings
 from medseg_diff.networks.prior import WithPriorSettings
 from medseg_diff.networks.spade_unet import SpadeUNetSettings
@@ -28,7 +29,9 @@ AnomalyNetwork = Annotated[
     ),
 ]
 SynthesisNetwork = Annotated[
-    Annotated[UNetSettings, Tag("unet")] | Annotated[SpadeUNetSettings, Tag("spade")],
-    Discriminator(_kind, custom_error_type="network_kind", custom_error_message="kind is unet or spade"),
+    Annotated[UNetSettings, Tag("unet")]
+    | Annotated[SpadeUNetSettings, Tag("spade")]
+    | Annotated[GeneratorSettings, Tag("generator")],
+    Discriminator(_kind, custom_error_type="network_kind", custom_error_message="kind is unet, spade or generator"),
 ]
 AnyNetwork = SegmentationNetwork | AnomalyNetwork | SynthesisNetwork

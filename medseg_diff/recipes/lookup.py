@@ -1,11 +1,11 @@
 """A recipe by its name or path: where they lie, which there are, read with `key=value` laid over."""
 
-import importlib.resources
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, overload
 
-from medseg_diff.errors import ConfigError
+from medseg_diff.errors import ConfigError, verbs_of
+from medseg_diff.files import configs_folder
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.enhancement import EnhancementRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
@@ -54,26 +54,25 @@ def load_recipe(name: str, *, task: Task, overrides: Sequence[str] = ()) -> AnyR
 
 
 def find_recipe(name: str, *, task: Task) -> Path:
-    """The file of a recipe. Raises: ConfigError with the names that there are."""
+    """The file of a recipe, by its name with or without the task before it (`segment/quick/phantom`, as `info` prints it).
+
+    Raises: ConfigError with the names that there are.
+    """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
             raise ConfigError("no such recipe file", fix="check the path of --config", file=path.name)
         return path
-    known = recipe_names(task)
-    if name not in known:
-        raise ConfigError(f"no recipe `{name}` for {task}", fix=f"use one of {', '.join(known)}, or a path to a .yaml")
-    return configs_folder() / task / f"{name}.yaml"
+    known, (first, _, rest) = recipe_names(task), name.partition("/")
+    name = rest if first == task else name
+    if name in known:
+        return configs_folder() / task / f"{name}.yaml"
+    if first in RECIPES and rest in recipe_names(first):
+        raise ConfigError(f"`{name}` is a recipe of {verbs_of(first).train}", fix=f"use it there, or one for {task}")
+    raise ConfigError(f"no recipe `{name}` for {task}", fix=f"use one of {', '.join(known)}, or a path to a .yaml")
 
 
-def recipe_names(task: Task) -> list[str]:
+def recipe_names(task: str) -> list[str]:
     """Names that `--config` knows for a task."""
     folder = configs_folder() / task
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-
-
-def configs_folder() -> Path:
-    """Where the recipes lie: inside the installed package, or beside it in a checkout."""
-    package = Path(str(importlib.resources.files("medseg_diff")))
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"

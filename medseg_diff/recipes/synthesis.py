@@ -9,18 +9,21 @@ from torch import nn
 from medseg_diff.data.views import AxialSlices, SynthesisView, WholeVolume
 from medseg_diff.diffusion import DDIM, AnySolver, Denoiser
 from medseg_diff.diffusion.denoiser import DenoiserSettings
+from medseg_diff.diffusion.noise import GaussianNoise
 from medseg_diff.diffusion.schedule import LONGEST
 from medseg_diff.errors import UsageError
 from medseg_diff.methods.labels import MOST_REGIONS
 from medseg_diff.methods.synthesised import Drawing
 from medseg_diff.networks import SynthesisNetwork
+from medseg_diff.networks.generators import Discriminator, GeneratorSettings, LatentEncoder
 from medseg_diff.networks.noisy_classifier import NoisyClassifier, NoisyClassifierSettings
 from medseg_diff.networks.spade_unet import SpadeUNetSettings
 from medseg_diff.networks.unet import ChannelNames, UNetSettings
 from medseg_diff.recipes.base import Recipe
 from medseg_diff.recipes.spaces import AnySpace, LatentSettings
 from medseg_diff.settings import Label, Settings, parse_settings
-from medseg_diff.spaces import Space
+from medseg_diff.spaces import PLAIN, Space
+from medseg_diff.training.adversarial import AdversarialSettings
 from medseg_diff.training.fit import FitSettings
 
 Column = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
@@ -56,6 +59,9 @@ class SynthesisRecipe(Recipe):
 
     With covariates a `regressor` is trained to read them off a scan: it measures what comes out, and its features tell
     images apart.
+
+    With `network.kind` generator it is a GAN: of the diffusion the one step from noise to image is left, and the network
+    learns as `adversarial` says.
     """
 
     task: Literal["synthesise"] = "synthesise"
@@ -70,6 +76,7 @@ class SynthesisRecipe(Recipe):
     space: AnySpace = LatentSettings()
     denoiser: DenoiserSettings = DenoiserSettings(target="velocity")
     network: SynthesisNetwork = UNetSettings()
+    adversarial: AdversarialSettings | None = None
     regressor: NoisyClassifierSettings = NoisyClassifierSettings(attention=(), pooling="levels")
     regressor_training: FitSettings = FitSettings()
     validation: SynthesisValidation = SynthesisValidation()
@@ -104,6 +111,11 @@ class SynthesisRecipe(Recipe):
 
     def _check_network(self) -> None:
         """Raises: ValueError where the network does not take what the recipe conditions it on."""
+        if isinstance(self.network, GeneratorSettings):
+            self._check_generator(self.network)
+            return
+        if self.adversarial:
+            raise ValueError("adversarial is for network.kind generator: set it, or leave adversarial out")
         if isinstance(self.network, UNetSettings):
             if self.regions or self.outline or self.other_labels:
                 raise ValueError(
@@ -127,10 +139,30 @@ class SynthesisRecipe(Recipe):
         if self.encodes_once:
             raise ValueError("space.passes is 0 where there are regions: masks are not kept beside latents")
 
+    def _check_generator(self, network: GeneratorSettings) -> None:
+        """Raises: ValueError where the recipe is no GAN."""
+        if not self.adversarial:
+            raise ValueError("network.kind generator learns from a discriminator: set adversarial={}")
+        if self.covariates or self.regions or self.outline or self.other_labels:
+            raise ValueError("network.kind generator is conditioned on nothing: leave covariates and regions out")
+        if self.space != PLAIN or self.noise != GaussianNoise():
+            raise ValueError("network.kind generator makes images of normal numbers: leave space and noise as they are")
+        if self.schedule.length != 1 or self.denoiser.target != "clean":
+            raise ValueError("network.kind generator takes one step: set schedule.length=1 and denoiser.target=clean")
+        if network.size not in ((), self.view.size):
+            raise ValueError("network.size follows from view.size: leave it out")
+        network.check_size(self.view.size)
+
     @property
     def map_channels(self) -> int:
         """Channels of the mask that the network is shown."""
         return len(self.regions) + self.outline
+
+    @property
+    def generator(self) -> GeneratorSettings | None:
+        """The generator, where this is a GAN."""
+        network = self._network()
+        return network if isinstance(network, GeneratorSettings) else None
 
     @property
     def can_be_guided(self) -> bool:
@@ -148,17 +180,31 @@ class SynthesisRecipe(Recipe):
 
     def build_denoiser(self) -> Denoiser:
         """The untrained denoiser of x_0, conditioned on the covariates or the mask."""
-        settings: UNetSettings | SpadeUNetSettings
-        if isinstance(self.network, SpadeUNetSettings):
-            settings = self.network.but(map_channels=self.map_channels)
-        else:
-            settings = self.network.but(covariates=len(self.covariates))
-        network = settings.build(
+        network = self._network().build(
             dims=self.view.dims,
             channels=len(self.x_channels),
             outputs=len(self.x_channels) * self.denoiser.outputs,
         )
         return self.denoiser.around(network, self.schedule)
+
+    def _network(self) -> UNetSettings | SpadeUNetSettings | GeneratorSettings:
+        """Its settings, with what follows from those of the recipe."""
+        if isinstance(self.network, SpadeUNetSettings):
+            return self.network.but(map_channels=self.map_channels)
+        if isinstance(self.network, UNetSettings):
+            return self.network.but(covariates=len(self.covariates))
+        return self.network.but(size=self.view.size)
+
+    def build_discriminator(self) -> Discriminator:
+        """The untrained discriminator beside a generator."""
+        network = self.generator
+        assert network
+        return network.discriminator(channels=len(self.channels))
+
+    def build_encoder(self) -> LatentEncoder | None:
+        """The untrained encoder beside a generator, where the recipe asks for one."""
+        network, settings = self.generator, self.adversarial
+        return network.encoder(channels=len(self.channels)) if network and settings and settings.encoder else None
 
     def build_regressor(self) -> NoisyClassifier:
         """The untrained reader of covariates: [B, C, *S] → [B, K]."""

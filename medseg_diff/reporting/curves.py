@@ -21,6 +21,16 @@ Row = dict[str, Any]
 
 FEW = 50  # numbers that are drawn as dots
 CHANCE = 0.5
+VALIDATION = "val_"  # in the name of what is measured on validation slices
+SPEED = "Steps a second"
+PANELS = {  # of a training, each with the words of which one is in the names of its curves
+    "Loss": ("loss",),
+    "Dice": ("dice",),
+    "Accuracy and AUROC": ("accuracy", "auroc"),
+    "Learning rate": ("learning_rate",),
+    SPEED: ("steps a second",),
+}
+SHARES = ("Dice", "Accuracy and AUROC")  # what lies in [0, 1]
 SKILL = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
 SWEEP = {
     "average_precision": "Average precision",
@@ -30,28 +40,67 @@ SWEEP = {
 
 
 def training_curves(numbers: Iterable[Point], png: Path) -> None:
-    """Draw a run's losses and Dice over steps (`Run.numbers()`); names with `loss` in one panel, with `dice` in another.
+    """Draw how a training went (`Run.numbers()`, and its speed where that was measured): a panel for each of `PANELS` that
+    there is anything for, of the losses one for each phase. What is measured on validation slices is dashed; of two curves
+    that are one, one is drawn.
 
-    Raises: UsageError where there is neither.
+    Raises: UsageError where there is neither a loss nor a Dice.
     """
     series: dict[str, list[tuple[float, float]]] = {}
     for point in numbers:
         if np.isfinite(point.value):
             series.setdefault(point.name, []).append((point.step, point.value))
-    panels = {label: {name: series[name] for name in series if label in name.lower()} for label in ("loss", "dice")}
-    panels = {label: curves for label, curves in panels.items() if curves}
-    if not panels:
+    panels: dict[str, dict[str, Points]] = {}
+    for name, points in series.items():
+        if label := _panel_of(name):
+            panels.setdefault(label, {})[name] = np.array(sorted(points))
+    panels = {label: _without_doubles(panels[label]) for label in sorted(panels, key=_place_of)}
+    if not any(_place_of(label) < 2 for label in panels):
         raise UsageError("holds neither a loss nor a Dice", fix="give the metrics.csv of a run", file="metrics.csv")
-    figure = new_figure(4.4 * len(panels), 3.0)
+    columns = len(panels) if len(panels) < 3 else -(-len(panels) // 2)
+    rows = -(-len(panels) // columns)
+    figure = new_figure(4.6 * columns, 3.0 * rows)
     for place, (label, curves) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(1, len(panels), place)
-        for (name, points), colour in zip(curves.items(), itertools.cycle(CURVES), strict=False):
-            _draw_series(axes, name, np.array(sorted(points)), colour)
-        if label == "loss" and all(value > 0 for points in curves.values() for _, value in points):
+        axes = figure.add_subplot(rows, columns, place)
+        for (name, curve), colour in zip(curves.items(), itertools.cycle(CURVES), strict=False):
+            _draw_series(axes, name, curve, colour, dashed=VALIDATION in name)
+        if _place_of(label) == 0 and all((points[:, 1] > 0).all() for points in curves.values()):
             _make_logarithmic(axes)
-        _dress(axes, "training step", {"loss": "Loss", "dice": "Dice"}[label])
+        if label in SHARES:
+            _show_share(axes, np.concatenate([points[:, 1] for points in curves.values()]))
+        axes.set_xlim(left=0)
+        if label == SPEED:
+            axes.set_ylim(bottom=0)
+        _dress(axes, "training step", label)
     figure.tight_layout(pad=1.0)
     save_png(figure, png)
+
+
+def _panel_of(name: str) -> str | None:
+    """`Loss`, `Loss of the denoiser`, `Dice`; None for what is not drawn."""
+    label = next((label for label, words in PANELS.items() if any(word in name.lower() for word in words)), None)
+    phase = name.lower().partition("loss")[0].removesuffix(VALIDATION).strip("_")
+    return f"{label} of the {phase}" if label == "Loss" and phase else label
+
+
+def _place_of(label: str) -> int:
+    return list(PANELS).index(label.split(" of the ")[0])
+
+
+def _without_doubles(curves: dict[str, Points]) -> dict[str, Points]:
+    """One name for curves that are the same, as a loss is its only part; the shortest."""
+    kept: dict[str, Points] = {}
+    for name in sorted(curves, key=len):
+        if not any(np.array_equal(curves[name], other) for other in kept.values()):
+            kept[name] = curves[name]
+    return {name: kept[name] for name in curves if name in kept}
+
+
+def _show_share(axes: "Axes", values: Points) -> None:
+    """A tenth at least of what lies in [0, 1], so that small changes look small."""
+    middle, half = (values.min() + values.max()) / 2, max(0.05, 0.55 * float(np.ptp(values)))
+    low = min(max(middle - half, 0.0), 1.0 - 2 * half) if half < 0.5 else 0.0
+    axes.set_ylim(max(low, 0.0), min(max(low, 0.0) + 2 * half, 1.0) + 0.01)
 
 
 def draw_skill(table: Path, png: Path) -> None:
@@ -112,10 +161,10 @@ def _draw_settings(axes: "Axes", rows: Sequence[Row], name: str, lines: str, acr
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def _draw_series(axes: "Axes", name: str, points: Points, colour: str) -> None:
-    """A line, or dots for few numbers; many noisy numbers are drawn faintly under their running mean."""
+def _draw_series(axes: "Axes", name: str, points: Points, colour: str, *, dashed: bool) -> None:
+    """A line, with dots of few numbers; many noisy numbers are drawn faintly under their running mean."""
     if len(points) < FEW:
-        _draw_line(axes, points, name, colour)
+        _draw_line(axes, points, name, colour, dashed=dashed)
         return
     width = max(5, len(points) // 40)
     smooth = np.convolve(points[:, 1], np.ones(width) / width, mode="valid")
@@ -123,9 +172,14 @@ def _draw_series(axes: "Axes", name: str, points: Points, colour: str) -> None:
     axes.plot(points[width - 1 :, 0], smooth, color=colour, linewidth=1.5, label=f"{name}, mean of {width}")
 
 
-def _draw_line(axes: "Axes", points: Sequence[Sequence[float]] | Points, label: str, colour: str) -> None:
+def _draw_line(
+    axes: "Axes", points: Sequence[Sequence[float]] | Points, label: str, colour: str, *, dashed: bool = False
+) -> None:
     across, up = zip(*points, strict=True)
-    axes.plot(across, up, color=colour, linewidth=1.5, marker="o", markersize=3, label=label)
+    shape: dict[str, Any] = (
+        {"linestyle": "--", "marker": "s", "markersize": 4} if dashed else {"marker": "o", "markersize": 2.5}
+    )
+    axes.plot(across, up, color=colour, linewidth=1.5, label=label, **shape)
 
 
 def _make_logarithmic(axes: "Axes") -> None:

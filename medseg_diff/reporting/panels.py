@@ -29,7 +29,8 @@ class MontageRow:
     """One slice of one case: planes [H, W] of one shape, `spacing_mm` down and across.
 
     `images` maps channel to grey values, `brain` is where there is tissue; `maps` are numbers to be shown in multiples of
-    `unit`, `marks` what is outlined. A panel without its plane stays dark.
+    `unit`, `marks` what is outlined; `index` is the slice's place in the stack, from the feet up. A panel without its plane
+    stays dark.
     """
 
     title: str
@@ -39,6 +40,7 @@ class MontageRow:
     maps: Mapping[str, Plane] = field(default_factory=dict)
     marks: Mapping[str, Sequence[Plane]] = field(default_factory=dict)
     unit: float = 1.0
+    index: int = 0
 
 
 class Page:

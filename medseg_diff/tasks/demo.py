@@ -11,12 +11,14 @@ from medseg_diff.tasks.apply.anomaly import anomaly
 from medseg_diff.tasks.apply.segment import segment
 from medseg_diff.tasks.evaluate import evaluate
 from medseg_diff.tasks.phantom import phantom
+from medseg_diff.tasks.report import report
 from medseg_diff.tasks.train.anomaly import train_anomaly
 from medseg_diff.tasks.train.segmentation import train_seg
 
 CASES = 100
 MOST_TESTS = 10  # each is segmented and mapped, which takes longer than learning from it
 RATERS = 3
+PAGES = 3  # cases with pages of their own; `report` makes those of all
 
 
 def demo(
@@ -57,6 +59,7 @@ def demo(
     log.info("4/7 evaluating")
     metrics = {"segment": evaluate(out / "segment", data, split="test", runs=out / "runs")}
     draw_montage(out / "segment", data, out / "montage.png")
+    report(out / "segment", data=data, most=PAGES)
     metrics["anomaly"] = _anomalies(out, data, device, anomaly_overrides)
     log.info("done in %s", duration(time.perf_counter() - started))
     return metrics
@@ -74,6 +77,7 @@ def _anomalies(out: Path, data: Path, device: str, overrides: tuple[str, ...]) -
     log.info("7/7 evaluating")
     metrics = evaluate(folder, data, split="test", runs=out / "runs")
     draw_montage(folder, data, folder / "montage.png")
+    report(folder, data=data, most=PAGES)
     return metrics
 
 

@@ -11,13 +11,13 @@ from medseg_diff.console import log
 from medseg_diff.data.label_maps import AnyResults, LabelMaps, Named, Regions, named_regions, results_in
 from medseg_diff.data.results import OwnResults
 from medseg_diff.data.tables.manifest import SPLITS, Case, Manifest, read_manifest
-from medseg_diff.errors import ManifestError, UsageError
+from medseg_diff.errors import ManifestError, UsageError, counted
 from medseg_diff.evaluation.comparison import compare_predictions
 from medseg_diff.evaluation.segmentation import evaluate_segmentation
 from medseg_diff.evaluation.summary import Each, listed
 from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.tasks.options import check_sharing
-from medseg_diff.tracking.evaluations import attach_to_run
+from medseg_diff.tracking.attaching import attach_to_run
 
 SCHEMA = 1
 COMPARED = "compared"  # folder of the second evaluation, where results go elsewhere
@@ -79,7 +79,7 @@ def evaluate(
     files.write_table(folder / "per_case.csv", *evaluation.per_case)
     files.write_table(folder / "per_slice.csv", *evaluation.per_slice)
     files.write_json(folder / "metrics.json", summary)
-    if figure and results.task == "segment":
+    if figure:
         from medseg_diff.reporting.evaluation import evaluation_figure
 
         evaluation_figure(folder, folder / "evaluation.png")
@@ -134,7 +134,7 @@ def cases_to_measure(
         raise ManifestError(f"no case has split {split}", fix="choose another --split", file=manifest.file)
     missing = [case.name for case in cases if not results.holds(case.name)]
     if missing:
-        said = f"{len(missing)} of {len(cases)} cases have no complete result: {listed(missing)}"
+        said = f"no complete result of {len(missing)} of {counted(len(cases), 'case')}: {listed(missing)}"
         if not allow_missing or len(missing) == len(cases):
             again = (
                 f"run `medseg-diff {results.task}` again (it continues), " if isinstance(results, OwnResults) else ""
@@ -151,7 +151,7 @@ def _refuse_unlabelled(cases: Sequence[Case], file: str, *, known: str | None) -
     unlabelled = [case.name for case in cases if not (case.seg or case.raters or (known and case.label == known))]
     if unlabelled:
         raise ManifestError(
-            f"{len(unlabelled)} of {len(cases)} cases have no reference: {listed(unlabelled)}",
+            f"no reference of {len(unlabelled)} of {counted(len(cases), 'case')}: {listed(unlabelled)}",
             fix="add a column seg, or drop the rows" + (f", or label them {known}" if known else ""),
             file=file,
         )
@@ -174,7 +174,7 @@ def with_regions(
 
         wanted = Named(load_recipe(config, task="segment").regions, f"recipe {config}")
     measured = results.measured_by(cases, wanted)
-    log.info("took %d label maps of %s, %s", len(cases), results.folder.name, measured.regions.sentence)
+    log.info("took %s of %s, %s", counted(len(cases), "label map"), results.folder.name, measured.regions.sentence)
     if others := results.unmatched(case.name for case in manifest.cases):
         log.info("of no case of %s: %s", manifest.file, others)
     return measured
@@ -196,4 +196,4 @@ def _stated(regions: Regions) -> dict[str, Any]:
 
 def _name_of(manifest: Manifest, cases: Sequence[Case]) -> str:
     """What the numbers are about; made-up brains are never passed off as patients."""
-    return "phantom" if all(map(is_phantom, cases)) else Path(manifest.file).stem
+    return "phantom" if all(map(is_phantom, cases)) else manifest.name

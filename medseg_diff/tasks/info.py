@@ -3,18 +3,16 @@
 import os
 import shutil
 import subprocess
-from importlib.resources import files as package_files
-from pathlib import Path
 from typing import Any
 
+from medseg_diff.files import configs_folder
 from medseg_diff.run import environment
 from medseg_diff.runs import MODEL_CARD, starter_run
 
 
 def info() -> dict[str, Any]:
     """What is installed and what there is to compute with."""
-    package = Path(str(package_files("medseg_diff")))
-    configs = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    configs = configs_folder()
     recipes = sorted(path.relative_to(configs).with_suffix("").as_posix() for path in configs.rglob("*.yaml"))
     return environment() | {"recipes": recipes, "starter": _starter(), "cpus": os.cpu_count(), "gpus": _gpus()}
 

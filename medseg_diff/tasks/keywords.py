@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, field, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -11,10 +11,19 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 Answer = TypeVar("Answer")
 
 
-def option(default: Any, text: str, **cli: Any) -> Any:
-    """A field of a group: its default (`...`: it must be given), its line of help, and what the command line needs to know
-    besides: `min`, `names`, `words` (the form of free words), or `parse`, which turns a word into the value."""
-    return field(default=MISSING if default is ... else default, metadata={"help": text} | cli)
+def option(default: Any, text: str, *, usual: str | None = None, **cli: Any) -> Any:
+    """A field of a group: its default (`...`: it must be given), its line of help, `usual` where None or nothing stands for
+    something that the default does not say, and what the command line needs to know besides.
+
+    That is `min`, `names`, `metavar`, `choices` (words for help and completion; whoever takes them checks them), `complete`
+    (what a shell completes it with), `panel` (where it stands in the help, if not with its group), `words` (the form of
+    free words), or `parse`, which turns a word into the value."""
+    return field(default=MISSING if default is ... else default, metadata={"help": text, "usual": usual} | cli)
+
+
+def with_default(text: str, usual: object) -> str:
+    """A line of help in the one notation of what holds unless something else is given; None where nothing does."""
+    return text if usual is None else f"{text} [default: {usual}]"
 
 
 def groups_of(verb: Callable[..., Any]) -> dict[str, Any]:
@@ -100,7 +109,11 @@ def meanings_of(verb: Callable[..., Any]) -> dict[str, str]:
     groups = groups_of(verb)
     for name, kind in get_type_hints(verb, include_extras=True).items():
         if name in groups:
-            meanings |= {each.name: each.metadata["help"] for each in fields(groups[name])}
+            meanings |= {each.name: _meaning(each) for each in fields(groups[name])}
         elif name != "return" and get_origin(kind) is Annotated:
             meanings[name] = next(each for each in get_args(kind) if isinstance(each, str))
     return meanings
+
+
+def _meaning(each: "Field[Any]") -> str:
+    return with_default(each.metadata["help"], each.metadata["usual"])

@@ -6,9 +6,10 @@ Nothing heavy is imported here: the command line reads the same groups before it
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from medseg_diff.cluster import Cluster, Sharing
+from medseg_diff.data.tables.case import SPLITS
 from medseg_diff.errors import UsageError
 from medseg_diff.tasks.keywords import option
 
@@ -16,10 +17,13 @@ Shard = tuple[int, int]
 Threshold = Literal["healthy", "otsu"] | float
 Format = Literal["nifti", "dicom-seg"]
 
+ON_DEVICE = "auto, cpu, cuda, cuda:N or mps."
+DEVICES, PRECISIONS = ("auto", "cpu", "cuda", "cuda:N", "mps"), ("auto", "fp32", "bf16")
+NOISES, FUSIONS = ("independent", "shared"), ("mean", "vote", "staple")
 STRENGTH = 0.5  # of the noise on masks to start from: see `benchmarks/start_from.py`
 
 
-def _shard(word: str) -> Shard:
+def share_of_all(word: str) -> Shard:
     """K/N, such as 1/2."""
     first, _, second = word.partition("/")
     return int(first), int(second)
@@ -55,22 +59,26 @@ def _names(word: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in word.split(","))
 
 
-def _numbers(word: str) -> tuple[int, ...]:
-    """numbers with commas between, such as 1,2,3."""
-    return tuple(int(part) for part in word.split(","))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Which cases: one by its files (`volumes`) or the rows of a table (`data`), and how they are read."""
 
-    volumes: Sequence[str] = option((), "Case folder, file of a case, or channel=file (repeat).", names=("--volume",))
-    data: Path | None = option(None, "Table of cases (CSV).")
-    split: str | None = option(None, "Only train, val or test.")
-    shard: Shard = option((1, 1), "K/N: every N-th case, starting with the K-th [1/1].", parse=_shard)
-    data_root: Path | None = option(None, "Folder that paths in the table are relative to [the table's].")
-    channels: Sequence[str] = option((), "What numbered files and 4D volumes hold, in order: flair,t1,…", parse=_names)
-    resample_to: str | None = option(None, "Bring the other channels onto this one's grid.")
+    panel: ClassVar[str] = "Source"
+    volumes: Sequence[str] = option(
+        (), "Case folder, file of a case, or CHANNEL=FILE (repeat).", names=("-i", "--volume"), metavar="PATH"
+    )
+    data: Path | None = option(None, "Table of cases.", metavar="CSV")
+    split: str | None = option(None, "Only these cases of the table.", choices=SPLITS)
+    shard: Shard = option(
+        (1, 1), "Every N-th case, starting with the K-th.", usual="1/1", parse=share_of_all, metavar="K/N"
+    )
+    data_root: Path | None = option(
+        None, "Folder that paths in the table are relative to.", usual="the table's", metavar="FOLDER"
+    )
+    channels: Sequence[str] = option(
+        (), "What numbered files and 4D volumes hold, in order: flair,t1.", parse=_names, metavar="NAME,…"
+    )
+    resample_to: str | None = option(None, "Bring the other channels onto this one's grid.", metavar="CHANNEL")
 
     def check(self) -> None:
         """Raises: UsageError unless cases are named in exactly one way, and described by options of that way."""
@@ -87,10 +95,15 @@ class Source:
 class DatasetOptions:
     """What of a dataset comes into its table, and what decides where that is not clear."""
 
-    channels: Sequence[str] = option((), "Those that every case must have: t1,flair,… [the dataset's].", parse=_names)
-    seg: str | None = option(None, "Word that the names of masks end in [the dataset's].")
-    prefer: Sequence[str] = option((), "Of several images of a channel, the one called so: run-1,…", parse=_names)
-    covariates: Path | None = option(None, "Table of UK Biobank's fields, with a column eid.")
+    panel: ClassVar[str] = "Dataset"
+    channels: Sequence[str] = option(
+        (), "Those that every case must have: t1,flair.", usual="the dataset's", parse=_names, metavar="NAME,…"
+    )
+    seg: str | None = option(None, "Word that the names of masks end in.", usual="the dataset's", metavar="WORD")
+    prefer: Sequence[str] = option(
+        (), "Of several images of a channel, the one called so: run-1.", parse=_names, metavar="WORD,…"
+    )
+    covariates: Path | None = option(None, "Table of UK Biobank's fields, with a column eid.", metavar="CSV")
     skip_incomplete: bool = option(False, "Leave out cases that lack a channel.")
 
 
@@ -98,24 +111,27 @@ class DatasetOptions:
 class Model:
     """Which trained run: a folder, a name below `runs`, a registered `models:/NAME/VERSION`; or a study of folds."""
 
+    panel: ClassVar[str] = "Model"
     model: Path | None = option(
         None,
-        "Run, or study of folds: its folder or name [the newest below --runs, else `starter`].",
+        "Run, or study of folds: its folder or name.",
+        usual="the newest of its kind below --runs",
+        metavar="RUN",
+        complete="runs",
     )
-    runs: Path = option(Path("runs"), "Where to look for the newest run.")
+    runs: Path = option(Path("runs"), "Where to look for the newest run.", metavar="FOLDER")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
     """Where and how precisely the networks run, and how many samples they are given at once."""
 
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
-    precision: str | None = option(None, "auto, fp32 or bf16 [the recipe's].")
-    network_batch: int | None = option(None, "Samples in one pass of the networks [the recipe's].", min=1)
-    cluster: Cluster = option(
-        "none", "ray: share the cases among processes, of several machines by RAY_ADDRESS [none]."
-    )
-    workers: int | None = option(None, "How many, with --cluster [one a GPU, else one a CPU].", min=1)
+    panel: ClassVar[str] = "Compute"
+    device: str = option("auto", ON_DEVICE, metavar="DEVICE", choices=DEVICES)
+    precision: str | None = option(None, "Of the networks' numbers.", usual="the recipe's", choices=PRECISIONS)
+    network_batch: int | None = option(None, "Samples in one pass of the networks.", usual="the recipe's", min=1)
+    cluster: Cluster = option("none", "ray: share the cases among processes, of several machines by RAY_ADDRESS.")
+    workers: int | None = option(None, "Processes of --cluster.", usual="one a GPU, else one a CPU", min=1)
 
     def check(self) -> None:
         """Raises: UsageError for words that do not go together."""
@@ -141,17 +157,20 @@ class Compute:
 class ResultOptions:
     """What happens to results that are there and to cases that fail, and what the results are called."""
 
+    panel: ClassVar[str] = "Result"
     overwrite: bool = option(False, "Redo what is there.")
     keep_going: bool = option(False, "Go on past a bad case; OUT/failures.csv lists it.")
     pseudonymise: bool = option(False, "Results carry pseudonyms in place of the cases' names.")
-    pseudonym_key: Path | None = option(None, "File of the secret that makes the pseudonyms [RUNS/pseudonym.key].")
+    pseudonym_key: Path | None = option(
+        None, "File of the secret that makes the pseudonyms.", usual="RUNS/pseudonym.key", metavar="FILE"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResultFolder(ResultOptions):
     """Where results go, a folder for each case, and what happens to those that are there and to cases that fail."""
 
-    out: Path = option(..., "Where results go, a folder for each case.")
+    out: Path = option(..., "Where results go, a folder for each case.", names=("-o", "--out"), metavar="FOLDER")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,29 +178,42 @@ class EnsembleOptions:
     """How an ensemble of masks is drawn and fused; None is the recipe's own, or as `tune` has stored it beside the
     model (steps and members, where none of them and no other kind of samples is asked for)."""
 
-    members: int | None = option(None, "Samples in the ensemble [as tuned, else the recipe's].", min=1)
-    steps: int | None = option(None, "Denoising steps [as tuned, else the recipe's].", min=1)
+    panel: ClassVar[str] = "Sampling"
+    members: int | None = option(None, "Samples in the ensemble.", usual="as tuned, else the recipe's", min=1)
+    steps: int | None = option(None, "Denoising steps.", usual="as tuned, else the recipe's", min=1)
     seed: int = option(0, "Of all noise.")
     members_at_once: int | None = option(None, "Order of work; results do not depend on it.", min=1)
-    adaptive: bool | None = option(None, "Draw no more members than a case needs, up to --members [the recipe's].")
-    tolerance: float | None = option(None, "Of --adaptive: 1 - Dice to a mask of endless members [the recipe's].")
-    screen: bool | None = option(None, "Sample no slice of which one look says that it is empty [the recipe's].")
-    noise: str | None = option(None, "Of a member: independent in each slice, or shared by all [the recipe's].")
-    fusion: str | None = option(None, "What makes the mask of the members: mean, vote or staple [the recipe's].")
-    start_from: Path | None = option(None, "Folder of masks, CASE.nii.gz: each is noised and refined [noise alone].")
-    strength: float | None = option(
-        None, f"How far they are noised: above 0, which would keep them, to 1, which forgets them [{STRENGTH}]."
+    adaptive: bool | None = option(
+        None, "Draw no more members than a case needs, up to --members.", usual="the recipe's"
     )
-    calibrated: bool = option(False, "Also write the probability at the run's temperature.")
-    level: float = option(0.95, "Of the interval of volumes, where the model's patients are enough for one [0.95].")
+    tolerance: float | None = option(
+        None, "Of --adaptive: 1 - Dice to a mask of endless members.", usual="the recipe's"
+    )
+    screen: bool | None = option(None, "Sample no slice of which one look says that it is empty.", usual="the recipe's")
+    noise: str | None = option(
+        None, "Of a member: of its own in each slice, or one for all.", usual="the recipe's", choices=NOISES
+    )
+    fusion: str | None = option(None, "What makes the mask of the members.", usual="the recipe's", choices=FUSIONS)
+    start_from: Path | None = option(
+        None, "Masks, CASE.nii.gz: each is noised and refined.", usual="noise alone", metavar="FOLDER"
+    )
+    strength: float | None = option(
+        None, "How far they are noised: above 0, which would keep them, to 1, which forgets them.", usual=f"{STRENGTH}"
+    )
+    calibrated: bool = option(False, "Also write the probability at the run's temperature.", panel="Result")
+    level: float = option(
+        0.95, "Of the interval of volumes, where the model's patients are enough for one.", panel="Result"
+    )
     guarantee: float | None = option(
         None,
-        "fnr=0.1: also a mask that misses at most so much of a lesion, on average over patients.",
+        "Also a mask that misses at most so much of a lesion (such as fnr=0.1), on average over patients.",
         parse=_named("fnr"),
+        metavar="fnr=X",
+        panel="Result",
     )
-    save_members: bool = option(False, "Also write members/NN.nii.gz.")
+    save_members: bool = option(False, "Also write members/NN.nii.gz.", panel="Result")
     format: Format = option(
-        "nifti", "dicom-seg: also write mask.seg.dcm and probability.seg.dcm of DICOM scans [nifti]."
+        "nifti", "dicom-seg: also write mask.seg.dcm and probability.seg.dcm of DICOM scans.", panel="Result"
     )
 
     def check(self) -> None:
@@ -208,43 +240,27 @@ class EnsembleOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningOptions:
-    """Which settings are tried on which cases, and how much worse than the best the chosen one may be."""
-
-    split: str = option("val", "Its cases with a reference: train, val or test [val].")
-    steps: Sequence[int] = option((), "Denoising steps to try: 1,2,3 … [1,2,3,5,10 and the recipe's].", parse=_numbers)
-    members: Sequence[int] = option((), "Members to try: 3,5 … [3,5,10 and the recipe's].", parse=_numbers)
-    loss: float = option(0.005, "Dice that may be lost against the best of them [0.005].")
-    loss_ged2: float = option(0.05, "By how much GED² may be higher [0.05].")
-    loss_ece: float = option(0.01, "By how much the calibration error in doubt may be higher [0.01].")
-    resample_to: str | None = option(None, "Bring the other channels onto this one's grid [as trained].")
-    seed: int = option(0, "Of all noise.")
-
-    def check(self) -> None:
-        """Raises: UsageError for numbers that are none of steps or members, or a loss that is none."""
-        for name, numbers in (("--steps", self.steps), ("--members", self.members)):
-            whole = isinstance(numbers, Sequence) and all(isinstance(number, int) for number in numbers)
-            if not whole or any(number < 1 for number in numbers):
-                raise UsageError(f"{name} are no numbers of 1 or more", fix=f"write them as {name} 1,2,3")
-        for name, loss in (("--loss", self.loss), ("--loss-ged2", self.loss_ged2), ("--loss-ece", self.loss_ece)):
-            if not 0 <= loss <= 1:
-                raise UsageError(f"there is no {name} of {loss:g}", fix="use one from 0 to 1, such as 0.005")
-
-
-@dataclass(frozen=True, kw_only=True)
 class MapOptions:
     """How anomaly maps are made and cut. `overrides` lay `engine.…=…` and `findings.…=…` over the recipe."""
 
+    panel: ClassVar[str] = "Map"
     overrides: Sequence[str] = option((), "engine.…=… or findings.…=… laid over the recipe.", words="KEY=VALUE")
     threshold: Threshold | None = option(
-        None, "healthy (stored with the model), otsu, or a number [the recipe's].", parse=_threshold
+        None,
+        "healthy is stored with the model.",
+        usual="the recipe's",
+        parse=_threshold,
+        metavar="healthy|otsu|X",
     )
     guarantee: float | None = option(
         None,
-        "fp_ml=1: a threshold above which no more than so much of a healthy brain lies.",
+        "A threshold above which no more than so much of a healthy brain lies (such as fp_ml=1).",
         parse=_named("fp_ml"),
+        metavar="fp_ml=X",
     )
-    level: float | None = option(None, "Share of healthy brains of which --guarantee holds [0.9: 9 measured ones].")
+    level: float | None = option(
+        None, "Share of healthy brains of which --guarantee holds.", usual="0.9, of 9 measured ones"
+    )
     seed: int = option(0, "Of all noise, in engines that draw any.")
     baselines: bool = option(False, "Also write the maps that a method must beat, for `evaluate`.")
 
@@ -259,37 +275,3 @@ class MapOrSweep(MapOptions):
     """Maps, or settings tried on a few slices."""
 
     sweep: bool = option(False, "Write no maps; try settings of the engine on a few slices.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRun:
-    """What a training learns by, and the run folder that it goes into."""
-
-    overrides: Sequence[str] = option((), "key=value laid over the recipe.", words="KEY=VALUE")
-    config: str | None = option(None, "Recipe by name (see `info`) or path [the verb's default].")
-    out: Path | None = option(None, "Run folder [runs/TIME-RECIPE].")
-    resume: Literal["auto", "must"] | None = option(
-        None, "Go on with the unfinished run in --out [the newest of this recipe and data]; auto: or begin one."
-    )
-    init_from: str | None = option(
-        None, "A run whose weights to begin with; channels and regions may differ, the network not."
-    )
-    resample_to: str | None = option(None, "Read the other channels of every case onto this one's grid.")
-    runs: Path = option(Path("runs"), "Folder of runs, cache and MLflow store.")
-    mlflow: bool = option(True, "Mirror the run in MLflow.")
-    parent: str | None = option(None, "Name of a study whose runs stand together in MLflow.", names=())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Folds:
-    """Several trainings of one recipe, and which of them a call does."""
-
-    folds: int | None = option(
-        None, "So many trainings, each without another part of the patients; --out is their study.", min=2
-    )
-    shard: Shard = option((1, 1), "K/N: every N-th fold, starting with the K-th [1/1].", parse=_shard)
-
-    def check(self) -> None:
-        """Raises: UsageError for a share of one training."""
-        if self.folds is None and self.shard != (1, 1):
-            raise UsageError("--shard is for --folds", fix="leave it out, or say how many folds there are")

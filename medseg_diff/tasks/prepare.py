@@ -16,7 +16,7 @@ from medseg_diff.data.tables.manifest import Case, Split, draw_splits, read_mani
 from medseg_diff.data.tables.sources import SOURCES
 from medseg_diff.data.tables.sources.collect import Row, Wanted
 from medseg_diff.data.tables.sources.likeness import looks_like
-from medseg_diff.errors import ManifestError, MedsegError, Problems, UsageError
+from medseg_diff.errors import ManifestError, MedsegError, Problems, UsageError, counted
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.options import DatasetOptions
 
@@ -169,7 +169,7 @@ def _as_text(row: Row, below: Path, root: Path) -> dict[str, str]:
 def _say(out: Path, cases: Sequence[Case]) -> None:
     counts = Counter(case.split or "no split" for case in cases)
     parts = ", ".join(f"{count} {split}" for split, count in sorted(counts.items()))
-    log.info("%s: %d cases (%s)", out.name, counts.total(), parts)
+    log.info("%s: %s (%s)", out.name, counted(counts.total(), "case"), parts)
     if "no split" in counts:
         log.info("too few patients to hold any out; training holds out a tenth of the slices instead")
     marked = {case.split for case in cases if case.references}
@@ -193,8 +193,8 @@ def hold_out_last(table: Path, *, data_root: Path | None) -> None:
         row["split"] = "test" if case.patient == patients[-1] else "train"
     write_manifest(table, rows)
     log.warning(
-        "only %d patients: training on all but %s, testing on that one. Its score shows that the pipeline works, "
+        "only %s: training on all but %s, testing on that one. Its score shows that the pipeline works, "
         "not how good it would be",
-        len(patients),
+        counted(len(patients), "patient"),
         patients[-1],
     )

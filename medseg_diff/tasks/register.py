@@ -16,7 +16,7 @@ from medseg_diff.data.reading import read_labels, read_volume
 from medseg_diff.data.registration import Alignment, align
 from medseg_diff.data.tables.case import TWIN
 from medseg_diff.data.tables.manifest import Case, Manifest, read_manifest, write_manifest
-from medseg_diff.errors import ImageError, ManifestError, MedsegError, Problems, UsageError, raise_all
+from medseg_diff.errors import ImageError, ManifestError, MedsegError, Problems, UsageError, counted, raise_all
 from medseg_diff.files import clean, read_facts, sha256_of, write_json
 from medseg_diff.reporting.registration import Shown, draw_registration
 from medseg_diff.tasks.parallel import in_parallel
@@ -74,7 +74,7 @@ def register_cases(
         for warning in found.warnings:
             log.warning("[%s] %s", case.name, warning)
     if done:
-        log.info("%s registered already", "1 case was" if done == 1 else f"{done} cases were")
+        log.info("%s registered already", f"{counted(done, 'case')} {'was' if done == 1 else 'were'}")
     raise_all(problems)
     write_manifest(out, _rows(manifest, folder, out))
     log.info("look at %s/*/%s before training", folder.name, PICTURE)

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from medseg_diff.data.tables.case import SPLITS
 from medseg_diff.errors import UsageError
 from medseg_diff.tasks.keywords import option
+from medseg_diff.tasks.options import PRECISIONS
 
 HELD_OUT = ("val", "test")
 
@@ -15,22 +17,37 @@ HELD_OUT = ("val", "test")
 class SynthesisOptions:
     """How many scans, who they are of or whose masks they are painted into, and how they are drawn; None is the usual."""
 
-    covariates: Sequence[str] = option((), "Covariates asked for: ventricle_volume_ml=40 …", words="NAME=VALUE")
-    number: int | None = option(None, "How many scans [8]; with --masks, of each mask [1].", min=1)
-    masks: Path | None = option(None, "Table of cases (CSV): scans are painted into their masks, the column seg.")
-    split: str | None = option(None, "Only train, val or test of --masks.")
-    data_root: Path | None = option(None, "Folder that paths of --masks are relative to [the table's].")
-    enhance: Path | None = option(None, "Run of train-enhance: scans are drawn at its finer resolution.")
-    age: float | None = option(None, "Age in years, the covariate age_years.")
-    sex: str | None = option(None, "F or M, the covariate sex.")
+    panel: ClassVar[str] = "Scans"
+    covariates: Sequence[str] = option((), "Covariates asked for, such as ventricle_volume_ml=40.", words="NAME=VALUE")
+    number: int | None = option(None, "How many scans; with --masks, of each mask.", usual="8; with --masks 1", min=1)
+    masks: Path | None = option(
+        None, "Table of cases: scans are painted into their masks, the column seg.", metavar="CSV"
+    )
+    split: str | None = option(None, "Only these cases of --masks.", choices=SPLITS)
+    data_root: Path | None = option(
+        None, "Folder that paths of --masks are relative to.", usual="the table's", metavar="FOLDER"
+    )
+    enhance: Path | None = option(
+        None, "Run of train-enhance: scans are drawn at its finer resolution.", metavar="RUN", panel="Model"
+    )
+    age: float | None = option(None, "Age in years, the covariate age_years.", metavar="YEARS")
+    sex: str | None = option(None, "The covariate sex.", choices=("F", "M"))
     unconditional: bool = option(False, "Scans of anybody: covariates are left out.")
-    guidance: float | None = option(None, "1: covariates or mask as learned; more exaggerates them [the recipe's].")
-    steps: int | None = option(None, "Denoising steps [the recipe's].", min=1)
-    limit: float | None = option(None, "How far values may go where guidance exaggerates [the recipe's].")
-    seed: int = option(0, "Of all noise.")
-    precision: str | None = option(None, "auto, fp32 or bf16 [the recipe's].")
-    network_batch: int | None = option(None, "Samples in one pass of the networks [the recipe's].", min=1)
-    overwrite: bool = option(False, "Redo what is there.")
+    guidance: float | None = option(
+        None, "1: covariates or mask as learned; more exaggerates them.", usual="the recipe's", panel="Sampling"
+    )
+    steps: int | None = option(None, "Denoising steps.", usual="the recipe's", min=1, panel="Sampling")
+    limit: float | None = option(
+        None, "How far values may go where guidance exaggerates.", usual="the recipe's", panel="Sampling"
+    )
+    seed: int = option(0, "Of all noise.", panel="Sampling")
+    precision: str | None = option(
+        None, "Of the networks' numbers.", usual="the recipe's", choices=PRECISIONS, panel="Compute"
+    )
+    network_batch: int | None = option(
+        None, "Samples in one pass of the networks.", usual="the recipe's", min=1, panel="Compute"
+    )
+    overwrite: bool = option(False, "Redo what is there.", panel="Result")
 
     def check(self) -> None:
         """Raises: UsageError for words that are no NAME=VALUE, and for what does not go together."""
@@ -73,10 +90,14 @@ class SynthesisOptions:
 class EnhancementOptions:
     """How scans are drawn at a finer resolution; None is the recipe's own."""
 
-    draws: int = option(1, "Samples whose mean is written: one is sharp, many are exact [1].", min=1)
-    steps: int | None = option(None, "Denoising steps [the recipe's].", min=1)
+    panel: ClassVar[str] = "Sampling"
+    draws: int = option(1, "Samples whose mean is written: one is sharp, many are exact.", min=1)
+    steps: int | None = option(None, "Denoising steps.", usual="the recipe's", min=1)
     condition_noise: int | None = option(
-        None, "Time of the schedule that the scan is noised to first: more bears worse scans [the recipe's].", min=0
+        None,
+        "Time of the schedule that the scan is noised to first: more bears worse scans.",
+        usual="the recipe's",
+        min=0,
     )
     seed: int = option(0, "Of all noise.")
 
@@ -90,14 +111,21 @@ def _scales(word: str) -> tuple[float, ...]:
 class AuditOptions:
     """How much is drawn, at which guidance, and which real scans it is compared with."""
 
-    number: int = option(100, "Scans drawn for each covariate [100].", min=4)
-    guidance: Sequence[float] = option((), "Scales of guidance to try: 1,2,4 … [the recipe's].", parse=_scales)
-    split: str = option("test", "Real scans to compare with: val or test [test].")
-    real: int = option(200, "At most so many of them, and of those trained on [200].", min=4)
-    steps: int | None = option(None, "Denoising steps [the recipe's].", min=1)
+    panel: ClassVar[str] = "Sampling"
+    number: int = option(100, "Scans drawn for each covariate.", min=4)
+    guidance: Sequence[float] = option(
+        (), "Scales of guidance to try.", usual="the recipe's", parse=_scales, metavar="X,…"
+    )
+    split: str = option("test", "Real scans to compare with.", choices=HELD_OUT, panel="Source")
+    real: int = option(200, "At most so many of them, and of those trained on.", min=4, panel="Source")
+    steps: int | None = option(None, "Denoising steps.", usual="the recipe's", min=1)
     seed: int = option(0, "Of all noise.")
-    precision: str | None = option(None, "auto, fp32 or bf16 [the recipe's].")
-    network_batch: int | None = option(None, "Samples in one pass of the networks [the recipe's].", min=1)
+    precision: str | None = option(
+        None, "Of the networks' numbers.", usual="the recipe's", choices=PRECISIONS, panel="Compute"
+    )
+    network_batch: int | None = option(
+        None, "Samples in one pass of the networks.", usual="the recipe's", min=1, panel="Compute"
+    )
 
     def check(self) -> None:
         """Raises: UsageError for scales that are none, or a split that there is none of."""

@@ -12,7 +12,7 @@ from medseg_diff.data.survey import NO_SPLIT, CaseFacts, facts_of, mixed_convent
 from medseg_diff.data.tables.columns import doubtful_columns
 from medseg_diff.data.tables.manifest import Case, scan_manifest
 from medseg_diff.data.tables.sources.brats import ENHANCING
-from medseg_diff.errors import ExitCode, ManifestError, MedsegError, Problems
+from medseg_diff.errors import ExitCode, ManifestError, MedsegError, Problems, counted
 from medseg_diff.tasks.parallel import in_parallel
 
 SHOWN_GRIDS, SHOWN_LABELS = 5, 12
@@ -38,18 +38,18 @@ class Report:
     def lines(self) -> list[str]:
         """The table of cases in a few lines."""
         table = self.table
-        counted = [f"{split} {count}" for split, count in table["splits"].items() if split != NO_SPLIT]
-        splits = ", ".join(counted) or NO_SPLIT
-        lines = [f"{_of('case', table['cases'])} of {_of('patient', table['patients'])}: {splits}"]
+        parts = [f"{split} {count}" for split, count in table["splits"].items() if split != NO_SPLIT]
+        splits = ", ".join(parts) or NO_SPLIT
+        lines = [f"{counted(table['cases'], 'case')} of {counted(table['patients'], 'patient')}: {splits}"]
         counts = {**table["channels"], "seg": table["references"]}
         parts = [name if count == table["cases"] else f"{name} ({count})" for name, count in counts.items() if count]
         lines.append(f"  channels  {', '.join(parts)}")
         grids = [
-            f"{grid}: {_of('case', each['cases'])}, {_range(each)} voxels" for grid, each in table["grids"].items()
+            f"{grid}: {counted(each['cases'], 'case')}, {_range(each)} voxels" for grid, each in table["grids"].items()
         ]
         lines += _listed("grid", grids, SHOWN_GRIDS)
         labels = [
-            f"{label}: {_of('case', each['cases'])}, median {each['median_ml']:.3g} ml "
+            f"{label}: {counted(each['cases'], 'case')}, median {each['median_ml']:.3g} ml "
             f"({each['smallest_ml']:.3g} to {each['largest_ml']:.3g} ml)"
             for label, each in table["labels"].items()
         ]
@@ -149,10 +149,6 @@ def _copies(case: str, digests: Mapping[str, bytes], file: str, seen: dict[bytes
             fix = "keep one of the two cases; the same scan in both is leakage"
             found.append(ManifestError(said, fix=fix, case=case, channel=channel, file=file))
     return found
-
-
-def _of(what: str, count: int) -> str:
-    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def _range(grid: Mapping[str, Any]) -> str:

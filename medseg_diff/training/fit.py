@@ -149,6 +149,14 @@ class Learners(dict[str, "Learner"]):
         return {name: learner.average.module for name, learner in self.items()}
 
     @property
+    def rates(self) -> dict[str, float]:
+        """`learning_rate` of the last update; where models learn at rates of their own, of each `learning_rate_MODEL`."""
+        found = {name: float(learner.raw.param_groups[0]["lr"]) for name, learner in self.items()}
+        if len(set(found.values())) == 1:
+            return {"learning_rate": next(iter(found.values()))}
+        return {f"learning_rate_{name}": rate for name, rate in found.items()}
+
+    @property
     def skipped(self) -> Tensor:
         """Updates in a row that were left out, of the model that has it worst."""
         return torch.stack([learner.skipped for learner in self.values()]).max()

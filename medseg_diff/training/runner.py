@@ -7,7 +7,7 @@ import torch
 
 from medseg_diff.console import bar, log
 from medseg_diff.data.datasets.batch import LOST_WORKER, Key, SeededDraws, batches
-from medseg_diff.errors import Diverged, Preempted
+from medseg_diff.errors import Diverged, Preempted, counted
 from medseg_diff.files import check_room, write_json
 from medseg_diff.training.checkpoint import Checkpoint, Checkpoints, Environment, Identity, Mark
 from medseg_diff.training.fit import Learners, Progress, fit
@@ -59,7 +59,7 @@ class Course:
         """
         there, steps = self.checkpoints.mark(), self.phase.settings.steps
         if there and there.step >= steps:
-            log.info("%s: all %d steps are done", self.phase.name, steps)
+            log.info("%s: done, all %s", self.phase.name, counted(steps, "step"))
             return
         phase, fabric = self.phase, self.bench.fabric
         self.learners = Learners(phase.objective, phase.settings, fabric, settings_of=phase.settings_of)
@@ -87,6 +87,8 @@ class Course:
         if found is None:
             self.bench.fabric.barrier()  # nobody writes before everybody has looked
             self._save(0)
+            if self.chief:
+                self._draw(Progress(0, {}, self.learners.averages))  # MLflow's card opens on step 0
             return
         self._restore(found)
         log.info("%s: going on from step %d of %d", self.phase.name, self.mark.step, self.phase.settings.steps)
@@ -128,7 +130,7 @@ class Course:
             numbers |= self._validate(progress, numbers)
         numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
         if self.chief and (validating or step % LOG_EVERY == 0):
-            named = {f"{self.phase.prefix}{name}": value for name, value in numbers.items()}
+            named = {f"{self.phase.prefix}{name}": value for name, value in (numbers | self.learners.rates).items()}
             self.bench.run.log(step, named)
             self.watchers.tell(lambda watcher: watcher.metrics(step, named))
         if saving:
@@ -149,13 +151,17 @@ class Course:
             self.mark = self.mark.but(best=score)
             if phase.better:
                 run.note(**{f"{phase.prefix}best_step": step, f"{phase.prefix}best_{phase.better}": score})
-        if phase.draw:
-            picture = run.trajectory(phase.name, step)
-            phase.draw(progress, picture.path)
-            self.watchers.tell(lambda watcher: watcher.trajectory(picture))
+        self._draw(progress)
         said = {"loss": numbers["loss"]} | ({phase.better: score} if phase.better else {})
         log.info("step %d: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in said.items()))
         return found
+
+    def _draw(self, progress: Progress) -> None:
+        """The denoising trajectory of this moment, where the phase draws any."""
+        if self.phase.draw:
+            picture = self.bench.run.trajectory(self.phase.name, progress.step)
+            self.phase.draw(progress, picture.path)
+            self.watchers.tell(lambda watcher: watcher.trajectory(picture))
 
     def _save(self, step: int) -> None:
         """A checkpoint of this moment, from which the counting of rollbacks starts anew."""

@@ -9,10 +9,11 @@ from medseg_diff.diffusion.condition import Condition
 from medseg_diff.diffusion.hiding import shown
 from medseg_diff.diffusion.noise import SeededNoise
 from medseg_diff.errors import ConfigError, MedsegError
+from medseg_diff.files import configs_folder
 from medseg_diff.methods.anomaly.engine import Comparison, Networks
 from medseg_diff.methods.anomaly.inversion import healthy_label
 from medseg_diff.recipes.anomaly import AnomalyRecipe
-from medseg_diff.recipes.lookup import configs_folder, load_recipe, recipe_names
+from medseg_diff.recipes.lookup import load_recipe, recipe_names
 from medseg_diff.settings import parse_settings, read_yaml, write_yaml
 
 NAMES = recipe_names("anomaly")

@@ -7,8 +7,9 @@ import torch
 
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.errors import ConfigError, MedsegError, UsageError
+from medseg_diff.files import configs_folder
 from medseg_diff.methods.components import Findings
-from medseg_diff.recipes.lookup import RECIPES, configs_folder, load_recipe, recipe_names
+from medseg_diff.recipes.lookup import RECIPES, load_recipe, recipe_names
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.settings import parse_settings, read_yaml, write_yaml
 

@@ -7,7 +7,8 @@ import torch
 
 from medseg_diff.diffusion import Condition
 from medseg_diff.errors import ConfigError, Problems, UsageError
-from medseg_diff.recipes.lookup import configs_folder, load_recipe, recipe_names
+from medseg_diff.files import configs_folder
+from medseg_diff.recipes.lookup import load_recipe, recipe_names
 from medseg_diff.recipes.synthesis import SynthesisRecipe
 from medseg_diff.settings import parse_settings, read_yaml, write_yaml
 from medseg_diff.spaces import PLAIN
@@ -85,7 +86,7 @@ def test_what_does_not_fit_is_refused_in_one_line(override, said):
         ("regions={lesion: [1, 2], core: [1]}", "label 1 stands in two"),
         ("other_labels=[2]", "label 2 stands in two"),
         ("network.map_channels=5", "network.map_channels follows from regions"),
-        ("network.kind=monai_unet", "kind is unet or spade"),
+        ("network.kind=monai_unet", "kind is unet, spade or generator"),
         ("space={kind: latent, passes: 2}", "space.passes is 0 where there are regions"),
         ("sampling.guidance=3.0 covariate_dropout=0", "covariate_dropout above 0"),
     ],
@@ -95,6 +96,31 @@ def test_a_mask_that_cannot_be_painted_is_refused_in_one_line(override, said):
         overrides = override.split(" ") if "{" not in override else [override]
         load_recipe("quick/mask_to_mr", task="synthesise", overrides=overrides)
     assert said in str(error.value).replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("view.size=[40,48,44]", "network.widths: sides are multiples of 8 from 24 on, not 40×48×44"),
+        ("view.size=[40,48,16]", "network.widths: sides are multiples of 8 from 24 on, not 40×48×16"),
+        ("network.size=[40,48,48]", "network.size follows from view.size"),
+        ("adversarial=null", "set adversarial={}"),
+        ("adversarial.encoder.code=3", "`adversarial.encoder.code`"),
+        ("network={kind: unet}", "adversarial is for network.kind generator"),
+        ("covariates=[age_years]", "is conditioned on nothing"),
+        ("regions={lesion: [1]}", "is conditioned on nothing"),
+        ("space={kind: latent}", "leave space and noise as they are"),
+        ("noise={kind: coarse}", "leave space and noise as they are"),
+        ("schedule.length=10", "set schedule.length=1 and denoiser.target=clean"),
+        ("denoiser.target=noise", "set schedule.length=1 and denoiser.target=clean"),
+        ("sampling.steps=2", "2 sampling steps, but the schedule has 1"),
+        ("sampling.guidance=2.0", "sampling.guidance needs covariates"),
+    ],
+)
+def test_what_is_no_gan_is_refused_in_one_line(override, said):
+    with pytest.raises((ConfigError, Problems)) as error:
+        load_recipe("quick/vae_gan", task="synthesise", overrides=[override])
+    assert said in str(error.value) and "\n" not in str(error.value)
 
 
 def test_regions_are_the_channels_of_the_mask_in_either_space():

@@ -6,19 +6,67 @@ import pytest
 from matplotlib.image import imread
 
 from medseg_diff.errors import UsageError
+from medseg_diff.reporting import curves
 from medseg_diff.reporting.curves import draw_skill, draw_sweep, training_curves
+from medseg_diff.reporting.panels import save_png
 from medseg_diff.run import Point
 
+LOSS = [Point(step, "loss", 1 / (step + 1)) for step in range(80)]
+DICE = [Point(step, "val_dice", 0.8 + step / 1000) for step in range(0, 80, 20)]
 
-def test_training_curves_show_loss_and_dice_and_nothing_else(tmp_path):
-    loss = [Point(step, "loss", 1 / (step + 1)) for step in range(80)]
-    dice = [Point(step, "validation_dice", step / 100) for step in range(0, 80, 20)]
-    rate = [Point(step, "learning_rate", 1e-3) for step in range(80)]
-    training_curves(loss + dice, tmp_path / "both.png")
-    training_curves(loss + rate + dice, tmp_path / "more.png")
-    training_curves([*loss, Point(80, "loss", math.nan)], tmp_path / "loss.png")
-    assert (tmp_path / "both.png").read_bytes() == (tmp_path / "more.png").read_bytes()
-    assert imread(tmp_path / "both.png").shape[1] == 2 * imread(tmp_path / "loss.png").shape[1]
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """Draws numbers → for each panel its label and the names of its curves, dashed ones with a mark."""
+    figures = []
+    monkeypatch.setattr(curves, "save_png", lambda figure, path: (figures.append(figure), save_png(figure, path)))
+
+    def draw(numbers):
+        training_curves(numbers, tmp_path / "training.png")
+        assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
+        return {
+            axes.get_ylabel(): [
+                line.get_label() + ("  --" if line.get_linestyle() == "--" else "")
+                for line in axes.get_lines()
+                if not line.get_label().startswith("_")
+            ]
+            for axes in figures[-1].axes
+        }
+
+    return draw
+
+
+def test_training_curves_show_loss_quality_rate_and_speed(drawn):
+    more = [Point(20, "val_loss", 0.1), Point(20, "learning_rate", 1e-3), Point(20, "steps a second", 8.0)]
+    assert drawn([*LOSS, *DICE, *more, Point(20, "memory", 3.0), Point(80, "loss", math.nan)]) == {
+        "Loss": ["loss, mean of 5", "val_loss  --"],
+        "Dice": ["val_dice  --"],
+        "Learning rate": ["learning_rate"],
+        "Steps a second": ["steps a second"],
+    }
+    assert drawn(LOSS) == {"Loss": ["loss, mean of 5"]}
+
+
+def test_of_two_curves_that_are_one_one_is_drawn(drawn):
+    double = [Point(point.step, "loss_simple", point.value) for point in LOSS[:30]]
+    assert drawn([*LOSS[:30], *double]) == {"Loss": ["loss"]}
+    other = [Point(point.step, "loss_simple", point.value / 2) for point in LOSS[:30]]
+    assert drawn([*LOSS[:30], *other]) == {"Loss": ["loss", "loss_simple"]}
+
+
+def test_the_losses_of_two_phases_stand_in_panels_of_their_own(drawn):
+    values = {"denoiser_loss": -1, "denoiser_val_loss": -2, "classifier_loss": 1, "classifier_val_auroc": 0.9}
+    assert drawn([Point(step, name, value) for name, value in values.items() for step in (1, 2)]) == {
+        "Loss of the denoiser": ["denoiser_loss", "denoiser_val_loss  --"],
+        "Loss of the classifier": ["classifier_loss"],
+        "Accuracy and AUROC": ["classifier_val_auroc  --"],
+    }
+
+
+def test_the_same_numbers_give_the_same_picture(tmp_path):
+    for name in ("a.png", "b.png"):
+        training_curves([*LOSS, *DICE], tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 @pytest.mark.parametrize("numbers", [[], [Point(1, "learning_rate", 0.1)]])

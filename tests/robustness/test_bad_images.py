@@ -273,7 +273,7 @@ SOUND_ONES = {
 def test_what_looks_odd_but_is_sound_goes_through(call, table, tmp_path, name):
     (tmp_path / name).write_bytes(SOUND_ONES[name])
     code, out, err = call("validate", "--data", table(f"case,t1\np1,{name}\n"))
-    assert (code, err) == (0, "") and "1 cases, no problem" in out
+    assert (code, err) == (0, "") and "1 case, no problem" in out
 
 
 def test_metaimage_and_nrrd_are_read_as_simpleitk_reads_them(tmp_path):

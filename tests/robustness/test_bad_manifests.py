@@ -186,7 +186,7 @@ GOOD = {
 @pytest.mark.parametrize("how", GOOD)
 def test_what_editors_write_is_read(call, table, how):
     code, out, err = call("validate", "--data", table(GOOD[how], a__nii=A))
-    assert (code, err) == (0, "") and "\n1 cases, no problem" in out
+    assert (code, err) == (0, "") and "\n1 case, no problem" in out
 
 
 def test_names_that_look_alike_to_a_number_stay_apart(call, table):

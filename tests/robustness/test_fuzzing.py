@@ -183,7 +183,7 @@ def check_weights(content: bytes, path: Path) -> None:
 
 
 def recipes() -> list[bytes]:
-    from medseg_diff.recipes.lookup import configs_folder
+    from medseg_diff.files import configs_folder
 
     return [path.read_bytes() for path in sorted((configs_folder() / "segment").rglob("*.yaml"))]
 

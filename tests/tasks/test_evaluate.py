@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,12 @@ def test_the_summary_has_the_promised_shape_and_is_what_was_written(study):
     summary = study.evaluate()
     assert json.loads((study.predictions / "metrics.json").read_text()) == summary
     assert {"schema", "task", "data", "cases", "metrics", "baselines", "conventions"} <= set(summary)
-    assert (summary["schema"], summary["task"], summary["data"], summary["cases"]) == (1, "segment", "brains", 2)
+    assert (summary["schema"], summary["task"], Path(summary["data"]).name, summary["cases"]) == (
+        1,
+        "segment",
+        "brains",
+        2,
+    )
     assert set(summary["metrics"]) >= KEYS
     for metric in summary["metrics"].values():
         assert set(metric) == {"value", "low", "high", "unit", "over", "cases"}
@@ -41,7 +47,7 @@ def test_only_splits_with_predictions_are_measured_unless_one_is_named(study):
     study.add("a", split="test").predict("a").add("b", split="train")
     summary = study.evaluate()
     assert (summary["cases"], summary["split"]) == (1, "test")
-    with pytest.raises(UsageError, match="1 of 1 cases have no complete result: b"):
+    with pytest.raises(UsageError, match="no complete result of 1 of 1 case: b"):
         study.evaluate(split="train")
     with pytest.raises(ManifestError, match="no case has split val"):
         study.evaluate(split="val")
@@ -52,7 +58,7 @@ def test_only_splits_with_predictions_are_measured_unless_one_is_named(study):
 def test_missing_predictions_are_all_named(study):
     study.add("a").predict("a").add("b").add("c").predict("c")
     (study.predictions / "c" / "mask.nii.gz").unlink()
-    with pytest.raises(UsageError, match="2 of 3 cases have no complete result: b, c"):
+    with pytest.raises(UsageError, match="no complete result of 2 of 3 cases: b, c"):
         study.evaluate()
 
 
@@ -83,7 +89,7 @@ def test_a_folder_of_other_cases_is_refused(study, tmp_path):
 
 def test_cases_without_reference_are_refused_by_name(study):
     study.add("a", seg=None).predict("a")
-    with pytest.raises(ManifestError, match="no reference: a"):
+    with pytest.raises(ManifestError, match="no reference of 1 of 1 case: a"):
         study.evaluate()
 
 

@@ -146,12 +146,12 @@ def test_ours_and_theirs_are_compared_by_our_regions(study, caplog):
 def test_cases_without_a_mask_are_named_and_may_be_left_out(study, caplog):
     folder = write(study, "a.nii.gz", OURS)
     write(study, "of_nobody.nii.gz", OURS)
-    with pytest.raises(UsageError, match=r"1 of 2 cases have no complete result: b. Fix: .*--allow-missing"):
+    with pytest.raises(UsageError, match=r"no complete result of 1 of 2 cases: b. Fix: .*--allow-missing"):
         measured(folder, study)
     with caplog.at_level(logging.INFO):
         summary = measured(folder, study, allow_missing=True)
     assert (summary["cases"], summary["missing"]) == (1, ["b"])
-    assert "no complete result: b; they are left out" in caplog.text
+    assert "no complete result of 1 of 2 cases: b; they are left out" in caplog.text
     assert "of no case of brains.csv: of_nobody" in caplog.text
     (folder / "a.nii.gz").unlink()
     with pytest.raises(UsageError, match=r"no case of brains.csv has a result in theirs \(there: of_nobody\)"):

@@ -12,7 +12,10 @@ from lightning_fabric.strategies import SingleDeviceStrategy
 from medseg_diff.data.datasets.batch import Batch
 from medseg_diff.diffusion.denoiser import DenoiserSettings
 from medseg_diff.diffusion.hiding import Box, Patches
+from medseg_diff.diffusion.schedule import NoiseSchedule
+from medseg_diff.networks.generators import GeneratorSettings
 from medseg_diff.networks.unet import UNetSettings
+from medseg_diff.training.adversarial import Adversarial, AdversarialSettings, LikenessSettings
 from medseg_diff.training.classification import NoisyClassification
 from medseg_diff.training.denoising import Denoising, HiddenTissue, ImageAndLabel, ImageOnItself, MaskAndImage
 from medseg_diff.training.fit import FitSettings, fit
@@ -27,6 +30,12 @@ def learning(name):
         said = DenoiserSettings(**settings)
         made = network.build(dims=2, channels=2, outputs=2 * said.outputs, image_channels=shown)
         return Denoising(said.around(made, SCHEDULE), pair, seed=0)
+
+    def adversarial(settings):
+        network = GeneratorSettings(latent=3, widths=(8, 8), groups=4, size=(8, 6))
+        made = DenoiserSettings(target="clean").around(network.build(dims=2, channels=2, outputs=2), ONE_STEP)
+        encoder = network.encoder(channels=2) if settings.encoder else None
+        return Adversarial(made, network.discriminator(channels=2), settings, latent=3, seed=0, encoder=encoder)
 
     return {
         "masks with a prior": lambda: denoising(
@@ -45,14 +54,18 @@ def learning(name):
             HiddenTissue(Patches(4.0)), shown=3, target="clean", learned_deviation=True
         ),
         "a hidden box": lambda: denoising(HiddenTissue(Box(0.5)), shown=3, target="noise"),
+        "a generator": lambda: adversarial(AdversarialSettings()),
+        "a generator and an encoder": lambda: adversarial(AdversarialSettings(encoder=LikenessSettings())),
         "noisy classifier": lambda: NoisyClassification(CLASSIFIER.build(dims=2, channels=2), SCHEDULE, seed=0),
     }[name]()
 
 
+ONE_STEP = NoiseSchedule(length=1)
 LESSONS = (
     "masks with a prior", "masks, learned variance", "images and labels", "images and their code", "hidden patches",
     "a hidden box", "noisy classifier",
 )  # fmt: skip
+IN_TURNS = ("a generator", "a generator and an encoder")
 BATCH = Batch(torch.zeros(4, 2, 8, 6), torch.ones(4, 2, 8, 6), torch.tensor([0, 1, 0, 1]))
 
 
@@ -65,10 +78,11 @@ class AnyPlace(CPUAccelerator):
 
 def bring_levels(card):
     """The table of levels is copied once in a training, when a time is first looked up."""
-    SCHEDULE.level(torch.ones(1, dtype=torch.long, device=card.device))
+    for schedule in (SCHEDULE, ONE_STEP):
+        schedule.level(torch.ones(1, dtype=torch.long, device=card.device))
 
 
-@pytest.mark.parametrize("name", LESSONS)
+@pytest.mark.parametrize("name", (*LESSONS, *IN_TURNS))
 def test_a_training_step_never_waits(card, name):
     """Loss, optimiser, clipping and moving average, two updates; the batch comes from the host."""
     objective = learning(name)

@@ -169,7 +169,7 @@ def test_the_break_shows_in_nothing_but_the_log(place, uninterrupted, tmp_path, 
         with monkeypatch.context() as patch, pytest.raises(Killed):
             kill_after(patch, step)
             train(place, tmp_path / "run", resume=resume)
-    assert (tmp_path / "run/metrics.csv").read_text().count("loss,") == 7
+    assert (tmp_path / "run/metrics.csv").read_text().count(",loss,") == 7
     run = train(place, tmp_path / "run", resume="auto")
     assert contents(run) == uninterrupted["2D"]
     assert "segmentation: going on from step 0 of 8" in caplog.text

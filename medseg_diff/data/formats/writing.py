@@ -27,6 +27,21 @@ def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray, *, code: in
     The same voxels give the same bytes. The affine is kept as sform to float32, and as qform where that can say the same.
     Raises: EnvironmentFault where the file cannot be written.
     """
+    content = nifti_bytes(voxels, affine, code=code)
+    files.write_bytes(path, packed(content, voxels) if path.name.endswith(".gz") else content)
+
+
+def packed(content: bytes, voxels: np.ndarray) -> bytes:
+    """A NIfTI file of these voxels as .gz, without name or time."""
+    strategy = zlib.Z_DEFAULT_STRATEGY if voxels.flat[0] else zlib.Z_RLE
+    packer = zlib.compressobj(COMPRESSION, wbits=31, strategy=strategy)
+    return packer.compress(content) + packer.flush()
+
+
+def nifti_bytes(
+    voxels: np.ndarray, affine: np.ndarray, *, code: int = 1, slope: float = 1.0, offset: float = 0.0
+) -> bytes:
+    """A NIfTI-1 file whose values are `slope` times the voxels plus `offset`; the rest as `write_volume`."""
     from nibabel.nifti1 import Nifti1Header
 
     assert voxels.dtype.name in WRITABLE, voxels.dtype
@@ -42,12 +57,8 @@ def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray, *, code: in
     header.set_qform(affine, code=code, strip_shears=True)
     if corner_distance(header.get_qform(), affine, voxels.shape) > QFORM_MM:
         header["qform_code"] = 0
-    header.set_slope_inter(1.0, 0.0)
+    header.set_slope_inter(slope, offset)
     header["magic"] = b"n+1"
     header["vox_offset"] = HEADER_BYTES
-    content = header.binaryblock + b"\0\0\0\0" + voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).tobytes("F")
-    if path.name.endswith(".gz"):
-        strategy = zlib.Z_DEFAULT_STRATEGY if voxels.flat[0] else zlib.Z_RLE
-        packer = zlib.compressobj(COMPRESSION, wbits=31, strategy=strategy)  # a .gz without name or time
-        content = packer.compress(content) + packer.flush()
-    files.write_bytes(path, content)
+    values = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).tobytes("F")
+    return bytes(header.binaryblock) + b"\0\0\0\0" + values

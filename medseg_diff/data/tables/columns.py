@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from medseg_diff.data.tables.channel_names import SYNONYMS, channel_called
 from medseg_diff.data.tables.manifest import Case, Manifest
 from medseg_diff.data.tables.sources.collect import in_short
+from medseg_diff.errors import counted
 
 REFERENCES = ("mask", "segmentation", "lesion", "lesions", "annotation", "groundtruth", "gt", "reference", "roi")
 
@@ -28,4 +29,4 @@ def _uneven(cases: Sequence[Case]) -> Iterator[str]:
     columns = {case.name: (*case.channels, *(["seg"] if case.seg else [])) for case in cases}
     for column in dict.fromkeys(name for each in columns.values() for name in each):
         if lacking := [case for case, each in columns.items() if column not in each]:
-            yield f"{len(lacking)} of {len(cases)} cases have no {column}: {in_short(lacking)}"
+            yield f"no {column} of {len(lacking)} of {counted(len(cases), 'case')}: {in_short(lacking)}"

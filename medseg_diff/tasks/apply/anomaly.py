@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medseg_diff.console import log
+from medseg_diff.console import log, timed
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.errors import UsageError
 from medseg_diff.files import check_writable
@@ -22,6 +22,7 @@ from medseg_diff.tasks.apply.sharing import Shared, do_cases
 from medseg_diff.tasks.apply.sweep import check_options, sweep_anomaly
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.options import Compute, MapOptions, MapOrSweep, Model, ResultFolder, Source
+from medseg_diff.tracking.attaching import attach_trials
 
 # In every case of one folder.
 SAME = ("sha256", "classifier_sha256", "recipe_sha256", "calibration_sha256", "engine", "findings", "seed")
@@ -46,13 +47,16 @@ def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOrSwee
     if maps.sweep and len(found.runs) > 1:
         said = f"--sweep tries settings of one run, and {found.name} is a study of {len(found.runs)}"
         raise UsageError(said, fix=f"name one of them, such as --model {found.name}/{found.runs[0].name}")
-    ensemble = open_ensemble(found, compute=compute.here, overrides=maps.overrides, seed=maps.seed)
+    with timed("model opened"):
+        ensemble = open_ensemble(found, compute=compute.here, overrides=maps.overrides, seed=maps.seed)
     say(ensemble)
     cases = find_cases(source, ensemble.recipe.channels, task="anomaly", runs=model.runs)
     warn_of_other_grid(ensemble.recipe, source.resample_to)
     if maps.sweep:
         with grid_as_trained(ensemble.recipe):
-            return [sweep_anomaly(cases, ensemble.systems[0], results.out, resample_to=source.resample_to)]
+            swept = sweep_anomaly(cases, ensemble.systems[0], results.out, resample_to=source.resample_to)
+        attach_trials(found.runs[0], store=model.runs, sweep=swept / "sweep.csv")
+        return [swept]
     given = given_by(source, cases)
     opened = partial(AnomalyMapping.opened, found, compute, replace(given, cases=[]), results, maps, runs=model.runs)
     return map_cases(given, ensemble, results, maps, runs=model.runs, shared=Shared(compute.sharing, opened))

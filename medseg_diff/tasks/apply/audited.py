@@ -14,7 +14,7 @@ from medseg_diff.data.tables.case import Case
 from medseg_diff.data.transforms import prepare_case
 from medseg_diff.data.views import AxialSlices, fit_to
 from medseg_diff.device import autocast
-from medseg_diff.errors import ManifestError
+from medseg_diff.errors import ManifestError, counted
 from medseg_diff.evaluation.synthesis import (
     BY_INTENSITY,
     INTENSITY,
@@ -160,5 +160,5 @@ def check_splits(cases: Mapping[str, Sequence[Case]], file: str) -> None:
     """Raises: ManifestError where a split has fewer cases than a correlation needs."""
     for name, each in cases.items():
         if len(each) < FEWEST:
-            found = f"{len(each)} cases have split `{name}`, which is too few to compare with"
+            found = f"{counted(len(each), 'case')} of split `{name}`: too few to compare with"
             raise ManifestError(found, fix="choose another --split, or a larger table", file=file)

@@ -8,13 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from medseg_diff.console import bar, log
+from medseg_diff.console import bar, log, timed
 from medseg_diff.data.formats import nifti
 from medseg_diff.data.formats.size import size_in_memory
 from medseg_diff.data.formats.stream import first_bytes
 from medseg_diff.data.results import FACTS
 from medseg_diff.data.tables.manifest import Case
-from medseg_diff.errors import EnvironmentFault, ExitCode, MedsegError, OutOfMemory, UsageError, is_out_of_memory
+from medseg_diff.errors import (
+    EnvironmentFault,
+    ExitCode,
+    MedsegError,
+    OutOfMemory,
+    UsageError,
+    counted,
+    is_out_of_memory,
+)
 from medseg_diff.files import check_room, clean
 from medseg_diff.locking import claimed
 from medseg_diff.tasks.apply.case_folder import Identity, OtherScan, is_complete, made_anew, source_of, tell
@@ -140,7 +148,7 @@ class Results:
                     failures.forget(self.called(case.name))
                 advance(note=case.name)
         if bad:
-            log.warning("%d of %d cases could not be done: see %s", len(bad), len(cases), failures.path)
+            log.warning("%d of %s could not be done: see %s", len(bad), counted(len(cases), "case"), failures.path)
             raise next((error for error in bad if error.exit_code == ExitCode.IMAGE), bad[0])
 
     def _go_past(self, error: MedsegError, case: Case, bad: list[MedsegError]) -> None:
@@ -148,7 +156,7 @@ class Results:
         if not self.keep_going or (isinstance(error, EnvironmentFault) and not isinstance(error, OutOfMemory)):
             raise error
         bad.append(error.without_trace())
-        log.warning("error: %s", "; ".join(error.lines))
+        log.error("%s", "; ".join(error.lines))
         name = self.called(case.name)
         Failures(self.out).note(name, error, in_words(error, case, name))
 
@@ -168,7 +176,7 @@ class Results:
             self.unclaim(case)
             complete += 1
         if complete:
-            log.info("%d cases are complete already", complete)
+            log.info("%s complete already", "1 case is" if complete == 1 else f"{complete} cases are")
         return wanted
 
     def _is_complete(self, case: Case) -> bool:
@@ -217,17 +225,17 @@ class Results:
             clean(self.out, folder.name)
             if self._done_meanwhile(todo):
                 return True
-            with _faults_of(case):
+            with _faults_of(case), timed(f"[{case.name}] read"):
                 read = work.read(case)
             yield
             if self._done_meanwhile(todo):  # as on a disk that knows no locks
                 return True
             with made_anew(folder) as new:
-                with _faults_of(case):
+                with _faults_of(case), timed(f"[{case.name}] sampled"):
                     sampled = work.sample(read, new)
                 del read
                 yield
-                with _faults_of(case):
+                with _faults_of(case), timed(f"[{case.name}] written"):
                     facts = work.write(sampled, new)
                     tell(new, case, folder.name, self._source(case), {"task": self.task} | facts)
             return True

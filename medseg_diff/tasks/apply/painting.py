@@ -18,7 +18,7 @@ from medseg_diff.data.results import FACTS
 from medseg_diff.data.tables.manifest import Case, Manifest, read_manifest, write_manifest
 from medseg_diff.data.transforms import Prepared, prepare_case, restore
 from medseg_diff.data.views import fit_to
-from medseg_diff.errors import ImageError, UsageError
+from medseg_diff.errors import ImageError, UsageError, counted
 from medseg_diff.files import check_room, read_facts
 from medseg_diff.recipes.synthesis import SynthesisRecipe
 from medseg_diff.seeds import seed_of
@@ -66,7 +66,8 @@ def paint(out: Path, system: SynthesisSystem, options: SynthesisOptions) -> list
                     _write(folder, case, masked, image, facts | {"seconds": seconds})
                 advance(note=folder.name)
     _write_table(out, cases, folders, recipe.channels)
-    log.info("%d scans painted into %d masks in %s, listed in %s", len(cases) * options.count, len(cases), out, TABLE)
+    scans, masks = counted(len(cases) * options.count, "scan"), counted(len(cases), "mask")
+    log.info("%s painted into %s in %s, listed in %s", scans, masks, out, TABLE)
     return [folder for case in cases for folder in folders[case.name]]
 
 

@@ -5,8 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medseg_diff.console import log
+from medseg_diff.console import log, timed
 from medseg_diff.data.tables.manifest import Case
+from medseg_diff.errors import counted
 from medseg_diff.files import check_writable
 from medseg_diff.recipes.trained import find_models
 from medseg_diff.recipes.tuned import TUNED
@@ -60,7 +61,8 @@ def segment(
     compute.check()
     check(results, ensemble)
     found = find_models(model.model, task="segment", runs=model.runs)
-    system = open_system(found, ensemble=ensemble, compute=compute.here)
+    with timed("model opened"):
+        system = open_system(found, ensemble=ensemble, compute=compute.here)
     say(system)
     fill = system.recipe.bears_missing_channels
     cases = find_cases(source, system.recipe.channels, runs=model.runs, fill_missing=fill)
@@ -80,7 +82,7 @@ def say(system: SegmentationSystem) -> None:
     """Which model draws how many samples, and what it can promise."""
     plan, folds = system.plan, len(system.weights)
     members = f"{plan.members}" if plan.tolerance is None else f"{plan.stops[0]} to {plan.members}"
-    drawn = f"{len(plan.times) - 1} steps × {members} members"
+    drawn = f"{counted(len(plan.times) - 1, 'step')} × {members} {'member' if members == '1' else 'members'}"
     drawn += f" × {folds} folds" if folds > 1 else ""
     drawn += f", as tuned ({TUNED})" if system.facts["tuned"] else ""
     log.info("model %s (%s): %s", system.facts["model"], system.facts["recipe"], drawn)

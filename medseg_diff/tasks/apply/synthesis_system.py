@@ -13,6 +13,7 @@ from medseg_diff.console import log
 from medseg_diff.data.results import FACTS, SCHEMA
 from medseg_diff.device import autocast
 from medseg_diff.diffusion import Denoiser
+from medseg_diff.errors import counted
 from medseg_diff.files import read_facts, sha256_of
 from medseg_diff.methods.synthesised import Drawing
 from medseg_diff.recipes.covariates import Covariates, read_covariates
@@ -89,8 +90,8 @@ def open_synthesis(model: Model, options: SynthesisOptions, *, device: str) -> S
         compute = Compute(device=device, precision=options.precision)
         second = second_stage(options.enhance, recipe, compute, seed=options.seed, runs=model.runs)
         facts["enhanced_by"] = {key: second.facts[key] for key in OF_SECOND}
-    said = run.name, facts["recipe"], facts["steps"], facts["guidance"]
-    log.info("model %s (%s): %d steps, guidance %g", *said)
+    said = run.name, facts["recipe"], counted(facts["steps"], "step"), facts["guidance"]
+    log.info("model %s (%s): %s, guidance %g", *said)
     return SynthesisSystem(
         recipe,
         denoiser,

@@ -12,7 +12,7 @@ from medseg_diff.console import bar, duration, log
 from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.geometry import finer
 from medseg_diff.data.tables.manifest import Case, write_manifest
-from medseg_diff.errors import UsageError
+from medseg_diff.errors import UsageError, counted
 from medseg_diff.files import check_room, check_writable
 from medseg_diff.recipes.covariates import Covariates
 from medseg_diff.recipes.synthesis import SynthesisRecipe
@@ -89,7 +89,7 @@ def synthesise(
         for name, each in zip(names, people, strict=True)
     ]
     write_manifest(out / TABLE, rows)
-    log.info("%d scans of nobody in %s, listed in %s", len(names), out, TABLE)
+    log.info("%s of nobody in %s, listed in %s", counted(len(names), "scan"), out, TABLE)
     return [out / name for name in names]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from medseg_diff.console import bar, duration, log
 from medseg_diff.data.tables.manifest import Case, read_manifest
-from medseg_diff.errors import CheckpointError, EnvironmentFault, UsageError
+from medseg_diff.errors import CheckpointError, EnvironmentFault, UsageError, counted
 from medseg_diff.evaluation.catalogue import SEGMENTATION
 from medseg_diff.evaluation.summary import over_cases
 from medseg_diff.files import check_writable
@@ -32,6 +32,7 @@ from medseg_diff.recipes.tuned import (
     with_losses,
     write_tuned,
 )
+from medseg_diff.run import Run
 from medseg_diff.runs import starter_run
 from medseg_diff.studies import FoundModel
 from medseg_diff.tasks.apply.channels import refuse_missing, warn_of_other_grid
@@ -39,7 +40,9 @@ from medseg_diff.tasks.apply.segmentation_system import SegmentationModel
 from medseg_diff.tasks.apply.tuning import Draw, Measured, Scan, Setting, draws_of, measure
 from medseg_diff.tasks.apply.tuning_cases import cases_to_tune_on, refuse_without_lesion
 from medseg_diff.tasks.keywords import with_plain_keywords
-from medseg_diff.tasks.options import Compute, Model, TuningOptions
+from medseg_diff.tasks.options import Compute, Model
+from medseg_diff.tasks.tuning_options import TuningOptions
+from medseg_diff.tracking.attaching import attach_trials
 from medseg_diff.tracking.registry import SCHEME
 
 OPTIONS = {"dice": "--loss", "ged2": "--loss-ged2", "ece_band": "--loss-ece"}
@@ -88,6 +91,7 @@ def tune(
     new = _table(measured, chosen.cases, recipe, unpromised)
     tuned = _decided(tuned, sorted([*known.values(), *new], key=lambda row: (row.steps, row.members)))
     write_tuned(folder, tuned)
+    attach_trials(Run(folder), store=model.runs)
     _say(tuned, recipe, folder)
     return tuned
 
@@ -188,6 +192,11 @@ def _measured(
     return measured
 
 
+def _in_words(row: MeasuredSetting) -> str:
+    """`3 steps × 5 members`."""
+    return f"{counted(row.steps, 'step')} × {counted(row.members, 'member')}"
+
+
 def _table(
     measured: Mapping[Setting, Sequence[Measured]],
     cases: Sequence[Case],
@@ -223,13 +232,13 @@ def _say(tuned: Tuned, recipe: SegmentationRecipe, folder: Path) -> None:
                 OPTIONS[name]: loss for name, loss in near.lost.items() if (loss or 0) > getattr(tuned.allowed, name)
             }
             words = " ".join(f"{option} {math.ceil(1000 * (loss or 0)) / 1000:g}" for option, loss in more.items())
-            said = "nearest are %d steps × %d members: the same command with %s chooses from what is measured"
-            log.warning(said, near.steps, near.members, words)
+            said = "nearest is %s: the same command with %s chooses from what is measured"
+            log.warning(said, _in_words(near), words)
         log.info("stored in %s", folder / TUNED)
         return
     own = tuned.of(recipe.sampling.steps, recipe.sampling.members)
     beside = f", {own.seconds:.3g} with the recipe's {own.steps} × {own.members}" if own and own != row else ""
-    log.info("chosen: %d steps × %d members; %.3g s a case%s", row.steps, row.members, row.seconds, beside)
+    log.info("chosen: %s; %.3g s a case%s", _in_words(row), row.seconds, beside)
     cheaper = cheapest(tuned.table, tuned.allowed, promised=False)
     if cheaper and cheaper.unpromised:
         said = "cheaper are --steps %d --members %d, but then volumes have no interval: %s"

@@ -10,7 +10,7 @@ from medseg_diff.console import log
 from medseg_diff.data.digests import digest_of_image
 from medseg_diff.data.reading import read_labels
 from medseg_diff.data.tables.manifest import SPLITS, Case, Manifest, split_by_patient
-from medseg_diff.errors import ManifestError, UsageError
+from medseg_diff.errors import ManifestError, UsageError, counted
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.tuned import TunedOn
 from medseg_diff.studies import FoundModel, study_of
@@ -34,7 +34,8 @@ class Chosen:
 
     @property
     def in_words(self) -> str:
-        return f"{len(self.cases)} cases of {len(self.patients)} patients (split {self.split} of {self.manifest.file})"
+        cases, patients = counted(len(self.cases), "case"), counted(len(self.patients), "patient")
+        return f"{cases} of {patients} (split {self.split} of {self.manifest.file})"
 
     def digest(self) -> str:
         """Of the rows of the cases and of every file that they name. Raises: ImageError where one cannot be read."""
@@ -49,15 +50,15 @@ class Chosen:
             log.info("whether %s has learned from some of them cannot be told: its table was another", model)
         if met:
             log.warning(
-                "%s has learned from %d of the %d patients: on new ones it is worse, and may need another setting: tune "
+                "%s has learned from %d of %s: on new ones it is worse, and may need another setting: tune "
                 "on patients that it has never seen",
                 model,
                 len(met),
-                len(self.patients),
+                counted(len(self.patients), "patient"),
             )
         if len(self.patients) < FEW_PATIENTS:
-            said = "%d patients are few: differences as small as those allowed may be chance"
-            log.warning(said, len(self.patients))
+            said = "only %s: differences as small as those allowed may be chance"
+            log.warning(said, counted(len(self.patients), "patient"))
 
     def facts(self, resample_to: str | None) -> TunedOn:
         """What tuned.json says of them."""
@@ -99,7 +100,7 @@ def cases_to_tune_on(manifest: Manifest, found: FoundModel, split: str) -> Chose
             file=manifest.file,
         )
     if len(cases) < len(there):
-        log.info("%d of the %d cases have no reference and are left out", len(there) - len(cases), len(there))
+        log.info("left out, without a reference: %d of %s", len(there) - len(cases), counted(len(there), "case"))
     return Chosen(manifest, split, cases, _learned(found, manifest, digests))
 
 

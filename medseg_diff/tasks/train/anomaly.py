@@ -5,14 +5,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
 
-import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from medseg_diff.console import log
-from medseg_diff.data.datasets.batch import Batch, Items
+from medseg_diff.data.datasets.batch import Items
 from medseg_diff.data.datasets.labelled import HalfAndHalf
-from medseg_diff.diffusion.losses import denoising_loss
+from medseg_diff.errors import counted
 from medseg_diff.files import write_table
 from medseg_diff.methods.anomaly.engine import Reconstruction
 from medseg_diff.networks.noisy_classifier import HEALTHY
@@ -21,11 +20,9 @@ from medseg_diff.recipes.spaces import AUTOENCODER, LatentSettings, space_of
 from medseg_diff.recipes.trained import load_network
 from medseg_diff.recipes.typicality import write_typicality
 from medseg_diff.run import Run
-from medseg_diff.seeds import seed_of
 from medseg_diff.spaces import Space
 from medseg_diff.studies import FoldStudy
 from medseg_diff.tasks.keywords import with_plain_keywords
-from medseg_diff.tasks.options import Folds, TrainingRun
 from medseg_diff.tasks.train.folds import FoldedVerb
 from medseg_diff.tasks.train.labelled_study import LabelledStudy, prepare_labelled_study
 from medseg_diff.tasks.train.latent import autoencoder_phase, examples_in, standardise, work_of_autoencoder
@@ -33,6 +30,8 @@ from medseg_diff.tasks.train.normative import calibrate
 from medseg_diff.tasks.train.study import ValidationSlices, learned_from_phantoms
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_reconstruction
+from medseg_diff.tasks.train.validation import validation_loss
+from medseg_diff.tasks.training_options import Folds, TrainingRun
 from medseg_diff.training.classification import NoisyClassification, Skill, skill_by_time
 from medseg_diff.training.denoising import (
     Denoising,
@@ -40,7 +39,6 @@ from medseg_diff.training.denoising import (
     ImageAndLabel,
     ImageOnItself,
     Pair,
-    draw_times_and_noise,
 )
 from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
@@ -70,8 +68,8 @@ def train_anomaly(
 def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
     recipe, fabric = given.recipe, bench.fabric
     study = prepare_labelled_study(given.manifest, recipe, cache=given.cache)
-    numbers = len(study.training), study.cases, study.healthy, study.diseased, len(study.validation)
-    log.info("training on %d slices of %d cases (labelled: %d healthy, %d diseased), validating on %d", *numbers)
+    numbers = len(study.training), counted(study.cases, "case"), study.healthy, study.diseased, len(study.validation)
+    log.info("training on %d slices of %s (labelled: %d healthy, %d diseased), validating on %d", *numbers)
     examples = {"denoiser": study.training, "classifier": study.classified}
     say_how_long(works_of(recipe, bench, examples), bench, quick="quick/inpainting")
     networks: dict[str, nn.Module] = {}
@@ -173,17 +171,8 @@ def denoising_error(
 ) -> dict[str, float]:
     """The averaged denoiser's loss on validation slices of its cohort, told no label, with the same noise every time."""
     denoiser, slices = averaged(progress, recipe), cohort_of(recipe, study)
-    image, mask = slices.image, slices.mask.float() * 2 - 1
-    (earliest, deepest), pair = recipe.denoised_times, pair_of(recipe, space, labels=False)
-    batch, losses = recipe.training.passes_batch, []
-    with torch.no_grad(), fabric.autocast():
-        for start in range(0, len(image), batch):
-            part = Batch(image[start : start + batch], mask[start : start + batch]).to(fabric.device)
-            clean, condition, weight = pair(part, start)
-            own = seed_of(recipe.training.seed, "validation", start)
-            t, noise = draw_times_and_noise(clean, own, earliest=earliest, deepest=deepest, kind=recipe.noise)
-            losses.append(denoising_loss(denoiser, clean, t, noise, condition, weight)["simple"].float())
-    return {"val_loss": float(torch.cat(losses).mean())}
+    pair = pair_of(recipe, space, labels=False)
+    return validation_loss(denoiser, recipe, slices, pair, fabric, times=recipe.denoised_times)
 
 
 def cohort_of(recipe: AnomalyRecipe, study: LabelledStudy) -> ValidationSlices:

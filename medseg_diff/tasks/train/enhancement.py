@@ -20,10 +20,10 @@ from medseg_diff.recipes.typicality import write_typicality
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.keywords import with_plain_keywords
-from medseg_diff.tasks.options import TrainingRun
 from medseg_diff.tasks.train.study import cases_of, cut_study, learned_from_phantoms
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_beside
+from medseg_diff.tasks.training_options import TrainingRun
 from medseg_diff.training.denoising import Denoising, FineFromCoarse, validation_loss
 from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress

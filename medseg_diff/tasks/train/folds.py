@@ -12,14 +12,15 @@ from typing import Generic, NamedTuple, TypeVar
 from medseg_diff.console import log
 from medseg_diff.data.tables.manifest import Manifest, folds_by_patient, write_manifest
 from medseg_diff.device import processes
-from medseg_diff.errors import CheckpointError, UsageError
+from medseg_diff.errors import CheckpointError, UsageError, counted
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.run import Run, new_name
 from medseg_diff.settings import write_yaml
 from medseg_diff.studies import FoldStudy, unfinished_study
-from medseg_diff.tasks.options import Folds, TrainingRun
 from medseg_diff.tasks.train.train import Material, TrainVerb
+from medseg_diff.tasks.training_options import Folds, TrainingRun
+from medseg_diff.tracking.attaching import attach_study
 
 Kind = TypeVar("Kind", SegmentationRecipe, AnomalyRecipe)
 
@@ -80,7 +81,7 @@ def train_folds(
     study = _begun(given, options, folds)
     for number in chosen:
         held = len({case.patient for case in parts[number - 1].of("val")})
-        log.info("fold %d of %d: %d patients left out", number, folds, held)
+        log.info("fold %d of %d: %s left out", number, folds, counted(held, "patient"))
         words = [*given.command, "--folds", str(folds)]
         words += [] if shard == (1, 1) else ["--shard", "{}/{}".format(*shard)]
         run = folded.verb.train(
@@ -97,6 +98,8 @@ def train_folds(
         return study
     if folded.conclude(study, given, data):
         study.finish()
+        if options.mlflow:
+            attach_study(study, store=options.runs)
         log.info(
             "next: medseg-diff %s --model %s --volume PATIENT_FOLDER --out results", folded.verb.task, study.folder
         )

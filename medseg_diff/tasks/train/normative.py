@@ -15,6 +15,7 @@ from medseg_diff.data.reading import read_case
 from medseg_diff.data.tables.manifest import Case, Manifest
 from medseg_diff.data.transforms import Prepared, prepare_case
 from medseg_diff.device import halved_to_fit
+from medseg_diff.errors import counted
 from medseg_diff.evenly import evenly_spaced
 from medseg_diff.methods.anomaly.baselines import plain_baselines
 from medseg_diff.methods.anomaly.normative import OWN, RECONSTRUCTED, NormativeMean, above_normal, cleaned, depth_of
@@ -61,7 +62,7 @@ def calibrate(
             advance(note=case.name)
             left = (time.perf_counter() - started) * (len(source.cases) - 1)
             if number == 0 and left > WORTH_SAYING_SECONDS:
-                log.info("calibrating on %d more cases: about %s", len(source.cases) - 1, duration(left))
+                log.info("calibrating on %s: about %s more", counted(len(source.cases), "case"), duration(left))
     calibration = _calibration(measured, source, system, skill)
     write_calibration(run, calibration)
     run.seal()

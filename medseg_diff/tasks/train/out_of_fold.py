@@ -13,7 +13,7 @@ from medseg_diff.data import geometry
 from medseg_diff.data.geometry import axial_axis
 from medseg_diff.data.results import CaseResult, holds_result, read_result
 from medseg_diff.data.tables.manifest import Case, Manifest
-from medseg_diff.errors import UsageError
+from medseg_diff.errors import UsageError, counted
 from medseg_diff.evaluation.summary import majority
 from medseg_diff.metrics import conformal, presence
 from medseg_diff.recipes.calibration import (
@@ -27,10 +27,10 @@ from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.studies import FoldStudy
 from medseg_diff.tasks.apply.segment import segment
 from medseg_diff.tasks.apply.segmentation_maps import cut_masks
-from medseg_diff.tasks.options import TrainingRun
 from medseg_diff.tasks.train.calibration import calibrate_patients, tell
 from medseg_diff.tasks.train.folds import Fold
 from medseg_diff.tasks.train.train import Material
+from medseg_diff.tasks.training_options import TrainingRun
 
 MOST_VOXELS = 500_000  # of a brain, evenly spaced, that a calibration looks at,
 MOST_IN_ALL = 50_000_000  # and of all brains together: 250 MB a region
@@ -69,9 +69,8 @@ def conclude(study: FoldStudy, given: Material[SegmentationRecipe], data: Path) 
     """Calibrate the study, unless another process still predicts; whether it is done. Raises: as `calibrate_study`."""
     predicted = [case.name for case in given.manifest.cases if case.split != "test"]
     if missing := [name for name in predicted if not holds_result(study.out_of_fold / name, "segment")]:
-        log.info(
-            "%d patients' scans are still being predicted by another process, which finishes the study", len(missing)
-        )
+        left = counted(len(missing), "case")
+        log.info("another process still predicts %s, and finishes the study", left)
         return False
     calibrate_study(study, given.recipe, given.manifest)
     log.info(

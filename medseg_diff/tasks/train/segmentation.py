@@ -8,18 +8,20 @@ from lightning_fabric import Fabric
 
 from medseg_diff.console import log
 from medseg_diff.data.datasets.batch import Items
+from medseg_diff.errors import counted
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.typicality import write_typicality
 from medseg_diff.run import Run
 from medseg_diff.studies import FoldStudy
 from medseg_diff.tasks.keywords import with_plain_keywords
-from medseg_diff.tasks.options import Folds, TrainingRun
 from medseg_diff.tasks.train.calibration import calibrate, draw_ensemble
 from medseg_diff.tasks.train.folds import FoldedVerb
 from medseg_diff.tasks.train.out_of_fold import conclude, predict, that_choose_nothing
 from medseg_diff.tasks.train.study import ValidationSlices, learned_from_phantoms, prepare_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_masks
+from medseg_diff.tasks.train.validation import validation_loss
+from medseg_diff.tasks.training_options import Folds, TrainingRun
 from medseg_diff.training.denoising import Denoising, MaskAndImage
 from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
@@ -45,8 +47,8 @@ def _phases(given: Material[SegmentationRecipe], bench: Bench) -> Iterator[Phase
     recipe, fabric, seed = given.recipe, bench.fabric, given.recipe.training.seed
     study = prepare_study(given.manifest, recipe, cache=given.cache)
     slices = study.validation(recipe.validation.slices)
-    numbers = len(study.training), recipe.view.piece, study.cases, len(slices)
-    log.info("training on %d %s of %d cases, validating on %d", *numbers)
+    numbers = len(study.training), recipe.view.piece, counted(study.cases, "case"), len(slices)
+    log.info("training on %d %s of %s, validating on %d", *numbers)
     say_how_long([work_of(recipe, bench, study.training)], bench, quick="quick/mask_logits")
     denoiser = seeded(seed, recipe.build_denoiser)
     given.warmed("best", denoiser.module())
@@ -77,7 +79,7 @@ FOLDED = FoldedVerb(VERB, that_choose_nothing, predict, conclude)
 def validate(
     progress: Progress, recipe: SegmentationRecipe, slices: ValidationSlices, fabric: Fabric
 ) -> dict[str, float]:
-    """Dice of a small ensemble over all validation slices together, as `segment` would draw it."""
+    """Dice of a small ensemble over all validation slices together, as `segment` would draw it, and the loss on them."""
     plan = recipe.plan(members=recipe.validation.members, members_at_once=recipe.validation.members)
     ensemble = draw_ensemble(averaged(progress, recipe), recipe, slices, plan, fabric, purpose="validation")
     mask, reference = (ensemble.mean > 0.5).cpu(), slices.mask
@@ -85,7 +87,11 @@ def validate(
     size = mask.transpose(0, 1).flatten(1).sum(1) + reference.transpose(0, 1).flatten(1).sum(1)
     dice = [float(2 * o / s) if s else 1.0 for o, s in zip(overlap, size, strict=True)]
     named = {f"val_dice_{region}": value for region, value in zip(recipe.regions, dice, strict=True)}
-    return {"val_dice": sum(dice) / len(dice), **(named if len(dice) > 1 else {})}
+    found = {"val_dice": sum(dice) / len(dice), **(named if len(dice) > 1 else {})}
+    times = (1, recipe.schedule.length)
+    return found | validation_loss(
+        averaged(progress, recipe), recipe, slices, MaskAndImage(recipe.space), fabric, times=times
+    )
 
 
 def work_of(recipe: SegmentationRecipe, bench: Bench, examples: Items | None = None) -> Work:

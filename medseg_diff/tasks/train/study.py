@@ -17,7 +17,7 @@ from medseg_diff.data.datasets.volumes import VolumeDataset
 from medseg_diff.data.tables.manifest import Case, Manifest, split_by_patient
 from medseg_diff.data.transforms import missing_channels
 from medseg_diff.data.views import AxialSlices, Patches, WholeVolume
-from medseg_diff.errors import ImageError, ManifestError, MedsegError, UsageError, raise_all
+from medseg_diff.errors import ImageError, ManifestError, MedsegError, UsageError, counted, raise_all
 from medseg_diff.evenly import evenly_spaced
 from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.lookup import AnyRecipe
@@ -125,7 +125,8 @@ def check_channels(
             problems.append(ManifestError(found, fix=f"{fix} --resample-to", case=case.name))
     raise_all(problems)
     if lacking:
-        log.warning("%d cases lack a channel: the background stands in its place, as channel dropout has it", lacking)
+        said = "%s without a channel: the background stands in its place, as channel dropout has it"
+        log.warning(said, counted(lacking, "case"))
 
 
 def _common(manifest: Manifest, channels: Sequence[str]) -> list[str]:
@@ -187,8 +188,8 @@ def prepare_synthesis_study(manifest: Manifest, recipe: SynthesisRecipe, *, cach
         size = recipe.view.size
         larger = [case.name for case in study.training.cases if any(np.array(brain_size(case)) > size)]
         if larger:
-            said = len(larger), "×".join(map(str, size)), ", ".join(larger[:5])
-            log.warning("%d brains are larger than view.size %s and lose their edges: %s", *said)
+            said = counted(len(larger), "brain"), "×".join(map(str, size)), ", ".join(larger[:5])
+            log.warning("%s larger than view.size %s, without its edges: %s", *said)
     return study
 
 

@@ -13,6 +13,7 @@ from medseg_diff.console import log
 from medseg_diff.data.datasets.batch import Batch
 from medseg_diff.data.datasets.volumes import WithCovariates
 from medseg_diff.data.tables.manifest import Manifest
+from medseg_diff.errors import counted
 from medseg_diff.evenly import evenly_spaced
 from medseg_diff.networks.noisy_classifier import NoisyClassifier
 from medseg_diff.recipes.covariates import Covariates, values_of, write_covariates
@@ -23,16 +24,18 @@ from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
 from medseg_diff.spaces import Space
 from medseg_diff.tasks.keywords import with_plain_keywords
-from medseg_diff.tasks.options import TrainingRun
+from medseg_diff.tasks.train.adversarial import EveryPass, adversarial, alike, rates
 from medseg_diff.tasks.train.latent import autoencoder_phase, examples_in, standardise, work_of_autoencoder
 from medseg_diff.tasks.train.study import Study, prepare_synthesis_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_beside
+from medseg_diff.tasks.training_options import TrainingRun
 from medseg_diff.training.compression import Features
 from medseg_diff.training.denoising import Denoising, ImageAndCovariates, described, validation_loss
 from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Phase, seeded
+from medseg_diff.training.objective import Objective
 from medseg_diff.training.regression import Regression, measured
 
 
@@ -58,8 +61,8 @@ def _phases(given: Material[SynthesisRecipe], bench: Bench) -> Iterator[Phase]:
     study = prepare_synthesis_study(given.manifest, recipe, cache=given.cache)
     shown = ShownImages.of(study, given.manifest, recipe, known)
     examples = shown.training
-    numbers = len(examples), recipe.view.piece, study.cases, len(shown.image)
-    log.info("training on %d %s of %d cases, validating on %d", *numbers)
+    numbers = len(examples), recipe.view.piece, counted(study.cases, "case"), len(shown.image)
+    log.info("training on %d %s of %s, validating on %d", *numbers)
     quick = "quick/mask_to_mr" if recipe.regions else "quick/brain_ldm_3d"
     say_how_long(works_of(recipe, bench, examples), bench, quick=quick)
     regressor: NoisyClassifier | None = None
@@ -174,6 +177,14 @@ def _denoiser_phase(given: Material[SynthesisRecipe], shown: ShownImages, space:
     given.warmed(DENOISER, built.module())
     examples, learned_in = examples_in(recipe, shown.training, space, bench)
     pair = ImageAndCovariates(learned_in, recipe.covariate_dropout, seed, fabric.global_rank)
+    objective: Objective = Denoising(built, pair, seed=seed, rank=fabric.global_rank, noise=recipe.noise)
+    if recipe.generator:
+        objective = adversarial(recipe, built, rank=fabric.global_rank)
+
+    def validate(progress: Progress) -> dict[str, float]:
+        if recipe.generator:
+            return alike(progress, recipe, space, fabric, count=len(shown.image))
+        return denoising_error(progress, recipe, shown, space, fabric)
 
     def draw(progress: Progress, path: Path) -> None:
         count = min(recipe.validation.drawn, len(shown.image))
@@ -188,12 +199,13 @@ def _denoiser_phase(given: Material[SynthesisRecipe], shown: ShownImages, space:
 
     return Phase(
         DENOISER,
-        Denoising(built, pair, seed=seed, rank=fabric.global_rank, noise=recipe.noise),
+        objective,
         examples,
         recipe.training,
-        validate=lambda progress: denoising_error(progress, recipe, shown, space, fabric),
+        validate=validate,
         draw=draw if recipe.validation.drawn else None,
         prefix="denoiser_",
+        settings_of=rates(recipe),
         weights={DENOISER: {"best": DENOISER}},
     )
 
@@ -217,7 +229,7 @@ def works_of(recipe: SynthesisRecipe, bench: Bench, examples: WithCovariates | N
     channels, size = len(recipe.channels), recipe.view.size
     works = [
         Work(
-            lambda: recipe.build_denoiser().module(),
+            lambda: EveryPass(recipe) if recipe.generator else recipe.build_denoiser().module(),
             bench.left(DENOISER, recipe.training),
             recipe.network.width,
             recipe.grid,

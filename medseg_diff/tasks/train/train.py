@@ -1,6 +1,7 @@
 """What every train verb does: recipe and table read, phases trained into a run folder, curves drawn, MLflow told."""
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,9 @@ from medseg_diff.recipes.lookup import AnyRecipe, Task, load_recipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.synthesis import SynthesisRecipe
 from medseg_diff.recipes.warm_start import WarmStart
-from medseg_diff.run import Run
-from medseg_diff.tasks.options import TrainingRun
+from medseg_diff.run import Point, Run
 from medseg_diff.tasks.train.study import check_channels, with_splits
+from medseg_diff.tasks.training_options import TrainingRun
 from medseg_diff.tracking import Mirror
 from medseg_diff.training.estimate import LONG_SECONDS, Work
 from medseg_diff.training.fit import Progress
@@ -73,7 +74,7 @@ class TrainVerb(Generic[Kind]):
 
     def material(self, data: Path, options: TrainingRun, *, data_root: Path | None) -> Material[Kind]:
         """The recipe, and the table as it is, with the recipe's channels. Raises: ConfigError, ManifestError."""
-        config = options.config or self.config
+        config = (options.config or self.config).removeprefix(f"{self.task}/")  # as `info` prints it
         resampled: list[str] = [f"preparation.resample_to={options.resample_to}"] if options.resample_to else []
         recipe = cast(Kind, load_recipe(config, task=self.task, overrides=[*options.overrides, *resampled]))
         manifest = read_manifest(Path(data), data_root=data_root)
@@ -102,6 +103,7 @@ class TrainVerb(Generic[Kind]):
             command=given.command,
             study=study,
             init_from=given.start.facts if given.start else None,
+            overrides=options.overrides,
         )
         return train(
             job,
@@ -115,13 +117,27 @@ class TrainVerb(Generic[Kind]):
 
 
 class Curves(Watcher):
-    """Draws figures/training.png when the training is over; first of the watchers, so that MLflow can be shown it."""
+    """Draws figures/training.png when the training is over; first of the watchers, so that MLflow can be shown it.
+
+    How fast it went is measured here and not kept: metrics.csv is the same for a training that goes on after a break."""
+
+    def __init__(self) -> None:
+        self.speed: list[Point] = []
+        self._before: tuple[int, float, frozenset[str]] | None = None
+
+    def metrics(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Steps a second since the last numbers, where no validation lies between, and no other phase."""
+        now, names = time.monotonic(), frozenset(numbers)
+        if self._before and names == self._before[2] and step > self._before[0]:
+            phase = next(iter(numbers)).removesuffix("loss")
+            self.speed.append(Point(step, f"{phase}steps a second", (step - self._before[0]) / (now - self._before[1])))
+        self._before = step, now, names
 
     def end(self, run: Run, *, finished: bool, weights: Sequence[Path]) -> None:
         from medseg_diff.reporting.curves import training_curves
 
         if finished:
-            training_curves(run.numbers(), run.figures / "training.png")
+            training_curves([*run.numbers(), *self.speed], run.figures / "training.png")
 
 
 def averaged(progress: Progress, recipe: AnyRecipe) -> Denoiser:

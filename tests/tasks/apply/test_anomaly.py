@@ -370,7 +370,7 @@ def test_a_case_without_lesion_counts_for_false_positives(study, tmp_path):
 
 def test_results_that_are_missing_are_named(study, tmp_path):
     shutil.copytree(study.out / study.cases[0], tmp_path / study.cases[0])
-    with pytest.raises(UsageError, match=rf"1 of 2 cases have no complete result: {study.cases[1]}"):
+    with pytest.raises(UsageError, match=rf"no complete result of 1 of 2 cases: {study.cases[1]}"):
         medseg_diff.evaluate(tmp_path, study.table, split="test")
 
 

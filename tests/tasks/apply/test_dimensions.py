@@ -309,7 +309,7 @@ def test_cases_that_lack_a_channel_are_learned_from_with_channel_dropout(trained
     table = without(trained, tmp_path / "some.csv", "flair")
     with caplog.at_level(logging.WARNING, "medseg_diff"):
         run = trained_on(trained, tmp_path / "run", "augmentation.channel_dropout=0.2", "view.size=[32,32]", data=table)
-    assert "10 cases lack a channel" in caplog.text and run.weights("best").is_file()
+    assert "10 cases without a channel" in caplog.text and run.weights("best").is_file()
     other = without(trained, tmp_path / "none.csv", "t1", "t1ce", "t2", "flair")
     text = other.read_text().replace("case,", "pet,case,", 1).splitlines()
     rows = [text[0], *(f"phantom_{n:04d}/t1.nii.gz,{line}" for n, line in enumerate(text[1:]))]

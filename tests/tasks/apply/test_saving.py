@@ -100,7 +100,7 @@ def test_what_settles_is_an_ensemble_of_the_members_drawn(segmented, tmp_path, c
     monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
     with caplog.at_level(logging.INFO, "medseg_diff"):
         out = segmented(tmp_path / "out", adaptive=True, tolerance=0.99, save_members=True)
-    assert "1 steps × 4 to 8 members" in caplog.text and "drew 8 of 16 members: 50% saved" in caplog.text
+    assert "1 step × 4 to 8 members" in caplog.text and "drew 8 of 16 members: 50% saved" in caplog.text
     four = segmented(tmp_path / "four", members=4, save_members=True)
     assert images_in(out) == images_in(four) and f"{CASES[0]}/member_masks/03.nii.gz" in images_in(out)
     for report, other in zip(reports_of(out), reports_of(four), strict=True):

@@ -426,7 +426,7 @@ def test_without_a_model_the_newest_run_is_used_and_named(study, tmp_path, caplo
             steps=1,
             device="cpu",
         )
-    assert "model tiny (quick-phantom): 1 steps × 1 members" in caplog.text
+    assert "model tiny (quick-phantom): 1 step × 1 member" in caplog.text
     assert "took t1.nii.gz, t1ce.nii.gz, t2.nii.gz, flair.nii.gz from folder" in caplog.text
 
 

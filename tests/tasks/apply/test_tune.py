@@ -160,7 +160,7 @@ def test_segment_draws_it_unless_told_otherwise(done, trained, tmp_path, caplog)
         return said["steps"], said["members"], said["tuned"]
 
     assert facts("tuned") == (1, 2, tuned.sha256)
-    assert "1 steps × 2 members, as tuned (tuned.json)" in caplog.text
+    assert "1 step × 2 members, as tuned (tuned.json)" in caplog.text
     caplog.clear()
     assert facts("steps", steps=2) == (2, 3, None)  # the recipe's members: the two were measured together
     assert facts("members", members=4) == (3, 4, None)
@@ -227,7 +227,7 @@ def test_where_all_lose_too_much_none_is_chosen(run, trained, tmp_path, caplog, 
     monkeypatch.setattr(verb, "measure", measure)
     tuned = tune(data=trained.table, model=run.folder, steps="1,2", members="2,3", loss_ged2=0.05, device="cpu")
     assert (tuned.steps, tuned.chosen) == (None, None) and read_tuned(run.folder) == tuned
-    assert "nearest are 1 steps × 3 members: the same command with --loss 0.01 --loss-ged2 0.1" in caplog.text
+    assert "nearest is 1 step × 3 members: the same command with --loss 0.01 --loss-ged2 0.1" in caplog.text
     (folder,) = segment(out=tmp_path / "out", data=trained.table, split="val", model=run.folder, device="cpu")
     assert json.loads((folder / "case.json").read_text())["tuned"] is None
     again = tune(
@@ -315,7 +315,7 @@ def test_a_study_is_tuned_as_a_whole_and_keeps_its_intervals(folds, trained, tmp
 def test_patients_that_a_fold_has_learned_from_are_told(folds, trained, tmp_path, caplog):
     study = shutil.copytree(folds.folder, tmp_path / "study")
     assert tune(data=trained.table, model=study, **FEW | {"steps": (3,)}).data.trained_on == 1
-    assert "study has learned from 1 of the 1 patients" in caplog.text
+    assert "study has learned from 1 of 1 patient" in caplog.text
     caplog.clear()
     with (study / "fold_1" / "cases.csv").open(newline="") as file:
         new = next(each["case"] for each in csv.DictReader(file) if each["split"] == "val")
@@ -328,7 +328,7 @@ def test_patients_that_a_fold_has_learned_from_are_told(folds, trained, tmp_path
 def test_patients_of_the_training_are_told(run, trained, caplog):
     tuned = tune(data=trained.table, model=run.folder, split="train", **FEW | {"steps": (1,), "members": (1,)})
     assert tuned.data.trained_on == tuned.data.patients == 7
-    assert "mine has learned from 7 of the 7 patients: on new ones it is worse" in caplog.text
+    assert "mine has learned from 7 of 7 patients: on new ones it is worse" in caplog.text
 
 
 @pytest.fixture
@@ -395,7 +395,7 @@ def test_a_case_without_reference_is_left_out(run, trained, table_with, caplog):
         return without_references(each) if each["case"] == test else each
 
     assert tune(**table_with(change), model=run.folder, **FEW | {"steps": (1,), "members": (1,)}).data.cases == 1
-    assert "1 of the 2 cases have no reference and are left out" in caplog.text
+    assert "left out, without a reference: 1 of 2 cases" in caplog.text
 
 
 @pytest.mark.parametrize(

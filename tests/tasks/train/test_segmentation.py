@@ -13,9 +13,10 @@ from medseg_diff.errors import CheckpointError, ConfigError, Diverged, MedsegErr
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.trained import open_run
 from medseg_diff.reporting import curves
-from medseg_diff.run import Run
+from medseg_diff.run import Point, Run
 from medseg_diff.settings import parse_settings, read_yaml
 from medseg_diff.tasks.train import segmentation
+from medseg_diff.tasks.train import train as train_module
 from medseg_diff.tasks.train.segmentation import train_seg, validate
 from medseg_diff.tasks.train.study import ValidationSlices
 from medseg_diff.training.fit import Progress
@@ -69,7 +70,9 @@ def test_what_a_run_folder_holds(trained):
     }
     facts = Run(trained.folder).facts
     assert facts["finished"] and facts["task"] == "segment" and facts["recipe"] == "quick-phantom"
-    assert facts["data"] == "cases.csv" and facts["best_step"] in (10, 20) and facts["precision"] == "fp32"
+    assert facts["data"] == f"{trained.table.parent.name}/cases" and facts["patients"] == 10
+    assert sum(facts["cases"].values()) == 10 and "training.steps=20" in facts["overrides"]
+    assert facts["best_step"] in (10, 20) and facts["precision"] == "fp32"
     text = "".join((trained.folder / name).read_text() for name in ("run.json", "environment.json", "recipe.yaml"))
     assert str(trained.runs) not in text and str(trained.table.parent) not in text
 
@@ -106,8 +109,12 @@ def test_metrics_hold_the_losses_and_the_validation(trained):
     with (trained.folder / "metrics.csv").open() as file:
         rows = [(int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)]
     assert [(step, name) for step, name, _ in rows] == [
-        (step, name) for step in (10, 20) for name in ("loss", "loss_simple", "loss_prior", "val_dice")
+        (step, name)
+        for step in (10, 20)
+        for name in ("loss", "loss_simple", "loss_prior", "val_dice", "val_loss", "learning_rate")
     ]
+    rates = [value for _, name, value in rows if name == "learning_rate"]
+    assert 2e-3 > rates[0] > rates[1] >= 0
     losses = [value for _, name, value in rows if name == "loss"]
     assert losses[1] < losses[0] < 2 * 0.8  # the correction's and the prior's
     best = max(value for _, name, value in rows if name == "val_dice")
@@ -143,7 +150,7 @@ def test_the_validation_dice_is_that_of_all_slices_together(trained):
 
     slices = ValidationSlices(image, mask, torch.ones_like(mask), ("a", "b"))
     found = validate(Progress(1, {}, {"denoiser": Network()}), recipe, slices, Fabric(accelerator="cpu", devices=1))
-    assert found == {"val_dice": pytest.approx(24 / 32)}
+    assert found["val_dice"] == pytest.approx(24 / 32) and found["val_loss"] > 0 and len(found) == 2
 
 
 def test_validation_may_fall_on_any_step(trained, tmp_path):
@@ -218,3 +225,18 @@ def test_a_missing_channel_is_told_for_every_case_before_anything_is_read(phanto
 def test_a_run_says_the_digest_of_its_data(trained):
     facts = json.loads((trained.folder / "run.json").read_text())
     assert facts["data_digest"] == read_manifest(trained.table).digest()
+
+
+def test_the_speed_is_measured_between_validations_of_one_phase(monkeypatch):
+    clock = iter([0.0, 2.0, 60.0, 100.0, 101.0, 105.0, 110.0])
+    monkeypatch.setattr(train_module.time, "monotonic", lambda: next(clock))
+    watcher = train_module.Curves()
+    for step, names in ((10, "loss"), (20, "loss"), (30, "loss val_dice"), (40, "loss"), (50, "loss")):
+        watcher.metrics(step, dict.fromkeys(names.split(), 1.0))
+    for step in (10, 20):
+        watcher.metrics(step, {"classifier_loss": 1.0})
+    assert watcher.speed == [
+        Point(20, "steps a second", 5.0),
+        Point(50, "steps a second", 10.0),
+        Point(20, "classifier_steps a second", 2.0),
+    ]

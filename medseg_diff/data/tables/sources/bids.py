@@ -16,7 +16,7 @@ from pathlib import Path
 from medseg_diff.data.tables.channel_names import SYNONYMS, channel_called, column_of
 from medseg_diff.data.tables.inputs import case_name, stem_of
 from medseg_diff.data.tables.sources.collect import Cases, Row, Wanted, preferred, walk
-from medseg_diff.errors import ImageError, UsageError
+from medseg_diff.errors import ImageError, UsageError, counted
 
 SUFFIXES = {"T1w": "t1", "T2w": "t2", "FLAIR": "flair"}
 LESIONS = re.compile(r".*_(label|desc)-lesions?_(mask|roi)", re.IGNORECASE)
@@ -147,7 +147,7 @@ def _kind(mask: _File, wanted: Wanted) -> str:
 
 def _say(masks: Counter[str]) -> None:
     for kind, count in sorted(masks.items()):
-        logger.info("references of %d cases: %s", count, kind)
+        logger.info("references of %s: %s", counted(count, "case"), kind)
         if kind.startswith("*dseg"):
             logger.warning("are the labels of %s lesions? They may be tissues: then name the masks by --seg", kind)
     if not masks:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from medseg_diff import files
 from medseg_diff.data.tables.case import CHANNEL_COLUMNS
 from medseg_diff.data.tables.inputs import Found, one_each
-from medseg_diff.errors import ImageError, MedsegError, raise_all
+from medseg_diff.errors import ImageError, MedsegError, counted, raise_all
 
 Item = TypeVar("Item")
 Row = dict[str, str | Path]  # one of a table of cases: text, and the files that it names as absolute paths
@@ -78,7 +78,7 @@ class Cases:
         raise_all(sorted(self.problems, key=lambda problem: problem.line))
         if incomplete:
             names = in_short([str(row["case"]) for row in incomplete])
-            logger.warning("%d cases lack a channel and are left out: %s", len(incomplete), names)
+            logger.warning("left out, without a channel: %s (%s)", counted(len(incomplete), "case"), names)
         if not complete:
             raise ImageError(f"{nothing} below {self.folder.name}", fix=fix)
         kept = sorted(complete, key=lambda row: str(row["case"]))

@@ -10,7 +10,7 @@ from medseg_diff.data.tables.channel_names import DATASET
 from medseg_diff.data.tables.inputs import case_name, numbered, stem_of
 from medseg_diff.data.tables.sources.collect import Cases, Row, Wanted, in_short
 from medseg_diff.data.tables.sources.dataset_json import columns_by_number, say_labels
-from medseg_diff.errors import ImageError
+from medseg_diff.errors import ImageError, counted
 
 PARTS = {"Tr": "", "Ts": "test"}  # what its folders' names end in → split; where it is empty, `prepare` draws one
 
@@ -63,4 +63,4 @@ def labels_in(folder: Path) -> dict[str, Path]:
 def say_unlabelled(names: list[str]) -> None:
     """A word on training cases that training will leave out."""
     if names:
-        logger.warning("%d training cases have no reference in labelsTr: %s", len(names), in_short(names))
+        logger.warning("no reference in labelsTr of %s: %s", counted(len(names), "training case"), in_short(names))

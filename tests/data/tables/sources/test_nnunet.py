@@ -113,5 +113,5 @@ def test_a_case_that_lacks_a_channel_is_a_choice(dataset, read_all, caplog):
         ("flair", "t1")
     }
     assert "P_002" not in read_all(prepare(dataset, skip_incomplete=True, **options))
-    assert "1 cases lack a channel and are left out: P_002" in caplog.text
-    assert "1 training cases have no reference in labelsTr: P_003" in caplog.text
+    assert "left out, without a channel: 1 case (P_002)" in caplog.text
+    assert "no reference in labelsTr of 1 training case: P_003" in caplog.text

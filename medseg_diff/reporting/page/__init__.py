@@ -1,0 +1,1 @@
+"""Pages: one HTML file that needs nothing else, drawn from a finished folder of results."""
