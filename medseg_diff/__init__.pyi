@@ -443,7 +443,7 @@ def enhance(
         runs: Where to look for the newest run.
         draws: Samples whose mean is written: one is sharp, many are exact.
         steps: Denoising steps. [default: the recipe's]
-        condition_noise: Time of the schedule that the scan is noised to first: more bears worse scans. [default: the recipe's]
+        condition_noise: Time that the scan is noised to first: more bears worse scans. [default: the recipe's]
         seed: Of all noise.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: Of the networks' numbers. [default: the recipe's]

@@ -95,7 +95,7 @@ class EnhancementOptions:
     steps: int | None = option(None, "Denoising steps.", usual="the recipe's", min=1)
     condition_noise: int | None = option(
         None,
-        "Time of the schedule that the scan is noised to first: more bears worse scans.",
+        "Time that the scan is noised to first: more bears worse scans.",
         usual="the recipe's",
         min=0,
     )
