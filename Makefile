@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check soak bench bench-quick clean
+.PHONY: demo test check soak bench bench-quick docs clean
 
 demo: $(STAMP)                     ## phantoms → train → segment → evaluate → montage; minutes on two cores
 	$(BIN)/medseg-diff demo --out demo
@@ -30,6 +30,10 @@ bench: $(STAMP)                    ## quality and speed against references
 bench-quick: $(STAMP)              ## speed beside straightforward code, in a minute or two; the last line is JSON
 	$(BIN)/python -W ignore -m benchmarks.reference --quick
 
+docs: $(STAMP)                     ## site/: the pages, and the API out of the docstrings; offline, no warning allowed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
@@ -37,4 +41,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo runs dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo runs site dist build .pytest_cache .mypy_cache .ruff_cache

@@ -305,6 +305,41 @@ def train_synth(
         data_root: Folder that paths in the table are relative to [the table's].
     """
 
+def train_enhance(
+    data: str | Path,
+    device: str = ...,
+    data_root: str | Path | None = ...,
+    *,
+    overrides: Sequence[str] = ...,
+    config: str | None = ...,
+    out: str | Path | None = ...,
+    resume: Literal["auto", "must"] | None = ...,
+    init_from: str | None = ...,
+    resample_to: str | None = ...,
+    runs: str | Path = ...,
+    mlflow: bool = ...,
+    parent: str | None = ...,
+) -> Run:
+    """Train the network that draws scans at a finer resolution, from scans of that resolution: those of the table `data`.
+
+    Returns the run: weights/denoiser.safetensors.
+    Raises: ConfigError, ManifestError, ImageError; UsageError where `out` already holds something; Diverged.
+
+    Args:
+        data: Table of cases (CSV).
+        overrides: Settings laid over the recipe, such as training.steps=1000.
+        config: Recipe: its name (see `info`) or file. [default: the verb's own]
+        out: Run folder. [default: runs/TIME-RECIPE]
+        resume: Go on with the unfinished run in --out, or the newest of this recipe and data; auto: else begin one.
+        init_from: A run whose weights to begin with; channels and regions may differ, the network not.
+        resample_to: Read the other channels of every case onto this one's grid.
+        runs: Folder of runs, cache and MLflow store.
+        mlflow: Mirror the run in MLflow.
+        parent: Name of a study whose runs stand together in MLflow.
+        device: auto, cpu, cuda, cuda:N or mps.
+        data_root: Folder that paths in the table are relative to [the table's].
+    """
+
 def synthesise(
     out: str | Path,
     device: str = ...,
@@ -316,6 +351,7 @@ def synthesise(
     masks: str | Path | None = ...,
     split: str | None = ...,
     data_root: str | Path | None = ...,
+    enhance: str | Path | None = ...,
     age: float | None = ...,
     sex: str | None = ...,
     unconditional: bool = ...,
@@ -328,7 +364,8 @@ def synthesise(
     overwrite: bool = ...,
 ) -> list[str | Path]:
     """Draw `number` scans into OUT/synthetic_0000 …, and their table OUT/cases.csv; returns the folders. With `masks`, a
-    table, `number` scans are painted into the mask of each of its cases: OUT/CASE_00 …, on the case's own grid.
+    table, `number` scans are painted into the mask of each of its cases: OUT/CASE_00 …, on the case's own grid. With
+    `enhance`, a run of train-enhance, scans are drawn again at its finer resolution.
 
     A scan depends on the model, the seed, its number and what is asked for alone. Those that are complete are skipped.
     Raises: UsageError, CheckpointError, EnvironmentFault; with `masks` also ManifestError, ImageError.
@@ -342,6 +379,7 @@ def synthesise(
         masks: Table of cases: scans are painted into their masks, the column seg.
         split: Only these cases of --masks.
         data_root: Folder that paths of --masks are relative to. [default: the table's]
+        enhance: Run of train-enhance: scans are drawn at its finer resolution.
         age: Age in years, the covariate age_years.
         sex: The covariate sex.
         unconditional: Scans of anybody: covariates are left out.
@@ -353,6 +391,65 @@ def synthesise(
         network_batch: Samples in one pass of the networks. [default: the recipe's]
         overwrite: Redo what is there.
         device: auto, cpu, cuda, cuda:N or mps.
+    """
+
+def enhance(
+    volumes: Sequence[str] = ...,
+    *,
+    out: str | Path,
+    data: str | Path | None = ...,
+    split: str | None = ...,
+    shard: str | tuple[int, int] = ...,
+    data_root: str | Path | None = ...,
+    channels: str | Sequence[str] = ...,
+    resample_to: str | None = ...,
+    overwrite: bool = ...,
+    keep_going: bool = ...,
+    pseudonymise: bool = ...,
+    pseudonym_key: str | Path | None = ...,
+    model: str | Path | None = ...,
+    runs: str | Path = ...,
+    draws: int = ...,
+    steps: int | None = ...,
+    condition_noise: int | None = ...,
+    seed: int = ...,
+    device: str = ...,
+    precision: str | None = ...,
+    network_batch: int | None = ...,
+    cluster: Literal["none", "ray"] = ...,
+    workers: int | None = ...,
+) -> list[str | Path]:
+    """Draw one case (`volumes`, as on the command line) or a table's cases at a finer resolution; returns the folders.
+
+    OUT/CASE/CHANNEL.nii.gz has voxels smaller by the model's factor, and the scan's own field of view and orientation. What
+    it shows beyond the scan is drawn, not measured: one of many fine scans that the scan may be the coarse form of. Cases
+    that are complete with the same settings are skipped, and so are those that another process is working on.
+    Raises: UsageError, ConfigError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
+
+    Args:
+        volumes: Case folder, file of a case, or CHANNEL=FILE (repeat).
+        data: Table of cases.
+        split: Only these cases of the table.
+        shard: Every N-th case, starting with the K-th. [default: 1/1]
+        data_root: Folder that paths in the table are relative to. [default: the table's]
+        channels: What numbered files and 4D volumes hold, in order: flair,t1.
+        resample_to: Bring the other channels onto this one's grid.
+        overwrite: Redo what is there.
+        keep_going: Go on past a bad case; OUT/failures.csv lists it.
+        pseudonymise: Results carry pseudonyms in place of the cases' names.
+        pseudonym_key: File of the secret that makes the pseudonyms. [default: RUNS/pseudonym.key]
+        out: Where results go, a folder for each case.
+        model: Run, or study of folds: its folder or name. [default: the newest of its kind below --runs]
+        runs: Where to look for the newest run.
+        draws: Samples whose mean is written: one is sharp, many are exact.
+        steps: Denoising steps. [default: the recipe's]
+        condition_noise: Time that the scan is noised to first: more bears worse scans. [default: the recipe's]
+        seed: Of all noise.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: Of the networks' numbers. [default: the recipe's]
+        network_batch: Samples in one pass of the networks. [default: the recipe's]
+        cluster: ray: share the cases among processes, of several machines by RAY_ADDRESS.
+        workers: Processes of --cluster. [default: one a GPU, else one a CPU]
     """
 
 def audit(

@@ -36,6 +36,7 @@ VERBS = {
     "segment": Verbs("train-seg", "segment"),
     "anomaly": Verbs("train-anomaly", "anomaly"),
     "synthesise": Verbs("train-synth", "synthesise"),
+    "enhance": Verbs("train-enhance", "enhance"),
 }
 
 

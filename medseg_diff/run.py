@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from medseg_diff import __version__
+from medseg_diff.checkout import commit
 from medseg_diff.errors import CheckpointError, UsageError, unwritable
 from medseg_diff.files import flush, read_json, sha256_of, write_json, write_text
 from medseg_diff.locking import LOCK
@@ -60,6 +61,10 @@ class Run:
     @property
     def metrics_file(self) -> Path:
         return self.folder / "metrics.csv"
+
+    @property
+    def system_file(self) -> Path:
+        return self.folder / "system.csv"
 
     @property
     def calibration_file(self) -> Path:
@@ -142,22 +147,25 @@ class Run:
         known = self.facts if (self.folder / "run.json").exists() else {"format": FORMAT}
         write_json(self.folder / "run.json", known | facts)
 
-    def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Append numbers to metrics.csv, a line each."""
+    def log(self, step: int, numbers: Mapping[str, float], *, file: Path | None = None) -> None:
+        """Append numbers to metrics.csv, or another file of its kind, a line each."""
         lines = [f"{step},{name},{value:.6g}\n" for name, value in numbers.items()]
+        path = file or self.metrics_file
         try:
-            with self.metrics_file.open("a", encoding="utf-8", newline="") as file:
-                file.writelines(lines if file.tell() else [METRIC_HEADER, *lines])
+            with path.open("a", encoding="utf-8", newline="") as opened:
+                opened.writelines(lines if opened.tell() else [METRIC_HEADER, *lines])
         except OSError as error:
-            raise unwritable(error, "metrics.csv", fix="free disk space") from error
+            raise unwritable(error, path.name, fix="free disk space") from error
 
-    def numbers(self, *, last_bytes: int | None = None) -> Iterator[Point]:
-        """What metrics.csv holds (of its last bytes), without lines that are damaged or that a crash cut short."""
-        if not self.metrics_file.is_file():
+    def numbers(self, *, file: Path | None = None, last_bytes: int | None = None) -> Iterator[Point]:
+        """What metrics.csv, or another file of its kind, holds (of its last bytes), without lines that are damaged or that a
+        crash cut short."""
+        path = file or self.metrics_file
+        if not path.is_file():
             return
-        with self.metrics_file.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - last_bytes) if last_bytes else 0)
-            for line in file:
+        with path.open("rb") as opened:
+            opened.seek(max(0, os.fstat(opened.fileno()).st_size - last_bytes) if last_bytes else 0)
+            for line in opened:
                 if found := METRIC_LINE.fullmatch(line.decode("utf-8", "replace")):
                     yield Point(int(found[1]), found[2], float(found[3]))
 
@@ -251,7 +259,7 @@ def new_name(recipe: str) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, without any name of host, user or path."""
+    """Versions and machine, without any name of host, user or path; in a checkout also the commit."""
     versions = {}
     for package in REPORTED:
         versions[package] = "absent"
@@ -259,6 +267,7 @@ def environment() -> dict[str, Any]:
             versions[package] = metadata.version(package)
     return {
         "medseg_diff": __version__,
+        **commit(),
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),

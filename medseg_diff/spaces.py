@@ -3,21 +3,18 @@
 Latent diffusion: Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, 2021, arXiv 2112.10752.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from medseg_diff.diffusion import Condition
+from medseg_diff.diffusion.coarse import coarse
 from medseg_diff.networks.autoencoders import Autoencoder
 from medseg_diff.networks.encoder import padded
 from medseg_diff.settings import Settings
-
-POOL: dict[int, Callable[..., Tensor]] = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
 
 class Space(Protocol):
@@ -89,7 +86,7 @@ class LatentSpace:
     def condition(self, condition: Condition) -> Condition:
         """Image and mask as means over the voxels that each place stands for."""
 
-        def coarse(part: Tensor | None) -> Tensor | None:
-            return None if part is None else POOL[part.ndim - 2](padded(part, self.step), self.step)
+        def on_grid(part: Tensor | None) -> Tensor | None:
+            return None if part is None else coarse(padded(part, self.step), self.step)
 
-        return condition._replace(image=coarse(condition.image), mask=coarse(condition.mask))
+        return condition._replace(image=on_grid(condition.image), mask=on_grid(condition.mask))

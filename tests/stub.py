@@ -15,7 +15,8 @@ import medseg_diff
 from medseg_diff.tasks.keywords import groups_of
 
 STUB = Path(__file__).parents[1] / "medseg_diff" / "__init__.pyi"
-GROUPED = ("segment", "anomaly", "train_seg", "train_anomaly", "train_synth", "synthesise", "audit", "prepare", "tune")
+TRAIN = ("train_seg", "train_anomaly", "train_synth", "train_enhance")
+GROUPED = ("segment", "anomaly", *TRAIN, "synthesise", "enhance", "audit", "prepare", "tune")
 RESULTS = {"segment": "SegmentationResult", "anomaly": "AnomalyResult"}
 OVERLOADED = ("volumes", "data")  # a single scan's words, and what gives a list
 

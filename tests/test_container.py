@@ -49,7 +49,7 @@ class TestTheDockerfile:
 
     def test_the_second_stage_takes_the_environment_alone_and_runs_as_nobody_in_particular(self):
         last = [(word, rest) for stage, word, rest in instructions() if stage == 2]
-        assert [rest for word, rest in last if word in ("COPY", "ADD")] == ["--from=build /opt/venv /opt/venv"]
+        assert [rest for word, rest in last if word in ("COPY", "ADD")] == ["--from=build /venv /venv"]
         assert ("USER", "1000:1000") in last and ("ENTRYPOINT", '["medseg-diff"]') in last
         bases = {rest.split(" AS ")[0] for _, word, rest in instructions() if word == "FROM"}
         assert len(bases) == 1, "an environment runs on the Python that it was made with only"

@@ -68,7 +68,10 @@ def test_a_run_is_found_by_folder_name_or_the_beginning_of_one(run, tmp_path, mo
 
 
 def test_without_any_run_the_command_that_makes_one_is_named(tmp_path):
-    for task, verb in (("anomaly", "train-anomaly"), ("other", r"train-seg\|train-anomaly\|train-synth")):
+    for task, verb in (
+        ("anomaly", "train-anomaly"),
+        ("other", r"train-seg\|train-anomaly\|train-synth\|train-enhance"),
+    ):
         with pytest.raises(
             UsageError, match=rf"no finished run for `{task}` .*Fix: train one \(medseg-diff {verb} --data"
         ):

@@ -1,4 +1,4 @@
-"""What a trained run does: `segment` and `anomaly` on the scans' own grids, `tune`, and `synthesise` out of nothing.
+"""What a trained run does: `segment`, `anomaly` and `enhance` with scans, `tune` for itself, `synthesise` out of nothing.
 
 Their options: `tasks/options.py`, `tasks/synthesis_options.py`.
 """
@@ -20,7 +20,7 @@ from medseg_diff.tasks.options import (
     ResultFolder,
     Source,
 )
-from medseg_diff.tasks.synthesis_options import SynthesisOptions
+from medseg_diff.tasks.synthesis_options import EnhancementOptions, SynthesisOptions
 from medseg_diff.tasks.tuning_options import TuningOptions
 
 if TYPE_CHECKING:
@@ -81,6 +81,14 @@ def synthesise(
 
     run(out=out, model=model, options=options, device=device)
     typer.echo(out / "cases.csv")
+
+
+def enhance(results: ResultFolder, source: Source, model: Model, drawing: EnhancementOptions, compute: Compute) -> None:
+    """Draw scans at a finer resolution: smaller voxels, the same field of view and orientation."""
+    from medseg_diff.tasks.apply.enhance import enhance as run
+
+    for folder in run(results=results, source=source, model=model, drawing=drawing, compute=compute):
+        typer.echo(folder)
 
 
 def tune(

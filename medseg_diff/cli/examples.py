@@ -38,6 +38,14 @@ EXAMPLES = {
         "medseg-diff train-synth --data ukb.csv",
         "medseg-diff train-synth --data ukb.csv --config quick/brain_ldm_3d -o runs/ldm",
     ),
+    "train-enhance": (
+        "medseg-diff train-enhance --data ukb.csv",
+        "medseg-diff train-enhance --data ukb.csv --config quick/cascade_x2 -o runs/fine",
+    ),
+    "enhance": (
+        "medseg-diff enhance -i t1.nii.gz --model runs/fine -o enhanced",
+        "medseg-diff enhance --data cases.csv --model runs/fine -o enhanced --draws 5",
+    ),
     "tune": (
         "medseg-diff tune --model runs/first --data cases.csv",
         "medseg-diff tune --model runs/first --data cases.csv --steps 1,2,3 --members 5,10 --loss 0.01",

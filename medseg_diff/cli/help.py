@@ -15,8 +15,8 @@ SECTIONS = (  # of options, in this order
 GROUPS = {
     "Start here": ("demo", "info", "selftest"),
     "Data": ("phantom", "prepare", "validate"),
-    "Train": ("train-seg", "train-anomaly", "train-synth", "tune"),
-    "Apply": ("segment", "anomaly", "synthesise"),
+    "Train": ("train-seg", "train-anomaly", "train-synth", "train-enhance", "tune"),
+    "Apply": ("segment", "anomaly", "synthesise", "enhance"),
     "Judge": ("evaluate", "audit"),
     "Review": ("report", "runs", "ui"),
 }

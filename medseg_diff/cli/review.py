@@ -133,12 +133,15 @@ def report(
     most: Annotated[
         int | None, said("Result", "Pages of so many cases only, the worst first.", usual="all", metavar="N", min=1)
     ] = None,
+    runs: Annotated[Path, said("Result", "Where the run lies that made the results.", metavar="FOLDER")] = Path("runs"),
+    mlflow: Annotated[bool, said("Result", "Show the page of all with its run in MLflow.")] = True,
 ) -> None:
     """Pages to look at: one offline HTML file for each case and one for all of them, with a viewer and pictures."""
     from medseg_diff.tasks.report import report as run
 
     names = [name.strip() for name in (channels or "").split(",") if name.strip()]
-    page = run(folder, data=data, volumes=volume or (), channels=names, data_root=data_root, most=most)
+    common: dict[str, Any] = {"data_root": data_root, "most": most, "runs": runs, "mlflow": mlflow}
+    page = run(folder, data=data, volumes=volume or (), channels=names, **common)
     typer.echo(f"wrote {page}; open it in a browser")
 
 

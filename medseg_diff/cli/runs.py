@@ -25,6 +25,7 @@ Task = Annotated[
     str | None,
     typer.Option(help="Only runs of this.", metavar="|".join(VERBS), autocompletion=completion_of(tuple(VERBS))),
 ]
+SHOWN = 8  # of what only one of two runs has
 COLUMNS = ("name", "task", "recipe", "state", "best", "step", "started", "took", "data")
 
 
@@ -49,18 +50,19 @@ def best(
     task: Task = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="A name in metrics.csv, or of an evaluation as test_dice.", show_default="how runs chose"),
+        typer.Option(help="A number, as val/dice or, of an evaluation, test/dice.", show_default="how runs chose"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The finished run with the best number."""
+    """The finished run with the best number: its folder, as --model takes it: --model "$(medseg-diff runs best)"."""
     from medseg_diff.tasks.runs import best_run as run
 
     found = run(runs, task=task, metric=metric)
     if as_json:
         _show(found)
         return
-    _say(f"{found['name']}: {found['metric']} {found['value']:.4g}, best of {found['compared']}")
+    typer.echo(printable(f"{found['metric']} {found['value']:.4g}, best of {found['compared']}"), err=True)
+    _say(found["model"])
 
 
 @app.command()
@@ -87,9 +89,9 @@ def compare(
     _say(f"{found['first']} → {found['second']} ({same})")
     for title, key in (("settings", "settings"), ("data and device", "facts"), ("environment", "environment")):
         typer.echo(f"\n{title}: " + ("" if found[key] else "the same"))
-        _table([("", name, _word(a), "→", _word(b)) for name, (a, b) in found[key].items()])
-    typer.echo("\nnumbers, at the last step of each:")
-    _table([("", name, _word(a), "→", _word(b), _change(a, b)) for name, (a, b) in found["numbers"].items()])
+        _show_both(found, key)
+    typer.echo("\nnumbers, at the last step of each, as MLflow shows them:")
+    _show_both(found, "numbers")
     _show_paired(found["paired"])
 
 
@@ -123,11 +125,11 @@ def register(
     """Put a run into MLflow's registry as the next version of a model."""
     from medseg_diff.tasks.runs import register_run as run
 
-    uri, verb = run(named, name, runs=runs, alias=alias)
+    uri, command = run(named, name, runs=runs, alias=alias)
     if as_json:
         _show({"model": uri})
         return
-    typer.echo(f"{uri}\nnext: medseg-diff {verb} --model {uri} --volume PATIENT_FOLDER --out results")
+    typer.echo(f"{uri}\nnext: {command}")
 
 
 def _row(each: Mapping[str, Any]) -> tuple[str, ...]:
@@ -151,12 +153,29 @@ def _table(rows: list[tuple[str, ...]]) -> None:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def _show_both(found: Mapping[str, Any], key: str) -> None:
+    """What both have as rows; in a line each what only one has."""
+    rows = found[key]
+    both = {name: pair for name, pair in rows.items() if None not in pair}
+    numbers = key == "numbers"
+    _table([("", name, _word(a), "→", _word(b), _change(a, b) if numbers else "") for name, (a, b) in both.items()])
+    for which, other in ((0, 1), (1, 0)):
+        alone = [
+            f"{name} {_word(pair[which])}"
+            for name, pair in rows.items()
+            if pair[which] is not None and pair[other] is None
+        ]
+        if alone:
+            more = [f"and {len(alone) - SHOWN} more (--json)"] if len(alone) > SHOWN else []
+            _say(f"  only {found[('first', 'second')[which]]}: {', '.join([*alone[:SHOWN], *more])}")
+
+
 def _word(value: Any) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _change(first: float | None, second: float | None) -> str:
-    return "" if first is None or second is None else f"{second - first:+.4g}"
+def _change(first: float, second: float) -> str:
+    return f"{second - first:+.4g}"
 
 
 def _show_paired(paired: Mapping[str, Any]) -> None:

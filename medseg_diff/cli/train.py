@@ -1,4 +1,4 @@
-"""A table of cases → a trained run: `train-seg`, `train-anomaly`, `train-synth`."""
+"""A table of cases → a trained run: `train-seg`, `train-anomaly`, `train-synth`, `train-enhance`."""
 
 from medseg_diff.cli.options import Data, DataRoot, Device
 from medseg_diff.tasks.training_options import Folds, TrainingRun
@@ -26,5 +26,12 @@ def train_anomaly(
 def train_synth(data: Data, training: TrainingRun, device: Device = "auto", data_root: DataRoot = None) -> None:
     """Train a model that draws scans of nobody: an autoencoder, and a denoiser of what it makes of scans."""
     from medseg_diff.tasks.train.synthesis import train_synth as run
+
+    run(data=data, training=training, device=device, data_root=data_root)
+
+
+def train_enhance(data: Data, training: TrainingRun, device: Device = "auto", data_root: DataRoot = None) -> None:
+    """Train a model that draws scans at a finer resolution, from scans of that resolution."""
+    from medseg_diff.tasks.train.enhancement import train_enhance as run
 
     run(data=data, training=training, device=device, data_root=data_root)

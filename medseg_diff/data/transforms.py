@@ -168,7 +168,7 @@ def with_change(images: CaseImages, prepared: Prepared, change: Tensor) -> np.nd
     for at in _scaled_together(images, brain, prepared.preparation):
         inside = brain[at]
         for target, delta in zip(out, native, strict=True):
-            scale = _scale_of(target[at][inside], prepared.preparation.intensity)
+            scale = scale_of(target[at][inside], prepared.preparation.intensity)
             low, high = (scale.middle + scale.unit * end for end in (scale.lowest, scale.highest))
             target[at][inside] = np.clip(target[at][inside], low, high) + scale.unit * delta[at][inside]
     return out
@@ -242,7 +242,7 @@ def _scaled(images: CaseImages, brain: np.ndarray, preparation: Preparation) -> 
         inside = brain[at]
         for source, target in zip(images.image, out, strict=True):
             values = source[at][inside]
-            scale = _scale_of(values, preparation.intensity)
+            scale = scale_of(values, preparation.intensity)
             target[at][inside] = np.clip((values - scale.middle) / scale.unit, scale.lowest, scale.highest)
     return out
 
@@ -255,7 +255,7 @@ def _scaled_together(images: CaseImages, brain: np.ndarray, preparation: Prepara
     return [at for at in places if brain[at].any()]
 
 
-class _Scale(NamedTuple):
+class Scale(NamedTuple):
     """What becomes 0, what 1 on the scale is worth, and where on it values are cut off."""
 
     middle: float
@@ -264,14 +264,14 @@ class _Scale(NamedTuple):
     highest: float
 
 
-def _scale_of(values: np.ndarray, intensity: str) -> _Scale:
+def scale_of(values: np.ndarray, intensity: str) -> Scale:
     """The scale of the values of a brain [N]."""
     if intensity == "percentile":
         low, high = (float(value) for value in np.percentile(values, PERCENTILES))
-        return _Scale((low + high) / 2, max(high - low, 1e-6) / 2, -1.0, 1.0)
+        return Scale((low + high) / 2, max(high - low, 1e-6) / 2, -1.0, 1.0)
     middle = float(np.median(values))
     deviation = 1.4826 * float(np.median(np.abs(values - middle)))  # 1.4826: a standard deviation, for normal values
-    return _Scale(middle, max(deviation, 1e-6), *ROBUST_RANGE)
+    return Scale(middle, max(deviation, 1e-6), *ROBUST_RANGE)
 
 
 def present_channels(case: Case, channels: Sequence[str]) -> tuple[str, ...]:

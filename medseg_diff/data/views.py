@@ -143,6 +143,7 @@ class WholeVolume(Settings):
 
 AnyView = Annotated[AxialSlices | Patches, Field(discriminator="kind")]
 SynthesisView = Annotated[AxialSlices | WholeVolume, Field(discriminator="kind")]
+EnhancementView = Annotated[Patches | WholeVolume, Field(discriminator="kind")]
 
 
 def fit_to(size: Iterable[int], image: Tensor, *, fill: float, corner: Iterable[int] | None = None) -> Tensor:

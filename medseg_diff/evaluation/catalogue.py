@@ -82,7 +82,8 @@ METRICS = TRAINING | ANOMALY_TOGETHER | ANOMALY | SEGMENTATION
 
 def metric_of(name: str) -> Metric | None:
     """The metric that a name is about: `val_dice`, `test_hd95_mm`, `denoiser_loss_simple`, `core_dice`; None for others."""
-    known = [metric for metric in METRICS if f"_{metric}_" in f"_{name}_"]
+    words = f"_{name.replace('/', '_')}_"  # as MLflow groups it: `val/dice`
+    known = [metric for metric in METRICS if f"_{metric}_" in words]
     return METRICS[max(known, key=len)] if known else None
 
 

@@ -19,20 +19,22 @@ Corner = tuple[int, ...]
 SHARPNESS = 8  # a tile's edge in standard deviations of its weights: its border counts 1/3000 of its middle
 
 
-def corners_of(size: Sequence[int], tile: Sequence[int], overlap: float) -> list[Corner]:
-    """First voxels of tiles that cover `size`, evenly spaced, neighbours sharing at least `overlap` of a tile.
+def corners_of(size: Sequence[int], tile: Sequence[int], overlap: float, step: int = 1) -> list[Corner]:
+    """First voxels of tiles that cover `size`, evenly spaced, neighbours sharing at least `overlap` of a tile; all of them
+    multiples of `step`, as the sides of image and tile have to be.
 
     Where an axis is shorter than the tile there is one, and it begins before the axis does (see `Tiled`).
     """
+    assert not any(n % step for n in (*size, *tile)), (size, tile, step)
     starts = []
-    for n, edge in zip(size, tile, strict=True):
+    for n, edge in zip((n // step for n in size), (edge // step for edge in tile), strict=True):
         if n <= edge:
             starts.append([-((edge - n) // 2)])
             continue
         stride = max(1, math.floor(edge * (1 - overlap)))
         count = math.ceil((n - edge) / stride) + 1
         starts.append([round(i * (n - edge) / (count - 1)) for i in range(count)])
-    return list(itertools.product(*starts))
+    return [tuple(step * start for start in corner) for corner in itertools.product(*starts)]
 
 
 def weights_of(tile: Sequence[int]) -> Tensor:
@@ -51,12 +53,15 @@ class Tiled(Wrapped):
     network says of variance or deviation is blended likewise. The last batch is padded, so that the network always sees one
     shape; a result depends on `tile`, `overlap` and, in its rounding, `batch`, never on how many samples are given at once.
     An axis shorter than the tile is extended: x_t continues with its own other end, so that it stays noise, and the
-    condition with its edge. `advance`, which may be replaced, is told of the tiles that each batch finished.
+    condition with its edge. Tiles begin at multiples of `step`, for a condition that looks otherwise between them.
+    `advance`, which may be replaced, is told of the tiles that each batch finished.
     """
 
-    def __init__(self, denoiser: AnyDenoiser, tile: Sequence[int], *, overlap: float = 0.25, batch: int = 1) -> None:
+    def __init__(
+        self, denoiser: AnyDenoiser, tile: Sequence[int], *, overlap: float = 0.25, batch: int = 1, step: int = 1
+    ) -> None:
         super().__init__(denoiser)
-        self.tile, self.overlap, self.batch = tuple(tile), overlap, batch
+        self.tile, self.overlap, self.batch, self.step = tuple(tile), overlap, batch, step
         self.advance: Callable[[int], None] = lambda tiles: None
 
     def prepare(self, condition: Condition) -> Condition:
@@ -65,7 +70,10 @@ class Tiled(Wrapped):
 
     def tiles(self, size: Sequence[int]) -> int:
         """How many tiles cover an image of *S = `size`."""
-        return len(corners_of(size, self.tile, self.overlap))
+        return len(self._corners(size))
+
+    def _corners(self, size: Sequence[int]) -> list[Corner]:
+        return corners_of(size, self.tile, self.overlap, self.step)
 
     def passes(self, samples: int, size: Sequence[int]) -> int:
         """Network passes for one prediction of so many images."""
@@ -75,7 +83,7 @@ class Tiled(Wrapped):
         """Prediction for x_t [B, C, *S] at time t; an image or mask in `condition` lies on the same *S."""
         parts: dict[str, Tensor] = {}
         size = x_t.shape[2:]
-        weights, total = _blending(self.tile, self.overlap, tuple(size), x_t.dtype, x_t.device)
+        weights, total = _blending(self.tile, tuple(self._corners(size)), tuple(size), x_t.dtype, x_t.device)
         for sample, corner, said in self._predictions(x_t, t, condition):
             if not parts:
                 parts = {name: x_t.new_zeros((len(x_t), len(part), *size)) for name, part in said.items()}
@@ -90,7 +98,7 @@ class Tiled(Wrapped):
         self, x_t: Tensor, t: int | Tensor, condition: Condition
     ) -> Iterator[tuple[int, Corner, dict[str, Tensor]]]:
         """Sample, corner and what was said of that tile, each part [C, *tile]: sample by sample, corner by corner."""
-        corners = corners_of(x_t.shape[2:], self.tile, self.overlap)
+        corners = self._corners(x_t.shape[2:])
         work = list(itertools.product(range(len(x_t)), corners))
         for number, (tiles, padded) in enumerate(padded_batches(work, self.batch)):
             places = torch.arange(number * self.batch, (number + 1) * self.batch, device=x_t.device)  # in `work`
@@ -132,12 +140,12 @@ class Tiled(Wrapped):
 
 @functools.lru_cache(maxsize=1)  # the same at every step of a walk
 def _blending(
-    tile: Corner, overlap: float, size: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    tile: Corner, corners: tuple[Corner, ...], size: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The weights of a tile [*tile], and what those of all tiles add up to at each voxel [*size]."""
     weights = weights_of(tile).to(device, dtype)
     total = torch.zeros(size, dtype=dtype, device=device)
-    for corner in corners_of(size, tile, overlap):
+    for corner in corners:
         here, inside = _meeting(corner, tile, size)
         total[here] += weights[inside]
     return weights, total

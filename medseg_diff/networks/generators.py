@@ -7,7 +7,7 @@ step that is a GAN).
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -35,7 +35,7 @@ class GeneratorSettings(Settings):
     widths: tuple[Width, ...] = Field(default=(64, 128, 256), min_length=2, max_length=8)
     stem: Literal[1, 2, 4] = 1
     groups: int = Field(default=8, ge=1, le=2048)
-    size: tuple[int, ...] = ()
+    size: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> "GeneratorSettings":

@@ -7,18 +7,20 @@ from typing import Literal, overload
 from medseg_diff.errors import ConfigError, verbs_of
 from medseg_diff.files import configs_folder
 from medseg_diff.recipes.anomaly import AnomalyRecipe
+from medseg_diff.recipes.enhancement import EnhancementRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.synthesis import SynthesisRecipe
 from medseg_diff.settings import apply_overrides, parse_settings, read_yaml
 
-Task = Literal["segment", "anomaly", "synthesise"]
-AnyRecipe = SegmentationRecipe | AnomalyRecipe | SynthesisRecipe
+Task = Literal["segment", "anomaly", "synthesise", "enhance"]
+AnyRecipe = SegmentationRecipe | AnomalyRecipe | SynthesisRecipe | EnhancementRecipe
 
 
 RECIPES: dict[str, type[AnyRecipe]] = {
     "segment": SegmentationRecipe,
     "anomaly": AnomalyRecipe,
     "synthesise": SynthesisRecipe,
+    "enhance": EnhancementRecipe,
 }
 
 
@@ -32,6 +34,10 @@ def load_recipe(name: str, *, task: Literal["anomaly"], overrides: Sequence[str]
 
 @overload
 def load_recipe(name: str, *, task: Literal["synthesise"], overrides: Sequence[str] = ()) -> SynthesisRecipe: ...
+
+
+@overload
+def load_recipe(name: str, *, task: Literal["enhance"], overrides: Sequence[str] = ()) -> EnhancementRecipe: ...
 
 
 @overload

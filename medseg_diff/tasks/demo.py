@@ -59,7 +59,7 @@ def demo(
     log.info("4/7 evaluating")
     metrics = {"segment": evaluate(out / "segment", data, split="test", runs=out / "runs")}
     draw_montage(out / "segment", data, out / "montage.png")
-    report(out / "segment", data=data, most=PAGES)
+    report(out / "segment", data=data, most=PAGES, runs=out / "runs")
     metrics["anomaly"] = _anomalies(out, data, device, anomaly_overrides)
     log.info("done in %s", duration(time.perf_counter() - started))
     return metrics
@@ -77,7 +77,7 @@ def _anomalies(out: Path, data: Path, device: str, overrides: tuple[str, ...]) -
     log.info("7/7 evaluating")
     metrics = evaluate(folder, data, split="test", runs=out / "runs")
     draw_montage(folder, data, folder / "montage.png")
-    report(folder, data=data, most=PAGES)
+    report(folder, data=data, most=PAGES, runs=out / "runs")
     return metrics
 
 

@@ -17,7 +17,7 @@ from medseg_diff.evaluation.segmentation import evaluate_segmentation
 from medseg_diff.evaluation.summary import Each, listed
 from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.tasks.options import check_sharing
-from medseg_diff.tracking.evaluations import attach_to_run
+from medseg_diff.tracking.attaching import attach_to_run
 
 SCHEMA = 1
 COMPARED = "compared"  # folder of the second evaluation, where results go elsewhere
@@ -196,4 +196,4 @@ def _stated(regions: Regions) -> dict[str, Any]:
 
 def _name_of(manifest: Manifest, cases: Sequence[Case]) -> str:
     """What the numbers are about; made-up brains are never passed off as patients."""
-    return "phantom" if all(map(is_phantom, cases)) else Path(manifest.file).stem
+    return "phantom" if all(map(is_phantom, cases)) else manifest.name

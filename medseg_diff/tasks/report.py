@@ -16,6 +16,7 @@ from medseg_diff.recipes.lookup import find_recipe, recipe_names
 from medseg_diff.reporting.page.case import read_lesions, write_case_page
 from medseg_diff.reporting.page.cohort import Evaluated, worst_first, write_cohort_page
 from medseg_diff.settings import read_yaml
+from medseg_diff.tracking.attaching import attach_page
 
 Facts = Mapping[str, Any]
 
@@ -28,13 +29,16 @@ def report(
     channels: Sequence[str] = (),
     data_root: Path | None = None,
     most: int | None = None,
+    runs: Path = Path("runs"),
+    mlflow: bool = True,
 ) -> Path:
     """Write report.html into every case's folder below `folder`, which `segment` or `anomaly` wrote, and one for all of them
     into `folder`; of the folder of a single case that one alone. Returns the page to open first.
 
     The scans under masks and maps are those of the table `data`, or of one case by its files `volumes` (numbered ones as
     `channels`); without either the pages show masks, maps and numbers. What `evaluate` wrote there is shown too. With `most`
-    only so many cases have pages of their own, the worst first.
+    only so many cases have pages of their own, the worst first. The page of all is shown, unless `mlflow` is off, among the
+    artifacts of the run below `runs` that made the results.
     Raises: UsageError where there are no results, ManifestError, ImageError where a file is damaged, EnvironmentFault.
     """
     folder = Path(folder)
@@ -68,6 +72,7 @@ def report(
             step()
     if not single:
         page = write_cohort_page(folder, facts, cases, papers=papers, evaluated=evaluated)
+        attach_page(folder, runs=runs, mlflow=mlflow)
     if not cases:
         log.info("the pages show no scans: add --data TABLE, or --volume for one case")
     return page

@@ -1,7 +1,5 @@
 """Review of trained runs from their folders: which there are, which was best, what changed between two and what it did."""
 
-import re
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,12 +14,13 @@ from medseg_diff.recipes.tuned import TUNED
 from medseg_diff.run import Run
 from medseg_diff.runs import all_runs, finished_runs, locate
 from medseg_diff.settings import read_yaml
+from medseg_diff.studies import study_of
+from medseg_diff.tracking.names import chosen_by, meant, numbers_of, points_of
 
 if TYPE_CHECKING:
     from medseg_diff.tracking.evaluations import Evaluation
 
 TAIL_BYTES = 4096
-CHOSEN = re.compile(r"(.*)best_(?!step$)(.+)")  # how run.json names the number that chose the best weights
 FACTS = ("task", "recipe", "data", "data_digest", "device", "precision", "threads")
 
 
@@ -48,10 +47,10 @@ def list_runs(runs: Path, *, task: str | None = None) -> list[Listed]:
 
 
 def best_run(runs: Path, *, task: str | None = None, metric: str | None = None) -> dict[str, Any]:
-    """The finished run with the best number: {name, task, metric, value, compared}.
+    """The finished run with the best number: {name, model, task, metric, value, compared}; `model` is its folder.
 
-    `metric` is a name in metrics.csv (its best step counts) or, as `test_dice`, of an evaluation; without it the number
-    by which runs chose their weights, which must then be the same one for all.
+    `metric` is a name as MLflow shows it, such as `val/dice` (its best step counts) or `test/dice` of an evaluation, or as
+    metrics.csv writes it; without it the number by which runs chose their weights, which must then be the same one for all.
     Raises: UsageError where no finished run has it, or where runs chose by different numbers.
     """
     finished = [run for run in finished_runs(runs) if task in (None, run.facts.get("task"))]
@@ -74,8 +73,9 @@ def best_run(runs: Path, *, task: str | None = None, metric: str | None = None) 
     winner = (min if direction_of(metric) == "lower" else max)(scored, key=lambda run: scored[run])
     return {
         "name": winner.folder.relative_to(runs).as_posix(),
+        "model": winner.folder.as_posix(),
         "task": winner.facts.get("task"),
-        "metric": metric,
+        "metric": meant(metric, numbers_of(winner)) or metric,
         "value": scored[winner],
         "compared": len(scored),
     }
@@ -104,25 +104,6 @@ def compare_runs(
         "numbers": {name: [part.get(name) for part in numbers] for name in dict.fromkeys([*numbers[0], *numbers[1]])},
         "paired": _paired(one, two, predictions),
     }
-
-
-def numbers_of(run: Run) -> dict[str, float]:
-    """The last of every number in metrics.csv, and what evaluations of the run found (`test_dice` …)."""
-    from medseg_diff.tracking.evaluations import means_of, recorded
-
-    last = {point.name: point.value for point in run.numbers()}
-    for evaluation in recorded(run):
-        last |= means_of(evaluation)
-    return last
-
-
-def chosen_by(facts: Mapping[str, Any]) -> tuple[str | None, float | None]:
-    """The number by which a run chose its weights, as metrics.csv names it, and its best value."""
-    for key, value in facts.items():
-        found = CHOSEN.fullmatch(key)
-        if found and isinstance(value, int | float) and abs(value) <= sys.float_info.max:
-            return found[1] + found[2], float(value)
-    return None, None
 
 
 def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -161,9 +142,11 @@ def _last_step(run: Run) -> int | None:
 
 def _best_value(run: Run, metric: str) -> float | None:
     """The best of all steps: the kept weights are the best ones."""
-    values = [point.value for point in run.numbers() if point.name == metric]
-    if not values:
-        return numbers_of(run).get(metric)
+    numbers = numbers_of(run)
+    name = meant(metric, numbers)
+    if name is None:
+        return None
+    values = [point.value for point in points_of(run) if point.name == name] or [numbers[name]]
     return min(values) if direction_of(metric) == "lower" else max(values)
 
 
@@ -221,19 +204,24 @@ def sync_runs(named: Sequence[Path] = (), *, runs: Path) -> list[Synced]:
 
     Raises: CheckpointError where one is no run, EnvironmentFault where MLflow does not answer.
     """
-    from medseg_diff.tracking import complete
+    from medseg_diff.tracking import complete, complete_study
     from medseg_diff.tracking.store import answering
 
     chosen = [locate(path, runs) for path in named] or list(all_runs(runs))
+    studies = {study.folder: study for run in chosen if (study := study_of(run))}
     with answering():
-        return [Synced(run.name, *complete(run, runs)) for run in chosen]
+        done = [Synced(run.name, *complete(run, runs)) for run in chosen]
+        for study in studies.values():
+            complete_study(study, runs)
+    return done
 
 
 def register_run(named: Path, name: str, *, runs: Path, alias: str | None = None) -> tuple[str, str]:
-    """Put a run into MLflow's registry; returns the word for --model, `models:/NAME/VERSION`, and the verb that takes it.
+    """Put a run into MLflow's registry; returns the word for --model, `models:/NAME/VERSION`, and the command that uses it.
 
     Raises: CheckpointError, UsageError, EnvironmentFault as `tracking.registry.register`.
     """
+    from medseg_diff.tracking.about import use_of
     from medseg_diff.tracking.registry import register
 
     run = locate(named, runs)
@@ -241,7 +229,8 @@ def register_run(named: Path, name: str, *, runs: Path, alias: str | None = None
         log.info(
             "%s stays with the run's folder: versions do not change; say --steps and --members to `segment`", TUNED
         )
-    return register(run, runs, name=name, alias=alias).uri, verbs_of(run.facts["task"]).apply
+    uri = register(run, runs, name=name, alias=alias).uri
+    return uri, use_of(run, uri)
 
 
 def rows_of(listed: Sequence[Listed]) -> list[dict[str, Any]]:

@@ -27,6 +27,9 @@ class SynthesisOptions:
     data_root: Path | None = option(
         None, "Folder that paths of --masks are relative to.", usual="the table's", metavar="FOLDER"
     )
+    enhance: Path | None = option(
+        None, "Run of train-enhance: scans are drawn at its finer resolution.", metavar="RUN", panel="Model"
+    )
     age: float | None = option(None, "Age in years, the covariate age_years.", metavar="YEARS")
     sex: str | None = option(None, "The covariate sex.", choices=("F", "M"))
     unconditional: bool = option(False, "Scans of anybody: covariates are left out.")
@@ -53,6 +56,8 @@ class SynthesisOptions:
             raise UsageError(f"{name} is for the rows of --masks", fix="leave it out")
         if self.masks is not None and (self.covariates or self.unconditional or (self.age, self.sex) != (None, None)):
             raise UsageError("--masks says what is painted, and takes no covariates", fix="leave them out")
+        if self.masks is not None and self.enhance is not None:
+            raise UsageError("--masks paints on the grid of each mask, and --enhance makes a finer one", fix="use one")
         if self.split is not None and self.split not in SPLITS:
             raise UsageError(f"there is no split `{self.split}`", fix=f"use one of {', '.join(SPLITS)}")
         names = [word.partition("=")[0] for word in self.covariates]
@@ -79,6 +84,22 @@ class SynthesisOptions:
         known: dict[str, float | str] = {name: _number_or_word(value) for name, value in words.items()}
         known |= {} if self.age is None else {"age_years": self.age}
         return known | ({} if self.sex is None else {"sex": self.sex})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnhancementOptions:
+    """How scans are drawn at a finer resolution; None is the recipe's own."""
+
+    panel: ClassVar[str] = "Sampling"
+    draws: int = option(1, "Samples whose mean is written: one is sharp, many are exact.", min=1)
+    steps: int | None = option(None, "Denoising steps.", usual="the recipe's", min=1)
+    condition_noise: int | None = option(
+        None,
+        "Time that the scan is noised to first: more bears worse scans.",
+        usual="the recipe's",
+        min=0,
+    )
+    seed: int = option(0, "Of all noise.")
 
 
 def _scales(word: str) -> tuple[float, ...]:

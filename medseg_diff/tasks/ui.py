@@ -1,9 +1,11 @@
 """`ui`: MLflow's pages on the local store, for this machine only, until Ctrl-C."""
 
 import ipaddress
+import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,10 +18,16 @@ from pathlib import Path
 
 from medseg_diff.console import log
 from medseg_diff.errors import EnvironmentFault, UsageError
-from medseg_diff.tracking.store import LOCAL, QUIET, address
+from medseg_diff.run import Run
+from medseg_diff.runs import all_runs
+from medseg_diff.tracking.local import settle
+from medseg_diff.tracking.store import LOCAL, QUIET, address, read_ticket
 
 START_SECONDS, END_SECONDS, BREATH_SECONDS = 120.0, 10.0, 0.2
-PAGE = "#/experiments?workflowType=machine_learning"  # without these words it opens on prompts, of which there are none
+TRAINING = "?workflowType=machine_learning"  # without these words it opens on prompts, of which there are none
+SAYING_SECONDS = 15.0  # between two words on what is waited for
+ANSWER_SECONDS = 3.0  # for one question
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows this machine's loopback
 
 
 def ui(
@@ -29,7 +37,8 @@ def ui(
     port: int = 5000,
     ready: Callable[[str], None] = lambda link: None,
 ) -> str:
-    """Serve the store below `runs` until interrupted; `ready` is told the link once it answers. Returns the link.
+    """Serve the store below `runs` until interrupted; `ready` is told the link, to the experiment of the newest run, once it
+    answers. Returns the link.
 
     Where MLFLOW_TRACKING_URI names a server, nothing is started. Raises: UsageError for a host that others could reach
     or where there is no store, EnvironmentFault where the port is taken or the server does not start.
@@ -41,24 +50,50 @@ def ui(
         )
     store = address(runs)
     if store.startswith("http"):
-        link = f"{store.rstrip('/')}/{PAGE}"
+        link = f"{store.rstrip('/')}/{_page(store.rstrip('/'), runs)}"
         ready(link)
         return link
     if store.startswith(LOCAL) and not Path(store.removeprefix(LOCAL)).is_file():
         raise UsageError(f"no MLflow store below {runs.name}/", fix="train first, or medseg-diff runs sync")
-    root = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    root = link = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     _check_free(host, port)
+    _settle(runs)
+    shown = store.removeprefix(LOCAL) if store.startswith(LOCAL) else "MLFLOW_TRACKING_URI"  # which may hold a password
+    log.info("starting MLflow on %s and waiting for its first answer: about 20 s", shown)
     server = _start(store, host, port)
     try:
         with _ended_like_ctrl_c():
             _wait(server, root)
-            ready(f"{root}/{PAGE}")
+            link = f"{root}/{_page(root, runs)}"
+            ready(link)
             server.wait()
     except KeyboardInterrupt:
         log.info("stopped")
     finally:
         _stop(server)
-    return f"{root}/{PAGE}"
+    return link
+
+
+def _settle(runs: Path) -> None:
+    """What the pages show of a copied folder of runs lies in the copy."""
+    try:
+        settle(runs)
+    except sqlite3.Error as error:
+        log.warning("pictures and files are looked for where the runs were copied from (%s)", error)
+
+
+def _page(root: str, runs: Path) -> str:
+    """The experiment of the newest run that MLflow knows, as far as the server says which; else the list of them."""
+    told = {run.folder: ticket for run in all_runs(runs) if (ticket := read_ticket(run.folder)) and ticket.run_id}
+    newest = max(told, key=lambda folder: Run(folder).moment("started") or 0.0, default=None)
+    if newest is not None:
+        question = f"{root}/api/2.0/mlflow/runs/get?run_id={told[newest].run_id}"
+        with (
+            suppress(OSError, ValueError, KeyError, TypeError),
+            DIRECT.open(question, timeout=ANSWER_SECONDS) as answer,
+        ):
+            return f"#/experiments/{json.load(answer)['run']['info']['experiment_id']}/runs{TRAINING}"
+    return f"#/experiments{TRAINING}"
 
 
 @contextmanager
@@ -112,14 +147,15 @@ def _start(store: str, host: str, port: int) -> "subprocess.Popen[bytes]":
 
 
 def _wait(server: "subprocess.Popen[bytes]", root: str) -> None:
-    end = time.monotonic() + START_SECONDS
-    no_proxy = urllib.request.ProxyHandler({})  # none knows this machine's loopback
-    direct = urllib.request.build_opener(no_proxy)
-    while time.monotonic() < end:
+    began = said = time.monotonic()
+    while (now := time.monotonic()) < began + START_SECONDS:
         if server.poll() is not None:
             raise EnvironmentFault(f"MLflow ended with code {server.returncode}", fix="see mlflow server --help")
-        with suppress(urllib.error.URLError, OSError), direct.open(f"{root}/health", timeout=2):
+        with suppress(urllib.error.URLError, OSError), DIRECT.open(f"{root}/health", timeout=ANSWER_SECONDS):
             return
+        if now > said + SAYING_SECONDS:
+            said = now
+            log.info("still waiting for MLflow's answer at %s, %.0f s by now", root, now - began)
         time.sleep(BREATH_SECONDS)
     raise EnvironmentFault(f"MLflow did not start within {START_SECONDS:.0f} s", fix="try again")
 

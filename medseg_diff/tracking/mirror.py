@@ -9,8 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from medseg_diff.run import Point, Run, TrajectoryPicture
+from medseg_diff.tracking.about import TRAJECTORY
+from medseg_diff.tracking.names import grouped, rounded
 from medseg_diff.tracking.store import LOCAL, address, ticket_of
-from medseg_diff.tracking.sync import complete, entry_of, files_to_show
+from medseg_diff.tracking.sync import complete, describe, entry_of, files_to_show, send_measured
+from medseg_diff.tracking.system import SystemLoad
 
 log = logging.getLogger("medseg_diff")
 
@@ -35,7 +38,7 @@ class Mirror:
     def begin(self, run: Run) -> None:
         """The run's folder keeps a ticket (mlflow.json), so that a later Mirror of it, or `runs sync`, goes on with the
         same run in MLflow."""
-        self._run = run
+        self._run, self._load = run, SystemLoad()
         ticket_of(run.folder, parent=self._parent)
         self._jobs.put(_import_mlflow)
         self._jobs.put(self._open)
@@ -43,17 +46,24 @@ class Mirror:
         self._thread.start()
 
     def metrics(self, step: int, numbers: Mapping[str, float]) -> None:
-        points, now = [Point(step, name, value) for name, value in numbers.items()], int(time.time() * 1000)
+        points = [Point(step, grouped(name), rounded(value)) for name, value in numbers.items()]
+        if load := self._load.read(step):
+            self._run.log(step, load, file=self._run.system_file)
+            points += [Point(step, name, rounded(value)) for name, value in load.items()]
+        now = int(time.time() * 1000)
         self._jobs.put(lambda: self._entry.points(points, at_ms=now))
 
     def trajectory(self, picture: TrajectoryPicture) -> None:
-        """One step of its series, which MLflow shows with a slider."""
+        """One step of its series, which MLflow shows with a slider; the newest stands in the description too."""
         self._jobs.put(lambda: self._entry.picture(picture.path, key=picture.series, step=picture.step))
+        self._jobs.put(lambda: self._entry.preview(picture.path, TRAJECTORY))
+        self._jobs.put(lambda: describe(self._run, self._entry))
 
     def end(self, run: Run, *, finished: bool, weights: Sequence[Path]) -> None:
         """Send what is left, waiting a few seconds at most for any one answer."""
         for path in (*files_to_show(run), *weights) if finished else ():
             self._jobs.put(partial(self._send, path))
+        self._jobs.put(lambda: send_measured(run, self._entry))
         self._jobs.put(lambda: self._entry.end("FINISHED" if finished else "FAILED"))
         self._jobs.put(self._make_up)
         self._jobs.put(None)
@@ -90,6 +100,7 @@ class Mirror:
     def _open(self) -> None:
         self._entry = entry_of(self._run, self._store)
         self._send(self._run.recipe_file)
+        describe(self._run, self._entry)
 
     def _send(self, path: Path) -> None:
         self._entry.file(path)

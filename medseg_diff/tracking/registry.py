@@ -3,17 +3,22 @@
 import re
 import shutil
 import tempfile
-from pathlib import Path, PurePosixPath
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from medseg_diff import __version__
 from medseg_diff.errors import CheckpointError, UsageError, verbs_of
 from medseg_diff.files import sha256_of
 from medseg_diff.run import Run
-from medseg_diff.tracking.store import Entry, answering, make_client
+from medseg_diff.tracking.about import description_of_version
+from medseg_diff.tracking.store import answering, make_client
 from medseg_diff.tracking.sync import complete
 
 SCHEME = "models:/"
-FOLDER = "model"  # among the run's artifacts
+FOLDER, RUN = "model", "run"  # among the run's artifacts, and in the model's data
+LOADER = "medseg_diff.api.pyfunc"
 SUMS_TAG = "medseg_diff.sha256sums"
 PLAIN = ("run.json", "environment.json", "SHA256SUMS")
 NAME = re.compile(r"[\w.-]{1,64}")
@@ -39,12 +44,11 @@ def register(run: Run, store: Path, *, name: str, alias: str | None = None) -> R
     if not NAME.fullmatch(name):
         raise UsageError(f"`{name}` is no name for a model", fix="use letters, digits, dot, dash and underscore")
     files = _sealed_files(run)
-    with answering():
+    with answering(), tempfile.TemporaryDirectory() as temporary:
         completed = complete(run, store)
         client = make_client(store)
-        entry = Entry(client, completed.run_id, known=True)
-        for path in files:
-            entry.file(path, str(PurePosixPath(FOLDER, path.relative_to(run.folder).parent.as_posix())))
+        _write_model(run, files, Path(temporary) / FOLDER)
+        client.log_artifacts(completed.run_id, str(Path(temporary) / FOLDER), FOLDER)
         if name not in {model.name for model in client.search_registered_models(f"name = '{name}'")}:
             client.create_registered_model(name)
         root = client.get_run(completed.run_id).info.artifact_uri
@@ -53,10 +57,46 @@ def register(run: Run, store: Path, *, name: str, alias: str | None = None) -> R
             f"{root}/{FOLDER}",
             run_id=completed.run_id,
             tags={SUMS_TAG: sha256_of(run.folder / "SHA256SUMS"), "task": str(run.facts["task"])},
+            description=description_of_version(run),
         )
         if alias:
             client.set_registered_model_alias(name, alias, version.version)
     return Registered(name, str(version.version))
+
+
+def _write_model(run: Run, files: Sequence[Path], folder: Path) -> None:
+    """The run's files as an MLflow model with a signature, which `medseg_diff.api.pyfunc` loads: code and safetensors."""
+    import mlflow.pyfunc
+
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / RUN
+        for path in files:
+            place = copy / path.relative_to(run.folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+        with warnings.catch_warnings(action="ignore"):  # MLflow asks for an example: that would be somebody's scan
+            mlflow.pyfunc.save_model(
+                folder,
+                loader_module=LOADER,
+                data_path=copy,
+                signature=_signature(run.facts["task"]),
+                pip_requirements=[f"medseg_diff=={__version__}"],
+                metadata={"task": run.facts["task"], "recipe": run.facts["recipe"]},
+            )
+
+
+def _signature(task: str) -> Any:
+    """What a row of a table holds, which results come of it, and where they go."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    text, whole = DataType.string, DataType.long
+    orders = [ColSpec(whole, "number", required=False)]
+    orders += [ColSpec(text, name, required=False) for name in ("covariates", "masks")]
+    inputs = orders if task == "synthesise" else [ColSpec(text, "volume")]
+    results = [ColSpec(whole, "row"), ColSpec(text, "case"), ColSpec(text, "folder")]
+    asked = [ParamSpec("out", text, "results"), ParamSpec("seed", whole, 0), ParamSpec("device", text, "auto")]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(results), params=ParamSchema(asked))
 
 
 def fetch(uri: str, store: Path) -> Run:
@@ -126,5 +166,6 @@ def _download(client: Any, run_id: str, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
         came = Path(client.download_artifacts(run_id, FOLDER, temporary))
+        came = came / "data" / RUN if (came / "data" / RUN).is_dir() else came  # as it was before there was a signature
         shutil.rmtree(folder, ignore_errors=True)
         came.replace(folder)

@@ -1,19 +1,22 @@
 """Learning to denoise: a random time and fresh noise for every sample, and the denoiser's loss."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from medseg_diff.data.datasets.batch import Batch
 from medseg_diff.data.datasets.labelled import UNKNOWN
+from medseg_diff.diffusion.coarse import WHOLE, Detail, coarse, shown_coarse
 from medseg_diff.diffusion.condition import Condition
 from medseg_diff.diffusion.denoiser import Denoiser
 from medseg_diff.diffusion.hiding import Hiding, between, blurred, brain_of, shown
 from medseg_diff.diffusion.losses import denoising_loss, hybrid
 from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
+from medseg_diff.diffusion.schedule import NoiseSchedule
 from medseg_diff.seeds import seed_of
 from medseg_diff.spaces import PLAIN, Space
 from medseg_diff.training.objective import Turn
@@ -121,6 +124,27 @@ def described(batch: Batch) -> Condition:
 
 
 @dataclass(frozen=True)
+class FineFromCoarse:
+    """x_0 is the image, or its detail, conditioned on the means of its blocks of `factor` voxels along each axis, noised to
+    a time drawn from 0 … `noisiest`, which the network is told."""
+
+    schedule: NoiseSchedule
+    factor: int
+    noisiest: int
+    detail: Detail = WHOLE
+    seed: int = 0
+    rank: int = 0
+
+    def __call__(self, batch: Batch, step: int) -> Example:
+        image = coarse(batch.image, self.factor)
+        own = seed_of(self.seed, "condition noise", self.rank, step)
+        s, noise = draw_times_and_noise(image, own, earliest=0, deepest=self.noisiest)
+        shown = shown_coarse(image, s, noise, schedule=self.schedule, factor=self.factor)
+        assert shown.image is not None
+        return Example(self.detail.encode(batch.image, shown.image), shown)
+
+
+@dataclass(frozen=True)
 class ImageOnItself:
     """x_0 is the image, and the condition is the image too: what a denoiser takes over of it is for its network to limit."""
 
@@ -179,3 +203,18 @@ def draw_times_and_noise(
     place = (torch.randperm(batch, generator=generator, device=clean.device) + share) / batch
     t = (place * count).long().clamp(max=count - 1) + earliest
     return t, kind.draw(clean, generator)
+
+
+def validation_loss(
+    denoiser: Denoiser, pair: Pair, batches: Sequence[Batch], fabric: Fabric, *, seed: int, noise: AnyNoise
+) -> float:
+    """The mean loss of a denoiser on batches, at times and with noise that are the same at every call."""
+    losses, start = [], 0
+    with torch.no_grad(), fabric.autocast():
+        for batch in batches:
+            clean, condition, _ = pair(batch.to(fabric.device), start)
+            own = seed_of(seed, "validation", start)
+            t, drawn = draw_times_and_noise(clean, own, deepest=denoiser.schedule.length, kind=noise)
+            losses.append(denoising_loss(denoiser, clean, t, drawn, condition, None)["simple"].float())
+            start += len(batch)
+    return float(torch.cat(losses).mean())

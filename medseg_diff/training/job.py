@@ -3,15 +3,17 @@
 import itertools
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 
 from medseg_diff.console import duration, log, quiet, timed
+from medseg_diff.data.tables.case import SPLITS
 from medseg_diff.device import find_device, find_precision, make_fabric
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
@@ -58,7 +60,7 @@ def train(
         again = shlex.join([*job.command, *words, "--resume", "auto"])
         bench = Bench(run, fabric, precision, job.recipe_sha256, job.data_digest, again)
         if fabric.global_rank == 0:
-            run.note(data=job.manifest.file, device=chosen.type, precision=precision)
+            run.note(device=chosen.type, precision=precision, **_facts_of(job))
         _train(phases, bench, Watchers(watchers if fabric.global_rank == 0 else ()))
     return run
 
@@ -68,6 +70,18 @@ def seeded(seed: int, build: Callable[[], Built]) -> Built:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "network"))
         return build()
+
+
+def _facts_of(job: Job) -> dict[str, Any]:
+    """What run.json says of the table and of what was laid over the recipe."""
+    cases = job.manifest.cases
+    splits: Counter[str] = Counter(case.split or "train" for case in cases)
+    return {
+        "data": job.manifest.name,
+        "cases": {split: splits[split] for split in SPLITS if splits[split]},
+        "patients": len({case.patient for case in cases}),
+        "overrides": list(job.overrides),
+    }
 
 
 @contextmanager

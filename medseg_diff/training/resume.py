@@ -28,7 +28,8 @@ SHOWN_DIFFERENCES = 3
 class Job:
     """What a train verb was asked for: `recipe` is the name of its resolved `settings`, `command` the words that ask for
     it again, but for --runs, --device, --out and --resume; `study` is the --out of a run that is a fold of one; `init_from`
-    what the weights begin with. A run that it goes on with has to be of the same."""
+    what the weights begin with; `overrides` what was laid over the recipe. A run that it goes on with has to be of the same.
+    """
 
     task: str
     recipe: str
@@ -38,6 +39,7 @@ class Job:
     command: Sequence[str] = ("medseg-diff",)
     study: Path | None = None
     init_from: Mapping[str, Any] | None = None
+    overrides: Sequence[str] = ()
 
     @cached_property
     def text(self) -> str:

@@ -87,6 +87,8 @@ class Course:
         if found is None:
             self.bench.fabric.barrier()  # nobody writes before everybody has looked
             self._save(0)
+            if self.chief:
+                self._draw(Progress(0, {}, self.learners.averages))  # MLflow's card opens on step 0
             return
         self._restore(found)
         log.info("%s: going on from step %d of %d", self.phase.name, self.mark.step, self.phase.settings.steps)
@@ -149,13 +151,17 @@ class Course:
             self.mark = self.mark.but(best=score)
             if phase.better:
                 run.note(**{f"{phase.prefix}best_step": step, f"{phase.prefix}best_{phase.better}": score})
-        if phase.draw:
-            picture = run.trajectory(phase.name, step)
-            phase.draw(progress, picture.path)
-            self.watchers.tell(lambda watcher: watcher.trajectory(picture))
+        self._draw(progress)
         said = {"loss": numbers["loss"]} | ({phase.better: score} if phase.better else {})
         log.info("step %d: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in said.items()))
         return found
+
+    def _draw(self, progress: Progress) -> None:
+        """The denoising trajectory of this moment, where the phase draws any."""
+        if self.phase.draw:
+            picture = self.bench.run.trajectory(self.phase.name, progress.step)
+            self.phase.draw(progress, picture.path)
+            self.watchers.tell(lambda watcher: watcher.trajectory(picture))
 
     def _save(self, step: int) -> None:
         """A checkpoint of this moment, from which the counting of rollbacks starts anew."""

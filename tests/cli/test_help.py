@@ -1,7 +1,6 @@
 """What `--help` says: examples that can be typed, options in sections with one notation of defaults, and completion."""
 
 import re
-import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -11,12 +10,9 @@ from medseg_diff import cli
 from medseg_diff.cli.completion import completion_of
 from medseg_diff.cli.examples import EXAMPLES
 from medseg_diff.cli.help import GROUPS, SECTIONS
-from medseg_diff.data.tables.sources import SOURCES
 from medseg_diff.recipes.lookup import RECIPES, find_recipe, recipe_names
+from tests.command_lines import PROGRAM, VERBS, checked, parsed
 
-PROGRAM = typer.main.get_command(cli.app)
-BY_NAME = PROGRAM.commands | {f"runs {name}": each for name, each in PROGRAM.commands["runs"].commands.items()}
-VERBS = {name: command for name, command in BY_NAME.items() if not hasattr(command, "commands")}
 EVERYWHERE = {"-h", "--help"}
 LINES = [(name, line) for name, lines in EXAMPLES.items() for line in lines if name in VERBS]
 
@@ -34,23 +30,9 @@ def options_of(command):
     return [each for each in command.params if each.param_type_name == "option" and not EVERYWHERE & {*each.opts}]
 
 
-def parsed(name, line):
-    """The words of an example as the command that they call takes them. Raises: what typer says of a wrong one."""
-    words = shlex.split(line.split(" > ")[0])
-    assert words[0] == "medseg-diff" and words[1 : 1 + len(name.split())] == name.split(), line
-    return VERBS[name].make_context(name, words[1 + len(name.split()) :]).params
-
-
 @pytest.mark.parametrize(("name", "line"), LINES, ids=[line for _, line in LINES])
 def test_an_example_is_a_command_that_its_verb_takes(name, line):
-    given = parsed(name, line)
-    if (source := given.get("source")) is not None:
-        assert source in SOURCES
-    if (config := given.get("config")) is not None:
-        tasks = {"train-seg": "segment", "train-anomaly": "anomaly", "train-synth": "synthesise", "evaluate": "segment"}
-        assert find_recipe(config, task=tasks[name]).is_file()
-    for word in given.get("overrides") or ():
-        assert "=" in word
+    checked(name, line)
 
 
 def test_a_wrong_example_would_be_found():

@@ -62,6 +62,14 @@ def test_tiles_cover_every_voxel_and_overlap_as_asked(axes, overlap):
             assert len(starts) == 1 and -starts[0] == (edge - n) // 2
 
 
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 4), st.sampled_from([0.0, 0.25, 0.5]))
+@settings(deadline=None)
+def test_tiles_may_begin_at_multiples_alone(n, edge, step, overlap):
+    corners = [start for (start,) in corners_of([n * step], [edge * step], overlap, step)]
+    assert corners == [step * start for (start,) in corners_of([n], [edge], overlap)]
+    assert corners[0] <= 0 and corners[-1] + edge * step >= n * step
+
+
 def test_the_weights_are_gaussian_and_even():
     weights = weights_of((8, 9))
     assert weights.shape == (8, 9) and torch.equal(weights, weights.flip(0, 1)) and weights.min() > 0

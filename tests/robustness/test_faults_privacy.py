@@ -53,7 +53,7 @@ def texts_of(database):
 @pytest.fixture
 def marked(two_cases, tmp_path, monkeypatch):
     """The two cases in a folder, of a user, on a host and with headers that all hold the secret; returns the table."""
-    folder = shutil.copytree(two_cases.parent, tmp_path / f"{SECRET}_folder")
+    folder = shutil.copytree(two_cases.parent, tmp_path / f"{SECRET}_folder" / "study")  # that name tells tables apart
     for path in folder.glob("*/*.nii.gz"):
         image = nibabel.load(path)
         image.header["descrip"] = f"{SECRET}_descrip".encode()

@@ -88,4 +88,4 @@ def until_arrived(run, last):
 
 
 def steps_of(run_id):
-    return [metric.step for metric in make_client(None).get_metric_history(run_id, "loss")]
+    return [metric.step for metric in make_client(None).get_metric_history(run_id, "train/loss")]

@@ -92,16 +92,15 @@ def test_mlflow_holds_the_run(finished):
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{out / 'runs' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("segment")
+    experiment = client.get_experiment_by_name("medseg-diff/segment")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED" and run.info.run_name == "segment"
     assert run.data.params["training.steps"] == "20" and run.data.tags["recipe"] == "quick-phantom"
-    assert {"loss", "val_dice"} <= set(run.data.metrics)
+    assert {"train/loss", "val/dice", "test/dice", "calibration/threshold"} <= set(run.data.metrics)
     facts = Run(out / "runs" / "segment").facts
-    assert run.data.metrics["val_dice"] == pytest.approx(facts["best_val_dice"])
-    assert run.data.tags["data_digest"] == facts["data_digest"]
+    assert run.data.metrics["val/dice"] == pytest.approx(facts["best_val_dice"], rel=1e-5)
     (dataset,) = run.inputs.dataset_inputs
-    assert dataset.dataset.name == "cases.csv"
+    assert dataset.dataset.name == "phantoms/cases" and facts["data_digest"].startswith(dataset.dataset.digest)
     assert "recipe.yaml" in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
 
 

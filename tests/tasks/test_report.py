@@ -22,7 +22,7 @@ def segmented(steep, tmp_path_factory):
         data=steep.table, split="test", model=steep.folder, out=out, members=2, steps=1, save_members=True, device="cpu"
     )
     evaluate(out, steep.table, split="test", runs=steep.runs, mlflow=False, figure=False)
-    report(out, data=steep.table)
+    report(out, data=steep.table, runs=steep.runs)
     return out
 
 
@@ -50,6 +50,11 @@ def test_every_case_has_its_page_and_the_folder_one_for_all(segmented):
         for words in ("Research use only", "Volumes", "Slices to review", "Members side by side", "@article{", "Dice"):
             assert words in page, words
     assert "Reliability" in cohort and "Worst first, by Dice" in cohort
+
+
+def test_the_page_of_all_lies_with_the_run_that_made_the_results(segmented, steep):
+    kept = steep.folder / "evaluations" / "phantom-test" / "report.html"
+    assert kept.read_bytes() == (segmented / "report.html").read_bytes()
 
 
 def test_an_anomaly_page_says_its_threshold_lesions_and_checks(mapped):

@@ -11,8 +11,9 @@ import pytest
 from medseg_diff.errors import CheckpointError, UsageError
 from medseg_diff.run import Run, create_run
 from medseg_diff.runs import find_run
-from medseg_diff.tasks.runs import best_run, compare_runs, list_runs, numbers_of
+from medseg_diff.tasks.runs import best_run, compare_runs, list_runs
 from medseg_diff.tracking import record_evaluation
+from medseg_diff.tracking.names import numbers_of
 
 RECIPE = "task: segment\nchannels: [t1, flair]\nnetwork: {kind: unet, width: %d}\ntraining: {steps: 20, seed: 0}\n"
 
@@ -60,7 +61,7 @@ def test_the_list_says_what_there_is_the_newest_first(runs):
     assert [each.name for each in listed] == ["late", "study/runs/fold", "early"]
     assert [each.state for each in listed] == ["finished", "stopped", "finished"]
     late = listed[0]
-    assert (late.task, late.recipe, late.metric, late.best) == ("segment", "tiny", "val_dice", 0.7)
+    assert (late.task, late.recipe, late.metric, late.best) == ("segment", "tiny", "val/dice", 0.7)
     assert (late.step, late.started, late.seconds, late.data) == (20, 2000.0, 90.0, "cases.csv")
     assert list_runs(runs, task="anomaly") == [] and list_runs(runs / "nowhere") == []
 
@@ -120,16 +121,22 @@ def test_damaged_and_foreign_folders_do_not_stop_the_list(runs):
 
 def test_the_best_run_by_what_runs_chose_by_or_by_a_name(runs):
     best = best_run(runs)
-    assert best == {"name": "late", "task": "segment", "metric": "val_dice", "value": 0.7, "compared": 2}
+    assert best == {"name": "late", "model": str(runs / "late"), "task": "segment"} | {
+        "metric": "val/dice",
+        "value": 0.7,
+        "compared": 2,
+    }
     lowest = best_run(runs, metric="loss")
     assert (lowest["name"], lowest["value"]) == ("early", 0.25)  # a loss wants to be small
     evaluated(make(runs / "judged", started=1.0), 0.8)
     assert best_run(runs, metric="test_dice")["name"] == "judged"
-    with pytest.raises(UsageError, match=r"no finished run below runs/ has test_iou. Fix: use one of loss, test_dice"):
+    with pytest.raises(
+        UsageError, match=r"no finished run below runs/ has test_iou. Fix: use one of test/dice, train/loss"
+    ):
         best_run(runs, metric="test_iou")
     run = make(runs / "other", task="anomaly")
     run.note(best_val_dice=None, classifier_best_val_auroc=0.9)
-    with pytest.raises(UsageError, match="these runs chose by classifier_val_auroc, val_dice"):
+    with pytest.raises(UsageError, match="these runs chose by val/classifier_auroc, val/dice"):
         best_run(runs)
     with pytest.raises(UsageError, match=r"no finished run below empty/ has a best number.*train-seg\|train-anomaly"):
         best_run(runs.parent / "empty")
@@ -144,7 +151,7 @@ def test_a_comparison_says_what_changed_and_what_it_did(runs):
     assert (found["first"], found["second"], found["same_weights"]) == ("early", "late", False)
     assert found["settings"] == {"network.width": [8, 16]} and found["facts"] == {}
     assert found["environment"]["python"][1] == "3.99" and found["environment"]["packages.torch"][1] == "9.9"
-    assert found["numbers"]["val_dice"] == pytest.approx([0.5, 0.6]) and found["numbers"]["loss"] == [0.25, 0.3]
+    assert found["numbers"]["val/dice"] == pytest.approx([0.5, 0.6]) and found["numbers"]["train/loss"] == [0.25, 0.3]
     assert found["paired"] == {}
     same = compare_runs(first, first, runs=runs)
     assert same["same_weights"] and not same["settings"] and not same["environment"]
@@ -154,7 +161,7 @@ def test_evaluations_on_the_same_cases_are_paired(runs):
     one, two = make(runs / "one"), make(runs / "two")
     places = [evaluated(run, dice).folder for run, dice in ((one, 0.7), (two, 0.75))]
     evaluated(one, 0.5, split="val")  # only one of them has this
-    assert numbers_of(one)["test_dice"] == 0.7 and numbers_of(one)["on_val_dice"] == 0.5
+    assert numbers_of(one)["test/dice"] == 0.7 and numbers_of(one)["on_val/dice"] == 0.5
     found = compare_runs(one.folder, two.folder, runs=runs)
     assert list(found["paired"]) == ["cases-test"]
     compared = found["paired"]["cases-test"]
@@ -191,7 +198,7 @@ def test_the_terminal_shows_them_without_torch_or_mlflow(runs):
     code, said, _ = cli("runs", "list", cwd=runs.parent)
     assert code == 0
     assert [line.split()[0] for line in said.splitlines()] == ["name", "late", "study/runs/fold", "early"]
-    assert "val_dice 0.7" in said and "0:01:30" in said and "stopped" in said
+    assert "val/dice 0.7" in said and "0:01:30" in said and "stopped" in said
     check = (
         "import sys; from pathlib import Path; from medseg_diff.tasks.runs import best_run, compare_runs, list_runs; "
         "runs = Path('runs'); list_runs(runs), best_run(runs), compare_runs(runs / 'early', runs / 'late', runs=runs); "
@@ -205,8 +212,21 @@ def test_the_terminal_shows_them_without_torch_or_mlflow(runs):
     assert code == 0 and "early → late (other weights)" in said
     lines = {line.split()[0]: line.split() for line in said.splitlines() if line.startswith("  ")}
     assert lines["network.width"] == ["network.width", "8", "→", "16"]
-    assert lines["val_dice"] == ["val_dice", "0.5", "→", "0.6", "+0.1"]
+    assert lines["val/dice"] == ["val/dice", "0.5", "→", "0.6", "+0.1"]
     assert "environment: the same" in said and "no common evaluation" in said
+    best = subprocess.run(
+        [sys.executable, "-m", "medseg_diff", "runs", "best"], cwd=runs.parent, capture_output=True, text=True
+    )
+    assert best.stdout == "runs/late\n" and best.stderr == "val/dice 0.7, best of 2\n"  # --model "$(…)"
+    assert find_run(runs.parent / best.stdout.strip(), task="segment", runs=runs) == Run(runs / "late")
+
+
+def test_what_only_one_run_has_takes_a_line_and_no_rows(runs):
+    Run(runs / "early").log(20, {"gone": 1.0, "gone_too": 2.0})
+    (runs / "late" / "recipe.yaml").write_text((RECIPE % 16).replace("seed: 0", "seed: 0, ema: 0.5"))
+    code, said, _ = cli("runs", "compare", "early", "late", cwd=runs.parent)
+    assert code == 0 and "only early: train/gone 1, train/gone_too 2" in said and "only late: training.ema 0.5" in said
+    assert "→  -" not in said and "-  →" not in said
 
 
 def test_what_is_no_run_is_said(runs):

@@ -1,5 +1,6 @@
 """`ui` serves the local store to this machine only, and leaves nothing behind."""
 
+import logging
 import os
 import signal
 import socket
@@ -11,9 +12,10 @@ import urllib.request
 import pytest
 
 from medseg_diff.errors import EnvironmentFault, UsageError
+from medseg_diff.run import create_run
 from medseg_diff.tasks import ui as ui_module
 from medseg_diff.tasks.ui import ui
-from medseg_diff.tracking.store import make_client
+from medseg_diff.tracking.store import Ticket, make_client, write_ticket
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +53,47 @@ def test_a_server_of_someone_else_is_linked_to(tmp_path, monkeypatch):
     )
 
 
+def known_run(runs, name, started, run_id):
+    run = create_run(runs / name, task="segment", recipe="tiny", settings="task: segment\n", facts={"started": started})
+    write_ticket(run.folder, Ticket("key", run_id))
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.timeout(60)
+def test_it_says_what_it_waits_for_and_opens_the_experiment_of_the_newest_run(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
+    monkeypatch.setattr(ui_module, "SAYING_SECONDS", 0.0)
+    (tmp_path / "mlflow.db").touch()
+    known_run(tmp_path, "old", 1.0, "a" * 32)
+    known_run(tmp_path, "new", 2.0, "b" * 32)
+    create_run(tmp_path / "untold", task="segment", recipe="tiny", settings="", facts={"started": 3.0})
+    links, port = [], free_port()
+
+    def ready(link):
+        links.append(link)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    def stand_in(store, host, port):
+        return subprocess.Popen([sys.executable, "-c", STAND_IN, str(port)], start_new_session=True)
+
+    monkeypatch.setattr(ui_module, "_start", stand_in)
+    with caplog.at_level(logging.INFO, "medseg_diff"):
+        link = ui(tmp_path, port=port, ready=ready)
+    assert links == [link] == [f"http://127.0.0.1:{port}/#/experiments/7/runs?workflowType=machine_learning"]
+    assert f"starting MLflow on {tmp_path / 'mlflow.db'} and waiting" in caplog.text
+    assert f"still waiting for MLflow's answer at http://127.0.0.1:{port}" in caplog.text
+
+
+def test_the_address_of_a_store_with_a_password_is_not_shown(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@127.0.0.1/mlflow")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with caplog.at_level(logging.INFO, "medseg_diff"), pytest.raises(EnvironmentFault):
+        ui(tmp_path, port=free_port())
+    assert "starting MLflow on MLFLOW_TRACKING_URI" in caplog.text and "secret" not in caplog.text
+
+
 def test_a_server_that_does_not_start_is_said(tmp_path, monkeypatch):
     (tmp_path / "mlflow.db").touch()
     monkeypatch.setattr(sys, "executable", "/bin/false")
@@ -68,7 +111,9 @@ STAND_IN = """
 import http.server, sys
 class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200); self.end_headers(); self.wfile.write(self.path.encode())
+        known = self.path.endswith("runs/get?run_id=" + "b" * 32)
+        answer = '{"run": {"info": {"experiment_id": "7"}}}' if known else self.path
+        self.send_response(200); self.end_headers(); self.wfile.write(answer.encode())
     def log_message(self, *words): pass
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Page).serve_forever()
 """

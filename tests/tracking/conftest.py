@@ -45,7 +45,7 @@ def make_run(runs, request):
         Image.new("RGB", (8, 8), "red").save(run.figures / "trajectories" / "validation-0000010.png")
         Image.new("RGB", (8, 8), "blue").save(run.figures / "training.png")
         run.seal()
-        run.note(data="cases.csv", data_digest="0123456789abcdef", started=1000.0)
+        run.note(data="brats/cases", data_digest="0123456789abcdef", started=1000.0)
         if finished:
             run.note(finished=True, ended=1060.0, best_step=20, best_val_dice=0.2)
         return run

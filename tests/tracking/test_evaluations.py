@@ -5,7 +5,8 @@ import json
 import pytest
 
 from medseg_diff.run import create_run
-from medseg_diff.tracking.evaluations import attach_to_run, recorded
+from medseg_diff.tracking.attaching import attach_to_run
+from medseg_diff.tracking.evaluations import recorded
 
 SUMMARY = {"data": "cases", "split": "test", "metrics": {"dice": {"value": 0.5}}}
 

@@ -7,9 +7,12 @@ import time
 
 import pytest
 
+from medseg_diff import settings
 from medseg_diff.run import create_run
-from medseg_diff.tracking import Mirror, mirror, store
-from medseg_diff.tracking.store import Entry, read_ticket
+from medseg_diff.tracking import Mirror, mirror, store, system
+from medseg_diff.tracking.entry import Entry
+from medseg_diff.tracking.names import numbers_of
+from medseg_diff.tracking.store import read_ticket
 
 LAST = {"environment.json", "SHA256SUMS", "training.png", "best.safetensors"}  # told of a training that is over
 
@@ -107,12 +110,14 @@ def test_numbers_arrive_and_the_end_is_told(runs, client, make_run, finished, st
     sent.trajectory(run.trajectory("validation", 10))
     ended(sent, run, finished)
     found = client.get_run(id_of(run))
-    assert found.info.status == status and found.info.run_name == run.name and found.data.params["network.width"] == "8"
-    assert [(m.step, m.value) for m in client.get_metric_history(id_of(run), "loss")] == [(10, 1.0), (20, 0.5)]
-    told = {"images", "recipe.yaml"} | (LAST if finished else set())
+    assert (
+        found.info.status == status and found.info.run_name == run.name and found.data.params["training.steps"] == "20"
+    )
+    assert [(m.step, m.value) for m in client.get_metric_history(id_of(run), "train/loss")] == [(10, 1.0), (20, 0.5)]
+    told = {"images", "previews", "recipe.yaml"} | (LAST if finished else set())
     assert {file.path for file in client.list_artifacts(id_of(run))} == told
     assert client.list_artifacts(id_of(run), "images")[0].path.startswith("images/trajectories~validation+step+10+")
-    assert [given.dataset.name for given in found.inputs.dataset_inputs] == ["cases.csv"]
+    assert [given.dataset.name for given in found.inputs.dataset_inputs] == ["brats/cases"]
 
 
 def test_a_run_that_goes_on_stays_one_run_and_repeats_nothing(runs, client, make_run):
@@ -122,16 +127,18 @@ def test_a_run_that_goes_on_stays_one_run_and_repeats_nothing(runs, client, make
         first.metrics(step, {"loss": float(step)})
     ended(first, run, finished=False)
     there = id_of(run)
-    run.recipe_file.write_text(run.recipe_file.read_text() + "more: 2\n")
+    run.note(overrides=["network.width=8"])
     second = opened(runs, run)
     for step in (20, 30, 40):  # from the checkpoint at 10
         second.metrics(step, {"loss": float(step)})
     ended(second, run)
     assert id_of(run) == there
-    assert [m.step for m in client.get_metric_history(there, "loss")] == [10, 20, 30, 40]
+    assert [m.step for m in client.get_metric_history(there, "train/loss")] == [10, 20, 30, 40]
     found = client.get_run(there)
     assert (
-        found.info.status == "FINISHED" and found.data.params["more"] == "2" and found.data.params["task"] == "segment"
+        found.info.status == "FINISHED"
+        and found.data.params["network.width"] == "8"
+        and found.data.params["recipe"] == "tiny"
     )
 
 
@@ -182,7 +189,7 @@ def test_a_store_that_came_back_is_told_everything_at_the_end(runs, client, make
     sent = opened(runs, run)
     sent.metrics(10, {"loss": 0.1, "val_dice": 0.1})
     ended(sent, run)
-    assert [m.step for m in client.get_metric_history(id_of(run), "loss")] == [10, 20]  # from metrics.csv
+    assert [m.step for m in client.get_metric_history(id_of(run), "train/loss")] == [10, 20]  # from metrics.csv
     assert client.get_run(id_of(run)).info.status == "FINISHED"
 
 
@@ -195,9 +202,9 @@ def test_nothing_names_this_machine_its_user_or_its_paths(runs, client, make_run
     ended(sent, run)
     told = client.get_run(id_of(run)).data
     text = json.dumps([told.params, told.tags])
-    assert str(runs) not in text and socket.gethostname() not in text and "/" not in text
+    assert str(runs) not in text and socket.gethostname() not in text
     assert getpass.getuser() not in [*told.params.values(), *told.tags.values()]
-    assert "mlflow.user" not in told.tags and "mlflow.source.name" not in told.tags
+    assert "mlflow.user" not in told.tags and told.tags["mlflow.source.name"] == "medseg-diff train-seg"
 
 
 def test_a_damaged_ticket_is_written_anew(make_run):
@@ -208,5 +215,46 @@ def test_a_damaged_ticket_is_written_anew(make_run):
         assert len(ticket.key) == 32 and ticket == store.ticket_of(run.folder) == read_ticket(run.folder)
 
 
+def test_what_is_sent_is_what_the_folder_holds(runs, client, make_run):
+    run = make_run("rounded")
+    sent = opened(runs, run)
+    sent.metrics(30, {"loss": 1 / 3})
+    run.log(30, {"loss": 1 / 3})
+    ended(sent, run)
+    assert client.get_run(id_of(run)).data.metrics["train/loss"] == 0.333333 == numbers_of(run)["train/loss"]
+
+
+def test_a_step_that_was_gone_back_to_counts_as_it_was_measured_last(runs, client, make_run):
+    run = make_run("back")
+    sent = opened(runs, run)
+    for step, loss in ((20, 9.0), (10, 0.5), (20, 0.25)):  # the second time with half the learning rate
+        sent.metrics(step, {"loss": loss})
+    run.metrics_file.unlink()
+    run.log(10, {"loss": 0.5})
+    run.log(20, {"loss": 0.25})
+    ended(sent, run)
+    assert client.get_run(id_of(run)).data.metrics["train/loss"] == numbers_of(run)["train/loss"] == 0.25
+
+
+def test_how_hard_the_machine_works_is_kept_and_sent(runs, client, make_run, monkeypatch):
+    monkeypatch.setattr(system, "EVERY_SECONDS", 0.0)
+    run = make_run("load")
+    sent = opened(runs, run)
+    for step in (10, 20):
+        sent.metrics(step, {"loss": 1.0})
+    ended(sent, run)
+    told = client.get_run(id_of(run)).data.metrics
+    kept = {point.name: point.value for point in run.numbers(file=run.system_file)}
+    assert {name for name in told if name.startswith("system/")} == set(kept)
+    assert {"system/cpu_cores_used", "system/process_memory_megabytes", "system/steps_per_second"} <= set(kept)
+    assert 20 < kept["system/process_memory_megabytes"] < 1e5 and kept["system/steps_per_second"] > 0
+    assert all(told[name] == value for name, value in kept.items())
+
+
+def test_readings_are_not_taken_more_often_than_they_tell_something():
+    load = system.SystemLoad()
+    assert load.read(10) and load.read(20) == {}
+
+
 def test_nested_settings_get_dotted_names():
-    assert store.flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None, "f": {}}) == {"a.b": 1, "a.c.d": [2], "e": None}
+    assert settings.flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None, "f": {}}) == {"a.b": 1, "a.c.d": [2], "e": None}

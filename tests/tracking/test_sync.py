@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from medseg_diff.errors import CheckpointError, EnvironmentFault, UsageError
+from medseg_diff.recipes.trained import find_model
 from medseg_diff.run import Run
+from medseg_diff.tasks.runs import compare_runs, register_run
 from medseg_diff.tracking import attach_evaluation, complete, record_evaluation
 from medseg_diff.tracking.mirror import Mirror
 from medseg_diff.tracking.registry import fetch, register
@@ -34,10 +36,10 @@ def test_a_run_that_mlflow_never_heard_of_is_told_whole_and_once(runs, client, m
     first = complete(run, runs)
     assert (first.numbers, first.pictures) == (4, 1)
     parameters, status, histories, pictures, files, data = everything(client, first.run_id)
-    assert parameters["network.width"] == "8" and parameters["training.learning_rate"] == "0.001"
-    assert status == "FINISHED" and data == ["cases.csv"]
-    assert histories["loss"] == [(10, 0.1), (20, 0.05)] and histories["test_dice"] == [(0, 0.8)]
-    assert "test_hd95_mm" not in histories  # it was undefined
+    assert parameters["training.steps"] == "20" and parameters["training.learning_rate"] == "0.001"
+    assert status == "FINISHED" and data == ["brats/cases"]
+    assert histories["train/loss"] == [(10, 0.1), (20, 0.05)] and histories["test/dice"] == [(0, 0.8)]
+    assert "test/hd95_mm" not in histories  # it was undefined
     assert pictures == ["images/trajectories~validation+step+10"] * 2  # the picture and its small copy
     assert {"recipe.yaml", "environment.json", "SHA256SUMS", "training.png", "cases_cases-test.json"} <= files
     info = client.get_run(first.run_id).info
@@ -46,6 +48,19 @@ def test_a_run_that_mlflow_never_heard_of_is_told_whole_and_once(runs, client, m
     again = complete(run, runs)
     assert again.run_id == first.run_id and (again.numbers, again.pictures) == (0, 0)
     assert everything(client, first.run_id) == before
+
+
+def test_the_terminal_and_mlflow_say_the_same_of_a_run(runs, client, make_run, evaluated):
+    pair = [make_run(name) for name in ("one", "two")]
+    for run, dice in zip(pair, (1 / 3, 2 / 3), strict=True):
+        run.log(30, {"loss": dice / 7})
+        run.calibration_file.write_text(json.dumps({"regions": {"tumour": {"threshold": 0.5, "temperature": 1.2}}}))
+        record_evaluation(run, *evaluated(dice))
+    found = compare_runs(*(run.folder for run in pair), runs=runs)["numbers"]
+    assert {"train/loss", "val/dice", "test/dice", "calibration/threshold"} <= set(found)
+    for number, run in enumerate(pair):
+        told = client.get_run(complete(run, runs).run_id).data.metrics
+        assert told == {name: both[number] for name, both in found.items()}
 
 
 def test_after_an_outage_only_what_is_missing_is_sent(runs, client, make_run):
@@ -57,7 +72,7 @@ def test_after_an_outage_only_what_is_missing_is_sent(runs, client, make_run):
     there = read_ticket(run.folder).run_id
     done = complete(run, runs)
     assert done.run_id == there and done.numbers == 3
-    assert everything(client, done.run_id)[2]["loss"] == [(10, 0.1), (20, 0.05)]
+    assert everything(client, done.run_id)[2]["train/loss"] == [(10, 0.1), (20, 0.05)]
 
 
 def test_a_run_is_found_by_its_key_where_the_answer_was_lost(runs, client, make_run):
@@ -91,17 +106,17 @@ def test_an_evaluation_joins_its_run_as_numbers_and_a_table(runs, client, make_r
     assert attach_evaluation(run, *evaluated(0.7), store=runs)
     assert attach_evaluation(run, *evaluated(0.7, name="again"), store=runs)  # says nothing new
     found = client.get_run(run_id)
-    assert found.data.metrics["test_dice"] == 0.7 and found.info.status == "FINISHED"
-    assert len(client.get_metric_history(run_id, "test_dice")) == 1
+    assert found.data.metrics["test/dice"] == 0.7 and found.info.status == "FINISHED"
+    assert len(client.get_metric_history(run_id, "test/dice")) == 1
     assert json.loads(found.data.tags["mlflow.loggedArtifacts"]) == [{"path": "cases_cases-test.json", "type": "table"}]
     table = table_of(client, run_id, tmp_path)
     assert table["case"] == ("000", "001", "002", "003")  # ids stay text
     assert table["dice"] == pytest.approx((0.685, 0.695, 0.705, 0.715)) and table["hd95_mm"] == (None,) * 4
     assert attach_evaluation(run, *evaluated(0.75), store=runs)  # another sampling: the newest counts
-    assert client.get_run(run_id).data.metrics["test_dice"] == 0.75
+    assert client.get_run(run_id).data.metrics["test/dice"] == 0.75
     assert table_of(client, run_id, tmp_path)["dice"] == pytest.approx((0.735, 0.745, 0.755, 0.765))
     assert attach_evaluation(run, *evaluated(0.6, split="val"), store=runs)
-    assert client.get_run(run_id).data.metrics["on_val_dice"] == 0.6
+    assert client.get_run(run_id).data.metrics["on_val/dice"] == 0.6
 
 
 def test_without_mlflow_an_evaluation_stays_in_the_run_folder(runs, make_run, evaluated, monkeypatch, caplog):
@@ -130,10 +145,32 @@ def test_a_registered_model_comes_back_verified(runs, client, make_run):
         assert came.facts["task"] == "segment" and len(came.verified()[came.weights("best")]) == 64
     files = {path.relative_to(came.folder).as_posix() for path in came.folder.rglob("*") if path.is_file()}
     assert files == {"recipe.yaml", "run.json", "environment.json", "SHA256SUMS", "weights/best.safetensors"}
-    with pytest.raises(UsageError, match=r"the registry has no models:/tumour/9. Fix: use one of models:/tumour"):
+    with pytest.raises(UsageError, match=r"the registry has no models:/tumour/9. Fix: use one of .*models:/tumour"):
         fetch("models:/tumour/9", runs)
     with pytest.raises(UsageError, match="no models:/tumour@nobody"):
         fetch("models:/tumour@nobody", runs)
+
+
+@pytest.mark.parametrize("painted", [False, True])
+def test_a_model_that_draws_scans_is_registered_with_all_its_networks(runs, client, make_run, painted):
+    from mlflow.models import Model
+
+    regions = "regions: {tumour: [1]}\n" if painted else ""
+    run = make_run(f"drawing-{painted}", recipe=f"task: synthesise\n{regions}training: {{steps: 2}}\n")
+    for name in ("denoiser", "autoencoder", "regressor"):
+        run.weights(name).write_bytes(name.encode())
+    run.covariates_file.write_text("{}")
+    run.seal()
+    run.note(task="synthesise")
+    uri, command = register_run(run.folder, f"brains-{painted}", runs=runs, alias="latest-good")
+    then = "--masks CSV --out painted" if painted else "--number 8 --out synthetic"
+    assert command == f"medseg-diff synthesise --model {uri} {then}"
+    came = find_model(f"models:/brains-{painted}@latest-good", task="synthesise", runs=runs)
+    assert came.verified() and came.weights("autoencoder").read_bytes() == b"autoencoder"
+    assert came.covariates_file.is_file()
+    source = client.get_model_version(f"brains-{painted}", "1").source.removeprefix("file://")
+    signature = Model.load(source).signature
+    assert signature.inputs.input_names() == ["number", "covariates", "masks"]
 
 
 @pytest.mark.parametrize("uri", ["models:/", "models:/a", "models:/a/latest", "models:/../../x/1", "models:/a b/1"])
@@ -146,7 +183,7 @@ def test_a_registered_file_that_was_changed_is_refused(runs, client, make_run):
     run = make_run("tampered")
     register(run, runs, name="tampered")
     source = Path(client.get_model_version("tampered", "1").source.removeprefix("file://"))
-    with (source / "weights" / "best.safetensors").open("ab") as file:
+    with (source / "data" / "run" / "weights" / "best.safetensors").open("ab") as file:
         file.write(b"!")
     with pytest.raises(CheckpointError, match=r"best.safetensors: differs from its checksum"):
         fetch("models:/tampered/1", runs)
@@ -155,7 +192,7 @@ def test_a_registered_file_that_was_changed_is_refused(runs, client, make_run):
 def test_checksums_that_were_changed_along_with_the_file_are_refused(runs, client, make_run):
     run = make_run("forged")
     register(run, runs, name="forged")
-    source = Run(Path(client.get_model_version("forged", "1").source.removeprefix("file://")))
+    source = Run(Path(client.get_model_version("forged", "1").source.removeprefix("file://")) / "data" / "run")
     source.weights("best").write_bytes(b"others")
     source.seal()
     with pytest.raises(CheckpointError, match=r"models:/forged/1: is not what was registered"):

@@ -135,10 +135,12 @@ def test_watchers_hear_a_training_from_its_begin_to_its_end_and_cannot_stop_it(t
     toy = Job("forge", "toy", SETTINGS, Manifest((), "cases.csv", tmp_path), precision="fp32")
     run = train(toy, lambda bench: [phase()], out=tmp_path / "run", device="cpu", watchers=[broken, good])
     assert run.facts["finished"] and broken.heard == [("begin", False)]
-    steps = [("metrics", step, ["loss"]) for step in (3, 4, 6, 8)]
-    drawn = [("trajectory", "trajectories/forgery", step) for step in (4, 8)]
+    numbers = ["learning_rate_forger", "learning_rate_judge", "loss"]
+    steps = [("metrics", step, numbers) for step in (3, 4, 6, 8)]
+    drawn = [("trajectory", "trajectories/forgery", step) for step in (0, 4, 8)]
     assert good.heard == [
-        ("begin", False), steps[0], drawn[0], steps[1], steps[2], drawn[1], steps[3], ("end", True, True, ["forger"])
+        ("begin", False), drawn[0], steps[0], drawn[1], steps[1], steps[2], drawn[2], steps[3],
+        ("end", True, True, ["forger"]),
     ]  # fmt: skip
 
 

@@ -37,13 +37,13 @@ class VolumeDataset(PieceDataset):
 
     def _parts(self, index: int, opinion: int) -> dict[str, Tensor]:
         case = self.cases[index]
-        labels = region_masks(_volume(case.labels[:, opinion : opinion + 1]), self.regions)
-        parts = {"image": _volume(case.image).float(), "labels": labels.float(), "brain": _volume(case.brain)}
+        labels = region_masks(volume_of(case.labels[:, opinion : opinion + 1]), self.regions)
+        parts = {"image": volume_of(case.image).float(), "labels": labels.float(), "brain": volume_of(case.brain)}
         fill = {"image": self.background, "labels": 0, "brain": 0}
         return {name: fit_to(self.view.size, part, fill=fill[name]) for name, part in parts.items()}
 
 
-def _volume(slices: np.ndarray) -> Tensor:
+def volume_of(slices: np.ndarray) -> Tensor:
     """[Z, C, X, Y] as it lies in the cache → [C, X, Y, Z]."""
     return torch.from_numpy(np.ascontiguousarray(slices.transpose(1, 2, 3, 0)))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,11 +32,18 @@ FEWEST_PATIENTS = 4  # below this, holding out a patient costs more than it tell
 
 @dataclass(frozen=True)
 class Manifest:
-    """Validated cases of one table; `root` is the folder that every path lies below."""
+    """Validated cases of one table; `root` is the folder that every path lies below, `folder` the name of the table's."""
 
     cases: tuple[Case, ...]
     file: str
     root: Path
+    folder: str = ""
+
+    @property
+    def name(self) -> str:
+        """`brats/cases`: what tells this table from others, most of which are called cases.csv."""
+        stem = Path(self.file).stem
+        return f"{self.folder}/{stem}" if self.folder else stem
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -88,7 +96,14 @@ def scan_manifest(path: Path, *, data_root: Path | None = None) -> tuple[Manifes
     problems = sorted([*table.problems, *reader.problems], key=lambda problem: problem.exit_code)  # stable: by line
     if not table.rows:
         problems.append(ManifestError("the table has no cases", fix="add one row a case", file=path.name))
-    return Manifest(tuple(cases), path.name, root.resolve()), problems
+    return Manifest(tuple(cases), path.name, root.resolve(), _folder_of(path)), problems
+
+
+def _folder_of(table: Path) -> str:
+    """The name of the folder that a table lies in; of a home none, which would be its owner's name."""
+    folder, home = table.absolute().parent, Path(os.path.expanduser("~"))  # noqa: PTH111  (it raises nothing)
+    is_home = folder == home or folder.parent == home.parent != Path(home.anchor)
+    return "" if is_home else folder.name
 
 
 def write_manifest(path: Path, rows: Sequence[Mapping[str, str]]) -> None:

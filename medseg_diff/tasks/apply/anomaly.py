@@ -22,6 +22,7 @@ from medseg_diff.tasks.apply.sharing import Shared, do_cases
 from medseg_diff.tasks.apply.sweep import check_options, sweep_anomaly
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.options import Compute, MapOptions, MapOrSweep, Model, ResultFolder, Source
+from medseg_diff.tracking.attaching import attach_trials
 
 # In every case of one folder.
 SAME = ("sha256", "classifier_sha256", "recipe_sha256", "calibration_sha256", "engine", "findings", "seed")
@@ -53,7 +54,9 @@ def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOrSwee
     warn_of_other_grid(ensemble.recipe, source.resample_to)
     if maps.sweep:
         with grid_as_trained(ensemble.recipe):
-            return [sweep_anomaly(cases, ensemble.systems[0], results.out, resample_to=source.resample_to)]
+            swept = sweep_anomaly(cases, ensemble.systems[0], results.out, resample_to=source.resample_to)
+        attach_trials(found.runs[0], store=model.runs, sweep=swept / "sweep.csv")
+        return [swept]
     given = given_by(source, cases)
     opened = partial(AnomalyMapping.opened, found, compute, replace(given, cases=[]), results, maps, runs=model.runs)
     return map_cases(given, ensemble, results, maps, runs=model.runs, shared=Shared(compute.sharing, opened))

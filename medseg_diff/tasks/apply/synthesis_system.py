@@ -21,18 +21,20 @@ from medseg_diff.recipes.spaces import space_of
 from medseg_diff.recipes.synthesis import DENOISER, REGRESSOR, SynthesisRecipe
 from medseg_diff.recipes.trained import find_model, open_run
 from medseg_diff.tasks.apply.case_folder import Identity
-from medseg_diff.tasks.options import Model
+from medseg_diff.tasks.apply.enhancement_system import EnhancementSystem, second_stage
+from medseg_diff.tasks.options import Compute, Model
 from medseg_diff.tasks.synthesis_options import SynthesisOptions
 
 TABLE = "cases.csv"
 BRIGHTEST, FAINTEST = 1000, 20  # of the written values; what is fainter is background, 0
-SAME = ("sha256", "autoencoder_sha256", "recipe_sha256", "seed", "guidance", "steps", "limit", "asked")
+SAME = ("sha256", "autoencoder_sha256", "recipe_sha256", "seed", "guidance", "steps", "limit", "asked", "enhanced_by")
+OF_SECOND = ("model", "sha256", "recipe", "recipe_sha256", "factor", "steps", "solver", "condition_noise")
 
 
 @dataclass(frozen=True)
 class SynthesisSystem:
-    """A trained run ready to draw; `facts` is what every case.json says of it, `covariates` those it was trained on, and
-    `regressor` the network that reads them off a scan."""
+    """A trained run ready to draw; `facts` is what every case.json says of it, `covariates` those it was trained on,
+    `regressor` the network that reads them off a scan, and `second` what draws it at a finer resolution."""
 
     recipe: SynthesisRecipe
     denoiser: Denoiser
@@ -42,6 +44,16 @@ class SynthesisSystem:
     precision: str
     facts: Mapping[str, Any]
     regressor: nn.Module | None = None
+    second: EnhancementSystem | None = None
+
+    @property
+    def factor(self) -> int:
+        """Voxels along an axis of what is written to one of what the first stage draws."""
+        return self.second.recipe.factor if self.second else 1
+
+    def finished(self, image: Tensor, number: int) -> Tensor:
+        """The scan of this number, [C, *S factor], of what `images` drew of it, [C, *S]."""
+        return self.second.volume(image, number) if self.second else image
 
     def at(self, guidance: float) -> "SynthesisSystem":
         """The same with another guidance; 0 leaves covariates out. Raises: UsageError where it learned no such thing."""
@@ -73,6 +85,11 @@ def open_synthesis(model: Model, options: SynthesisOptions, *, device: str) -> S
     )
     denoiser = recipe.denoiser.around(trained.networks[DENOISER], recipe.schedule)
     facts = {**trained.facts, "seed": options.seed, **how(drawing), "asked": options.asked}
+    second = None
+    if options.enhance is not None:
+        compute = Compute(device=device, precision=options.precision)
+        second = second_stage(options.enhance, recipe, compute, seed=options.seed, runs=model.runs)
+        facts["enhanced_by"] = {key: second.facts[key] for key in OF_SECOND}
     said = run.name, facts["recipe"], counted(facts["steps"], "step"), facts["guidance"]
     log.info("model %s (%s): %s, guidance %g", *said)
     return SynthesisSystem(
@@ -84,6 +101,7 @@ def open_synthesis(model: Model, options: SynthesisOptions, *, device: str) -> S
         trained.precision,
         facts,
         trained.networks.get(REGRESSOR),
+        second,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medseg_diff.console import bar, duration, log
 from medseg_diff.data.formats.writing import write_volume
+from medseg_diff.data.geometry import finer
 from medseg_diff.data.tables.manifest import Case, write_manifest
 from medseg_diff.errors import UsageError, counted
 from medseg_diff.files import check_room, check_writable
@@ -21,6 +22,7 @@ from medseg_diff.tasks.apply.painting import paint
 from medseg_diff.tasks.apply.synthesis_system import (
     SAME,
     TABLE,
+    SynthesisSystem,
     as_written,
     is_complete,
     open_synthesis,
@@ -41,7 +43,8 @@ def synthesise(
     device: Annotated[str, "auto, cpu, cuda, cuda:N or mps."] = "auto",
 ) -> list[Path]:
     """Draw `number` scans into OUT/synthetic_0000 …, and their table OUT/cases.csv; returns the folders. With `masks`, a
-    table, `number` scans are painted into the mask of each of its cases: OUT/CASE_00 …, on the case's own grid.
+    table, `number` scans are painted into the mask of each of its cases: OUT/CASE_00 …, on the case's own grid. With
+    `enhance`, a run of train-enhance, scans are drawn again at its finer resolution.
 
     A scan depends on the model, the seed, its number and what is asked for alone. Those that are complete are skipped.
     Raises: UsageError, CheckpointError, EnvironmentFault; with `masks` also ManifestError, ImageError.
@@ -54,7 +57,7 @@ def synthesise(
     if system.recipe.regions:
         raise UsageError("this model paints masks, and was given none", fix="add --masks with a table of cases")
     recipe, drawing, count = system.recipe, system.drawing, options.count
-    check_room(out, count * len(recipe.channels) * 2 * int(np.prod(recipe.view.size)))
+    check_room(out, count * len(recipe.channels) * 2 * int(np.prod(recipe.view.size)) * system.factor**3)
     known = system.covariates if drawing.guidance else None  # where they are left out, nobody has any
     asked = asked_for(known, options)
     people = [known.named(each) for each in asked] if known and asked else [{}] * count
@@ -68,10 +71,13 @@ def synthesise(
             scaled = [asked[number] for number in chosen] if asked else None
             began = time.perf_counter()
             images = system.images([seed_of(options.seed, "synthesis", number) for number in chosen], scaled)
-            seconds = round((time.perf_counter() - began) / len(chosen), 3)
+            share = (time.perf_counter() - began) / len(chosen)
             for number, image in zip(chosen, images, strict=True):
+                began = time.perf_counter()
+                scan = system.finished(image, number)
+                seconds = round(share + time.perf_counter() - began, 3)
                 facts = {**system.facts, "covariates": people[number], "seconds": seconds}
-                _write(out / names[number], image, recipe, facts)
+                _write(out / names[number], scan, system, facts)
                 advance(note=names[number])
             after = (time.perf_counter() - started) * (len(left) / len(chosen) - 1)
             if start == 0 and after > WORTH_SAYING_SECONDS:
@@ -98,12 +104,13 @@ def asked_for(known: Covariates | None, options: SynthesisOptions) -> list[list[
     return [known.drawn(options.asked, draw) for draw in draws]
 
 
-def _write(folder: Path, image: Tensor, recipe: SynthesisRecipe, facts: Mapping[str, Any]) -> None:
+def _write(folder: Path, image: Tensor, system: SynthesisSystem, facts: Mapping[str, Any]) -> None:
     """CHANNEL.nii.gz of image [C, *S] in [-1, 1], and case.json."""
+    affine = finer(affine_of(system.recipe), system.factor)
     with made_anew(folder) as new:
         new.mkdir(parents=True)
-        for channel, values in zip(recipe.channels, image, strict=True):
-            write_volume(new / f"{channel}.nii.gz", as_written(values.numpy()), affine_of(recipe), code=2)
+        for channel, values in zip(system.recipe.channels, image, strict=True):
+            write_volume(new / f"{channel}.nii.gz", as_written(values.numpy()), affine, code=2)
         tell(new, Case(folder.name, folder.name), folder.name, None, {"task": "synthesise", **facts})
 
 

@@ -32,6 +32,7 @@ from medseg_diff.recipes.tuned import (
     with_losses,
     write_tuned,
 )
+from medseg_diff.run import Run
 from medseg_diff.runs import starter_run
 from medseg_diff.studies import FoundModel
 from medseg_diff.tasks.apply.channels import refuse_missing, warn_of_other_grid
@@ -41,6 +42,7 @@ from medseg_diff.tasks.apply.tuning_cases import cases_to_tune_on, refuse_withou
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.options import Compute, Model
 from medseg_diff.tasks.tuning_options import TuningOptions
+from medseg_diff.tracking.attaching import attach_trials
 from medseg_diff.tracking.registry import SCHEME
 
 OPTIONS = {"dice": "--loss", "ged2": "--loss-ged2", "ece_band": "--loss-ece"}
@@ -89,6 +91,7 @@ def tune(
     new = _table(measured, chosen.cases, recipe, unpromised)
     tuned = _decided(tuned, sorted([*known.values(), *new], key=lambda row: (row.steps, row.members)))
     write_tuned(folder, tuned)
+    attach_trials(Run(folder), store=model.runs)
     _say(tuned, recipe, folder)
     return tuned
 

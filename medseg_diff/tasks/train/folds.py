@@ -20,6 +20,7 @@ from medseg_diff.settings import write_yaml
 from medseg_diff.studies import FoldStudy, unfinished_study
 from medseg_diff.tasks.train.train import Material, TrainVerb
 from medseg_diff.tasks.training_options import Folds, TrainingRun
+from medseg_diff.tracking.attaching import attach_study
 
 Kind = TypeVar("Kind", SegmentationRecipe, AnomalyRecipe)
 
@@ -97,6 +98,8 @@ def train_folds(
         return study
     if folded.conclude(study, given, data):
         study.finish()
+        if options.mlflow:
+            attach_study(study, store=options.runs)
         log.info(
             "next: medseg-diff %s --model %s --volume PATIENT_FOLDER --out results", folded.verb.task, study.folder
         )

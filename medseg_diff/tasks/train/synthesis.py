@@ -13,7 +13,6 @@ from medseg_diff.console import log
 from medseg_diff.data.datasets.batch import Batch
 from medseg_diff.data.datasets.volumes import WithCovariates
 from medseg_diff.data.tables.manifest import Manifest
-from medseg_diff.diffusion.losses import denoising_loss
 from medseg_diff.errors import counted
 from medseg_diff.evenly import evenly_spaced
 from medseg_diff.networks.noisy_classifier import NoisyClassifier
@@ -32,7 +31,7 @@ from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how
 from medseg_diff.tasks.train.trajectories import draw_beside
 from medseg_diff.tasks.training_options import TrainingRun
 from medseg_diff.training.compression import Features
-from medseg_diff.training.denoising import Denoising, ImageAndCovariates, described, draw_times_and_noise
+from medseg_diff.training.denoising import Denoising, ImageAndCovariates, described, validation_loss
 from medseg_diff.training.estimate import Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Phase, seeded
@@ -218,15 +217,11 @@ def denoising_error(
     progress: Progress, recipe: SynthesisRecipe, shown: ShownImages, space: Space, fabric: Fabric
 ) -> dict[str, float]:
     """The averaged denoiser's loss on validation images, conditioned as they are, with the same noise every time."""
-    denoiser, pair = averaged(progress, recipe), ImageAndCovariates(space, 0.0)
-    size, losses = recipe.training.passes_batch, []
-    with torch.no_grad(), fabric.autocast():
-        for start in range(0, len(shown.image), size):
-            clean, condition, _ = pair(shown.batch(start, start + size).to(fabric.device), start)
-            own = seed_of(recipe.training.seed, "validation", start)
-            t, noise = draw_times_and_noise(clean, own, deepest=recipe.schedule.length, kind=recipe.noise)
-            losses.append(denoising_loss(denoiser, clean, t, noise, condition, None)["simple"].float())
-    return {"val_loss": float(torch.cat(losses).mean())}
+    size = recipe.training.passes_batch
+    batches = [shown.batch(start, start + size) for start in range(0, len(shown.image), size)]
+    pair, seed = ImageAndCovariates(space, 0.0), recipe.training.seed
+    loss = validation_loss(averaged(progress, recipe), pair, batches, fabric, seed=seed, noise=recipe.noise)
+    return {"val_loss": loss}
 
 
 def works_of(recipe: SynthesisRecipe, bench: Bench, examples: WithCovariates | None = None) -> list[Work]:

@@ -13,6 +13,7 @@ from medseg_diff.console import duration, log
 from medseg_diff.data.tables.manifest import Manifest, read_manifest
 from medseg_diff.diffusion import Denoiser
 from medseg_diff.recipes.anomaly import AnomalyRecipe
+from medseg_diff.recipes.enhancement import EnhancementRecipe
 from medseg_diff.recipes.lookup import AnyRecipe, Task, load_recipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.recipes.synthesis import SynthesisRecipe
@@ -26,7 +27,7 @@ from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Job, Phase, train
 from medseg_diff.training.watcher import Watcher
 
-Kind = TypeVar("Kind", SegmentationRecipe, AnomalyRecipe, SynthesisRecipe)
+Kind = TypeVar("Kind", SegmentationRecipe, AnomalyRecipe, SynthesisRecipe, EnhancementRecipe)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class TrainVerb(Generic[Kind]):
             command=given.command,
             study=study,
             init_from=given.start.facts if given.start else None,
+            overrides=options.overrides,
         )
         return train(
             job,

@@ -253,3 +253,16 @@ def test_a_dataset_json_names_the_volumes_where_the_table_does_not(table, tmp_pa
 def test_faults_of_a_4d_file_in_a_table(table, text, found):
     lines = lines_of(table(text, "a.nii", "b.nii"))
     assert any(found in line for line in lines) and all("cases.csv" in line for line in lines)
+
+
+def test_a_table_is_called_by_its_folder_but_not_by_whose_home_that_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "homes" / "anna"))
+    for folder, name in (("brats", "brats/cases"), ("homes/anna", "cases"), ("homes/bert", "cases"),
+                         ("homes/anna/ukb", "ukb/cases")):  # fmt: skip
+        place = tmp_path / folder
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "a.nii").touch()
+        (place / "cases.csv").write_text("case,t1\na,a.nii\n")
+        assert read_manifest(place / "cases.csv").name == name
+        monkeypatch.chdir(place)
+        assert read_manifest(Path("cases.csv")).name == name

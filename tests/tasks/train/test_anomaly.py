@@ -106,8 +106,8 @@ def test_what_a_run_folder_holds(trained):
         "weights/classifier.safetensors",
         "figures/training.png",
         "figures/classifier.png",
-        *(f"figures/trajectories/denoiser-000000{step}.png" for step in (2, 4)),
-        *(f"figures/trajectories/classifier-000000{step}.png" for step in (3, 6)),
+        *(f"figures/trajectories/denoiser-000000{step}.png" for step in (0, 2, 4)),
+        *(f"figures/trajectories/classifier-000000{step}.png" for step in (0, 3, 6)),
     }
     assert trained.facts["finished"] and trained.facts["task"] == "anomaly"
 

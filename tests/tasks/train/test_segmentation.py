@@ -70,7 +70,9 @@ def test_what_a_run_folder_holds(trained):
     }
     facts = Run(trained.folder).facts
     assert facts["finished"] and facts["task"] == "segment" and facts["recipe"] == "quick-phantom"
-    assert facts["data"] == "cases.csv" and facts["best_step"] in (10, 20) and facts["precision"] == "fp32"
+    assert facts["data"] == f"{trained.table.parent.name}/cases" and facts["patients"] == 10
+    assert sum(facts["cases"].values()) == 10 and "training.steps=20" in facts["overrides"]
+    assert facts["best_step"] in (10, 20) and facts["precision"] == "fp32"
     text = "".join((trained.folder / name).read_text() for name in ("run.json", "environment.json", "recipe.yaml"))
     assert str(trained.runs) not in text and str(trained.table.parent) not in text
 
