@@ -11,6 +11,7 @@ import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from string import Template
 
 import pytest
 import yaml
@@ -34,9 +35,12 @@ def instructions():
 
 
 def settings(word):
-    """The KEY=value pairs that the last stage sets with ENV or LABEL."""
-    rests = (rest for stage, name, rest in instructions() if (stage, name) == (2, word))
-    return dict(pair.split("=", 1) for rest in rests for pair in shlex.split(rest))
+    """The KEY=value pairs that the last stage sets with ENV or LABEL, each with what the instructions before it set."""
+    values = {}
+    for rest in (rest for stage, name, rest in instructions() if (stage, name) == (2, word)):
+        pairs = (pair.partition("=") for pair in shlex.split(rest))
+        values |= {key: Template(value).safe_substitute(values) for key, _, value in pairs}
+    return values
 
 
 class TestTheDockerfile:
