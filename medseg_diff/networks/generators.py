@@ -20,6 +20,7 @@ from medseg_diff.networks.encoder import Width, check_levels, pixel_shuffle, pix
 from medseg_diff.networks.monai_unet import own_norms
 from medseg_diff.settings import Settings
 
+Side = Annotated[int, Field(ge=1, le=4096)]
 CONVOLUTIONS = 4  # of a level, in the generator and what reads its images
 ACTIVATION = ("leakyrelu", {"negative_slope": 0.2})
 
@@ -35,7 +36,7 @@ class GeneratorSettings(Settings):
     widths: tuple[Width, ...] = Field(default=(64, 128, 256), min_length=2, max_length=8)
     stem: Literal[1, 2, 4] = 1
     groups: int = Field(default=8, ge=1, le=2048)
-    size: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
+    size: tuple[Side, ...] = Field(default=(), max_length=3)
 
     @model_validator(mode="after")
     def _fits(self) -> "GeneratorSettings":
@@ -106,7 +107,7 @@ class Generator(nn.Module):
 
 
 class Judged(NamedTuple):
-    """What a discriminator says of images: a verdict [B], and the maps [B, F, *R] it was given for."""
+    """What a discriminator says of images: a verdict [B], and the maps [B, F, *R] of its middle level."""
 
     verdict: Tensor
     maps: Tensor
@@ -124,11 +125,10 @@ class Discriminator(nn.Module):
         own_norms(self.network)
 
     def forward(self, image: Tensor) -> Judged:
-        *before, last = self.network.net
-        maps = pixel_unshuffle(image, self.settings.stem)
-        for layer in before:
-            maps = layer(maps)
-        return Judged(self.network.final(last(maps))[:, 0].float(), maps.float())
+        middle = len(self.settings.widths) // 2 + 1
+        maps = self.network.net[:middle](pixel_unshuffle(image, self.settings.stem))
+        verdict = self.network.final(self.network.net[middle:](maps))
+        return Judged(verdict[:, 0].float(), maps.float())
 
 
 class LatentEncoder(nn.Module):

@@ -88,19 +88,22 @@ class Adversarial:
         normal, prior = torch.randn(2, len(image), self.latent, generator=generator, device=image.device)
         latents = prior
         if weights:
+            with torch.no_grad():
+                features = self._judged(image).maps
             mean, log_variance = self.adopted["encoder"](image).unbind(dim=1)
             latent = mean + (log_variance / 2).exp() * normal
-            unlike, values = self._unlike(self._drawn(latent, image), image)
+            unlike = _unlike(self._judged(self._drawn(latent, image)).maps, features)
             divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1).mean()
             # Larsen et al. Eq. 8, for each of the features' values.
-            bound = unlike + weights.price * divergence / values
+            bound = unlike + weights.price * divergence / features[0].numel()
             yield Turn("encoder", bound, {"unlike": unlike.detach(), "divergence": divergence.detach()})
             latents = torch.cat([latent.detach(), prior])
         drawn = self._drawn(latents, image)
-        deceived = distance(self._judged(drawn).verdict, 1.0)
+        judged = self._judged(drawn)
+        deceived = distance(judged.verdict, 1.0)
         loss = deceived
         if weights:
-            loss = loss + weights.reconstruction * self._unlike(drawn[: len(image)], image)[0]
+            loss = loss + weights.reconstruction * _unlike(judged.maps[: len(image)], features)
         yield Turn("denoiser", loss, {"deceived": deceived.detach()})
         real, false = self._judged(image).verdict, self._judged(drawn.detach()).verdict
         told_apart = 0.5 * (distance(real, 1.0) + distance(false, 0.0))
@@ -116,8 +119,7 @@ class Adversarial:
         assert isinstance(judged, Judged)
         return judged
 
-    def _unlike(self, drawn: Tensor, image: Tensor) -> tuple[Tensor, int]:
-        """[]: half the mean squared distance of the discriminator's features (Larsen et al. Eq. 7), and their number."""
-        with torch.no_grad():
-            target = self._judged(image).maps
-        return 0.5 * (self._judged(drawn).maps - target).square().mean(), target[0].numel()
+
+def _unlike(maps: Tensor, features: Tensor) -> Tensor:
+    """[]: half the mean squared distance from the scans' features (Larsen et al. Eq. 7, a normal distribution)."""
+    return 0.5 * (maps - features).square().mean()

@@ -73,7 +73,7 @@ def test_verdicts_and_latents_are_of_each_image_by_itself(size):
     with torch.no_grad():
         judged, again = discriminator(images), discriminator(images[order])
         said, said_again = encoder(images), encoder(images[order])
-    assert judged.verdict.shape == (5,) and judged.maps.shape == (5, 16, *(n // asked.step for n in size))
+    assert judged.verdict.shape == (5,) and judged.maps.shape == (5, 16, *(n // 4 for n in size))
     assert said.shape == (5, 2, 5) and judged.verdict.std() > 0 and said.std() > 0
     for one, other in ((judged.verdict, again.verdict), (judged.maps, again.maps), (said, said_again)):
         torch.testing.assert_close(other, one[order], rtol=1e-4, atol=1e-4)
