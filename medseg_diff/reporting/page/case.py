@@ -10,6 +10,7 @@ from typing import Any
 
 from medseg_diff.data.results import CaseResult, read_result
 from medseg_diff.data.tables.case import Case
+from medseg_diff.errors import counted
 from medseg_diff.reporting.montage import (
     Column,
     Layout,
@@ -23,7 +24,7 @@ from medseg_diff.reporting.montage import (
 from medseg_diff.reporting.page.citations import citations
 from medseg_diff.reporting.page.document import NIIVUE, PAGE, VIEWER, picture, write_page
 from medseg_diff.reporting.page.scene import MEMBER_COLOURS, scene_of
-from medseg_diff.reporting.page.words import checksums_of, counted, lead, provenance_of, sections_of, spoken
+from medseg_diff.reporting.page.words import checksums_of, lead, provenance_of, sections_of, spoken
 from medseg_diff.reporting.panels import DOTS_PER_INCH, MontageRow
 
 MEMBERS_IN_A_ROW = 5

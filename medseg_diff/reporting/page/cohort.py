@@ -8,6 +8,7 @@ from typing import Any
 
 from medseg_diff.data.results import read_result
 from medseg_diff.data.tables.case import Case
+from medseg_diff.errors import counted
 from medseg_diff.files import read_facts
 from medseg_diff.reporting.montage import anomaly_layout, row_of, segmentation_layout
 from medseg_diff.reporting.page.case import Figure, figure_of
@@ -21,7 +22,7 @@ from medseg_diff.reporting.page.charts import (
 )
 from medseg_diff.reporting.page.citations import citations
 from medseg_diff.reporting.page.document import PAGE, TABLE, write_page
-from medseg_diff.reporting.page.words import NONE, counted, number, spoken
+from medseg_diff.reporting.page.words import NONE, number, spoken
 
 Facts = Mapping[str, Any]
 IN_GALLERY = 6

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from medseg_diff.errors import counted
+
 Facts = Mapping[str, Any]
 Rows = Sequence[Sequence[Any]]
 
@@ -93,11 +95,6 @@ def _volume(region: str, volume: Facts) -> str:
     members = volume["members"]
     between = f"the members' volumes run from {members['low']:.1f} to {members['high']:.1f} ml"
     return f"{said}; no calibrated interval, {between}."
-
-
-def counted(count: int, noun: str) -> str:
-    """1 case, 2 cases."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def sections_of(facts: Facts, lesions: Rows, scores: Mapping[str, str]) -> list[Section]:
