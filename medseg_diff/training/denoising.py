@@ -1,6 +1,6 @@
 """Learning to denoise: a random time and fresh noise for every sample, and the denoiser's loss."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
@@ -206,15 +206,23 @@ def draw_times_and_noise(
 
 
 def validation_loss(
-    denoiser: Denoiser, pair: Pair, batches: Sequence[Batch], fabric: Fabric, *, seed: int, noise: AnyNoise
+    denoiser: Denoiser,
+    pair: Pair,
+    batches: Iterable[Batch],
+    fabric: Fabric,
+    *,
+    seed: int,
+    noise: AnyNoise,
+    times: tuple[int, int] | None = None,
 ) -> float:
-    """The mean loss of a denoiser on batches, at times and with noise that are the same at every call."""
-    losses, start = [], 0
+    """The mean simple loss of a denoiser on batches, at `times` from the first to the second (None: the whole schedule) and
+    with noise that are the same at every call."""
+    (earliest, deepest), losses, start = times or (1, denoiser.schedule.length), [], 0
     with torch.no_grad(), fabric.autocast():
         for batch in batches:
-            clean, condition, _ = pair(batch.to(fabric.device), start)
+            clean, condition, weight = pair(batch.to(fabric.device), start)
             own = seed_of(seed, "validation", start)
-            t, drawn = draw_times_and_noise(clean, own, deepest=denoiser.schedule.length, kind=noise)
-            losses.append(denoising_loss(denoiser, clean, t, drawn, condition, None)["simple"].float())
+            t, drawn = draw_times_and_noise(clean, own, earliest=earliest, deepest=deepest, kind=noise)
+            losses.append(denoising_loss(denoiser, clean, t, drawn, condition, weight)["simple"].float())
             start += len(batch)
     return float(torch.cat(losses).mean())

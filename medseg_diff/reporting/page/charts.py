@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medseg_diff.reporting.panels import new_figure
+from medseg_diff.reporting.paper import BLUE, GREY, INK, ORANGE, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK, GREY, BLUE, ORANGE = "#1c1e21", "#9aa0a6", "#1f77b4", "#d9730d"
 ON_DARK = {INK: "#e8e9eb", GREY: "#7d848c", BLUE: "#6fb7ee", ORANGE: "#f2a154"}
 INCHES = (4.6, 3.2)
 MOST_NAMED = 12  # cases whose names fit below a chart
@@ -62,11 +62,11 @@ def intervals_chart(names: Sequence[str], rows: Sequence[Mapping[str, Any]], uni
         low, high = (
             np.array([row[key] if row[key] is not None else np.nan for row in rows]) for key in ("low", "high")
         )
-        label = "calibrated interval" if calibrated else "range of the members"
-        axes.vlines(places, low, high, color=GREY, linewidth=2.2, alpha=0.8, label=label)
+        said = "calibrated interval" if calibrated else "range of the members"
+        axes.vlines(places, low, high, color=GREY, linewidth=2.2, alpha=0.8, label=said)
         axes.plot(places, [row["value"] for row in rows], "o", color=BLUE, markersize=4, label="mask")
         _names(axes, names)
-        _labels(axes, "case, smallest first", f"{what} ({unit})")
+        label(axes, "case, smallest first", f"{what} ({unit})")
         _legend(axes)
 
     values = [row["value"] for row in rows]
@@ -81,13 +81,13 @@ def distribution_chart(values: Mapping[str, Sequence[float]], what: str, limit: 
     def draw(axes: "Axes") -> None:
         for row, (colour, (name, numbers)) in enumerate(zip((BLUE, ORANGE), values.items(), strict=False)):
             jitter = (np.arange(len(numbers)) * 0.618 % 1 - 0.5) * 0.5
-            label = f"{name}, median {np.median(numbers):.3g}" if len(numbers) else name
-            axes.plot(numbers, row + jitter, "o", color=colour, markersize=4, alpha=0.75, label=label)
+            said = f"{name}, median {np.median(numbers):.3g}" if len(numbers) else name
+            axes.plot(numbers, row + jitter, "o", color=colour, markersize=4, alpha=0.75, label=said)
             axes.plot([np.median(numbers)] * 2, [row - 0.35, row + 0.35], color=INK, linewidth=1.2)
         if limit is not None:
             axes.axvline(limit, color=INK, linewidth=0.9, linestyle=":", label=f"limit {limit:.3g}")
         axes.set(yticks=range(len(values)), yticklabels=list(values), ylim=(-0.6, len(values) - 0.4 + 0.7))
-        _labels(axes, what, "")
+        label(axes, what, "")
         _legend(axes)
 
     groups = [f"{name}: {len(numbers)} cases, median {np.median(numbers):.3g}" for name, numbers in values.items()]
@@ -115,7 +115,7 @@ def curve_chart(
         axes.plot(at, mean, color=BLUE, linewidth=1.6, label=number or "mean over cases")
         if up == "sensitivity":
             axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), label="chance")
-        _labels(axes, across.replace("_", " "), up)
+        label(axes, across.replace("_", " "), up)
         axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.04))
         _legend(axes, "lower right" if up == "sensitivity" else "lower left")
 
@@ -132,7 +132,7 @@ def reliability_chart(curve: Mapping[str, Sequence[float]], value: Mapping[str, 
         axes.plot(curve["probability"], curve["frequency"], color=BLUE, linewidth=1.2)
         sizes = 8 + 70 * np.log1p(voxels) / np.log1p(voxels.max())
         axes.scatter(curve["probability"], curve["frequency"], s=sizes, color=BLUE, linewidth=0, label=number or None)
-        _labels(axes, "predicted probability", "share of voxels in the reference")
+        label(axes, "predicted probability", "share of voxels in the reference")
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         _legend(axes)
 
@@ -148,7 +148,7 @@ def risk_chart(curve: Mapping[str, Sequence[float]], value: Mapping[str, Any] | 
     def draw(axes: "Axes") -> None:
         axes.plot(curve["coverage"], risk, color=BLUE, linewidth=1.6, label=f"most certain first, {number}")
         axes.axhline(risk[-1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), label="in any order")
-        _labels(axes, "coverage: share of the brain", "wrong voxels (%)")
+        label(axes, "coverage: share of the brain", "wrong voxels (%)")
         axes.set(xlim=(0, 1.02), ylim=(0, 1.35 * max(float(risk.max()), 1e-6)))
         _legend(axes, "upper left")
 
@@ -161,11 +161,6 @@ def _names(axes: "Axes", names: Sequence[str]) -> None:
     """Case names below their places, where there is room."""
     if len(names) <= MOST_NAMED:
         axes.set_xticks(range(1, len(names) + 1), names, rotation=40, ha="right", fontsize=7)
-
-
-def _labels(axes: "Axes", across: str, up: str) -> None:
-    axes.set_xlabel(across, fontsize=8.5, color=INK)
-    axes.set_ylabel(up, fontsize=8.5, color=INK)
 
 
 def _legend(axes: "Axes", place: Any = "upper left") -> None:

@@ -30,7 +30,7 @@ from medseg_diff.tasks.train.normative import calibrate
 from medseg_diff.tasks.train.study import ValidationSlices, learned_from_phantoms
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_reconstruction
-from medseg_diff.tasks.train.validation import validation_loss
+from medseg_diff.tasks.train.validation import loss_on_slices
 from medseg_diff.tasks.training_options import Folds, TrainingRun
 from medseg_diff.training.classification import NoisyClassification, Skill, skill_by_time
 from medseg_diff.training.denoising import (
@@ -172,7 +172,7 @@ def denoising_error(
     """The averaged denoiser's loss on validation slices of its cohort, told no label, with the same noise every time."""
     denoiser, slices = averaged(progress, recipe), cohort_of(recipe, study)
     pair = pair_of(recipe, space, labels=False)
-    return validation_loss(denoiser, recipe, slices, pair, fabric, times=recipe.denoised_times)
+    return loss_on_slices(denoiser, recipe, slices, pair, fabric, times=recipe.denoised_times)
 
 
 def cohort_of(recipe: AnomalyRecipe, study: LabelledStudy) -> ValidationSlices:

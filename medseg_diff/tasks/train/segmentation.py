@@ -20,7 +20,7 @@ from medseg_diff.tasks.train.out_of_fold import conclude, predict, that_choose_n
 from medseg_diff.tasks.train.study import ValidationSlices, learned_from_phantoms, prepare_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_masks
-from medseg_diff.tasks.train.validation import validation_loss
+from medseg_diff.tasks.train.validation import loss_on_slices
 from medseg_diff.tasks.training_options import Folds, TrainingRun
 from medseg_diff.training.denoising import Denoising, MaskAndImage
 from medseg_diff.training.estimate import Work
@@ -89,7 +89,7 @@ def validate(
     named = {f"val_dice_{region}": value for region, value in zip(recipe.regions, dice, strict=True)}
     found = {"val_dice": sum(dice) / len(dice), **(named if len(dice) > 1 else {})}
     times = (1, recipe.schedule.length)
-    return found | validation_loss(
+    return found | loss_on_slices(
         averaged(progress, recipe), recipe, slices, MaskAndImage(recipe.space), fabric, times=times
     )
 
