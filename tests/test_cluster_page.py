@@ -96,7 +96,7 @@ def test_an_array_trains_the_folds_of_one_study(place):
     short(place.folder)
     for environment in array(8):
         place(SCRIPTS["folds"], **environment)
-    assert json.loads((place.folder / "studies" / "five" / "study.json").read_text())["finished"]
+    assert json.loads((place.folder / "studies" / "folds" / "study.json").read_text())["finished"]
     assert not (place.folder / "requeued").exists()
 
 
