@@ -20,8 +20,10 @@ Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
 FACTS, SCHEMA = "case.json", 3
+PAGE = "report.html"  # of a case, and of a folder of cases: `report` writes them afterwards
 MEMBER_MASKS = "member_masks"  # of members whose masks are cut out of the mean of all, beside the soft ones
 TASKS = {"segment": "mask.nii.gz", "anomaly": "anomaly.nii.gz"}  # and what a complete case must hold
+DRAWN = ("synthesise", "enhance")  # tasks whose results are scans
 
 
 @dataclass(frozen=True)
@@ -197,13 +199,14 @@ def task_of_results(predictions: Path) -> str | None:
 
 
 def holds_result(folder: Path, task: str) -> bool:
-    """Whether a case's folder is a result of that verb, its mask or map and every file that case.json lists still there."""
+    """Whether a case's folder is a result of that verb: its mask or map, or a scan, and every file that case.json lists are
+    still there."""
     facts = read_facts(folder / FACTS)
     listed = facts.get("outputs", {})
     return (
         (folder / FACTS).is_file()
         and _task_of(facts) == task
-        and (folder / TASKS[task]).is_file()
+        and (task in DRAWN or (task in TASKS and (folder / TASKS[task]).is_file()))
         and all((folder / name).is_file() for name in (listed if isinstance(listed, dict) else ()))
     )
 

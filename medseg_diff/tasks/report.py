@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg_diff.console import bar, log
-from medseg_diff.data.results import FACTS, TASKS, CaseResult, holds_result, read_result
+from medseg_diff.data.results import DRAWN, FACTS, CaseResult, holds_result, read_result
 from medseg_diff.data.tables.case import Case
 from medseg_diff.data.tables.inputs import find_case
 from medseg_diff.data.tables.manifest import read_manifest
@@ -15,6 +15,7 @@ from medseg_diff.methods.components import LESION_COLUMNS, find_lesions
 from medseg_diff.recipes.lookup import find_recipe, recipe_names
 from medseg_diff.reporting.page.case import read_lesions, write_case_page
 from medseg_diff.reporting.page.cohort import Evaluated, worst_first, write_cohort_page
+from medseg_diff.reporting.page.drawn import write_scan_page, write_scans_page
 from medseg_diff.settings import read_yaml
 from medseg_diff.tracking.attaching import attach_page
 
@@ -32,8 +33,8 @@ def report(
     runs: Path = Path("runs"),
     mlflow: bool = True,
 ) -> Path:
-    """Write report.html into every case's folder below `folder`, which `segment` or `anomaly` wrote, and one for all of them
-    into `folder`; of the folder of a single case that one alone. Returns the page to open first.
+    """Write report.html into every case's folder below `folder`, which a verb wrote, and one for all of them into `folder`;
+    of the folder of a single case that one alone. Returns the page to open first.
 
     The scans under masks and maps are those of the table `data`, or of one case by its files `volumes` (numbered ones as
     `channels`); without either the pages show masks, maps and numbers. What `evaluate` wrote there is shown too. With `most`
@@ -41,20 +42,27 @@ def report(
     artifacts of the run below `runs` that made the results.
     Raises: UsageError where there are no results, ManifestError, ImageError where a file is damaged, EnvironmentFault.
     """
-    folder = Path(folder)
+    folder = Path(folder) if Path(folder).name else Path(folder).absolute()  # `.` has no name
     single = (folder / FACTS).is_file()
     facts = _facts(folder.parent, [folder.name]) if single else _facts(folder, _names(folder))
     if not facts:
         raise UsageError(
-            "holds no finished results of `segment` or `anomaly`",
+            "holds no finished results of `segment`, `anomaly`, `synthesise` or `enhance`",
             fix="name the folder that was their --out, or that of one case",
             file=folder.name,
         )
-    if len({each["task"] for each in facts.values()}) > 1:
-        raise UsageError(
-            "holds segmentations and anomaly maps", fix="keep them in folders of their own", file=folder.name
-        )
+    tasks = sorted({str(each["task"]) for each in facts.values()})
+    if len(tasks) > 1:
+        found = f"holds results of {' and '.join(f'`{task}`' for task in tasks)}"
+        raise UsageError(found, fix="keep them in folders of their own", file=folder.name)
     check_writable(folder)
+    if tasks[0] in DRAWN:
+        if data is not None or volumes:
+            raise UsageError(f"what `{tasks[0]}` wrote is scans itself", fix="leave --data and --volume out")
+        page = _of_scans(folder, facts, single=single, most=most)
+        if not single:
+            attach_page(folder, runs=runs, mlflow=mlflow)
+        return page
     cases = _cases(facts, data, volumes, channels, data_root)
     results = folder.parent if single else folder
     evaluated, papers = Evaluated.read(results), _papers(next(iter(facts.values())))
@@ -78,6 +86,17 @@ def report(
     return page
 
 
+def _of_scans(folder: Path, facts: Mapping[str, Facts], *, single: bool, most: int | None) -> Path:
+    """The pages of what was drawn, of at most so many scans; returns the one to open first."""
+    results, papers = folder.parent if single else folder, _papers(next(iter(facts.values())))
+    names = list(facts)[:most]
+    with bar("pages", len(names)) as step:
+        for name in names:
+            page = write_scan_page(results / name, facts[name], papers=papers)
+            step()
+    return page if single else write_scans_page(folder, facts, papers=papers)
+
+
 def _names(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob(f"*/{FACTS}"))
 
@@ -88,8 +107,8 @@ def _facts(folder: Path, names: Sequence[str]) -> dict[str, Facts]:
     for name in names:
         facts = read_facts(folder / name / FACTS)
         task = str(facts.get("task", "segment"))
-        if task in TASKS and holds_result(folder / name, task):
-            found[name] = read_result(folder / name, name).facts
+        if holds_result(folder / name, task):
+            found[name] = facts if task in DRAWN else read_result(folder / name, name).facts
     return found
 
 
@@ -108,7 +127,9 @@ def _cases(
             found = f"--volume is one scan, and there are {len(facts)} cases"
             raise UsageError(found, fix="name their table with --data, or the folder of one case")
         name, known = next(iter(facts.items()))
-        case, sentence = find_case(volumes, known["channels"], order=channels)
+        case, sentence = find_case(
+            volumes, known["channels"], order=channels, fill_missing=bool(known.get("missing_channels"))
+        )
         log.info("%s", sentence)
         return {name: case}
     if data is None:

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from medseg_diff import enhance, synthesise, train_enhance, train_synth
+from medseg_diff import enhance, report, synthesise, train_enhance, train_synth
 from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.geometry import finer
 from medseg_diff.data.tables.manifest import read_manifest, write_manifest
@@ -109,6 +109,10 @@ def test_a_scan_lies_on_a_grid_twice_as_fine(second, two, tmp_path):
         assert facts["task"] == "enhance" and facts["condition_noise"] == 50 and facts["steps"] == 2
         assert facts["inputs"].keys() == {"t1"} and facts["outputs"].keys() == {"t1.nii.gz"}
         assert any("learned to refine 12×12×12 mm" in warning for warning in facts["warnings"])
+    text = report(tmp_path, mlflow=False).read_text(encoding="utf-8")
+    assert "2 enhanced scans" in text and "drawn, not measured" in text
+    own = (folders[0] / "report.html").read_text(encoding="utf-8")
+    assert "voxels 2 times as fine" in own and "learned to refine 12×12×12 mm" in own and "t1 (read)" in own
 
 
 def test_a_scan_is_the_same_in_any_order_company_and_share(second, two, phantoms, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg_diff import synthesise, train_synth
+from medseg_diff import report, synthesise, train_synth
 from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.errors import ImageError, ManifestError, Problems, UsageError
 from medseg_diff.tasks.apply.painting import painted, read
@@ -87,6 +87,14 @@ def test_a_scan_lies_on_its_cases_grid_with_the_mask_beside_it(painter, two, tmp
     assert all(row.seg and set(row.images) == {"t1", "flair"} for row in rows)
 
 
+def test_painted_scans_have_pages_with_their_labels(painter, two, tmp_path):
+    folders = paint(painter, two, tmp_path)
+    text = report(tmp_path, mlflow=False).read_text(encoding="utf-8")
+    assert "2 synthetic scans" in text and "mask of" in text
+    own = (folders[0] / "report.html").read_text(encoding="utf-8")
+    assert "painted into the mask of" in own and "label 1" in own and "T1" in own and "FLAIR" in own
+
+
 def test_a_scan_is_the_same_whatever_else_is_painted(painter, two, tmp_path):
     one, all_of_them = tmp_path / "one", tmp_path / "all"
     (alone,) = paint(painter, two, one, split="test")
@@ -157,6 +165,18 @@ def test_what_cannot_be_painted_is_refused(painter, two, phantoms, tmp_path):
         with pytest.raises(UsageError, match=said):
             synthesise(out=tmp_path / "out", model=painter.folder, device="cpu", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_other_cases_is_not_replaced(painter, two, tmp_path):
+    shutil.copytree(two.parent, tmp_path / "data")
+    masks, known = tmp_path / "data" / two.name, (tmp_path / "data" / "cases.csv").read_bytes()
+    with pytest.raises(UsageError, match=r"holds a cases.csv of other cases"):
+        synthesise(out=tmp_path / "data", model=painter.folder, masks=masks, device="cpu")
+    assert (tmp_path / "data" / "cases.csv").read_bytes() == known
+    folders = paint(painter, two, tmp_path / "painted")
+    with pytest.raises(UsageError, match=r"holds a cases.csv of other cases"):  # all of them painted, and still others
+        paint(painter, tmp_path / "painted" / "cases.csv", tmp_path / "painted")
+    assert paint(painter, two, tmp_path / "painted") == folders
 
 
 def test_cases_without_a_mask_are_named_before_anything_is_trained(phantoms, tmp_path):

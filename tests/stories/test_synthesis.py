@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from medseg_diff import audit, synthesise, train_synth
+from medseg_diff import audit, report, synthesise, train_synth
 from medseg_diff.errors import CheckpointError, ManifestError, UsageError
 from medseg_diff.recipes.covariates import read_covariates
 from medseg_diff.run import Run
@@ -109,6 +109,24 @@ def test_what_is_drawn_is_a_table_of_scans_that_every_verb_reads(drawn_from, tmp
     manifest = read_manifest(tmp_path / "cases.csv")
     assert [case.covariates["sex"] for case in manifest.cases] == ["F"] * 3
     assert not validate(data=tmp_path / "cases.csv").problems
+
+
+def test_drawn_scans_have_pages(drawn_from, tmp_path):
+    folders = synthesise(out=tmp_path, model=drawn_from.folder, number=2, age=40, sex="F", device="cpu")
+    page = report(tmp_path, mlflow=False)
+    text = page.read_text(encoding="utf-8")
+    assert page == tmp_path / "report.html" and "2 synthetic scans" in text and text.count("<img ") == 1
+    assert ">40<" in text and ">F<" in text and 'href="synthetic_0001/report.html"' in text
+    own = (folders[0] / "report.html").read_text(encoding="utf-8")
+    assert "A synthetic scan of age years 40, sex F" in own and '"name": "t1"' in own and "in three planes" in own
+    before = {path: path.read_bytes() for path in tmp_path.rglob("report.html")}
+    assert report(tmp_path / "synthetic_0000") == folders[0] / "report.html"
+    report(tmp_path, mlflow=False)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("report.html")} == before
+    synthesise(out=tmp_path, model=drawn_from.folder, number=2, age=40, sex="F", device="cpu", overwrite=True)
+    assert not (folders[0] / "report.html").exists()
+    with pytest.raises(UsageError, match="wrote is scans itself"):
+        report(tmp_path, data=tmp_path / "cases.csv")
 
 
 def test_a_scan_is_the_same_however_many_are_drawn(drawn_from, tmp_path):

@@ -1,13 +1,19 @@
 """`report`: pages of finished results, opened in a browser where there is one."""
 
+import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from medseg_diff import evaluate, report, segment
-from medseg_diff.errors import ManifestError, UsageError
+from medseg_diff.data.results import read_result
+from medseg_diff.data.tables.manifest import read_manifest
+from medseg_diff.errors import ImageError, ManifestError, UsageError
+from medseg_diff.reporting.page.scene import scene_of
 from medseg_diff.tasks.apply.anomaly import anomaly
+from tests.made import TUMOUR, Study
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -83,6 +89,50 @@ def test_one_case_without_its_scan(segmented, tmp_path):
     shutil.copytree(case, tmp_path / "out" / case.name)
     assert report(tmp_path / "out" / case.name) == tmp_path / "out" / case.name / "report.html"
     assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_case_with_a_page_can_be_made_anew(segmented, steep, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(segmented, out)
+    folders = segment(
+        data=steep.table, split="test", model=steep.folder, out=out, members=1, steps=1, overwrite=True, device="cpu"
+    )
+    assert folders and not list(out.glob("*/report.html"))  # they were of the results that are gone
+    (folders[0] / "case.json").unlink()
+    (folders[0] / "report.html").write_text("a page of somebody's")
+    with pytest.raises(UsageError, match=r"holds (mask.nii.gz|.*), which no case.json lists"):
+        segment(data=steep.table, model=steep.folder, out=out, members=1, steps=1, overwrite=True, device="cpu")
+
+
+def test_the_folder_one_stands_in_has_its_name(segmented, tmp_path, monkeypatch):
+    case = next(segmented.glob("*/case.json")).parent
+    shutil.copytree(segmented, tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out" / case.name)
+    assert f"<title>{case.name}" in read(report("."))
+
+
+def test_any_number_of_regions_has_colours(tmp_path):
+    labels = np.where(TUMOUR, 1 + np.arange(TUMOUR.size).reshape(TUMOUR.shape) % 6, 0)
+    regions = {f"region_{number}": list(range(number, 7)) for number in range(1, 7)}
+    study = Study(tmp_path).add("a", labels=labels).predict("a", labels, regions=regions)
+    facts = json.loads((study.predictions / "a" / "case.json").read_text())
+    result = read_result(study.predictions / "a", "a")
+    overlays = scene_of(result, read_manifest(study.table).cases[0]).overlays
+    assert facts["regions"].keys() == result.regions.keys()
+    assert [len(each.colours) for each in overlays if each.of_labels] == [6, 6]
+
+
+def test_a_scan_that_lacks_a_channel_is_found_again(segmented, steep, tmp_path):
+    case = next(segmented.glob("*/case.json")).parent
+    folder, scan = tmp_path / "out" / case.name, tmp_path / "scan"
+    shutil.copytree(case, folder)
+    shutil.copytree(steep.table.parent / case.name, scan)
+    (scan / "t2.nii.gz").unlink()
+    with pytest.raises(ImageError, match="t2"):
+        report(folder, volumes=[str(scan)])
+    facts = json.loads((folder / "case.json").read_text())
+    (folder / "case.json").write_text(json.dumps(facts | {"missing_channels": ["t2"]}))
+    assert "data:image/png" in read(report(folder, volumes=[str(scan)]))
 
 
 def test_what_holds_no_results_is_refused(segmented, tmp_path):

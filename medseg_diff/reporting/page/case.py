@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medseg_diff.data.results import CaseResult, read_result
+from medseg_diff.data.results import PAGE, CaseResult, read_result
 from medseg_diff.data.tables.case import Case
 from medseg_diff.errors import counted
 from medseg_diff.reporting.montage import (
@@ -22,7 +22,7 @@ from medseg_diff.reporting.montage import (
     segmentation_layout,
 )
 from medseg_diff.reporting.page.citations import citations
-from medseg_diff.reporting.page.document import NIIVUE, PAGE, VIEWER, picture, write_page
+from medseg_diff.reporting.page.document import NIIVUE, VIEWER, picture, write_page
 from medseg_diff.reporting.page.scene import MEMBER_COLOURS, scene_of
 from medseg_diff.reporting.page.words import checksums_of, lead, provenance_of, sections_of, spoken
 from medseg_diff.reporting.panels import DOTS_PER_INCH, MontageRow

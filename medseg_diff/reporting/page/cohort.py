@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg_diff.data.results import read_result
+from medseg_diff.data.results import PAGE, read_result
 from medseg_diff.data.tables.case import Case
 from medseg_diff.errors import counted
 from medseg_diff.files import read_facts
@@ -21,7 +21,7 @@ from medseg_diff.reporting.page.charts import (
     risk_chart,
 )
 from medseg_diff.reporting.page.citations import citations
-from medseg_diff.reporting.page.document import PAGE, TABLE, write_page
+from medseg_diff.reporting.page.document import TABLE, write_page
 from medseg_diff.reporting.page.words import NONE, number, spoken
 
 Facts = Mapping[str, Any]
@@ -104,7 +104,7 @@ def write_cohort_page(
             Row(
                 name,
                 f"{name}/{PAGE}" if (folder / name / PAGE).is_file() else "",
-                [_cell(value(name)) for _, value in columns],
+                [cell(value(name)) for _, value in columns],
                 bool(each["warnings"]),
             )
             for name, each in facts.items()
@@ -151,7 +151,8 @@ def _number(text: str | None) -> float | None:
     return float(text) if text else None
 
 
-def _cell(value: Any) -> Cell:
+def cell(value: Any) -> Cell:
+    """A value as a table shows and sorts it."""
     return Cell(number(value), "" if value is None else str(value))
 
 

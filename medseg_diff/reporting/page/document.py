@@ -17,7 +17,6 @@ from typing import Any
 from medseg_diff import __version__
 from medseg_diff.files import write_text
 
-PAGE = "report.html"
 STYLE, VIEWER, TABLE = "page.css", "viewer.js", "table.js"
 NIIVUE, NIIVUE_LICENCE = "niivue.umd.js", "niivue.LICENSE.txt"
 

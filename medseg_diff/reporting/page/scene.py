@@ -7,14 +7,16 @@ millimetres.
 import base64
 import gzip
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg_diff.data.formats.writing import nifti_bytes
+from medseg_diff.data.geometry import Volume
 from medseg_diff.data.results import CaseResult
 from medseg_diff.data.tables.case import Case
 from medseg_diff.reporting.montage import CHANNEL_TITLES, COLD, WARM
@@ -30,6 +32,8 @@ OUTSIDE = 0.02  # of a map's scale: what lies below is clear
 WINDOW = (0.5, 99.7)  # percentiles of the tissue: from black to white
 LARGEST = 99.95  # percentile of the tissue: what lies above is white in every window
 MEMBER_COLOURS = (PREDICTION, "#8fd694", "#e58fb1", "#f4e285", "#b39ddb", "#ff8a65", "#4db6ac", "#dce775")
+MASK_COLOURS = (PREDICTION, "#29b6a8", "#c5e1ff", "#b39ddb", "#8fd694")  # of regions, from the outermost in
+REFERENCE_COLOURS = (REFERENCE, "#d9534f", "#ffe0a3", "#ff8a65", "#dce775")
 MAP_TITLES = {
     "probability": ("Probability", "mean of the members"),
     "variance_between": ("Variance between members", "variance over the members"),
@@ -130,6 +134,24 @@ def scene_of(result: CaseResult, case: Case | None, lesions: Sequence[Sequence[A
     return Scene(images, overlays, [*_review(result), *_lesions(lesions)], first)
 
 
+def scene_of_scans(scans: Mapping[str, Volume], labels: Volume | None = None) -> Scene:
+    """Scans of one grid that stand for themselves, and labels [X, Y, Z] over them."""
+    main = next(iter(scans.values()))
+    tissue = np.any([each.voxels > each.voxels.min() for each in scans.values()], axis=0)
+    box = _box_of(tissue)
+    affine, inside = _moved(main.affine, box), tissue[box] if tissue.any() else None
+    images = [
+        _image(name, CHANNEL_TITLES.get(name, name), each.voxels[box], inside, affine) for name, each in scans.items()
+    ]
+    overlays = []
+    if labels is not None:
+        present = [int(label) for label in np.unique(labels.voxels) if label]
+        layers = _layers([labels.voxels == label for label in present]) if present else labels.voxels
+        colours, names = list(islice(cycle(MASK_COLOURS), len(present))), [f"label {label}" for label in present]
+        overlays = [Marked("seg", "Labels", layers, colours, names, False).overlay(box, affine)] if present else []
+    return Scene(images, overlays, [])
+
+
 @dataclass(frozen=True)
 class Marked:
     """Labels [X, Y, Z], 0 where there is none, and the name and colour of each."""
@@ -151,15 +173,15 @@ class Marked:
 def _marked(result: CaseResult, case: Case | None) -> dict[str, Marked]:
     """The mask, and the reference where there is one; of several regions from the outermost in."""
     names = [region.replace("_", " ") for region in result.regions]
-    reds = [PREDICTION, "#29b6a8", "#c5e1ff"][: len(names)] or [PREDICTION]
-    mask = Marked("mask", "Mask", _layers([result.mask(region) for region in result.regions]), reds, names, True)
+    colours = list(islice(cycle(MASK_COLOURS), len(names)))
+    mask = Marked("mask", "Mask", _layers([result.mask(region) for region in result.regions]), colours, names, True)
     found = {"mask": mask}
     references = result.references(case) if case else {}
     if references:
         _, labels = next(iter(references.items()))
         layers = _layers([result.marked(labels, region) for region in result.regions])
-        oranges = [REFERENCE, "#d9534f", "#ffe0a3"][: len(names)]
-        found["reference"] = Marked("reference", "Reference", layers, oranges, names, False)
+        colours = list(islice(cycle(REFERENCE_COLOURS), len(names)))
+        found["reference"] = Marked("reference", "Reference", layers, colours, names, False)
     return found
 
 

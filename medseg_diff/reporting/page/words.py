@@ -159,11 +159,20 @@ def _of_anomalies(facts: Facts) -> Iterator[Section]:
         ],
     )
     rows = []
-    for name, values in facts["quality_checks"].items():
+    for name, values in _checks_of(facts["quality_checks"]):
         shown = ", ".join(f"{spoken(key)} {number(value)}" for key, value in values.items() if key not in VERDICTS)
-        rows.append([spoken(name), _verdict(values), shown])
+        rows.append([name, _verdict(values), shown])
     yield Section("Quality checks", "", (), ("check", "verdict", "measured"), rows)
     yield Section("Is the scan like those of the training?", *_typicality(facts))
+
+
+def _checks_of(checks: Facts) -> Iterator[tuple[str, Facts]]:
+    """Each check with its values; of a study, which has those of each run by the run's name, with that before it."""
+    if not any(isinstance(each, Mapping) for values in checks.values() for each in values.values()):
+        yield from ((spoken(name), values) for name, values in checks.items())
+        return
+    for run, own in checks.items():
+        yield from ((f"{run}: {spoken(name)}", values) for name, values in own.items())
 
 
 def _verdict(values: Facts) -> str:
@@ -173,7 +182,18 @@ def _verdict(values: Facts) -> str:
 
 def provenance_of(facts: Facts) -> list[tuple[str, str]]:
     """Which model made it, and how."""
-    settings = ("seed", "steps", "members", "noise", "fusion", "strength", "network_passes")
+    settings = (
+        "seed",
+        "steps",
+        "members",
+        "noise",
+        "fusion",
+        "strength",
+        "guidance",
+        "limit",
+        "draws",
+        "network_passes",
+    )
     said = [
         ("task", facts["task"]),
         ("recipe", facts["recipe"]),
@@ -181,23 +201,29 @@ def provenance_of(facts: Facts) -> list[tuple[str, str]]:
         ("solver", (facts.get("solver") or {}).get("kind")),
         ("engine", (facts.get("engine") or {}).get("kind")),
         *((spoken(name), facts.get(name)) for name in settings),
-        ("network evaluations a slice", _together(facts.get("network_evaluations"))),
+        ("enhanced by", (facts.get("enhanced_by") or {}).get("model")),
+        ("network evaluations", _together(facts.get("network_evaluations"))),
         ("precision", facts["precision"]),
         ("device", f"{facts['device']}, {counted(facts['threads'], 'thread')}"),
         ("versions", _together(facts["versions"])),
         ("seconds", _together(facts["seconds"])),
-        ("channels", ", ".join(facts["channels"])),
+        ("channels", ", ".join(facts.get("channels", ()))),
     ]
     return [(name, number(value)) for name, value in said if value not in (None, "", [])]
 
 
 def checksums_of(facts: Facts) -> list[tuple[str, str]]:
     """(file, SHA-256) of what was read and written."""
-    read = [
-        (f"{name} (read)", each["file_sha256"]) for name, each in facts["inputs"].items() if each.get("file_sha256")
-    ]
+    digests = {
+        name: each.get("file_sha256") if isinstance(each, Mapping) else each
+        for name, each in facts.get("inputs", {}).items()
+    }
+    read = [(f"{name} (read)", digest) for name, digest in digests.items() if digest]
     return [*read, *facts["outputs"].items()]
 
 
-def _together(values: Facts | None) -> str | None:
+def _together(values: Facts | float | None) -> str | None:
+    """Values by name in a line; one that stands alone as it is."""
+    if not isinstance(values, Mapping):
+        return None if values is None else number(values)
     return ", ".join(f"{spoken(name)} {number(value)}" for name, value in values.items()) if values else None

@@ -1,0 +1,151 @@
+"""The pages of drawn scans, by `synthesise` or `enhance`: a viewer for each; a table of all, and some in three planes."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg_diff.data.geometry import Volume, reoriented, spacing_of
+from medseg_diff.data.reading import read_labels, read_map
+from medseg_diff.data.results import PAGE
+from medseg_diff.errors import counted
+from medseg_diff.reporting.montage import CHANNEL_TITLES, DISPLAY_AXES
+from medseg_diff.reporting.page.case import Figure, figure_of_png
+from medseg_diff.reporting.page.citations import citations
+from medseg_diff.reporting.page.cohort import Row, cell
+from medseg_diff.reporting.page.document import NIIVUE, TABLE, VIEWER, write_page
+from medseg_diff.reporting.page.scene import scene_of_scans
+from medseg_diff.reporting.page.words import checksums_of, number, provenance_of, spoken
+from medseg_diff.reporting.panels import INK, PAPER, Plane, new_figure, save_png
+
+Facts = Mapping[str, Any]
+
+SEG = "seg"  # the labels that a scan was painted into
+PLANES = ("axial", "coronal", "sagittal")
+IN_GALLERY = 8
+INCHES, HEAD = 1.6, 0.25  # a panel of the gallery, and what stands over it
+NOT_MEASURED = {
+    "synthesise": "It shows nobody: everything in it was drawn.",
+    "enhance": "What it shows beyond the scan was drawn, not measured.",
+}
+
+
+def write_scan_page(folder: Path, facts: Facts, *, papers: str = "") -> Path:
+    """Write report.html into the folder of one drawn scan, of which `facts` is case.json. Raises: ImageError where a file is
+    damaged, EnvironmentFault."""
+    scans, labels = _read(folder, facts)
+    kind, said = _kind(facts), f"{_about(facts)} {NOT_MEASURED[facts['task']]}"
+    write_page(
+        folder / PAGE,
+        "case.html",
+        scripts=(NIIVUE, VIEWER),
+        name=folder.name,
+        kind=kind,
+        lead=said,
+        warnings=facts["warnings"],
+        scene=scene_of_scans(scans, labels),
+        viewer_words=f"{kind.capitalize()} {folder.name} in three planes and in 3D. {said}",
+        figures=[_in_three_planes({folder.name: scans})],
+        sections=[],
+        provenance=provenance_of(facts),
+        checksums=checksums_of(facts),
+        citations=citations(facts, papers),
+    )
+    return folder / PAGE
+
+
+def write_scans_page(folder: Path, facts: Mapping[str, Facts], *, papers: str = "") -> Path:
+    """Write report.html for a folder of scans drawn by one verb, of which `facts` is case.json by name. Raises: ImageError
+    where a file is damaged, EnvironmentFault."""
+    first = next(iter(facts.values()))
+    columns = list(_columns(facts))
+    shown = list(facts)[:IN_GALLERY]
+    write_page(
+        folder / PAGE,
+        "cohort.html",
+        scripts=(TABLE,),
+        title=counted(len(facts), _kind(first)),
+        lead=f"Model {', '.join(sorted({str(each['model']) for each in facts.values()}))}. {NOT_MEASURED[first['task']]}",
+        warnings=[],
+        tiles=[],
+        columns=["scan", *(spoken(name) for name, _ in columns)],
+        rows=[
+            Row(
+                name,
+                f"{name}/{PAGE}" if (folder / name / PAGE).is_file() else "",
+                [cell(values[name]) for _, values in columns],
+                bool(each["warnings"]),
+            )
+            for name, each in facts.items()
+        ],
+        charts=[],
+        gallery=_in_three_planes({name: _read(folder / name, facts[name])[0] for name in shown}),
+        gallery_title="Scans" if len(shown) == len(facts) else f"The first {len(shown)} scans",
+        metrics=[],
+        citations=citations(first, papers),
+    )
+    return folder / PAGE
+
+
+def _read(folder: Path, facts: Facts) -> tuple[dict[str, Volume], Volume | None]:
+    """The channels that case.json lists, and the labels that they were painted into."""
+    names = [file.removesuffix(".nii.gz") for file in facts["outputs"] if file.endswith(".nii.gz") and "/" not in file]
+    scans = {name: read_map(folder / f"{name}.nii.gz") for name in names if name != SEG}
+    labels = read_labels(folder / f"{SEG}.nii.gz", case=folder.name, channel=SEG) if SEG in names else None
+    return scans, labels
+
+
+def _kind(facts: Facts) -> str:
+    return "enhanced scan" if facts["task"] == "enhance" else "synthetic scan"
+
+
+def _about(facts: Facts) -> str:
+    """What was asked for, in a sentence."""
+    if facts["task"] == "enhance":
+        return f"A scan at voxels {facts['factor']} times as fine, {counted(facts['draws'], 'draw')}."
+    if "mask_of" in facts:
+        return f"A scan painted into the mask of {facts['mask_of']}."
+    asked = ", ".join(f"{spoken(name)} {number(value)}" for name, value in facts["covariates"].items())
+    return f"A synthetic scan of {asked}." if asked else "A synthetic scan, without covariates."
+
+
+def _columns(facts: Mapping[str, Facts]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Headings, and the value of each scan."""
+    for name in dict.fromkeys(name for each in facts.values() for name in each.get("covariates", ())):
+        yield name, {scan: each["covariates"].get(name) for scan, each in facts.items()}
+    for name in ("mask_of", "seconds"):
+        if any(name in each for each in facts.values()):
+            yield name, {scan: each.get(name) for scan, each in facts.items()}
+    yield "warnings", {scan: len(each["warnings"]) for scan, each in facts.items()}
+
+
+def _in_three_planes(scans: Mapping[str, Mapping[str, Volume]]) -> Figure:
+    """The first channel of each scan through its middle."""
+    first = next(iter(next(iter(scans.values()))))
+    figure = new_figure(INCHES * len(PLANES), len(scans) * (INCHES + HEAD), paper=PAPER)
+    grid = figure.subplots(len(scans), len(PLANES), squeeze=False)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - HEAD / (len(scans) * (INCHES + HEAD)))
+    for (name, channels), line in zip(scans.items(), grid, strict=True):
+        volume = next(iter(channels.values()))
+        for (plane, down_mm, across_mm), title, axes in zip(_planes(volume), PLANES, line, strict=True):
+            axes.imshow(plane, cmap="gray", vmin=0, aspect=down_mm / across_mm, interpolation="bilinear")
+            axes.axis("off")
+            axes.set_title(name if title == PLANES[0] else title, color=INK, fontsize=7, pad=3)
+    with tempfile.TemporaryDirectory() as place:
+        save_png(figure, Path(place) / "scans.png")
+        png = (Path(place) / "scans.png").read_bytes()
+    title = CHANNEL_TITLES.get(first, first)
+    words = f"{title} of {', '.join(scans)}: the middle slice of each in three planes, axial, coronal and sagittal."
+    return figure_of_png(png, words, f"{title} through the middle. Radiological display: R is the patient's right.")
+
+
+def _planes(volume: Volume) -> list[tuple[Plane, float, float]]:
+    """The middle slices of a volume as displayed, with millimetres down and across."""
+    turned = reoriented(volume, DISPLAY_AXES)
+    voxels, (x, y, z) = turned.voxels, (size // 2 for size in turned.shape)
+    across, back, up = (float(mm) for mm in spacing_of(turned.affine))
+    return [
+        (voxels[:, :, z].T, back, across),
+        (voxels[:, y].T[::-1], up, across),
+        (voxels[x].T[::-1], up, back),
+    ]
