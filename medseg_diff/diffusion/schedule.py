@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from medseg_diff.errors import UsageError
@@ -54,6 +54,12 @@ class NoiseSchedule(Settings):
     input_scale: float = Field(default=1.0, gt=0)
     betas: tuple[Beta, Beta] | None = None
 
+    @model_validator(mode="after")
+    def _betas_count(self) -> "NoiseSchedule":
+        if self.kind == "cosine" and self.betas is not None:
+            raise ValueError("a cosine schedule has no betas to choose: leave them out, or use linear or scaled_linear")
+        return self
+
     def level(self, t: int | Tensor, like: Tensor | None = None) -> Level:
         """The level at time t, an integer 0 … length or an integer tensor [B].
 
@@ -88,12 +94,13 @@ class NoiseSchedule(Settings):
 
 @lru_cache(maxsize=64)
 def _alpha_sigma(schedule: NoiseSchedule, device: str) -> tuple[Tensor, Tensor]:
-    """alpha and sigma for t = 0 … length, float64 [length + 1]."""
+    """alpha and sigma for t = 0 … length, float64 where the device has it, [length + 1]."""
     steps = torch.ones(schedule.length + 1, dtype=torch.float64)
     steps[1:] = 1 - _betas(schedule.kind, schedule.length, schedule.betas)
     abar, scale = steps.cumprod(0), schedule.input_scale
     abar = abar * scale**2 / (abar * scale**2 + (1 - abar))  # Chen 2023, Sec. 2.2, written as a change of abar
-    return abar.sqrt().to(device), (1 - abar).sqrt().to(device)
+    kind = torch.float32 if device.startswith("mps") else torch.float64  # which Apple's GPUs have not
+    return abar.sqrt().to(kind).to(device), (1 - abar).sqrt().to(kind).to(device)
 
 
 def _betas(kind: ScheduleKind, length: int, betas: tuple[float, float] | None) -> Tensor:

@@ -51,7 +51,8 @@ class DDPM(Settings):
         return mean + self._deviation(step, prediction) * noise
 
     def _deviation(self, step: "Posterior", prediction: Prediction) -> Tensor:
-        if self.variance == "learned" and prediction.variance_mix is not None:
+        if self.variance == "learned":
+            assert prediction.variance_mix is not None, "the denoiser says no variance"
             return (0.5 * mixed_log_variance(step, prediction.variance_mix)).exp()
         return (step.beta if self.variance == "beta" else step.variance).sqrt()
 
@@ -64,7 +65,7 @@ class DDIM(Settings):
 
     order: ClassVar[int | None] = 1
     kind: Literal["ddim"] = "ddim"
-    eta: float = Field(default=0.0, ge=0)
+    eta: float = Field(default=0.0, ge=0, le=1)
 
     @property
     def stochastic(self) -> bool:

@@ -87,5 +87,7 @@ class Settling:
 
 def _dice(masks: Tensor, others: Tensor) -> list[float]:
     """Of each region, [N, R, *S] booleans; 1 where both are empty."""
-    common, one, other = (each.transpose(0, 1).flatten(1).sum(1).double() for each in (masks & others, masks, others))
+    common, one, other = (
+        each.transpose(0, 1).flatten(1).sum(1).cpu().double() for each in (masks & others, masks, others)
+    )
     return torch.where(one + other > 0, 2 * common / (one + other).clamp(min=1), 1.0).tolist()

@@ -112,6 +112,7 @@ class _Drawing:
         """What one look says of each of the slices, of which that is known: probability [N, R, *S]."""
         if says_prior(self.denoiser) and known.mask is not None:
             return self._probability(torch.tanh(known.mask.float() / 2))  # logits, see `networks.prior`
+        assert self.start is None, "a look begins with noise alone"
         parts = [self.images.new_zeros(0, self.regions, *self.images.shape[2:])]
         for places, padded in padded_batches(range(len(slices)), self.plan.network_batch):
             begin = self._noise([Sample(slices[row], 0) for row in padded])
@@ -248,8 +249,8 @@ class Ensemble:
 
         With c votes at a voxel, the pairs' overlaps sum to c (c - 1) / 2 and their sizes to (n - 1) c.
         """
-        votes = self.votes.transpose(0, 1).flatten(1).to(torch.float64)
-        shared, size = (votes * (votes - 1)).sum(1), (self.members - 1) * votes.sum(1)
+        votes = self.votes.transpose(0, 1).flatten(1).long()  # whole numbers add up exactly on any device
+        shared, size = (votes * (votes - 1)).sum(1).cpu().double(), (self.members - 1) * votes.sum(1).cpu()
         return torch.where(size > 0, shared / size.clamp(min=1), 1.0).tolist()
 
 

@@ -190,7 +190,7 @@ class Standardise(nn.Module):
         mean, variance = self.mean, self.variance
         if self.training:
             variance, mean = torch.var_mean(x, dim=0)
-            with torch.no_grad():
-                self.mean.lerp_(mean, self.momentum)
-                self.variance.lerp_(variance, self.momentum)
+            with torch.no_grad():  # what is not finite is left out, as is the update that it would lead to
+                for kept, now in ((self.mean, mean), (self.variance, variance)):
+                    kept.lerp_(torch.where(now.isfinite(), now, kept), self.momentum)
         return (x - mean) / (variance + self.epsilon).sqrt()

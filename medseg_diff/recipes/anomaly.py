@@ -91,6 +91,10 @@ class AnomalyRecipe(Recipe):
             raise ValueError("augmentation.channel_dropout is 0: a channel that is not there cannot be reconstructed")
         if self.augmentation.lesion_paste:
             raise ValueError("augmentation.lesion_paste is 0: a healthy slice with a lesion in it is not healthy")
+        if isinstance(self.space, LatentSettings) and self.space.compression.perceptual:
+            raise ValueError("space.compression.perceptual is 0: there is no regressor whose features it could look by")
+        if self.classifier.pooling == "levels" and self.classifier_training.passes_batch < 2:
+            raise ValueError("classifier_training.batch is 2 or more with pooling levels, which compares images")
         if self.learned > self.schedule.length:
             raise ValueError(f"deepest {self.deepest} is beyond the schedule's {self.schedule.length}")
         try:

@@ -9,7 +9,7 @@ from torch import nn
 from medseg_diff.data.datasets.augmentation import Augmentation
 from medseg_diff.data.transforms import Preparation
 from medseg_diff.data.views import AnyView, AxialSlices, SynthesisView
-from medseg_diff.diffusion import Denoiser, NoiseSchedule
+from medseg_diff.diffusion import DDPM, Denoiser, NoiseSchedule
 from medseg_diff.diffusion.denoiser import DenoiserSettings
 from medseg_diff.diffusion.noise import AnyNoise, GaussianNoise
 from medseg_diff.networks import AnyNetwork
@@ -19,7 +19,7 @@ from medseg_diff.networks.unet import ChannelNames, UNetSettings
 from medseg_diff.recipes.spaces import AUTOENCODER, AnySpace, LatentSettings
 from medseg_diff.settings import ChannelName, Settings
 from medseg_diff.spaces import PLAIN, ImageSpace
-from medseg_diff.training.fit import FitSettings
+from medseg_diff.training.fit import FitSettings, trainings_of
 
 
 class Recipe(Settings):
@@ -51,9 +51,15 @@ class Recipe(Settings):
             raise ValueError("logits say masks in [-1, 1]: leave space as it is")
         if isinstance(self.network, WithPriorSettings) and self.denoiser.target != "logits":
             raise ValueError(f"network with_prior says masks, not {self.denoiser.target}: set denoiser.target=logits")
-        trainings = {name: value for name, value in self if isinstance(value, FitSettings)}
-        trainings |= {"space.training": self.space.training} if isinstance(self.space, LatentSettings) else {}
-        for name, value in trainings.items():
+        for name, part in self:
+            solver = getattr(part, "solver", None)
+            if isinstance(solver, DDPM) and solver.variance == "learned" and not self.denoiser.learned_variance:
+                raise ValueError(
+                    f"{name}.solver.variance is learned, and the denoiser learns none: set it to posterior"
+                )
+        if isinstance(self.network, WithPriorSettings) and self.denoiser.learned_variance:
+            raise ValueError("network with_prior learns no variance: set denoiser.learned_variance=false")
+        for name, value in trainings_of(self).items():
             if value.batch % value.accumulate:
                 raise ValueError(f"{name}.batch {value.batch} does not divide by accumulate {value.accumulate}")
             if value.precision not in ("auto", self.training.precision):

@@ -64,6 +64,7 @@ class Compression:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
+        assert self.features is not None or not self.settings.perceptual, "nothing to look by"
         self.models: dict[str, nn.Module] = {"autoencoder": self.autoencoder}
         if self.discriminator is not None:
             self.models["discriminator"] = self.discriminator

@@ -62,15 +62,15 @@ class Work:
     sampled: int = 0
     examples: Items | None = None
 
-    def seconds(self, device: torch.device, precision: str) -> float:
-        """How long it takes on a device, in fp32 or bf16."""
-        settings = self.settings
+    def seconds(self, device: torch.device, precision: str, *, processes: int = 1) -> float:
+        """How long it takes on a device, or as many alike as `processes`, in fp32 or bf16."""
+        settings, share = self.settings, self.settings.passes_batch // processes
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         with autocast(device, precision):
-            one = self._pass_seconds(device, dtype)
-        forward = one / settings.passes_batch / BACKWARD_AND_FORWARD
+            one = self._pass_seconds(share, device, dtype)
+        forward = one / share / BACKWARD_AND_FORWARD
         sampled = self.sampled * -(-settings.steps // settings.validate_every)
-        with_loading = self._beside_loading(one, device)
+        with_loading = self._beside_loading(one, share, device)
         return settings.steps * settings.accumulate * with_loading + sampled * forward
 
     def forward(self, network: nn.Module, batch: int, device: torch.device) -> Tensor:
@@ -81,11 +81,11 @@ class Work:
         assert isinstance(answer, Tensor)
         return answer
 
-    def _beside_loading(self, one: float, device: torch.device) -> float:
+    def _beside_loading(self, one: float, batch: int, device: torch.device) -> float:
         """Seconds of a pass and its batch: workers load while a GPU computes, and take a share of the cores beside a CPU."""
         if self.examples is None:
             return one
-        draws = SeededDraws(len(self.examples), self.settings.passes_batch, 2, seed=0)
+        draws = SeededDraws(len(self.examples), batch, 2, seed=0)
         stream = batches(self.examples, draws, workers=0)
         next(stream)  # imports, opens files
         start = time.perf_counter()
@@ -96,10 +96,9 @@ class Work:
             return one + loading
         return one + loading / cores() if device.type == "cpu" else max(one, loading / workers)
 
-    def _pass_seconds(self, device: torch.device, dtype: torch.dtype) -> float:
+    def _pass_seconds(self, batch: int, device: torch.device, dtype: torch.dtype) -> float:
         """Seconds of one pass of a batch forward and back: counted operations over a measured rate. Where a pass takes
         moments, a few are timed instead, because small networks spend their time elsewhere than in convolutions."""
-        batch = self.settings.passes_batch
         flops = forward_flops(self.build, lambda network: self.forward(network, 1, torch.device("meta")))
         counted = BACKWARD_AND_FORWARD * batch * flops / flops_per_second(device, dtype, self.width)
         if counted >= QUICK_PASS_SECONDS:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 
 class FitSettings(Settings):
-    """How long and how fast. `batch` is per device and update; `accumulate` splits it into that many passes.
+    """How long and how fast. `batch` is what an update learns from, on all devices together; `accumulate` splits it into
+    that many passes.
 
     A checkpoint is written every `save_every` steps and at every validation.
     """
@@ -43,8 +45,19 @@ class FitSettings(Settings):
 
     @property
     def passes_batch(self) -> int:
-        """Samples in one pass of the network."""
+        """Samples in one pass, of all processes together."""
         return max(1, self.batch // self.accumulate)
+
+
+def trainings_of(settings: Settings) -> dict[str, FitSettings]:
+    """How each network of a recipe is trained, by the name of the setting, such as `space.training`."""
+    found: dict[str, FitSettings] = {}
+    for name, value in settings:
+        if isinstance(value, FitSettings):
+            found[name] = value
+        elif isinstance(value, Settings):
+            found |= {f"{name}.{inner}": each for inner, each in trainings_of(value).items()}
+    return found
 
 
 @dataclass(frozen=True)
@@ -97,19 +110,17 @@ def fit(
             number = step * settings.accumulate + part
             batch = next(stream).to(fabric.device)  # a loader that starts draws a number; dropout must not see that
             torch.manual_seed(seed_of(settings.seed, "dropout", fabric.global_rank, number))
-            for turn in _turns(objective, batch, number, fabric):
-                learner = learners[turn.model]
-                # With several models, a loss may pass through one that it must not move.
-                own = (
-                    [each for each in learner.network.parameters() if each.requires_grad] if len(learners) > 1 else None
-                )
-                with fabric.no_backward_sync(learner.model, enabled=not last):
+            with learners.gathering(enabled=not last):
+                for turn in _turns(objective, batch, number, fabric):
+                    learner = learners[turn.model]
+                    # With several models, a loss may pass through one that it must not move.
+                    own = learner.parameters if len(learners) > 1 else None
                     fabric.backward(turn.loss / settings.accumulate, inputs=own)
-                for name, value in {"loss": turn.loss.detach(), **turn.numbers}.items():
-                    numbers[name] = numbers.get(name, 0) + value / settings.accumulate
-                learner.saw(turn.loss.detach())
-                if last:
-                    learner.update(step)
+                    for name, value in {"loss": turn.loss.detach(), **turn.numbers}.items():
+                        numbers[name] = numbers.get(name, 0) + value / settings.accumulate
+                    learner.saw(turn.loss.detach())
+                    if last:
+                        learner.update(step)
         yield Progress(step + 1, numbers, learners.averages, learners.skipped)
 
 
@@ -143,6 +154,14 @@ class Learners(dict[str, "Learner"]):
         super().__init__({name: Learner(model, each[name], fabric) for name, model in objective.models.items()})
         for name, learner in self.items():
             objective.adopt(name, learner.model)
+
+    @contextmanager
+    def gathering(self, *, enabled: bool) -> Iterator[None]:
+        """A pass whose gradients wait for those of a later one: several processes need not tell each other yet."""
+        with ExitStack() as stack:
+            for learner in self.values():
+                stack.enter_context(learner.fabric.no_backward_sync(learner.model, enabled=enabled))
+            yield
 
     @property
     def averages(self) -> dict[str, nn.Module]:
@@ -198,6 +217,11 @@ class Learner:
         self.average = MovingAverage(network, settings.ema)
         self.skipped = torch.zeros((), device=fabric.device)
         self.finite = torch.ones((), device=fabric.device)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those that it moves."""
+        return [each for each in self.network.parameters() if each.requires_grad]
 
     def saw(self, loss: Tensor) -> None:
         """Remember whether every loss that the coming update adds up was finite."""

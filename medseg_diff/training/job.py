@@ -4,7 +4,7 @@ import itertools
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +15,10 @@ from lightning_fabric import Fabric
 from medseg_diff.console import duration, log, quiet, timed
 from medseg_diff.data.tables.case import SPLITS
 from medseg_diff.device import find_device, find_precision, make_fabric
+from medseg_diff.errors import UsageError, counted
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
+from medseg_diff.training.fit import FitSettings, trainings_of
 from medseg_diff.training.phase import Bench, Phase
 from medseg_diff.training.resume import Job, Resume, opened
 from medseg_diff.training.runner import Course
@@ -43,14 +45,16 @@ def train(
     With `resume` an unfinished run goes on where its last checkpoint stands, to the same bytes as without the break:
     the one in `out`, else the newest of the same recipe and data below `runs`. Without such a run `auto` begins a new
     one and says so, `must` is an error.
-    Raises: UsageError where `out` already holds something; CheckpointError where it cannot be continued;
-    EnvironmentFault where another process trains in it or the disk is too full; Preempted; Diverged; what `phases` raises.
+    Raises: UsageError where `out` already holds something, or processes cannot share a batch; CheckpointError where it
+    cannot be continued; EnvironmentFault where another process trains in it or the disk is too full; Preempted; Diverged;
+    what `phases` raises.
     """
     chosen = find_device(device)
     precision = find_precision(job.precision, chosen)
     fabric = make_fabric(chosen, precision)
     if fabric.global_rank > 0:
         quiet()
+    check_shares(trainings_of(job.settings), fabric.world_size)
     with _shared(job, fabric, out=out, runs=runs, resume=resume) as run:
         if run.facts["finished"]:
             log.info("%s is finished: nothing to do", run.folder)
@@ -63,6 +67,17 @@ def train(
             run.note(device=chosen.type, precision=precision, **_facts_of(job))
         _train(phases, bench, Watchers(watchers if fabric.global_rank == 0 else ()))
     return run
+
+
+def check_shares(trainings: Mapping[str, FitSettings], processes: int) -> None:
+    """Raises: UsageError where the processes could not have as many samples each of every pass."""
+    for name, each in trainings.items():
+        if each.passes_batch % processes:
+            whole = processes * each.accumulate
+            found = (
+                f"{name}.batch {each.batch} cannot be shared among {counted(processes, 'process', plural='processes')}"
+            )
+            raise UsageError(found, fix=f"set {name}.batch={whole * -(-each.batch // whole)}")
 
 
 def seeded(seed: int, build: Callable[[], Built]) -> Built:

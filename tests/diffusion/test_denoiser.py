@@ -75,7 +75,7 @@ def test_a_network_that_learns_its_variance_says_two_things():
     torch.testing.assert_close(prediction.clean, GaussianDenoiser(SCHEDULE)(x, 500).clean)
 
 
-def test_clipping_leaves_t_zero_alone_and_bounds_the_rest():
+def test_clipping_bounds_what_is_predicted_and_where_a_walk_ends():
     clipped = Clipped(GaussianDenoiser(SCHEDULE, 0.0, 3.0))
     x = torch.linspace(-4, 4, 9).view(-1, 1, 1)
     assert clipped(x, 500, Condition()).clean.abs().max() <= 1

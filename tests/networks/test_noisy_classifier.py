@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medseg_diff.diffusion.condition import Condition
-from medseg_diff.networks.noisy_classifier import NoisyClassifierSettings
+from medseg_diff.networks.noisy_classifier import NoisyClassifierSettings, Standardise
 
 SMALL = NoisyClassifierSettings(
     width=8, multipliers=(1, 2), blocks=1, attention=(1,), head_width=None, groups=4, pooling="max_mean"
@@ -102,3 +102,13 @@ def test_a_small_bright_spot_moves_the_largest_value_more_than_the_mean():
     spot[..., 4, 4] = 5.0
     with torch.no_grad():
         assert float(pool([spot]) - pool([flat])) == pytest.approx(5.0 + 0.05)
+
+
+def test_a_batch_that_is_not_finite_leaves_no_trace_in_what_is_remembered():
+    layer, x = Standardise(3), torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    layer(x)
+    known = [layer.mean.clone(), layer.variance.clone()]
+    layer(x.index_fill(0, torch.tensor([2]), float("nan")))
+    assert torch.equal(layer.mean, known[0]) and torch.equal(layer.variance, known[1])
+    layer(x)
+    assert not torch.equal(layer.mean, known[0])

@@ -142,12 +142,13 @@ def test_the_papers_recipe_is_the_papers():
         ("augmentation.channel_dropout=0.1", "augmentation.channel_dropout is 0"),
         ("augmentation.lesion_paste=0.5", "augmentation.lesion_paste is 0"),
         ("classifier_training.accumulate=3", "classifier_training.batch 32 does not divide by accumulate 3"),
+        ("classifier.pooling=levels classifier_training.batch=1", "classifier_training.batch is 2 or more"),
         ("classifier_training.precision=fp32", "one precision serves all networks"),
         ("classifier.attention=[7]", "attention at level 7"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line_that_says_what_is_right(override, said):
-    overrides = ["deepest=500", "classifier_training.batch=32", override]
+    overrides = ["deepest=500", "classifier_training.batch=32", *override.split(" ")]
     with pytest.raises(MedsegError) as caught:
         load_recipe("guided", task="anomaly", overrides=overrides)
     assert said in " ".join(caught.value.lines) and caught.value.exit_code == 2
@@ -243,3 +244,8 @@ def test_an_inversion_takes_no_solver_that_draws_noise():
     for solver in ("{kind: ddpm}", "{kind: ddim, eta: 0.5}"):
         with pytest.raises(ConfigError, match=r"solver draws noise, which no encoding can take back"):
             load_recipe("guided", task="anomaly", overrides=[f"engine.solver={solver}"])
+
+
+def test_nothing_perceives_in_an_anomaly_recipe():
+    with pytest.raises(MedsegError, match=r"space\.compression\.perceptual is 0"):
+        load_recipe("quick/pinaya_latent", task="anomaly", overrides=["space.compression.perceptual=1"])

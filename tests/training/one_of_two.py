@@ -47,12 +47,12 @@ def masks(fabric):
     return Denoising(whole.denoiser, MaskAndImage(), seed=0, rank=fabric.global_rank)
 
 
-def trained(fabric, objective):
+def trained(fabric, objective, settings=SETTINGS):
     """What training moves, and at each update how many were left out up to there."""
-    ranks = fabric.world_size
-    draws = SeededDraws(12, TOGETHER // ranks, SETTINGS.steps, seed=3, rank=fabric.global_rank, ranks=ranks)
-    learners = Learners(objective, SETTINGS, fabric)
-    steps = fit(objective, batches(draws), SETTINGS, fabric, learners=learners)
+    ranks, passes = fabric.world_size, settings.accumulate
+    draws = SeededDraws(12, TOGETHER // passes, settings.steps * passes, seed=3, rank=fabric.global_rank, ranks=ranks)
+    learners = Learners(objective, settings, fabric)
+    steps = fit(objective, batches(draws), settings, fabric, learners=learners)
     skipped = torch.stack([progress.skipped.clone() for progress in steps])
     return {name: value.detach().clone() for name, value in learners.state().items()} | {"each_skipped": skipped}
 
@@ -60,6 +60,7 @@ def trained(fabric, objective):
 def lessons(fabric):
     return {
         "filter": trained(fabric, Filter(fabric)),
+        "filter, two passes": trained(fabric, Filter(fabric), SETTINGS.but(accumulate=2)),
         "filter, spoilt": trained(fabric, Filter(fabric, spoilt=(2, 3))),
         "masks": trained(fabric, masks(fabric)),
         "masks again": trained(fabric, masks(fabric)),

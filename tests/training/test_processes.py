@@ -10,6 +10,10 @@ import pytest
 import torch
 
 from medseg_diff.device import make_fabric
+from medseg_diff.errors import UsageError
+from medseg_diff.recipes.lookup import load_recipe
+from medseg_diff.training.fit import trainings_of
+from medseg_diff.training.job import check_shares
 from tests.training.one_of_two import SETTINGS, lessons
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +57,7 @@ def same_bytes(one, other):
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-@pytest.mark.parametrize("lesson", ["filter", "filter, spoilt", "masks"])
+@pytest.mark.parametrize("lesson", ["filter", "filter, two passes", "filter, spoilt", "masks"])
 def test_both_processes_have_the_same_bytes(both, lesson):
     first, second = (each[lesson] for each in both)
     assert same_bytes(first, second) and all(value.isfinite().all() for value in first.values())
@@ -66,8 +70,9 @@ def test_the_same_training_again_has_the_same_bytes(both):
 
 def test_where_nothing_is_drawn_two_learn_what_one_learns_to_rounding(both, alone):
     """Their batches together are the batch of one, and the mean of their gradients is its gradient."""
-    found, expected = both[0]["filter"], alone["filter"]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    expected = alone["filter"]
+    for lesson in ("filter", "filter, two passes"):
+        torch.testing.assert_close(both[0][lesson], expected, rtol=1e-4, atol=1e-5)
     moved = expected["filter.model.weight"] - alone["filter, spoilt"]["filter.model.weight"]
     assert moved.abs().max() > 1e-3  # two updates more or less would show
 
@@ -85,3 +90,13 @@ def test_an_update_that_is_not_finite_in_one_is_left_out_by_both(both):
         assert each["filter, spoilt"]["each_skipped"].tolist() == [0, 0, 1, 2, 0]
         assert each["filter, spoilt"]["filter.optimizer.weight.step"] == SETTINGS.steps - 2
         assert not each["filter"]["each_skipped"].any()
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_with_one_that_can():
+    trainings = trainings_of(load_recipe("quick/brain_ldm_3d", task="synthesise"))
+    assert trainings.keys() == {"training", "space.training", "regressor_training"}
+    check_shares({"training": SETTINGS.but(batch=12)}, 3)
+    with pytest.raises(
+        UsageError, match=r"space.training.batch 6 .* among 2 processes. Fix: set space.training.batch=8"
+    ):
+        check_shares({"space.training": SETTINGS.but(batch=6, accumulate=2)}, 2)

@@ -63,24 +63,25 @@ class Items(Protocol):
 class SeededDraws(Sampler[list[Key]]):
     """Batches of keys for steps `start` … `steps` - 1: shuffled anew each epoch, from (seed, epoch) alone.
 
-    `rank` of `ranks` gets its share of every global batch, so the union over ranks is the same for any number of them.
+    `batch` is that of all `ranks` together, each of which gets its share: the union is the same for any number of them.
     """
 
     def __init__(
         self, length: int, batch: int, steps: int, *, seed: int, start: int = 0, rank: int = 0, ranks: int = 1
     ) -> None:
+        assert batch % ranks == 0, "every process has as many"
         self.length, self.batch, self.steps, self.start = length, batch, steps, start
-        self.seed, self.rank, self.ranks = seed, rank, ranks
+        self.seed, self.rank, self.share = seed, rank, batch // ranks
 
     def __len__(self) -> int:
         return self.steps - self.start
 
     def __iter__(self) -> Iterator[list[Key]]:
-        whole = self.batch * self.ranks
         epoch, order = -1, np.empty(0, dtype=np.int64)
         for step in range(self.start, self.steps):
             keys = []
-            for position in range(step * whole + self.rank * self.batch, step * whole + (self.rank + 1) * self.batch):
+            first = step * self.batch + self.rank * self.share
+            for position in range(first, first + self.share):
                 if position // self.length != epoch:
                     epoch = position // self.length
                     order = np.random.default_rng(seed_of(self.seed, "order", epoch)).permutation(self.length)

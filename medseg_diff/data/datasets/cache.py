@@ -13,6 +13,7 @@ import torch
 
 from medseg_diff import __version__
 from medseg_diff.data.appearance import appearance_of
+from medseg_diff.data.digests import parts_of
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.tables.case import Case
 from medseg_diff.data.transforms import Preparation, filled, prepare_case, present_channels
@@ -115,7 +116,8 @@ def _key(case: Case, channels: Sequence[str], preparation: Preparation) -> str:
     """Names what a prepared case and its warnings depend on: the files as they are now, the label that the table gives it,
     and how they are prepared."""
     stats: dict[str, Any] = {
-        name: [path.name, path.stat().st_size, path.stat().st_mtime_ns] for name, path in case.paths.items()
+        name: [[part.name, part.stat().st_size, part.stat().st_mtime_ns] for part in parts_of(path)]
+        for name, path in case.paths.items()
     }
     stats |= {"stack_channels": case.stack_channels} if case.stack else {}
     parts: list[Any] = [__version__, case.name, case.label, list(channels), stats, preparation.model_dump(mode="json")]

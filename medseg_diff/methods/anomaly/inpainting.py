@@ -30,6 +30,7 @@ from medseg_diff.methods.anomaly.engine import (
     Networks,
 )
 from medseg_diff.settings import ChannelName
+from medseg_diff.spaces import ImageSpace
 
 SIGMAS = 1.4826  # of a normal number, in median absolute deviations
 DISAGREEMENT = 0.5  # share of the difference of two channels that have to agree
@@ -190,5 +191,6 @@ def filled(x: Tensor, hidden: Tensor, networks: Networks) -> tuple[Tensor, Tenso
     denoiser = networks.denoiser
     with torch.no_grad():  # x_T at its mean, 0: noise tells the denoiser nothing, and none has to be drawn
         said = denoiser(torch.zeros_like(x), denoiser.schedule.length, shown(x, hidden))
-    deviation = torch.ones_like(x) if said.deviation is None else said.deviation.clamp(min=LEAST_DEVIATION)
+    least = LEAST_DEVIATION * (networks.space.scale if isinstance(networks.space, ImageSpace) else 1)
+    deviation = torch.ones_like(x) if said.deviation is None else said.deviation.clamp(min=least)
     return said.clean, torch.where(hidden, (x - said.clean) / deviation, 0)

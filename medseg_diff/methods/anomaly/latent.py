@@ -17,7 +17,7 @@ from medseg_diff.diffusion.losses import noised
 from medseg_diff.diffusion.noise import NoiseSource
 from medseg_diff.diffusion.schedule import LONGEST
 from medseg_diff.diffusion.solvers import posterior
-from medseg_diff.errors import UsageError
+from medseg_diff.errors import CheckpointError, UsageError
 from medseg_diff.methods.anomaly.engine import Cohort, Difference, Evidence, Networks
 from medseg_diff.networks.blocks import cropped
 
@@ -76,7 +76,10 @@ class LatentAnomaly(Difference):
     def score(self, image: Tensor, networks: Networks, noise: NoiseSource, *, baselines: bool = False) -> Evidence:
         x, step = networks.space.encode(image), networks.space.step
         unlikely = self.unlikeliness(x, networks, noise)
-        limit = networks.reference.get(UNLIKELY, float("inf"))
+        limit = networks.reference.get(UNLIKELY)
+        if limit is None:
+            found = "what is unlikely was not measured: no healthy slice was held out of the training"
+            raise CheckpointError(found, fix="train with healthy cases in split val")
         mask = (unlikely > limit) & (self._inside(image, networks, x) > 0)
         healthy = cropped(networks.space.decode(self.drawn_anew(x, mask, networks, noise)), image.shape[2:])
         soft = self._on_image(mask.to(image.dtype), image, step)

@@ -74,7 +74,9 @@ class TrainVerb(Generic[Kind]):
 
     def material(self, data: Path, options: TrainingRun, *, data_root: Path | None) -> Material[Kind]:
         """The recipe, and the table as it is, with the recipe's channels. Raises: ConfigError, ManifestError."""
-        config = (options.config or self.config).removeprefix(f"{self.task}/")  # as `info` prints it
+        config = options.config or self.config
+        is_file = config.endswith((".yaml", ".yml"))
+        config = config if is_file else config.removeprefix(f"{self.task}/")  # as `info` prints it
         resampled: list[str] = [f"preparation.resample_to={options.resample_to}"] if options.resample_to else []
         recipe = cast(Kind, load_recipe(config, task=self.task, overrides=[*options.overrides, *resampled]))
         manifest = read_manifest(Path(data), data_root=data_root)
@@ -84,11 +86,12 @@ class TrainVerb(Generic[Kind]):
             fill_missing=recipe.bears_missing_channels,
             resample_to=recipe.preparation.resample_to,
         )
-        name = Path(config).stem if config.endswith((".yaml", ".yml")) else config.replace("/", "-")
+        name = Path(config).stem if is_file else config.replace("/", "-")
         command = ["medseg-diff", self.name, "--data", str(data), "--config", config, *options.overrides]
         command += ["--resample-to", options.resample_to] if options.resample_to else []
         command += ["--data-root", str(data_root)] if data_root else []
         command += ["--init-from", options.init_from] if options.init_from else []
+        command += [] if options.mlflow else ["--no-mlflow"]
         start = WarmStart.of(options.init_from, recipe, runs=options.runs) if options.init_from else None
         return Material(recipe, name, manifest, options.runs / "cache", command, start)
 
@@ -148,7 +151,7 @@ def averaged(progress: Progress, recipe: AnyRecipe) -> Denoiser:
 def say_how_long(works: Sequence[Work], bench: Bench, *, quick: str) -> None:
     """`this machine: about 41 days …`, and where that is long, which quicker recipe there is."""
     device, precision = bench.fabric.device, bench.precision
-    seconds = sum(work.seconds(device, precision) for work in works)
+    seconds = sum(work.seconds(device, precision, processes=bench.fabric.world_size) for work in works)
     amounts = " and ".join(f"{work.settings.steps} steps of {work.settings.batch}" for work in works)
     long = seconds > LONG_SECONDS and device.type == "cpu"
     advice = f"; try --config {quick}, or a machine with a GPU" if long else ""

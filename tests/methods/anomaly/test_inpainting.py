@@ -13,7 +13,7 @@ from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.spaces import PLAIN, ImageSpace
 
 SCHEDULE = NoiseSchedule(kind="cosine")
-SIZE, MEAN, SLOPE, DEVIATION = (40, 36), 0.1, 0.5, 0.2
+SIZE, MEAN, SLOPE, DEVIATION = (40, 36), 0.1, 0.5, 0.15
 CHANNELS = ("t1", "flair")
 
 

@@ -7,6 +7,7 @@ import torch
 
 from medseg_diff.diffusion import NoiseSchedule, SeededNoise
 from medseg_diff.diffusion.denoiser import DenoiserSettings
+from medseg_diff.errors import CheckpointError
 from medseg_diff.methods.anomaly.engine import Networks
 from medseg_diff.methods.anomaly.latent import UNLIKELY, LatentAnomaly
 from medseg_diff.networks.autoencoders import Autoencoder, AutoencoderSettings, Coded
@@ -109,6 +110,11 @@ def test_what_is_likely_stays_as_the_autoencoder_has_it():
     space = LatentSpace(Halves())
     assert torch.allclose(evidence.healthy, space.decode(space.encode(image)), atol=1e-5)
     assert not evidence.score.any() and not evidence.facts["drawn_anew"].any()
+
+
+def test_without_a_measured_limit_no_map_is_made():
+    with pytest.raises(CheckpointError, match="no healthy slice was held out"):
+        LatentAnomaly(every=50, steps=5).score(healthy(), networks(), noise(4))
 
 
 def test_sizes_that_are_no_multiple_of_the_step_keep_their_place():
