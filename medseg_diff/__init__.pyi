@@ -74,40 +74,40 @@ def segment(  # type: ignore[overload-overlap]  # a path is a sequence too
 
     Args:
         volume: A path, an image of nibabel, a dict of channel → either, or a list of these: several cases.
-        volumes: Case folder, file of a case, or CHANNEL=FILE (repeat).
+        volumes: Scan to read: a folder, a file, or CHANNEL=FILE (repeat).
         data: Table of cases.
-        split: Only these cases of the table.
+        split: Only cases of this split.
         shard: Every N-th case, starting with the K-th. [default: 1/1]
         data_root: Folder that paths in the table are relative to. [default: the table's]
-        channels: What numbered files and 4D volumes hold, in order: flair,t1.
+        channels: Channels of numbered files and 4D volumes, in order: flair,t1.
         resample_to: Bring the other channels onto this one's grid.
-        overwrite: Redo what is there.
-        keep_going: Go on past a bad case; OUT/failures.csv lists it.
-        pseudonymise: Results carry pseudonyms in place of the cases' names.
-        pseudonym_key: File of the secret that makes the pseudonyms. [default: RUNS/pseudonym.key]
+        overwrite: Redo existing results.
+        keep_going: Continue past bad cases; OUT/failures.csv lists them.
+        pseudonymise: Name results by pseudonyms instead of case names.
+        pseudonym_key: File with the secret key of the pseudonyms. [default: RUNS/pseudonym.key]
         out: Where results are written too, a folder for each case [nowhere].
         model: Run or study of folds: folder or name, or what load_model returns [the newest, else `starter`].
         runs: Where to look for the newest run.
         members: Samples in the ensemble. [default: as tuned, else the recipe's]
         steps: Denoising steps. [default: as tuned, else the recipe's]
-        seed: Of all noise.
-        members_at_once: Order of work; results do not depend on it.
+        seed: Random seed.
+        members_at_once: Members drawn together; does not change results.
         adaptive: Draw no more members than a case needs, up to --members. [default: the recipe's]
-        tolerance: Of --adaptive: 1 - Dice to a mask of endless members. [default: the recipe's]
-        screen: Sample no slice of which one look says that it is empty. [default: the recipe's]
-        noise: Of a member: of its own in each slice, or one for all. [default: the recipe's]
-        fusion: What makes the mask of the members. [default: the recipe's]
-        start_from: Masks, CASE.nii.gz: each is noised and refined. [default: noise alone]
-        strength: How far they are noised: above 0, which would keep them, to 1, which forgets them. [default: 0.5]
+        tolerance: With --adaptive: accepted 1 - Dice to a mask of endless members. [default: the recipe's]
+        screen: Skip slices that a one-step look finds empty. [default: the recipe's]
+        noise: A member's noise: independent per slice, or shared by all. [default: the recipe's]
+        fusion: How members are fused into the mask. [default: the recipe's]
+        start_from: Masks CASE.nii.gz to noise and refine. [default: noise alone]
+        strength: How far --start-from is noised: near 0 keeps the masks, 1 forgets them. [default: 0.5]
         calibrated: Also write the probability at the run's temperature.
-        level: Of the interval of volumes, where the model's patients are enough for one.
-        guarantee: Also a mask that misses at most so much of a lesion (such as fnr=0.1), on average over patients.
+        level: Level of the volume interval, if the model was measured on enough patients.
+        guarantee: Also write a mask that misses at most this share of a lesion (fnr=0.1), on average over patients.
         save_members: Also write members/NN.nii.gz.
-        format: dicom-seg: also write mask.seg.dcm and probability.seg.dcm of DICOM scans.
+        format: dicom-seg: for DICOM scans, also write mask.seg.dcm and probability.seg.dcm.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: Of the networks' numbers. [default: the recipe's]
-        network_batch: Samples in one pass of the networks. [default: the recipe's]
-        cluster: ray: share the cases among processes, of several machines by RAY_ADDRESS.
+        precision: Number format of the networks. [default: the recipe's]
+        network_batch: Samples per network pass. [default: the recipe's]
+        cluster: ray: share cases among processes, across machines with RAY_ADDRESS.
         workers: Processes of --cluster. [default: one a GPU, else one a CPU]
     """
 
@@ -157,30 +157,30 @@ def anomaly(  # type: ignore[overload-overlap]  # a path is a sequence too
 
     Args:
         volume: A path, an image of nibabel, a dict of channel → either, or a list of these: several cases.
-        volumes: Case folder, file of a case, or CHANNEL=FILE (repeat).
+        volumes: Scan to read: a folder, a file, or CHANNEL=FILE (repeat).
         data: Table of cases.
-        split: Only these cases of the table.
+        split: Only cases of this split.
         shard: Every N-th case, starting with the K-th. [default: 1/1]
         data_root: Folder that paths in the table are relative to. [default: the table's]
-        channels: What numbered files and 4D volumes hold, in order: flair,t1.
+        channels: Channels of numbered files and 4D volumes, in order: flair,t1.
         resample_to: Bring the other channels onto this one's grid.
-        overwrite: Redo what is there.
-        keep_going: Go on past a bad case; OUT/failures.csv lists it.
-        pseudonymise: Results carry pseudonyms in place of the cases' names.
-        pseudonym_key: File of the secret that makes the pseudonyms. [default: RUNS/pseudonym.key]
+        overwrite: Redo existing results.
+        keep_going: Continue past bad cases; OUT/failures.csv lists them.
+        pseudonymise: Name results by pseudonyms instead of case names.
+        pseudonym_key: File with the secret key of the pseudonyms. [default: RUNS/pseudonym.key]
         out: Where results are written too, a folder for each case [nowhere].
         model: Run or study of folds: folder or name, or what load_model returns [the newest, else `starter`].
         runs: Where to look for the newest run.
         overrides: engine.…=… or findings.…=… laid over the recipe.
-        threshold: healthy is stored with the model. [default: the recipe's]
-        guarantee: A threshold above which no more than so much of a healthy brain lies (such as fp_ml=1).
-        level: Share of healthy brains of which --guarantee holds. [default: 0.9, of 9 measured ones]
-        seed: Of all noise, in engines that draw any.
-        baselines: Also write the maps that a method must beat, for `evaluate`.
+        threshold: Where the map is cut: healthy (stored with the model), otsu, or a number. [default: the recipe's]
+        guarantee: Threshold that marks at most this much of a healthy brain (fp_ml=1).
+        level: Share of healthy brains for which --guarantee holds. [default: 0.9; needs 9 measured ones]
+        seed: Random seed, for engines that draw noise.
+        baselines: Also write baseline maps for `evaluate` to compare with.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: Of the networks' numbers. [default: the recipe's]
-        network_batch: Samples in one pass of the networks. [default: the recipe's]
-        cluster: ray: share the cases among processes, of several machines by RAY_ADDRESS.
+        precision: Number format of the networks. [default: the recipe's]
+        network_batch: Samples per network pass. [default: the recipe's]
+        cluster: ray: share cases among processes, across machines with RAY_ADDRESS.
         workers: Processes of --cluster. [default: one a GPU, else one a CPU]
     """
 
@@ -376,20 +376,20 @@ def synthesise(
         runs: Where to look for the newest run.
         covariates: Covariates asked for, such as ventricle_volume_ml=40.
         number: How many scans; with --masks, of each mask. [default: 8; with --masks 1]
-        masks: Table of cases: scans are painted into their masks, the column seg.
+        masks: Table of cases whose masks (column seg) are painted into scans.
         split: Only these cases of --masks.
         data_root: Folder that paths of --masks are relative to. [default: the table's]
-        enhance: Run of train-enhance: scans are drawn at its finer resolution.
+        enhance: Run of train-enhance that refines scans to its resolution.
         age: Age in years, the covariate age_years.
         sex: The covariate sex.
-        unconditional: Scans of anybody: covariates are left out.
-        guidance: 1: covariates or mask as learned; more exaggerates them. [default: the recipe's]
+        unconditional: Leave covariates out: draw from the whole population.
+        guidance: 1: covariates or mask as learned; above 1 exaggerates them. [default: the recipe's]
         steps: Denoising steps. [default: the recipe's]
-        limit: How far values may go where guidance exaggerates. [default: the recipe's]
-        seed: Of all noise.
-        precision: Of the networks' numbers. [default: the recipe's]
-        network_batch: Samples in one pass of the networks. [default: the recipe's]
-        overwrite: Redo what is there.
+        limit: Bound of intensities under guidance (dynamic thresholding). [default: the recipe's]
+        seed: Random seed.
+        precision: Number format of the networks. [default: the recipe's]
+        network_batch: Samples per network pass. [default: the recipe's]
+        overwrite: Redo existing results.
         device: auto, cpu, cuda, cuda:N or mps.
     """
 
@@ -427,28 +427,28 @@ def enhance(
     Raises: UsageError, ConfigError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
 
     Args:
-        volumes: Case folder, file of a case, or CHANNEL=FILE (repeat).
+        volumes: Scan to read: a folder, a file, or CHANNEL=FILE (repeat).
         data: Table of cases.
-        split: Only these cases of the table.
+        split: Only cases of this split.
         shard: Every N-th case, starting with the K-th. [default: 1/1]
         data_root: Folder that paths in the table are relative to. [default: the table's]
-        channels: What numbered files and 4D volumes hold, in order: flair,t1.
+        channels: Channels of numbered files and 4D volumes, in order: flair,t1.
         resample_to: Bring the other channels onto this one's grid.
-        overwrite: Redo what is there.
-        keep_going: Go on past a bad case; OUT/failures.csv lists it.
-        pseudonymise: Results carry pseudonyms in place of the cases' names.
-        pseudonym_key: File of the secret that makes the pseudonyms. [default: RUNS/pseudonym.key]
+        overwrite: Redo existing results.
+        keep_going: Continue past bad cases; OUT/failures.csv lists them.
+        pseudonymise: Name results by pseudonyms instead of case names.
+        pseudonym_key: File with the secret key of the pseudonyms. [default: RUNS/pseudonym.key]
         out: Where results go, a folder for each case.
         model: Run, or study of folds: its folder or name. [default: the newest of its kind below --runs]
         runs: Where to look for the newest run.
-        draws: Samples whose mean is written: one is sharp, many are exact.
+        draws: Samples averaged into the result: one is sharp, many are accurate.
         steps: Denoising steps. [default: the recipe's]
-        condition_noise: Time that the scan is noised to first: more bears worse scans. [default: the recipe's]
-        seed: Of all noise.
+        condition_noise: Time the scan is noised to first; higher tolerates worse scans. [default: the recipe's]
+        seed: Random seed.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: Of the networks' numbers. [default: the recipe's]
-        network_batch: Samples in one pass of the networks. [default: the recipe's]
-        cluster: ray: share the cases among processes, of several machines by RAY_ADDRESS.
+        precision: Number format of the networks. [default: the recipe's]
+        network_batch: Samples per network pass. [default: the recipe's]
+        cluster: ray: share cases among processes, across machines with RAY_ADDRESS.
         workers: Processes of --cluster. [default: one a GPU, else one a CPU]
     """
 
@@ -475,17 +475,17 @@ def audit(
 
     Args:
         data: Table of cases (CSV).
-        out: Folder of audit.json, audit.csv and audit.png.
+        out: Folder for audit.json, audit.csv and audit.png.
         model: Run, or study of folds: its folder or name. [default: the newest of its kind below --runs]
         runs: Where to look for the newest run.
         number: Scans drawn for each covariate.
         guidance: Scales of guidance to try. [default: the recipe's]
-        split: Real scans to compare with.
-        real: At most so many of them, and of those trained on.
+        split: Split of real scans to compare with.
+        real: At most this many real scans, held out and trained on.
         steps: Denoising steps. [default: the recipe's]
-        seed: Of all noise.
-        precision: Of the networks' numbers. [default: the recipe's]
-        network_batch: Samples in one pass of the networks. [default: the recipe's]
+        seed: Random seed.
+        precision: Number format of the networks. [default: the recipe's]
+        network_batch: Samples per network pass. [default: the recipe's]
         device: auto, cpu, cuda, cuda:N or mps.
         data_root: Folder that paths in the table are relative to [the table's].
     """
@@ -515,13 +515,13 @@ def prepare(
         folder: Folder of the dataset.
         source: What the folder is: brats, bids, nnunet, dicom and others.
         out: Table to write.
-        channels: Those that every case must have: t1,flair. [default: the dataset's]
-        seg: Word that the names of masks end in. [default: the dataset's]
-        prefer: Of several images of a channel, the one called so: run-1.
-        covariates: Table of UK Biobank's fields, with a column eid.
+        channels: Channels that every case must have: t1,flair. [default: the dataset's]
+        seg: Word that mask file names end in. [default: the dataset's]
+        prefer: Which image to take where a channel has several: run-1.
+        covariates: Table of UK Biobank fields, with a column eid.
         skip_incomplete: Leave out cases that lack a channel.
-        seed: Draws the splits.
-        overwrite: Redo what is there.
+        seed: Random seed of the splits.
+        overwrite: Redo existing results.
         register: Channel that the others of a case are registered to first.
     """
 
@@ -553,14 +553,14 @@ def tune(
         data: Table of cases (CSV).
         model: Run, or study of folds: its folder or name. [default: the newest of its kind below --runs]
         runs: Where to look for the newest run.
-        split: Its cases with a reference.
+        split: Split whose cases with a reference are used.
         steps: Denoising steps to try. [default: 1,2,3,5,10 and the recipe's]
         members: Members to try. [default: 3,5,10 and the recipe's]
-        loss: Dice that may be lost against the best of them.
-        loss_ged2: By how much GED² may be higher.
-        loss_ece: By how much the calibration error in doubt may be higher.
+        loss: Largest acceptable loss of Dice against the best setting.
+        loss_ged2: Largest acceptable increase of GED².
+        loss_ece: Largest acceptable increase of the calibration error in doubt.
         resample_to: Bring the other channels onto this one's grid. [default: as trained]
-        seed: Of all noise.
+        seed: Random seed.
         device: auto, cpu, cuda, cuda:N or mps.
         network_batch: Samples in one pass of the networks [the recipe's].
         data_root: Folder that paths in the table are relative to [the table's].

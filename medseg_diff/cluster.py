@@ -130,7 +130,7 @@ def _started(sharing: Sharing) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise EnvironmentFault("ray is not installed", fix="pip install 'medseg-diff[ray]'") from None
+        raise EnvironmentFault("ray is not installed", fix="pip install '.[ray]' in the repository") from None
     if ray.is_initialized():  # by the program that calls this function
         yield ray
         return

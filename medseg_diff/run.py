@@ -52,7 +52,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        return self.folder.absolute().name  # also of `.`
 
     @property
     def recipe_file(self) -> Path:

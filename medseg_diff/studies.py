@@ -22,7 +22,7 @@ class FoldStudy:
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        return self.folder.absolute().name  # also of `.`
 
     @property
     def facts(self) -> dict[str, Any]:

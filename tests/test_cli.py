@@ -180,13 +180,26 @@ def test_every_fault_has_its_exit_code_and_line(call, monkeypatch, error, code, 
     assert (found, out) == (code, "") and err.startswith(said) and "/some/where" not in err and "Traceback" not in err
 
 
-def test_debug_shows_the_traceback(monkeypatch, call):
+def test_debug_shows_the_traceback(monkeypatch, capsys):
     from medseg_diff.tasks import info
 
     monkeypatch.setattr(info, "info", lambda: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["medseg-diff", "info", "--debug"])
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SystemExit) as ended:
         cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "Traceback" in said and said.endswith("Fix: report it, with --debug.\n")
+
+
+def test_debug_keeps_the_exit_code(monkeypatch, call):
+    from medseg_diff.tasks import info
+
+    def stopped():
+        raise Preempted("the job is ending", fix="resume it")
+
+    monkeypatch.setattr(info, "info", stopped)
+    code, _, err = call("info", "--debug")
+    assert code == 75 and "Traceback" in err and "stopped: the job is ending" in err
 
 
 def test_info(call):
@@ -309,6 +322,12 @@ def test_phantom_and_evaluate(call, trained, tmp_path):
     words = ["--model", trained.folder, "--members", 1, "--steps", 1, "--device", "cpu", "--out", tmp_path / "out"]
     code, out, _ = call("segment", "--data", table, *words)
     assert code == 0 and out == f"next: medseg-diff evaluate --predictions {tmp_path / 'out'} --data {table}\n"
+    shutil.copy(table, tmp_path / "a table.csv")
+    elsewhere = ["--data", tmp_path / "a table.csv", "--data-root", table.parent]
+    code, out, _ = call("segment", *elsewhere, *words)
+    assert code == 0 and out.endswith(f"--data '{tmp_path / 'a table.csv'}' --data-root {table.parent}\n")
+    code, out, _ = call("segment", *elsewhere, *words[:-1], tmp_path / "new", "--pseudonymise", "--runs", tmp_path)
+    assert code == 0 and out == ""  # the table has other names
     code, out, _ = call("evaluate", "--predictions", tmp_path / "out", "--data", table, "--json")
     assert code == 0 and json.loads(out)["cases"] == 1
     code, out, _ = call("evaluate", "--predictions", tmp_path / "out", "--data", table)

@@ -176,4 +176,4 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(EnvironmentFault) as caught:
         list(in_order(squared, PIECES, TWO))
-    assert caught.value.line == "ray is not installed. Fix: pip install 'medseg-diff[ray]'."
+    assert caught.value.line == "ray is not installed. Fix: pip install '.[ray]' in the repository."

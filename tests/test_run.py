@@ -2,12 +2,14 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from medseg_diff.errors import CheckpointError, UsageError
 from medseg_diff.run import Point, Run, create_run, environment
 from medseg_diff.seeds import seed_of
+from medseg_diff.studies import FoldStudy
 
 
 @pytest.fixture
@@ -172,3 +174,9 @@ def test_trajectories_are_found_again(tmp_path):
         picture.path.parent.mkdir(parents=True, exist_ok=True)
         picture.path.touch()
     assert run.trajectories == drawn and drawn[0].series == "trajectories/segmentation"
+
+
+def test_the_folder_one_stands_in_has_its_name(tmp_path, monkeypatch):
+    (tmp_path / "first").mkdir()
+    monkeypatch.chdir(tmp_path / "first")
+    assert Run(Path()).name == FoldStudy(Path()).name == "first"

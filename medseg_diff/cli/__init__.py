@@ -80,15 +80,11 @@ def main() -> None:
     try:
         code = app(_global_words_first(sys.argv[1:]), standalone_mode=False)
     except MedsegError as error:
-        if debug:
-            raise
-        code = ending.report(error)
+        code = ending.report(error, debug=debug)
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     except Exception as error:
-        if debug:
-            raise
-        code = ending.report_other(error)
+        code = ending.report_other(error, debug=debug)
     sys.stdout.flush()
     code = code if isinstance(code, int) else 0
     ending.note(code, time.monotonic() - began)

@@ -9,7 +9,7 @@ from medseg_diff.errors import ExitCode
 
 
 def selftest(as_json: AsJson = False) -> None:
-    """The exact-answer laws of the diffusion engine on this machine, as a table."""
+    """Check the exact-answer laws of the diffusion engine on this machine."""
     from medseg_diff.tasks.selftest import selftest as run
 
     verdicts = run()
@@ -25,7 +25,7 @@ def selftest(as_json: AsJson = False) -> None:
 
 
 def info(as_json: AsJson = False) -> None:
-    """Recipes, the starter model, versions and devices."""
+    """List recipes, the starter model, versions and devices."""
     from medseg_diff.tasks.info import info as run
 
     found = run()
@@ -40,4 +40,4 @@ def info(as_json: AsJson = False) -> None:
     typer.echo("recipes: " + ", ".join(found["recipes"]))
     if starter := found["starter"]:
         words = f"{starter['name']} ({starter['recipe']}, for `{starter['task']}`, of {starter['patients']} patients)"
-        typer.echo(f"model that comes along: {words}: {starter['model_card']}")
+        typer.echo(f"included model: {words}: {starter['model_card']}")

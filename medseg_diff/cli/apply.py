@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg_diff.cli.options import AsJson, Data, DataRoot, Device, said
+from medseg_diff.cli.options import AsJson, Data, DataRoot, Device, root_of, said
 from medseg_diff.errors import UsageError
 from medseg_diff.tasks.options import (
     Compute,
@@ -35,8 +35,8 @@ def segment(
     compute: Compute,
     as_json: AsJson = False,
 ) -> None:
-    """Segment scans: mask, probability and uncertainty on the scan's own grid. Where there is no model of your own, the
-    small one that comes along (`starter`) is used: to try things with, not for clinical use."""
+    """Segment scans: mask, probability and uncertainty on the scan's own grid. Without a model of your own it uses the
+    included `starter`, which is for trying things out, not for clinical use."""
     from medseg_diff.tasks.apply.segment import segment as run
 
     folders = run(results=results, source=source, model=model, ensemble=ensemble, compute=compute)
@@ -64,8 +64,9 @@ def _show(folders: list[Path], results: ResultFolder, source: Source, as_json: b
 
     if as_json:
         typer.echo(json.dumps(rows_of(folders), indent=2, ensure_ascii=False))
-    elif source.data is not None:
-        typer.echo(f"next: medseg-diff evaluate --predictions {results.out} --data {source.data}")
+    elif source.data is not None and not results.pseudonymise:  # the table has the cases' own names
+        words = f"--predictions {shlex.quote(str(results.out))} --data {shlex.quote(str(source.data))}"
+        typer.echo(f"next: medseg-diff evaluate {words}{root_of(source.data_root)}")
     elif folders:
         typer.echo(folders[0])
 
@@ -76,7 +77,7 @@ def synthesise(
     options: SynthesisOptions,
     device: Device = "auto",
 ) -> None:
-    """Draw scans of nobody, as asked for by covariates; their table is OUT/cases.csv."""
+    """Draw synthetic scans for given covariates, or into masks; OUT/cases.csv lists them."""
     from medseg_diff.tasks.apply.synthesise import synthesise as run
 
     run(out=out, model=model, options=options, device=device)
@@ -97,7 +98,7 @@ def tune(
     tuning: TuningOptions,
     device: Device = "auto",
     network_batch: Annotated[
-        int | None, said("Compute", "Samples in one pass of the networks.", min=1, usual="the recipe's")
+        int | None, said("Compute", "Samples per network pass.", min=1, usual="the recipe's")
     ] = None,
     data_root: DataRoot = None,
     as_json: AsJson = False,

@@ -4,6 +4,7 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from medseg_diff.errors import EnvironmentFault, ExitCode, MedsegError, Preempte
 SETTINGS_NOW = {f"--{name}": f"engine.{name}=…" for name in ("depth", "steps", "scale")}  # once options of `anomaly`
 
 
-def report(error: MedsegError) -> int:
-    """Print the error's lines to stderr; returns its exit code."""
+def report(error: MedsegError, *, debug: bool = False) -> int:
+    """Print the error's lines to stderr, and before them with `debug` its traceback; returns its exit code."""
+    if debug:
+        traceback.print_exception(error)
     for line in error.lines:
         _print(f"{'stopped' if isinstance(error, Preempted) else 'error'}: {line}")
     return int(error.exit_code)
@@ -35,10 +38,12 @@ def note(code: int, seconds: float) -> None:
     )
 
 
-def report_other(error: Exception) -> int:
+def report_other(error: Exception, *, debug: bool = False) -> int:
     """What is not ours: a wrong word on the command line, the machine's limits, or a bug."""
     if isinstance(error, typer.Exit):
         return error.exit_code
+    if debug:
+        traceback.print_exception(error)
     if hasattr(error, "format_message"):  # a wrong word; the class is click's or typer's own, by version
         return _of_word(error)
     if is_out_of_memory(error):

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from inspect import Parameter
@@ -42,20 +43,25 @@ DataRoot = Annotated[
 ]
 Split = Annotated[
     str | None,
-    said("Source", "Only these cases of the table.", metavar="|".join(SPLITS), complete=SPLITS),
+    said("Source", "Only cases of this split.", metavar="|".join(SPLITS), complete=SPLITS),
 ]
 Device = Annotated[
     str,
     said("Compute", ON_DEVICE, metavar="DEVICE", complete=DEVICES),
 ]
 AsJson = Annotated[bool, said("Result", "Print the answer as JSON.", "--json")]
-Overwrite = Annotated[bool, said("Result", "Redo what is there.", "--overwrite")]
-ClusterName = Annotated[Cluster, said("Compute", "ray: share the cases among processes; see `segment`.")]
+Overwrite = Annotated[bool, said("Result", "Redo existing results.", "--overwrite")]
+ClusterName = Annotated[Cluster, said("Compute", "ray: share cases among processes; see `segment`.")]
 Workers = Annotated[
     int | None,
     said("Compute", "Processes of --cluster.", min=1, usual="one a CPU"),
 ]
 Runs = Annotated[Path, typer.Option(help="Folder of runs, cache and MLflow store.", metavar="FOLDER")]
+
+
+def root_of(data_root: Path | None) -> str:
+    """How a printed command says where the images of its table lie."""
+    return f" --data-root {shlex.quote(str(data_root))}" if data_root else ""
 
 
 def on_command_line(function: Callable[..., None]) -> Callable[..., None]:

@@ -16,7 +16,7 @@ from medseg_diff.tasks.synthesis_options import AuditOptions
 
 def evaluate(
     predictions: Annotated[
-        Path, said("Source", "What `segment` or `anomaly` wrote, or any masks CASE.nii.gz.", metavar="FOLDER")
+        Path, said("Source", "Results of `segment` or `anomaly`, or any masks CASE.nii.gz.", metavar="FOLDER")
     ],
     data: Data,
     out: Annotated[
@@ -24,19 +24,24 @@ def evaluate(
     ] = None,
     split: Split = None,
     compare: Annotated[
-        Path | None, said("Comparison", "Another folder of the same cases, to compare with.", metavar="FOLDER")
+        Path | None, said("Comparison", "Another folder with results of the same cases.", metavar="FOLDER")
     ] = None,
     config: Annotated[
         str | None,
         said(
-            "Source", "Recipe whose regions are measured in masks of others.", metavar="NAME|FILE", complete="recipes"
+            "Source",
+            "Recipe whose regions are measured in masks of other programs.",
+            metavar="NAME|FILE",
+            complete="recipes",
         ),
     ] = None,
-    allow_missing: Annotated[bool, said("Source", "Leave out cases without a result.", "--allow-missing")] = False,
+    allow_missing: Annotated[bool, said("Source", "Skip cases without a result.", "--allow-missing")] = False,
     figure: Annotated[bool, said("Result", "Also draw evaluation.png.")] = True,
     data_root: DataRoot = None,
-    runs: Annotated[Path, said("Result", "Where the run lies that keeps the result.", metavar="FOLDER")] = Path("runs"),
-    mlflow: Annotated[bool, said("Result", "Show the result with its run in MLflow.")] = True,
+    runs: Annotated[Path, said("Result", "Runs folder with the run that keeps the result.", metavar="FOLDER")] = Path(
+        "runs"
+    ),
+    mlflow: Annotated[bool, said("Result", "Attach the result to its run in MLflow.")] = True,
     cluster: ClusterName = "none",
     workers: Workers = None,
     as_json: AsJson = False,
@@ -71,7 +76,7 @@ def evaluate(
 def audit(
     data: Data,
     out: Annotated[
-        Path, said("Result", "Folder of audit.json, audit.csv and audit.png.", "-o", "--out", metavar="FOLDER")
+        Path, said("Result", "Folder for audit.json, audit.csv and audit.png.", "-o", "--out", metavar="FOLDER")
     ],
     model: Model,
     options: AuditOptions,
@@ -79,7 +84,7 @@ def audit(
     data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Do drawn scans obey what is asked for, are they like held-out ones, and are they copies?"""
+    """Check synthetic scans: do they obey covariates, do they look like held-out scans, are they copies?"""
     from medseg_diff.tasks.audit import audit as run
 
     found = run(data=data, out=out, model=model, options=options, device=device, data_root=data_root)
@@ -117,26 +122,29 @@ def _likeness(found: dict[str, Any]) -> list[str]:
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="What `segment` or `anomaly` wrote, or one case of it.")
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="What `segment`, `anomaly`, `synthesise` or `enhance` wrote, or one case."
+        ),
     ],
-    data: Annotated[
-        Path | None, said("Source", "Table of the cases: their scans are shown too.", metavar="CSV")
-    ] = None,
+    data: Annotated[Path | None, said("Source", "Table of the cases, to show their scans too.", metavar="CSV")] = None,
     volume: Annotated[
         list[str] | None,
         said("Source", "Scan of one case, as for `segment` (repeat).", "-i", "--volume", metavar="PATH"),
     ] = None,
     channels: Annotated[
-        str | None, said("Source", "What numbered files and 4D volumes hold, in order: flair,t1.", metavar="NAME,…")
+        str | None, said("Source", "Channels of numbered files and 4D volumes, in order: flair,t1.", metavar="NAME,…")
     ] = None,
     data_root: DataRoot = None,
     most: Annotated[
-        int | None, said("Result", "Pages of so many cases only, the worst first.", usual="all", metavar="N", min=1)
+        int | None, said("Result", "Pages of at most this many cases, worst first.", usual="all", metavar="N", min=1)
     ] = None,
-    runs: Annotated[Path, said("Result", "Where the run lies that made the results.", metavar="FOLDER")] = Path("runs"),
-    mlflow: Annotated[bool, said("Result", "Show the page of all with its run in MLflow.")] = True,
+    runs: Annotated[Path, said("Result", "Runs folder with the run that made the results.", metavar="FOLDER")] = Path(
+        "runs"
+    ),
+    mlflow: Annotated[bool, said("Result", "Attach the page of all cases to its run in MLflow.")] = True,
 ) -> None:
-    """Pages to look at: one offline HTML file for each case and one for all of them, with a viewer and pictures."""
+    """Write offline HTML pages with a viewer and pictures: one for each case, one for all of them."""
     from medseg_diff.tasks.report import report as run
 
     names = [name.strip() for name in (channels or "").split(",") if name.strip()]
@@ -147,10 +155,10 @@ def report(
 
 def ui(
     runs: Runs = Path("runs"),
-    host: Annotated[str, typer.Option(help="An address of this machine's loopback.", metavar="HOST")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the pages.", metavar="PORT")] = 5000,
+    host: Annotated[str, typer.Option(help="Loopback address to serve on.", metavar="HOST")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.", metavar="PORT")] = 5000,
 ) -> None:
-    """MLflow's pages on the local store, for this machine only; Ctrl-C ends it."""
+    """Serve MLflow's pages of the local store, on this machine only; Ctrl-C stops it."""
     from medseg_diff.tasks.ui import ui as run
 
     run(runs, host=host, port=port, ready=lambda link: typer.echo(f"{link}\nCtrl-C ends it"))

@@ -23,7 +23,7 @@ app = typer.Typer(
 Runs = Annotated[Path, typer.Option(help="Folder of runs.", metavar="FOLDER")]
 Task = Annotated[
     str | None,
-    typer.Option(help="Only runs of this.", metavar="|".join(VERBS), autocompletion=completion_of(tuple(VERBS))),
+    typer.Option(help="Only runs of this task.", metavar="|".join(VERBS), autocompletion=completion_of(tuple(VERBS))),
 ]
 SHOWN = 8  # of what only one of two runs has
 COLUMNS = ("name", "task", "recipe", "state", "best", "step", "started", "took", "data")
@@ -50,7 +50,7 @@ def best(
     task: Task = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="A number, as val/dice or, of an evaluation, test/dice.", show_default="how runs chose"),
+        typer.Option(help="Metric, such as val/dice or, of an evaluation, test/dice.", show_default="how runs chose"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -78,7 +78,7 @@ def compare(
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """What changed between two runs, and what it did."""
+    """Compare two runs: what changed, and what difference it made."""
     from medseg_diff.tasks.runs import compare_runs as run
 
     found = run(first, second, runs=runs, predictions=predictions)
@@ -103,7 +103,7 @@ def sync(
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Tell MLflow what it lacks, after an outage or for the first time; a second call changes nothing."""
+    """Send MLflow what it lacks, after an outage or for the first time; a second call changes nothing."""
     from medseg_diff.tasks.runs import sync_runs as run
 
     done = [each.__dict__ for each in run(named or (), runs=runs)]
@@ -118,11 +118,11 @@ def sync(
 def register(
     named: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
     name: Annotated[str, typer.Option(help="Name in the registry.")],
-    alias: Annotated[str | None, typer.Option(help="Also found as models:/NAME@ALIAS.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Alias: models:/NAME@ALIAS.")] = None,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Put a run into MLflow's registry as the next version of a model."""
+    """Register a run in MLflow as the next version of a model."""
     from medseg_diff.tasks.runs import register_run as run
 
     uri, command = run(named, name, runs=runs, alias=alias)

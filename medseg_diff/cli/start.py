@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medseg_diff.cli.options import AsJson, Data, DataRoot, Device, Overwrite, said
+from medseg_diff.cli.options import AsJson, Data, DataRoot, Device, Overwrite, root_of, said
 from medseg_diff.cli.review import show_metrics
 from medseg_diff.data.tables.sources import SOURCES
 from medseg_diff.errors import ExitCode, Problems, counted, plain, printable
@@ -19,7 +19,7 @@ PHANTOMS = "Phantoms"
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where everything goes.", metavar="FOLDER")] = Path("demo"),
     cases: Annotated[int, typer.Option(min=10, help="Phantoms to make.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of phantoms, training and samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -40,14 +40,14 @@ def demo(
 
 def phantom(
     out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="FOLDER")],
-    cases: Annotated[int, said(PHANTOMS, "How many.", min=1)],
+    cases: Annotated[int, said(PHANTOMS, "Number of phantoms.", min=1)],
     shape: Annotated[tuple[int, int, int], said(PHANTOMS, "Voxels along each axis.", metavar="X Y Z")] = (64, 64, 48),
-    raters: Annotated[int, said(PHANTOMS, "Further opinions, seg_1 …", min=0)] = 0,
+    raters: Annotated[int, said(PHANTOMS, "Further raters, seg_1 …", min=0)] = 0,
     healthy: Annotated[float, said(PHANTOMS, "Share of cases without a lesion.", min=0, max=1)] = 0.25,
     held_out: Annotated[float, said(PHANTOMS, "Share for testing; half as many for validation.")] = 0.2,
-    scanners: Annotated[int, said(PHANTOMS, "So many that differ as hospitals' do; 0: one kind.", min=0)] = 0,
+    scanners: Annotated[int, said(PHANTOMS, "Number of different scanners; 0: a single kind.", min=0)] = 0,
     twins: Annotated[bool, said(PHANTOMS, "Also each brain without its lesion, healthy_CHANNEL.", "--twins")] = False,
-    seed: Annotated[int, said(PHANTOMS, "Of all that is drawn.")] = 0,
+    seed: Annotated[int, said(PHANTOMS, "Random seed.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Make brains with gliomas whose truth is known."""
@@ -65,7 +65,7 @@ def prepare(
     ],
     dataset: DatasetOptions,
     out: Annotated[Path, said("Result", "Table to write.", "-o", "--out", metavar="CSV")] = Path("cases.csv"),
-    seed: Annotated[int, said("Dataset", "Draws the splits.")] = 0,
+    seed: Annotated[int, said("Dataset", "Random seed of the splits.")] = 0,
     overwrite: Overwrite = False,
     register: Annotated[
         str | None, said("Dataset", "Bring the other channels onto this one, rigidly.", metavar="CHANNEL")
@@ -77,7 +77,7 @@ def prepare(
 
     common = {"source": source, "dataset": dataset, "seed": seed, "overwrite": overwrite}
     table = run(folder=folder, out=out, register=register, **common)
-    root = _root(folder if register is None and data_root_of(folder, source, table) else None)
+    root = root_of(folder if register is None and data_root_of(folder, source, table) else None)
     typer.echo(f"{table}\nnext: medseg-diff validate --data {shlex.quote(str(table))}{root}")
 
 
@@ -92,7 +92,7 @@ def validate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every file that a table names; says what there is and lists all problems."""
+    """Check every file in a table: report what is there and list all problems."""
     from medseg_diff.tasks.validate import validate as run
 
     report = run(data, data_root=data_root, resample_to=resample_to, workers=workers)
@@ -106,8 +106,4 @@ def validate(
     if report.problems:
         raise Problems(report.problems)
     typer.echo(f"{counted(report.cases, 'case')}, no problem")
-    typer.echo(f"next: medseg-diff train-seg --data {shlex.quote(str(data))}{_root(data_root)}")
-
-
-def _root(data_root: Path | None) -> str:
-    return f" --data-root {shlex.quote(str(data_root))}" if data_root else ""
+    typer.echo(f"next: medseg-diff train-seg --data {shlex.quote(str(data))}{root_of(data_root)}")

@@ -24,14 +24,14 @@ def train_anomaly(
 
 
 def train_synth(data: Data, training: TrainingRun, device: Device = "auto", data_root: DataRoot = None) -> None:
-    """Train a model that draws scans of nobody: an autoencoder, and a denoiser of what it makes of scans."""
+    """Train a generator of synthetic scans: an autoencoder, and a denoiser of its latents."""
     from medseg_diff.tasks.train.synthesis import train_synth as run
 
     run(data=data, training=training, device=device, data_root=data_root)
 
 
 def train_enhance(data: Data, training: TrainingRun, device: Device = "auto", data_root: DataRoot = None) -> None:
-    """Train a model that draws scans at a finer resolution, from scans of that resolution."""
+    """Train a model that refines scans to a finer resolution, from scans of that resolution."""
     from medseg_diff.tasks.train.enhancement import train_enhance as run
 
     run(data=data, training=training, device=device, data_root=data_root)

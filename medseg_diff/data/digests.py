@@ -64,7 +64,7 @@ def _of_files(case: Case, channels: Sequence[str]) -> dict[str, str | None]:
 
 def digest_of_image(path: Path) -> str:
     """Of a file's bytes; where an image lies in several files, of their digests. Raises: ImageError, OSError."""
-    parts = _parts(path)
+    parts = parts_of(path)
     for part in parts:
         check_regular(part)
     digests = [sha256_of(part) for part in parts]
@@ -75,7 +75,7 @@ def _joined(texts: Sequence[str]) -> str:
     return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 
-def _parts(path: Path) -> list[Path]:
+def parts_of(path: Path) -> list[Path]:
     """The files of one image: a DICOM series by their names, header and voxels, or one. Raises: ImageError, OSError."""
     if path.is_dir():
         return [path / name for name in sorted(dicom_mgh.dicom_files(path)[0])]

@@ -168,6 +168,14 @@ def axial_axis(affine: np.ndarray) -> int:
     return next(axis for axis, towards in enumerate(axes_of(affine)) if towards in "SI")
 
 
+def slice_heights(affine: np.ndarray, shape: Sequence[int]) -> list[float]:
+    """Of each axial slice of a grid [X, Y, Z] the height of its middle, in the scanner's millimetres from foot to head."""
+    axis = axial_axis(affine)
+    middle = np.tile((np.asarray(shape[:3]) - 1) / 2, (shape[axis], 1))
+    middle[:, axis] = np.arange(shape[axis])
+    return [round(float(height), 1) for height in middle @ affine[2, :3] + affine[2, 3]]
+
+
 def resampled(volume: Volume, onto: Volume, *, nearest: bool) -> Volume:
     """`volume` on the grid of `onto`: linear, or nearest for labels; outside its field of view its smallest value.
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from medseg_diff.data.formats.stored import values_in
 from medseg_diff.data.reading import read_labels
-from medseg_diff.data.results import FACTS, CaseResult, OwnResults, read_result, task_of_results
+from medseg_diff.data.results import FACTS, TASKS, CaseResult, OwnResults, read_result, task_of_results
 from medseg_diff.data.tables.case import Case
 from medseg_diff.data.tables.channel_names import DATASET, dataset_near
 from medseg_diff.data.tables.inputs import case_name, stem_of
@@ -118,8 +118,14 @@ AnyResults = OwnResults | LabelMaps
 
 
 def results_in(folder: Path) -> AnyResults:
-    """A folder of results: those of a verb of ours where any case has its case.json, else whatever label maps there are."""
+    """A folder of results: those of a verb of ours where any case has its case.json, else whatever label maps there are.
+
+    Raises: UsageError where a verb made them whose results are no masks or maps.
+    """
     task = task_of_results(folder)
+    if task is not None and task not in TASKS:
+        found = f"holds what `{task}` wrote, which has no masks or maps to measure"
+        raise UsageError(found, fix=f"name a folder of {' or '.join(f'`{name}`' for name in TASKS)}", file=folder.name)
     return label_maps_in(folder) if task is None else OwnResults(folder, task)
 
 

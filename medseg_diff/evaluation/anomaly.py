@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from medseg_diff.console import log
 from medseg_diff.data import geometry
-from medseg_diff.data.geometry import axial_axis
+from medseg_diff.data.geometry import slice_heights
 from medseg_diff.data.plausibility import check_lesion
 from medseg_diff.data.results import FACTS, CaseResult, read_result
 from medseg_diff.data.tables.case import TWIN
@@ -233,13 +233,13 @@ def _auroc_of_slices(scores: npt.NDArray[np.float32], truth: Mask, brain: Mask, 
 
 def _slices(scores: npt.NDArray[np.float32], truth: Mask, brain: Mask, affine: Floats) -> Iterator[Values]:
     """A row for each axial slice that holds brain; see SLICE_COLUMNS."""
-    axial = axial_axis(affine)
+    heights = slice_heights(affine, scores.shape)
     for z, plane, lesion, inside in axial_slices(affine, scores, truth, brain):
         if inside.any():
             ranking = rank(plane[inside], lesion[inside])
             yield {
                 "slice": z,
-                "z_mm": round(float(affine[2, axial] * z + affine[2, 3]), 1),
+                "z_mm": heights[z],
                 "lesion_voxels": int(lesion.sum()),
                 "score": top_mean(plane[inside]),
                 "auroc": ranking.auroc(),

@@ -38,7 +38,7 @@ CONVENTIONS = {
 @with_plain_keywords
 def audit(
     data: Annotated[Path, "Table of cases (CSV)."],
-    out: Annotated[Path, "Folder of audit.json, audit.csv and audit.png."],
+    out: Annotated[Path, "Folder for audit.json, audit.csv and audit.png."],
     model: Model,
     options: AuditOptions,
     device: Annotated[str, "auto, cpu, cuda, cuda:N or mps."] = "auto",

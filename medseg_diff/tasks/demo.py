@@ -6,6 +6,7 @@ from typing import Any
 
 from medseg_diff.console import duration, log
 from medseg_diff.errors import UsageError
+from medseg_diff.files import write_json
 from medseg_diff.reporting.montage import draw_montage
 from medseg_diff.tasks.apply.anomaly import anomaly
 from medseg_diff.tasks.apply.segment import segment
@@ -15,6 +16,7 @@ from medseg_diff.tasks.report import report
 from medseg_diff.tasks.train.anomaly import train_anomaly
 from medseg_diff.tasks.train.segmentation import train_seg
 
+MARK = "demo.json"  # what is below this folder may be made anew
 CASES = 100
 MOST_TESTS = 10  # each is segmented and mapped, which takes longer than learning from it
 RATERS = 3
@@ -37,8 +39,9 @@ def demo(
     Raises: UsageError where `out` holds something that is not an earlier demo.
     """
     started = time.perf_counter()
-    if out.exists() and any(out.iterdir()) and not (out / "phantoms").is_dir():
-        raise UsageError(f"{out.name} holds other files", fix="choose another --out")
+    if out.exists() and any(out.iterdir()) and not (out / MARK).is_file():
+        raise UsageError("holds other files than a demo's", fix="choose another --out", file=out.name)
+    write_json(out / MARK, {"schema": 1, "cases": cases, "seed": seed})
     log.info("1/7 making %d phantom brains", cases)
     held_out = min(0.2, MOST_TESTS / cases)
     data = phantom(out / "phantoms", cases=cases, raters=RATERS, held_out=held_out, seed=seed, overwrite=True)

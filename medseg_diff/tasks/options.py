@@ -65,10 +65,10 @@ class Source:
 
     panel: ClassVar[str] = "Source"
     volumes: Sequence[str] = option(
-        (), "Case folder, file of a case, or CHANNEL=FILE (repeat).", names=("-i", "--volume"), metavar="PATH"
+        (), "Scan to read: a folder, a file, or CHANNEL=FILE (repeat).", names=("-i", "--volume"), metavar="PATH"
     )
     data: Path | None = option(None, "Table of cases.", metavar="CSV")
-    split: str | None = option(None, "Only these cases of the table.", choices=SPLITS)
+    split: str | None = option(None, "Only cases of this split.", choices=SPLITS)
     shard: Shard = option(
         (1, 1), "Every N-th case, starting with the K-th.", usual="1/1", parse=share_of_all, metavar="K/N"
     )
@@ -76,7 +76,7 @@ class Source:
         None, "Folder that paths in the table are relative to.", usual="the table's", metavar="FOLDER"
     )
     channels: Sequence[str] = option(
-        (), "What numbered files and 4D volumes hold, in order: flair,t1.", parse=_names, metavar="NAME,…"
+        (), "Channels of numbered files and 4D volumes, in order: flair,t1.", parse=_names, metavar="NAME,…"
     )
     resample_to: str | None = option(None, "Bring the other channels onto this one's grid.", metavar="CHANNEL")
 
@@ -97,13 +97,13 @@ class DatasetOptions:
 
     panel: ClassVar[str] = "Dataset"
     channels: Sequence[str] = option(
-        (), "Those that every case must have: t1,flair.", usual="the dataset's", parse=_names, metavar="NAME,…"
+        (), "Channels that every case must have: t1,flair.", usual="the dataset's", parse=_names, metavar="NAME,…"
     )
-    seg: str | None = option(None, "Word that the names of masks end in.", usual="the dataset's", metavar="WORD")
+    seg: str | None = option(None, "Word that mask file names end in.", usual="the dataset's", metavar="WORD")
     prefer: Sequence[str] = option(
-        (), "Of several images of a channel, the one called so: run-1.", parse=_names, metavar="WORD,…"
+        (), "Which image to take where a channel has several: run-1.", parse=_names, metavar="WORD,…"
     )
-    covariates: Path | None = option(None, "Table of UK Biobank's fields, with a column eid.", metavar="CSV")
+    covariates: Path | None = option(None, "Table of UK Biobank fields, with a column eid.", metavar="CSV")
     skip_incomplete: bool = option(False, "Leave out cases that lack a channel.")
 
 
@@ -128,9 +128,9 @@ class Compute:
 
     panel: ClassVar[str] = "Compute"
     device: str = option("auto", ON_DEVICE, metavar="DEVICE", choices=DEVICES)
-    precision: str | None = option(None, "Of the networks' numbers.", usual="the recipe's", choices=PRECISIONS)
-    network_batch: int | None = option(None, "Samples in one pass of the networks.", usual="the recipe's", min=1)
-    cluster: Cluster = option("none", "ray: share the cases among processes, of several machines by RAY_ADDRESS.")
+    precision: str | None = option(None, "Number format of the networks.", usual="the recipe's", choices=PRECISIONS)
+    network_batch: int | None = option(None, "Samples per network pass.", usual="the recipe's", min=1)
+    cluster: Cluster = option("none", "ray: share cases among processes, across machines with RAY_ADDRESS.")
     workers: int | None = option(None, "Processes of --cluster.", usual="one a GPU, else one a CPU", min=1)
 
     def check(self) -> None:
@@ -158,11 +158,11 @@ class ResultOptions:
     """What happens to results that are there and to cases that fail, and what the results are called."""
 
     panel: ClassVar[str] = "Result"
-    overwrite: bool = option(False, "Redo what is there.")
-    keep_going: bool = option(False, "Go on past a bad case; OUT/failures.csv lists it.")
-    pseudonymise: bool = option(False, "Results carry pseudonyms in place of the cases' names.")
+    overwrite: bool = option(False, "Redo existing results.")
+    keep_going: bool = option(False, "Continue past bad cases; OUT/failures.csv lists them.")
+    pseudonymise: bool = option(False, "Name results by pseudonyms instead of case names.")
     pseudonym_key: Path | None = option(
-        None, "File of the secret that makes the pseudonyms.", usual="RUNS/pseudonym.key", metavar="FILE"
+        None, "File with the secret key of the pseudonyms.", usual="RUNS/pseudonym.key", metavar="FILE"
     )
 
 
@@ -181,39 +181,39 @@ class EnsembleOptions:
     panel: ClassVar[str] = "Sampling"
     members: int | None = option(None, "Samples in the ensemble.", usual="as tuned, else the recipe's", min=1)
     steps: int | None = option(None, "Denoising steps.", usual="as tuned, else the recipe's", min=1)
-    seed: int = option(0, "Of all noise.")
-    members_at_once: int | None = option(None, "Order of work; results do not depend on it.", min=1)
+    seed: int = option(0, "Random seed.")
+    members_at_once: int | None = option(None, "Members drawn together; does not change results.", min=1)
     adaptive: bool | None = option(
         None, "Draw no more members than a case needs, up to --members.", usual="the recipe's"
     )
     tolerance: float | None = option(
-        None, "Of --adaptive: 1 - Dice to a mask of endless members.", usual="the recipe's"
+        None, "With --adaptive: accepted 1 - Dice to a mask of endless members.", usual="the recipe's"
     )
-    screen: bool | None = option(None, "Sample no slice of which one look says that it is empty.", usual="the recipe's")
+    screen: bool | None = option(None, "Skip slices that a one-step look finds empty.", usual="the recipe's")
     noise: str | None = option(
-        None, "Of a member: of its own in each slice, or one for all.", usual="the recipe's", choices=NOISES
+        None, "A member's noise: independent per slice, or shared by all.", usual="the recipe's", choices=NOISES
     )
-    fusion: str | None = option(None, "What makes the mask of the members.", usual="the recipe's", choices=FUSIONS)
+    fusion: str | None = option(None, "How members are fused into the mask.", usual="the recipe's", choices=FUSIONS)
     start_from: Path | None = option(
-        None, "Masks, CASE.nii.gz: each is noised and refined.", usual="noise alone", metavar="FOLDER"
+        None, "Masks CASE.nii.gz to noise and refine.", usual="noise alone", metavar="FOLDER"
     )
     strength: float | None = option(
-        None, "How far they are noised: above 0, which would keep them, to 1, which forgets them.", usual=f"{STRENGTH}"
+        None, "How far --start-from is noised: near 0 keeps the masks, 1 forgets them.", usual=f"{STRENGTH}"
     )
     calibrated: bool = option(False, "Also write the probability at the run's temperature.", panel="Result")
     level: float = option(
-        0.95, "Of the interval of volumes, where the model's patients are enough for one.", panel="Result"
+        0.95, "Level of the volume interval, if the model was measured on enough patients.", panel="Result"
     )
     guarantee: float | None = option(
         None,
-        "Also a mask that misses at most so much of a lesion (such as fnr=0.1), on average over patients.",
+        "Also write a mask that misses at most this share of a lesion (fnr=0.1), on average over patients.",
         parse=_named("fnr"),
         metavar="fnr=X",
         panel="Result",
     )
     save_members: bool = option(False, "Also write members/NN.nii.gz.", panel="Result")
     format: Format = option(
-        "nifti", "dicom-seg: also write mask.seg.dcm and probability.seg.dcm of DICOM scans.", panel="Result"
+        "nifti", "dicom-seg: for DICOM scans, also write mask.seg.dcm and probability.seg.dcm.", panel="Result"
     )
 
     def check(self) -> None:
@@ -247,22 +247,22 @@ class MapOptions:
     overrides: Sequence[str] = option((), "engine.…=… or findings.…=… laid over the recipe.", words="KEY=VALUE")
     threshold: Threshold | None = option(
         None,
-        "healthy is stored with the model.",
+        "Where the map is cut: healthy (stored with the model), otsu, or a number.",
         usual="the recipe's",
         parse=_threshold,
         metavar="healthy|otsu|X",
     )
     guarantee: float | None = option(
         None,
-        "A threshold above which no more than so much of a healthy brain lies (such as fp_ml=1).",
+        "Threshold that marks at most this much of a healthy brain (fp_ml=1).",
         parse=_named("fp_ml"),
         metavar="fp_ml=X",
     )
     level: float | None = option(
-        None, "Share of healthy brains of which --guarantee holds.", usual="0.9, of 9 measured ones"
+        None, "Share of healthy brains for which --guarantee holds.", usual="0.9; needs 9 measured ones"
     )
-    seed: int = option(0, "Of all noise, in engines that draw any.")
-    baselines: bool = option(False, "Also write the maps that a method must beat, for `evaluate`.")
+    seed: int = option(0, "Random seed, for engines that draw noise.")
+    baselines: bool = option(False, "Also write baseline maps for `evaluate` to compare with.")
 
     @property
     def promises(self) -> bool:

@@ -32,8 +32,8 @@ def prepare(
     source: Annotated[str, "What the folder is: brats, bids, nnunet, dicom and others."],
     out: Annotated[Path, "Table to write."],
     dataset: DatasetOptions,
-    seed: Annotated[int, "Draws the splits."] = 0,
-    overwrite: Annotated[bool, "Redo what is there."] = False,
+    seed: Annotated[int, "Random seed of the splits."] = 0,
+    overwrite: Annotated[bool, "Redo existing results."] = False,
     register: Annotated[str | None, "Channel that the others of a case are registered to first."] = None,
 ) -> Path:
     """Write the manifest of the dataset in `folder` to `out`, and return its path.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg_diff.console import log
-from medseg_diff.errors import UsageError, verbs_of
+from medseg_diff.errors import VERBS, UsageError, verbs_of
 from medseg_diff.evaluation.catalogue import direction_of
 from medseg_diff.files import read_facts
 from medseg_diff.recipes.tuned import TUNED
@@ -41,9 +41,15 @@ class Listed:
 
 
 def list_runs(runs: Path, *, task: str | None = None) -> list[Listed]:
-    """Every run below a folder, the newest first."""
+    """Every run below a folder, the newest first. Raises: UsageError for a task that is none."""
+    _check_task(task)
     found = [_listed(run, runs) for run in all_runs(runs) if task in (None, run.facts.get("task"))]
     return sorted(found, key=lambda listed: listed.started or 0.0, reverse=True)
+
+
+def _check_task(task: str | None) -> None:
+    if task is not None and task not in VERBS:
+        raise UsageError(f"there is no task `{task}`", fix=f"use one of {', '.join(VERBS)}")
 
 
 def best_run(runs: Path, *, task: str | None = None, metric: str | None = None) -> dict[str, Any]:
@@ -51,8 +57,9 @@ def best_run(runs: Path, *, task: str | None = None, metric: str | None = None) 
 
     `metric` is a name as MLflow shows it, such as `val/dice` (its best step counts) or `test/dice` of an evaluation, or as
     metrics.csv writes it; without it the number by which runs chose their weights, which must then be the same one for all.
-    Raises: UsageError where no finished run has it, or where runs chose by different numbers.
+    Raises: UsageError where no finished run has it, where runs chose by different numbers, or for a task that is none.
     """
+    _check_task(task)
     finished = [run for run in finished_runs(runs) if task in (None, run.facts.get("task"))]
     if metric is None:
         names = sorted({name for run in finished for name in [chosen_by(run.facts)[0]] if name})

@@ -20,34 +20,30 @@ class SynthesisOptions:
     panel: ClassVar[str] = "Scans"
     covariates: Sequence[str] = option((), "Covariates asked for, such as ventricle_volume_ml=40.", words="NAME=VALUE")
     number: int | None = option(None, "How many scans; with --masks, of each mask.", usual="8; with --masks 1", min=1)
-    masks: Path | None = option(
-        None, "Table of cases: scans are painted into their masks, the column seg.", metavar="CSV"
-    )
+    masks: Path | None = option(None, "Table of cases whose masks (column seg) are painted into scans.", metavar="CSV")
     split: str | None = option(None, "Only these cases of --masks.", choices=SPLITS)
     data_root: Path | None = option(
         None, "Folder that paths of --masks are relative to.", usual="the table's", metavar="FOLDER"
     )
     enhance: Path | None = option(
-        None, "Run of train-enhance: scans are drawn at its finer resolution.", metavar="RUN", panel="Model"
+        None, "Run of train-enhance that refines scans to its resolution.", metavar="RUN", panel="Model"
     )
     age: float | None = option(None, "Age in years, the covariate age_years.", metavar="YEARS")
     sex: str | None = option(None, "The covariate sex.", choices=("F", "M"))
-    unconditional: bool = option(False, "Scans of anybody: covariates are left out.")
+    unconditional: bool = option(False, "Leave covariates out: draw from the whole population.")
     guidance: float | None = option(
-        None, "1: covariates or mask as learned; more exaggerates them.", usual="the recipe's", panel="Sampling"
+        None, "1: covariates or mask as learned; above 1 exaggerates them.", usual="the recipe's", panel="Sampling"
     )
     steps: int | None = option(None, "Denoising steps.", usual="the recipe's", min=1, panel="Sampling")
     limit: float | None = option(
-        None, "How far values may go where guidance exaggerates.", usual="the recipe's", panel="Sampling"
+        None, "Bound of intensities under guidance (dynamic thresholding).", usual="the recipe's", panel="Sampling"
     )
-    seed: int = option(0, "Of all noise.", panel="Sampling")
+    seed: int = option(0, "Random seed.", panel="Sampling")
     precision: str | None = option(
-        None, "Of the networks' numbers.", usual="the recipe's", choices=PRECISIONS, panel="Compute"
+        None, "Number format of the networks.", usual="the recipe's", choices=PRECISIONS, panel="Compute"
     )
-    network_batch: int | None = option(
-        None, "Samples in one pass of the networks.", usual="the recipe's", min=1, panel="Compute"
-    )
-    overwrite: bool = option(False, "Redo what is there.", panel="Result")
+    network_batch: int | None = option(None, "Samples per network pass.", usual="the recipe's", min=1, panel="Compute")
+    overwrite: bool = option(False, "Redo existing results.", panel="Result")
 
     def check(self) -> None:
         """Raises: UsageError for words that are no NAME=VALUE, and for what does not go together."""
@@ -91,15 +87,15 @@ class EnhancementOptions:
     """How scans are drawn at a finer resolution; None is the recipe's own."""
 
     panel: ClassVar[str] = "Sampling"
-    draws: int = option(1, "Samples whose mean is written: one is sharp, many are exact.", min=1)
+    draws: int = option(1, "Samples averaged into the result: one is sharp, many are accurate.", min=1)
     steps: int | None = option(None, "Denoising steps.", usual="the recipe's", min=1)
     condition_noise: int | None = option(
         None,
-        "Time that the scan is noised to first: more bears worse scans.",
+        "Time the scan is noised to first; higher tolerates worse scans.",
         usual="the recipe's",
         min=0,
     )
-    seed: int = option(0, "Of all noise.")
+    seed: int = option(0, "Random seed.")
 
 
 def _scales(word: str) -> tuple[float, ...]:
@@ -116,16 +112,14 @@ class AuditOptions:
     guidance: Sequence[float] = option(
         (), "Scales of guidance to try.", usual="the recipe's", parse=_scales, metavar="X,…"
     )
-    split: str = option("test", "Real scans to compare with.", choices=HELD_OUT, panel="Source")
-    real: int = option(200, "At most so many of them, and of those trained on.", min=4, panel="Source")
+    split: str = option("test", "Split of real scans to compare with.", choices=HELD_OUT, panel="Source")
+    real: int = option(200, "At most this many real scans, held out and trained on.", min=4, panel="Source")
     steps: int | None = option(None, "Denoising steps.", usual="the recipe's", min=1)
-    seed: int = option(0, "Of all noise.")
+    seed: int = option(0, "Random seed.")
     precision: str | None = option(
-        None, "Of the networks' numbers.", usual="the recipe's", choices=PRECISIONS, panel="Compute"
+        None, "Number format of the networks.", usual="the recipe's", choices=PRECISIONS, panel="Compute"
     )
-    network_batch: int | None = option(
-        None, "Samples in one pass of the networks.", usual="the recipe's", min=1, panel="Compute"
-    )
+    network_batch: int | None = option(None, "Samples per network pass.", usual="the recipe's", min=1, panel="Compute")
 
     def check(self) -> None:
         """Raises: UsageError for scales that are none, or a split that there is none of."""

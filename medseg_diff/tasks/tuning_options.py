@@ -19,16 +19,16 @@ class TuningOptions:
     """Which settings are tried on which cases, and how much worse than the best the chosen one may be."""
 
     panel: ClassVar[str] = "Settings tried"
-    split: str = option("val", "Its cases with a reference.", choices=SPLITS, panel="Source")
+    split: str = option("val", "Split whose cases with a reference are used.", choices=SPLITS, panel="Source")
     steps: Sequence[int] = option(
         (), "Denoising steps to try.", usual="1,2,3,5,10 and the recipe's", parse=_numbers, metavar="N,…"
     )
     members: Sequence[int] = option(
         (), "Members to try.", usual="3,5,10 and the recipe's", parse=_numbers, metavar="N,…"
     )
-    loss: float = option(0.005, "Dice that may be lost against the best of them.")
-    loss_ged2: float = option(0.05, "By how much GED² may be higher.")
-    loss_ece: float = option(0.01, "By how much the calibration error in doubt may be higher.")
+    loss: float = option(0.005, "Largest acceptable loss of Dice against the best setting.")
+    loss_ged2: float = option(0.05, "Largest acceptable increase of GED².")
+    loss_ece: float = option(0.01, "Largest acceptable increase of the calibration error in doubt.")
     resample_to: str | None = option(
         None,
         "Bring the other channels onto this one's grid.",
@@ -36,7 +36,7 @@ class TuningOptions:
         metavar="CHANNEL",
         panel="Source",
     )
-    seed: int = option(0, "Of all noise.")
+    seed: int = option(0, "Random seed.")
 
     def check(self) -> None:
         """Raises: UsageError for numbers that are none of steps or members, or a loss that is none."""

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 from dataclasses import replace
 
 import nibabel
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from medseg_diff.data import digests
+from medseg_diff.data.datasets import cache
 from medseg_diff.data.digests import is_same_scan, read_inputs
 from medseg_diff.data.tables.manifest import Case
+from medseg_diff.data.transforms import Preparation
 from medseg_diff.errors import ImageError
 
 VOXELS = np.random.default_rng(0).integers(0, 999, (6, 7, 8)).astype(np.int16)
@@ -120,8 +123,12 @@ def test_every_file_of_an_image_counts(tmp_path, write):
     assert is_same_scan(case, ["t1"], known)
     content = bytearray(part.read_bytes())
     content[-5] ^= 1
+    cached = cache._key(case, ["t1"], Preparation())
+    assert cache._key(case, ["t1"], Preparation()) == cached
     part.write_bytes(content)
+    os.utime(part, ns=(0, 0))
     assert not is_same_scan(case, ["t1"], known)
+    assert cache._key(case, ["t1"], Preparation()) != cached  # what was prepared for training is prepared again
 
 
 def test_the_volumes_of_one_file_are_told_apart(tmp_path):

@@ -17,6 +17,7 @@ from medseg_diff.errors import ImageError, UsageError
 from medseg_diff.tasks.apply.anomaly import anomaly
 from medseg_diff.tasks.apply.case_folder import Identity
 from medseg_diff.tasks.apply.folder import Results
+from medseg_diff.tasks.apply.pseudonyms import without_names
 from medseg_diff.tasks.apply.segment import segment
 from medseg_diff.tasks.evaluate import evaluate
 from medseg_diff.tasks.train.segmentation import train_seg
@@ -186,3 +187,15 @@ def test_two_cases_of_one_pseudonym_are_refused(tmp_path):
     results = Results(tmp_path, "segment", Identity({}), called=lambda name: "case_0000000000")
     with pytest.raises(UsageError, match="called the same"):
         results.work_through("", cases, WhileSampling(lambda *_: pytest.fail("one would be lost")))
+
+
+def test_a_file_of_a_dicom_series_is_not_named_either(tmp_path):
+    (tmp_path / "t1").mkdir()
+    for name in ("DOE_JANE_0042.dcm", "DOE_JANE report.pdf"):
+        (tmp_path / "t1" / name).touch()
+    case = Case("a", "a", images={"t1": tmp_path / "t1"})
+    said = "3 of its 24 DICOM files cannot be read, such as DOE_JANE_0042.dcm"
+    assert without_names(said, case, "case_1") == "3 of its 24 DICOM files cannot be read, such as FILE"
+    said = "2 files that are no DICOM are left out, such as DOE_JANE report.pdf"
+    assert without_names(said, case, "case_1") == "2 files that are no DICOM are left out, such as FILE"
+    assert without_names(said, case, "a") == said  # where names stand, theirs do too

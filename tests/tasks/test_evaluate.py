@@ -152,3 +152,11 @@ def test_two_folders_are_measured_and_compared(study, tmp_path):
     evaluate_both(study.predictions, study.folder / "better", study.table, out=tmp_path / "else", figure=False)
     assert json.loads((tmp_path / "else" / "comparison.json").read_text()) == found
     assert (tmp_path / "else/compared/metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("task", ["synthesise", "enhance"])
+def test_what_has_no_masks_to_measure_is_refused(study, task):
+    study.add("a").predict("a")
+    (study.predictions / "a" / "case.json").write_text(json.dumps({"task": task, "schema": 3}))
+    with pytest.raises(UsageError, match=f"holds what `{task}` wrote"):
+        study.evaluate()

@@ -238,3 +238,10 @@ def test_what_is_no_run_is_said(runs):
     assert code == 0 and said.startswith("no runs below runs") and "train-seg|train-anomaly" in said
     code, said, _ = cli("runs", "list", "--task", "anomaly", cwd=runs.parent / "runs" / "early")
     assert code == 0 and "next: medseg-diff train-anomaly" in said
+
+
+def test_a_task_that_is_none_is_refused(runs):
+    code, said, error = cli("runs", "list", "--task", "segmentation", cwd=runs.parent)
+    assert code == 2 and said == "" and "there is no task `segmentation`. Fix: use one of segment, anomaly" in error
+    with pytest.raises(UsageError, match="there is no task `seg`"):
+        best_run(runs, task="seg")

@@ -46,7 +46,7 @@ def check_installed() -> None:
     missing = [name for name in ("pydicom", "highdicom") if find_spec(name) is None]
     if missing:
         found = f"--format dicom-seg needs {' and '.join(missing)}, not installed here"
-        raise EnvironmentFault(found, fix="pip install 'medseg-diff[dicom]'")
+        raise EnvironmentFault(found, fix="pip install '.[dicom]' in the repository")
 
 
 def write_segmentation(path: Path, regions: Mapping[str, np.ndarray], series: Series, made_by: MadeBy) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, cat, stack
 from medseg_diff.console import bar
 from medseg_diff.data.appearance import appearance_of
 from medseg_diff.data.digests import read_inputs
+from medseg_diff.data.geometry import slice_heights
 from medseg_diff.data.reading import CaseImages
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.data.transforms import Prepared, prepare_case, restore, with_change
@@ -169,5 +170,5 @@ def _write_baselines(
 
 def _by_slice(scores: Sequence[float], slices: Sequence[int], prepared: Prepared) -> dict[str, Any]:
     """Scores of the network's axial slices, with the height of each in RAS millimetres."""
-    heights = [round(float(prepared.affine[2, 2] * z + prepared.affine[2, 3]), 1) for z in slices]
-    return {"z_mm": heights, "score": [round(score, 5) for score in scores]}
+    heights = slice_heights(prepared.affine, prepared.image.shape[1:])
+    return {"z_mm": [heights[z] for z in slices], "score": [round(score, 5) for score in scores]}

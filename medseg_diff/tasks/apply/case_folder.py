@@ -11,7 +11,7 @@ from typing import Any
 
 from medseg_diff.console import log
 from medseg_diff.data.digests import is_same_scan
-from medseg_diff.data.results import FACTS, SCHEMA
+from medseg_diff.data.results import FACTS, PAGE, SCHEMA
 from medseg_diff.data.tables.case import Case
 from medseg_diff.data.transforms import present_channels
 from medseg_diff.errors import EnvironmentFault, MedsegError, UsageError
@@ -148,6 +148,7 @@ def _refuse_others(folder: Path, name: str) -> None:
             file = path.relative_to(folder).as_posix()
             listed = file in outputs if isinstance(outputs, dict) else ours and UNLISTED.fullmatch(file)
             known = listed or TEMPORARY.fullmatch(path.name) or (file == FACTS and (ours or not facts))
+            known = known or (file == PAGE and ours)  # of the result that goes, so it goes as well
             if path.is_symlink() or not (known or path.is_dir()):
                 found = f"holds the link {file}" if path.is_symlink() else f"holds {file}, which no {FACTS} lists"
                 raise UsageError(found, fix="move it elsewhere, or use another --out", case=name)

@@ -23,7 +23,7 @@ from medseg_diff.files import check_room, read_facts
 from medseg_diff.recipes.synthesis import SynthesisRecipe
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.apply.case_folder import Identity, made_anew, tell
-from medseg_diff.tasks.apply.synthesis_system import SAME, TABLE, SynthesisSystem, as_written, is_complete
+from medseg_diff.tasks.apply.synthesis_system import SAME, SynthesisSystem, as_written, is_complete
 from medseg_diff.tasks.synthesis_options import SynthesisOptions
 from medseg_diff.tasks.train.study import check_channels, check_labels
 
@@ -39,8 +39,8 @@ class MaskedCase:
     labels: np.ndarray
 
 
-def paint(out: Path, system: SynthesisSystem, options: SynthesisOptions) -> list[Path]:
-    """Scans in OUT/CASE_00 …, `options.count` of each case, and their table OUT/cases.csv; returns the folders.
+def paint(out: Path, table: Path, system: SynthesisSystem, options: SynthesisOptions) -> list[Path]:
+    """Scans in OUT/CASE_00 …, `options.count` of each case, and their `table` in OUT; returns the folders.
 
     A scan depends on the model, the seed, its number and its case alone. Those that are complete are skipped.
     Raises: UsageError, ManifestError, ImageError, EnvironmentFault.
@@ -65,9 +65,9 @@ def paint(out: Path, system: SynthesisSystem, options: SynthesisOptions) -> list
                     facts = {**system.facts, "mask_of": case.name, "number": number, "inputs": inputs}
                     _write(folder, case, masked, image, facts | {"seconds": seconds})
                 advance(note=folder.name)
-    _write_table(out, cases, folders, recipe.channels)
+    _write_table(table, cases, folders, recipe.channels)
     scans, masks = counted(len(cases) * options.count, "scan"), counted(len(cases), "mask")
-    log.info("%s painted into %s in %s, listed in %s", scans, masks, out, TABLE)
+    log.info("%s painted into %s in %s, listed in %s", scans, masks, out, table.name)
     return [folder for case in cases for folder in folders[case.name]]
 
 
@@ -150,12 +150,12 @@ def _write(folder: Path, case: Case, masked: MaskedCase, image: Tensor, facts: M
 
 
 def _write_table(
-    out: Path, cases: Sequence[Case], folders: Mapping[str, Sequence[Path]], channels: Sequence[str]
+    table: Path, cases: Sequence[Case], folders: Mapping[str, Sequence[Path]], channels: Sequence[str]
 ) -> None:
-    """OUT/cases.csv: a row a scan, the patient and split those of its mask, so that no split sees another's."""
+    """A row a scan, the patient and split those of its mask, so that no split sees another's."""
     rows = []
     for case in cases:
         for folder in folders[case.name]:
             row = {"case": folder.name, "patient": case.patient} | ({"split": case.split} if case.split else {})
             rows.append(row | {name: f"{folder.name}/{name}.nii.gz" for name in (*channels, SEG)})
-    write_manifest(out / TABLE, rows)
+    write_manifest(table, rows)

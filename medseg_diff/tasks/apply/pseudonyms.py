@@ -45,6 +45,8 @@ def without_names(text: str, case: Case, name: str) -> str:
         return text
     for path in case.paths.values():
         text = text.replace(str(path), "FILE").replace(path.name, "FILE")
+        for inside in path.iterdir() if path.is_dir() else ():  # one file of a DICOM series
+            text = text.replace(f"such as {inside.name}", "such as FILE")
     for own in sorted({case.name, case.patient}, key=len, reverse=True):
         text = re.sub(rf"(?<![\w.]){re.escape(own)}(?!\.?\w)", name, text)
     return text

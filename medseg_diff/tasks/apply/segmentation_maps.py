@@ -177,10 +177,10 @@ def slices_to_review(
 ) -> list[dict[str, Any]]:
     """The axial slices whose expected error is largest, worst first; at most five, none below 0.05 ml.
 
-    `slice` counts from 0 along `axis`, the voxel axis closest to the patient's long axis. The expected error of a mask cut
+    `slice` counts from 0 along `axis`, the voxel axis that runs from foot to head. The expected error of a mask cut
     at one half is at least the sum of m (1 - m) over its voxels.
     """
-    axis = int(np.abs(affine[2, :3]).argmax())
+    axis = geometry.axial_axis(affine)
     other = tuple(number for number in range(3) if number != axis)
     expected_ml = uncertainty.sum(axis=other, dtype=np.float64) * voxel_ml
     worst = [int(z) for z in np.argsort(-expected_ml, kind="stable")[:MOST_SLICES] if expected_ml[z] >= FEWEST_ML]

@@ -209,6 +209,11 @@ def _screening(
     if not (recipe.sampling.screen if ensemble.screen is None else ensemble.screen):
         return None
     fix = "leave --screen out" if ensemble.screen else "add --no-screen"
+    if ensemble.start_from is not None:
+        found = (
+            "the recipe screens: it looks at the scan alone, and would leave out what the masks of --start-from mark"
+        )
+        raise UsageError(found, fix=fix)
     if len(model.runs) > 1:
         raise UsageError(f"{model.name} is a study, whose folds measured no screening", fix=f"{fix}, or use one run")
     if calibration is None or calibration.screening is None:

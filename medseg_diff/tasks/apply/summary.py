@@ -111,16 +111,24 @@ def _of_segmentation(facts: Mapping[str, Any]) -> Row:
 
 
 def _of_anomalies(facts: Mapping[str, Any]) -> Row:
-    p_healthy = _object(facts, "quality_checks", "p_healthy")
+    checks = _object(facts, "quality_checks")
+    of_runs = [checks] if "p_healthy" in checks else [each for each in checks.values() if "p_healthy" in each]
+    p_healthy = [each["p_healthy"] for each in of_runs]
     values = (
         facts.get("volume_ml"),
         facts.get("lesions"),
         facts.get("score"),
         _object(facts, "threshold").get("value"),
-        p_healthy.get("before"),
-        p_healthy.get("after"),
+        _mean([each.get("before") for each in p_healthy]),
+        _mean([each.get("after") for each in p_healthy]),
     )
     return dict(zip(ANOMALY, values, strict=True))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Over the runs that measured it; None where none did."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _object(facts: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from medseg_diff.console import log
 from medseg_diff.data.results import FACTS, SCHEMA
+from medseg_diff.data.tables.table import read_table
 from medseg_diff.device import autocast
 from medseg_diff.diffusion import Denoiser
-from medseg_diff.errors import counted
+from medseg_diff.errors import UsageError, counted
 from medseg_diff.files import read_facts, sha256_of
 from medseg_diff.methods.synthesised import Drawing
 from medseg_diff.recipes.covariates import Covariates, read_covariates
@@ -126,6 +127,19 @@ def is_complete(folder: Path, identity: Identity) -> bool:
     if known.get("schema") != SCHEMA or not isinstance(outputs, dict):
         return False
     return all((folder / name).is_file() and sha256_of(folder / name) == digest for name, digest in outputs.items())
+
+
+def table_in(out: Path, masks: Path | None = None) -> Path:
+    """OUT/cases.csv, which a call writes last. Raises: UsageError where a table of that name lists other cases than those of
+    an earlier call; ManifestError where it is no table."""
+    table = out / TABLE
+    if table.is_file():
+        cases = {cells.get("case", "") for _, cells in read_table(table).rows}
+        drawn = {name for name in cases if read_facts(out / name / FACTS).get("task") == "synthesise"}
+        if not drawn or (masks is not None and table.resolve() == masks.resolve()):
+            found = f"holds a {TABLE} of other cases, which would be replaced"
+            raise UsageError(found, fix="use another --out", file=out.name)
+    return table
 
 
 def as_written(values: np.ndarray) -> np.ndarray:

@@ -21,11 +21,11 @@ from medseg_diff.tasks.apply.case_folder import Identity, made_anew, tell
 from medseg_diff.tasks.apply.painting import paint
 from medseg_diff.tasks.apply.synthesis_system import (
     SAME,
-    TABLE,
     SynthesisSystem,
     as_written,
     is_complete,
     open_synthesis,
+    table_in,
 )
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.options import Model
@@ -51,9 +51,10 @@ def synthesise(
     """
     options.check()
     check_writable(out)
+    table = table_in(out, options.masks)
     system = open_synthesis(model, options, device=device)
     if options.masks is not None:
-        return paint(out, system, options)
+        return paint(out, table, system, options)
     if system.recipe.regions:
         raise UsageError("this model paints masks, and was given none", fix="add --masks with a table of cases")
     recipe, drawing, count = system.recipe, system.drawing, options.count
@@ -88,8 +89,8 @@ def synthesise(
         | {key: str(value) for key, value in each.items()}
         for name, each in zip(names, people, strict=True)
     ]
-    write_manifest(out / TABLE, rows)
-    log.info("%s of nobody in %s, listed in %s", counted(len(names), "scan"), out, TABLE)
+    write_manifest(table, rows)
+    log.info("%s in %s, listed in %s", counted(len(names), "synthetic scan"), out, table.name)
     return [out / name for name in names]
 
 

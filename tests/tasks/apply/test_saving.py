@@ -204,6 +204,15 @@ def test_slices_that_look_empty_are_not_sampled(steep, segmented, plain, tmp_pat
         segmented(tmp_path / "left", model=every.folder, adaptive=True)
 
 
+def test_a_recipe_that_screens_does_not_start_from_masks_either(steep, segmented, tmp_path):
+    own = run_with(steep, tmp_path / "own", screening_at(0.1))
+    recipe = own.recipe_file.read_text()
+    own.recipe_file.write_text(recipe.replace("  screen: false\n", "  screen: true\n"))
+    own.seal()
+    with pytest.raises(UsageError, match=r"the recipe screens: .* Fix: add --no-screen"):
+        segmented(tmp_path / "out", model=own.folder, start_from=tmp_path)
+
+
 def test_without_a_measured_threshold_screening_is_refused(steep, trained, segmented, tmp_path):
     without = run_with(steep, tmp_path / "without", None)
     with pytest.raises(UsageError, match=r"without did not measure what screening misses. Fix: leave --screen out"):

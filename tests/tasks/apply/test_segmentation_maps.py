@@ -254,3 +254,16 @@ def test_the_worst_slices_come_first_along_the_patients_long_axis(axis):
 def test_slices_with_little_to_say_need_no_look():
     assert slices_to_review(uncertain([0.0, 0.049, 0.02], 2), np.eye(4), 0.1) == []
     assert [item["slice"] for item in slices_to_review(uncertain([0.0, 0.051, 0.02], 2), np.eye(4), 0.1)] == [1]
+
+
+def test_slices_are_axial_where_they_are_thick_and_tilted():
+    tilt = np.deg2rad(25)  # a coronal scan of 0.5 × 0.5 × 3 mm: its thick axis rises more a voxel than the long one
+    affine = np.eye(4)
+    affine[:3, 1] = np.array([0, np.sin(-tilt), np.cos(tilt)]) * 0.5
+    affine[:3, 2] = np.array([0, np.cos(tilt), np.sin(tilt)]) * 3
+    assert abs(affine[2, 2]) > abs(affine[2, 1])
+    assert slices_to_review(uncertain([0.0, 0.2], 1), affine, 0.1)[0] | {"expected_error_ml": 0} == {
+        "axis": 1,
+        "slice": 1,
+        "expected_error_ml": 0,
+    }

@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.tasks.train import anomaly, segmentation
 from medseg_diff.tasks.train.train import say_how_long
+from medseg_diff.tasks.training_options import TrainingRun
 from medseg_diff.training.estimate import Work
 
 QUICK = {
@@ -45,3 +46,15 @@ def test_where_it_takes_weeks_a_quicker_recipe_is_named(bench, monkeypatch, capl
             say_how_long(works, bench, quick="quick/guided")
         assert caplog.messages[-1].endswith(f"for 60000 steps of 10 and 20000 steps of 10 (fp32){said}")
     assert "about 60 days" in caplog.text and "about 2 min" in caplog.text
+
+
+def test_a_file_is_taken_by_its_whole_path(trained, tmp_path, monkeypatch):
+    recipe = (trained.folder / "recipe.yaml").read_text()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "segment").mkdir()
+    (tmp_path / "segment" / "mine.yaml").write_text(recipe.replace("steps: 20", "steps: 7"))
+    (tmp_path / "mine.yaml").write_text(recipe)
+    options = TrainingRun(config="segment/mine.yaml", mlflow=False)
+    found = segmentation.VERB.material(trained.table, options, data_root=None)
+    assert found.recipe.training.steps == 7 and found.name == "mine"
+    assert found.command[-1] == "--no-mlflow"  # what is said to go on with is the same command again

@@ -141,7 +141,7 @@ def read_headers(paths: Iterable[Path]) -> Iterator[Header | None]:
     try:
         import pydicom
     except ImportError:
-        fix = "install it: pip install 'medseg-diff[dicom]'"
+        fix = "install it: pip install '.[dicom]' in the repository"
         raise EnvironmentFault("sorting DICOM needs pydicom, which is not installed", fix=fix) from None
     for path in paths:
         with _quiet():
