@@ -1,7 +1,6 @@
 """Channels that look like what they are called, or not: phantoms of many scanners and real scans, as they are and mixed."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +11,9 @@ from medseg_diff.data.plausibility import PAIRS, _brain, implausible, unlike_bac
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.tables.case import Case
 from medseg_diff.data.tables.manifest import read_manifest
+from tests.scans import SCANS, with_scans
 
 SPACING = (2.0, 2.0, 2.0)
-DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +78,10 @@ def test_a_case_is_read_with_the_warning(phantoms):
     assert any(text.startswith("t2 and flair look interchanged") for text in read_case(swapped).warnings)
 
 
-@pytest.mark.real
-@pytest.mark.skipif(not DATA.is_dir(), reason="no real scans beside the project")
+@with_scans("brats")
 def test_real_scans_under_most_other_names_are_doubted():
     channels = ("t1", "t1ce", "t2", "flair")
-    for folder in [*sorted((DATA / "brats").glob("BraTS*")), DATA / "ms" / "patient19"]:
+    for folder in [*sorted((SCANS / "brats").glob("BraTS*")), SCANS / "ms" / "patient19"]:
         images = {channel: folder / f"{channel}.nii.gz" for channel in channels}
         read = read_case(Case(folder.name, folder.name, images=images), reference=False)
         mm = spacing_of(read.affine)

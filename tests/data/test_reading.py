@@ -16,9 +16,9 @@ from medseg_diff.data.geometry import axes_of, reoriented, same_grid
 from medseg_diff.data.reading import count_volumes, read_case, read_labels, read_volume, read_volumes
 from medseg_diff.data.tables.manifest import Case, read_manifest
 from medseg_diff.errors import ExitCode, ImageError, ManifestError, MedsegError, Problems
+from tests.scans import SCANS, needs_scans
 
-REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
-real = [pytest.mark.real, pytest.mark.skipif(not REAL.is_dir(), reason="the real scans are not at ../shared/data")]
+real = needs_scans()
 
 RAMP = np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
 AFFINE = np.array([[-1.0, 0, 0, 3], [0, -1, 0, 4], [0, 0, 2, -5], [0, 0, 0, 1]])
@@ -322,7 +322,7 @@ class TestReal:
     pytestmark = real
 
     def test_nine_orientations_are_one_head(self):
-        heads = [reoriented(read_volume(path), "RAS") for path in sorted((REAL / "awkward/nifti_space").iterdir())]
+        heads = [reoriented(read_volume(path), "RAS") for path in sorted((SCANS / "awkward/nifti_space").iterdir())]
         assert len(heads) == 9
         for head in heads[1:]:
             np.testing.assert_array_equal(head.voxels, heads[0].voxels)
@@ -341,7 +341,7 @@ class TestReal:
     )
     def test_what_is_not_one_volume_is_refused(self, name, expected):
         with pytest.raises(ImageError) as caught:
-            read_volume(REAL / "awkward" / name)
+            read_volume(SCANS / "awkward" / name)
         assert expected in caught.value.line
 
     @pytest.mark.parametrize(
@@ -357,26 +357,26 @@ class TestReal:
         ],
     )
     def test_what_is_awkward_but_whole_is_read(self, name, axes, warnings):
-        volume = read_volume(REAL / "awkward" / name)
+        volume = read_volume(SCANS / "awkward" / name)
         assert axes_of(volume.affine) == axes and len(volume.warnings) == warnings
         if not name.endswith(".mha"):  # nibabel reads all the others
-            expected = nibabel.load(REAL / "awkward" / name)
+            expected = nibabel.load(SCANS / "awkward" / name)
             np.testing.assert_allclose(volume.voxels, expected.get_fdata().reshape(volume.shape), rtol=1e-6)
             np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-5)
 
     def test_a_dicom_series(self, tmp_path):
         for number in (4, 5, 6, 7):  # all 20 take SimpleITK many seconds
-            (tmp_path / f"{number}.dcm").symlink_to((REAL / f"dicom/papaya_brain/brain_{number:03}.dcm").resolve())
+            (tmp_path / f"{number}.dcm").symlink_to((SCANS / f"dicom/papaya_brain/brain_{number:03}.dcm").resolve())
         volume = read_volume(tmp_path)
         assert volume.shape == (256, 256, 4) and axes_of(volume.affine) == "LPS"
         assert "taken as even" in volume.warnings[0]
         (tmp_path / "5.dcm").unlink()
-        (tmp_path / "8.dcm").symlink_to((REAL / "dicom/papaya_brain/brain_008.dcm").resolve())
+        (tmp_path / "8.dcm").symlink_to((SCANS / "dicom/papaya_brain/brain_008.dcm").resolve())
         with pytest.raises(ImageError, match="find the missing slices"):
             read_volume(tmp_path)
 
     def test_a_2d_slice_is_one_slice(self):
-        path = next((REAL / "slices2d").rglob("t1.nii.gz"))
+        path = next((SCANS / "slices2d").rglob("t1.nii.gz"))
         assert read_volume(path).shape == (240, 240, 1)
 
     def test_both_label_conventions_of_brats(self):
@@ -384,7 +384,7 @@ class TestReal:
         assert labels["BraTS2021_00006"] == {0, 1, 2, 4} and labels["BraTS-GLI-00000-000"] == {0, 1, 2, 3}
 
     def test_three_oblique_grids(self):
-        folder = REAL / "ms/patient03_study2_raw"
+        folder = SCANS / "ms/patient03_study2_raw"
         case = Case("p03", "p03", images={channel: folder / f"{channel}.nii.gz" for channel in ("t1", "t2", "flair")})
         with pytest.raises(MedsegError) as caught:
             read_case(case)
@@ -403,4 +403,4 @@ class TestReal:
 
 
 def brats():
-    return read_manifest(REAL / "brats/cases.csv")
+    return read_manifest(SCANS / "brats/cases.csv")

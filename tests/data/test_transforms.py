@@ -23,9 +23,9 @@ from medseg_diff.data.transforms import (
 )
 from medseg_diff.errors import ConfigError, ImageError
 from medseg_diff.settings import parse_settings
+from tests.scans import SCANS, needs_scans
 
-REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
-real = [pytest.mark.real, pytest.mark.skipif(not REAL.is_dir(), reason="the real scans are not at ../shared/data")]
+real = needs_scans()
 FOUR = ("t1", "t1ce", "t2", "flair")
 AXES = ["".join(axes) for letters in itertools.permutations(("LR", "PA", "IS")) for axes in itertools.product(*letters)]
 
@@ -313,7 +313,7 @@ class TestReal:
     pytestmark = real
 
     def test_a_brats_mask_goes_to_two_millimetres_and_back(self):
-        images = read_case(read_manifest(REAL / "brats/cases.csv").cases[0])
+        images = read_case(read_manifest(SCANS / "brats/cases.csv").cases[0])
         prepared = prepare_case(images, Preparation(spacing_mm=(2.0, 2.0, None)))
         assert prepared.warnings == () and 0.3 < prepared.brain.float().mean() < 0.7
         back = restore(prepared, (prepared.reference > 0).float())[0] > 0.5
@@ -323,7 +323,7 @@ class TestReal:
         np.testing.assert_array_equal(restore(exact, exact.reference.float())[0], images.reference)
 
     def test_negative_voxels_belong_to_the_brain(self):
-        folder = REAL / "ms/patient19"
+        folder = SCANS / "ms/patient19"
         case = Case("p19", "p19", images={c: folder / f"{c}.nii.gz" for c in ("t1", "t1ce", "t2", "flair")})
         images = read_case(case)
         prepared = prepare_case(images, Preparation())
@@ -332,13 +332,13 @@ class TestReal:
         assert 1000 < brain.sum() * images.voxel_ml < 1700 and prepared.warnings == ()
 
     def test_the_brain_of_a_stripped_t1_is_its_mask(self):
-        case = read_manifest(REAL / "healthy_t1/cases.csv").cases[0]
+        case = read_manifest(SCANS / "healthy_t1/cases.csv").cases[0]
         truth = read_labels(case.images["brainmask"]).voxels > 0
         found = find_brain(read_case(case, ["t1"]).image)
         assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.999
 
     def test_raw_scans_are_prepared_as_heads_and_said(self):
-        folder = REAL / "ms/patient03_study2_raw"
+        folder = SCANS / "ms/patient03_study2_raw"
         case = Case("p03", "p03", images={channel: folder / f"{channel}.nii.gz" for channel in ("t1", "t2", "flair")})
         prepared = prepare_case(read_case(case, resample_to="t1"), Preparation())
         assert "the skull seems not to be stripped" in prepared.warnings[-1]

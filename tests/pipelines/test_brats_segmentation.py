@@ -11,9 +11,9 @@ from medseg_diff import phantom
 from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.errors import UsageError
 from pipelines.brats_segmentation import hold_out_last, study
+from tests.scans import SCANS, with_scans
 
 ROOT = Path(__file__).parents[2]
-REAL = ROOT.parent / "shared" / "data" / "brats"
 SMALL = ("training.steps=2", "training.batch=2", "network.width=8", "network.groups=4", "validation.slices=2")
 COARSE = ("preparation.spacing_mm=[null,null,null]", "view.size=[32,32]", "sampling.members=2", "sampling.steps=1")
 
@@ -59,10 +59,11 @@ def test_it_runs_as_a_script():
     assert "--quick" in shown.stdout
 
 
-@pytest.mark.real
-@pytest.mark.skipif(not REAL.is_dir(), reason="the BraTS patients of ../shared/data are not here")
+@with_scans("brats")
 def test_real_patients(tmp_path):
     coarse = ("preparation.spacing_mm=[4.0,4.0,4.0]", "view.size=[40,48]", "sampling.members=2", "sampling.steps=1")
-    metrics = study(REAL, tmp_path, config="quick/mask_logits", overrides=SMALL + coarse, device="cpu", mlflow=False)
+    metrics = study(
+        SCANS / "brats", tmp_path, config="quick/mask_logits", overrides=SMALL + coarse, device="cpu", mlflow=False
+    )
     assert metrics["cases"] == 1
     assert metrics["metrics"]["dice"]["value"] is not None

@@ -1,7 +1,6 @@
 """Real files that break naive readers: each is read right or refused with its reason, and none goes unmentioned."""
 
 from itertools import pairwise
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -11,11 +10,11 @@ from medseg_diff.data.geometry import Volume, axes_of, reoriented, same_grid
 from medseg_diff.data.reading import count_volumes, read_case, read_volume, read_volumes
 from medseg_diff.data.tables.manifest import Case
 from medseg_diff.errors import ImageError
+from tests.scans import SCANS, needs_scans
 
-AWKWARD = Path(__file__).parents[2] / ".." / "shared" / "data" / "awkward"
+AWKWARD = SCANS / "awkward"
 pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(not AWKWARD.is_dir(), reason="the real scans are not at ../shared/data"),
+    *needs_scans("awkward"),
 ]
 
 REFUSED = {

@@ -13,8 +13,8 @@ from medseg_diff.data.tables.sources import SOURCES
 from medseg_diff.data.tables.sources.collect import patient_of
 from medseg_diff.errors import EnvironmentFault, ExitCode, ImageError, ManifestError, MedsegError, UsageError
 from medseg_diff.tasks.prepare import prepare
+from tests.scans import SCANS, with_scans
 
-REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
 ENDINGS = {2021: ("_t1", "_t1ce", "_t2", "_flair", "_seg"), 2023: ("-t1n", "-t1c", "-t2w", "-t2f", "-seg")}
 
 
@@ -171,10 +171,9 @@ def test_a_source_that_brings_its_splits_keeps_them(tmp_path, monkeypatch):
     assert read_manifest(out).cases == read_manifest(tmp_path / "cases.csv").cases
 
 
-@pytest.mark.real
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real scans are not at ../shared/data")
+@with_scans("brats")
 def test_three_real_patients(tmp_path):
-    out = prepare(REAL / "brats", source="brats", out=tmp_path / "cases.csv")
-    manifest = read_manifest(out, data_root=REAL / "brats")
+    out = prepare(SCANS / "brats", source="brats", out=tmp_path / "cases.csv")
+    manifest = read_manifest(out, data_root=SCANS / "brats")
     assert [case.name for case in manifest.cases] == ["BraTS-GLI-00000-000", "BraTS-GLI-0009", "BraTS2021_00006"]
     assert manifest.channels == ("t1", "t1ce", "t2", "flair") and all(case.seg for case in manifest.cases)

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import tracemalloc
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -13,8 +12,7 @@ import pytest
 from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.errors import ExitCode, ManifestError, UsageError
 from medseg_diff.tasks.validate import validate
-
-REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
+from tests.scans import SCANS, with_scans
 
 
 @pytest.fixture
@@ -164,10 +162,9 @@ def test_memory_does_not_grow_with_the_cases(tmp_path):
     assert peaks[1] < peaks[0] + 2**17  # one volume alone has 2**17 bytes
 
 
-@pytest.mark.real
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real scans are not at ../shared/data")
+@with_scans("brats")
 def test_the_real_scans_are_sound_and_of_two_conventions():
-    report = validate(REAL / "brats/cases.csv")
+    report = validate(SCANS / "brats/cases.csv")
     assert (report.cases, report.problems) == (3, ())
     assert len(report.warnings) == 2
     assert "label of the enhancing tumour differs: 3 in 2 cases" in report.warnings[0]

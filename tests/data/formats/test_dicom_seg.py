@@ -2,7 +2,6 @@
 
 import logging
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from medseg_diff.data.geometry import reoriented  # noqa: E402
 from medseg_diff.data.reading import read_volume  # noqa: E402
 from medseg_diff.errors import EnvironmentFault, ImageError  # noqa: E402
 from tests.dicom_series import AXIAL, CORONAL, SAGITTAL, sources_of, turned, write_series  # noqa: E402
+from tests.scans import SCANS, with_scans  # noqa: E402
 
 MADE_BY = MadeBy("1.2.3", "ab" * 32, ("voxels", "0"))
 VOXELS = np.random.default_rng(7).integers(1, 1000, (9, 7, 11)).astype(np.uint16)  # no size a multiple of 8
@@ -342,13 +342,15 @@ def test_a_regions_type_follows_from_its_name(region, expected):
     assert type_of(region) == expected and getattr(codes.cid7159, expected).value
 
 
-REAL = Path(__file__).parents[4] / "shared" / "data" / "dicom" / "papaya_brain"
+SERIES = ("dicom", "papaya_brain")
 
 
-@pytest.mark.real
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real scans are not at ../shared/data")
+@with_scans(*SERIES)
 def test_a_real_series_with_uneven_slices(tmp_path):
-    segmentation, sources = written(REAL, tmp_path / "mask.seg.dcm"), sources_of(REAL)
+    segmentation, sources = (
+        written(SCANS.joinpath(*SERIES), tmp_path / "mask.seg.dcm"),
+        sources_of(SCANS.joinpath(*SERIES)),
+    )
     assert segmentation.NumberOfFrames == 60
     for number, place, _, pixels in frames_of(segmentation):
         if number == 1:
