@@ -76,20 +76,39 @@ def synthesise(
     model: Model,
     options: SynthesisOptions,
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Draw synthetic scans for given covariates, or into masks; OUT/cases.csv lists them."""
     from medseg_diff.tasks.apply.synthesise import synthesise as run
 
-    run(out=out, model=model, options=options, device=device)
-    typer.echo(out / "cases.csv")
+    folders = run(out=out, model=model, options=options, device=device)
+    _show_drawn(folders, out, as_json)
 
 
-def enhance(results: ResultFolder, source: Source, model: Model, drawing: EnhancementOptions, compute: Compute) -> None:
+def enhance(
+    results: ResultFolder,
+    source: Source,
+    model: Model,
+    drawing: EnhancementOptions,
+    compute: Compute,
+    as_json: AsJson = False,
+) -> None:
     """Draw scans at a finer resolution: smaller voxels, the same field of view and orientation."""
     from medseg_diff.tasks.apply.enhance import enhance as run
 
-    for folder in run(results=results, source=source, model=model, drawing=drawing, compute=compute):
-        typer.echo(folder)
+    folders = run(results=results, source=source, model=model, drawing=drawing, compute=compute)
+    _show_drawn(folders, results.out, as_json)
+
+
+def _show_drawn(folders: list[Path], out: Path, as_json: bool) -> None:
+    """The rows of the scans of this call, or where they are and what is next."""
+    from medseg_diff.tasks.apply.summary import rows_of
+
+    if as_json:
+        typer.echo(json.dumps(rows_of(folders), indent=2, ensure_ascii=False))
+        return
+    typer.echo("\n".join(map(str, folders)))
+    typer.echo(f"next: medseg-diff report {shlex.quote(str(out))}")
 
 
 def tune(

@@ -109,6 +109,8 @@ def test_a_scan_lies_on_a_grid_twice_as_fine(second, two, tmp_path):
         assert facts["task"] == "enhance" and facts["condition_noise"] == 50 and facts["steps"] == 2
         assert facts["inputs"].keys() == {"t1"} and facts["outputs"].keys() == {"t1.nii.gz"}
         assert any("learned to refine 12×12×12 mm" in warning for warning in facts["warnings"])
+    lines = (tmp_path / "summary.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(folders) and lines[0].startswith("case,task,model,factor,draws,steps,seed,")
     text = report(tmp_path, mlflow=False).read_text(encoding="utf-8")
     assert "2 enhanced scans" in text and "drawn, not measured" in text
     own = (folders[0] / "report.html").read_text(encoding="utf-8")

@@ -148,7 +148,7 @@ PAGES = {
     "docs/howto/segment.md": ["results/PATIENT_FOLDER/report.html", "results/NEW_PATIENT/mask.nii.gz"],
     "docs/howto/brats.md": ["results/report.html"],
     "docs/howto/anomalies.md": ["anomalies/PATIENT_FOLDER/report.html"],
-    "docs/howto/nnunet.md": ["results/comparison.json", "refined/P_001/mask.nii.gz"],
+    "docs/howto/nnunet.md": ["results/comparison.json", "refined/P_009/mask.nii.gz"],
     "docs/howto/fine_tune.md": ["runs/second/run.json"],
     "docs/howto/which_recipe.md": ["runs"],
 }

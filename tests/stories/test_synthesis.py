@@ -13,6 +13,7 @@ from medseg_diff import audit, report, synthesise, train_synth
 from medseg_diff.errors import CheckpointError, ManifestError, UsageError
 from medseg_diff.recipes.covariates import read_covariates
 from medseg_diff.run import Run
+from medseg_diff.tasks.apply.summary import rows_of
 from medseg_diff.training.runner import Course
 
 TINY = (
@@ -113,6 +114,8 @@ def test_what_is_drawn_is_a_table_of_scans_that_every_verb_reads(drawn_from, tmp
 
 def test_drawn_scans_have_pages(drawn_from, tmp_path):
     folders = synthesise(out=tmp_path, model=drawn_from.folder, number=2, age=40, sex="F", device="cpu")
+    row = rows_of(folders)[1]
+    assert (row["case"], row["task"], row["age_years"], row["sex"]) == ("synthetic_0001", "synthesise", 40, "F")
     page = report(tmp_path, mlflow=False)
     text = page.read_text(encoding="utf-8")
     assert page == tmp_path / "report.html" and "2 synthetic scans" in text and text.count("<img ") == 1

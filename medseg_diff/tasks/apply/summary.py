@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from medseg_diff.data.results import FACTS, TASKS
+from medseg_diff.data.results import FACTS
 from medseg_diff.errors import EnvironmentFault, MedsegError, UsageError
 from medseg_diff.files import clean, read_facts, table_text, write_text
 from medseg_diff.locking import in_turn
@@ -15,6 +15,7 @@ FIRST = ("case", "task", "model")  # a table that begins otherwise is not ours
 REGION = ("volume_ml", "low_ml", "high_ml", "level", "lesion_probability", "agreement", "review_axis", "review_slices")
 SEGMENT = ("promises_apply", "members_drawn", "members", "slices_screened", "slices_with_brain")
 ANOMALY = ("marked_ml", "lesions", "score", "threshold", "p_healthy_before", "p_healthy_after")
+DRAWN = ("mask_of", "guidance", "factor", "draws", "steps", "seed")
 LAST = ("typicality", "typicality_threshold", "warnings")
 
 Row = dict[str, Any]
@@ -62,7 +63,7 @@ def rows_of(folders: Iterable[Path]) -> list[Row]:
     for folder in sorted(folders):
         facts = {} if folder.is_symlink() else read_facts(folder / FACTS)
         with suppress(AttributeError, KeyError, TypeError):
-            rows += [_row(folder.name, facts)] if facts.get("task") in TASKS else []
+            rows += [_row(folder.name, facts)] if facts.get("task") in SHORT else []
     return rows
 
 
@@ -83,7 +84,7 @@ def saved(rows: list[Row]) -> list[str]:
 def _row(name: str, facts: Mapping[str, Any]) -> Row:
     typicality = _object(facts, "typicality")
     row: Row = {"case": name, "task": facts["task"], "model": facts.get("model")}
-    row |= _of_segmentation(facts) if facts["task"] == "segment" else _of_anomalies(facts)
+    row |= SHORT[facts["task"]](facts)
     row |= {"typicality": typicality.get("score"), "typicality_threshold": typicality.get("threshold")}
     return row | {"warnings": len(facts.get("warnings") or ())}
 
@@ -123,6 +124,15 @@ def _of_anomalies(facts: Mapping[str, Any]) -> Row:
         _mean([each.get("after") for each in p_healthy]),
     )
     return dict(zip(ANOMALY, values, strict=True))
+
+
+def _of_drawn(facts: Mapping[str, Any]) -> Row:
+    """What was asked for of a scan that was drawn."""
+    known = {name: facts[name] for name in DRAWN if name in facts}
+    return dict(_object(facts, "covariates")) | known
+
+
+SHORT = {"segment": _of_segmentation, "anomaly": _of_anomalies, "synthesise": _of_drawn, "enhance": _of_drawn}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
