@@ -37,7 +37,7 @@ def test_every_variant_takes_2d_and_3d_and_any_size(variant, dims, size):
         other = network(x + 1, torch.tensor([1]), Condition())
         each = network(x, torch.full((3,), 1), Condition(image=x))
     assert said.shape == (3, 4, *size) and said.isfinite().all() and (other - said).abs().max() > 1e-4
-    torch.testing.assert_close(each, said, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(each, said, rtol=1e-4, atol=5e-5)
 
 
 @pytest.mark.parametrize(("stem", "places"), [(1, 4 * 3), (2, 2 * 2)])

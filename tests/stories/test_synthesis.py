@@ -121,7 +121,7 @@ def test_drawn_scans_have_pages(drawn_from, tmp_path):
     assert page == tmp_path / "report.html" and "2 synthetic scans" in text and text.count("<img ") == 1
     assert ">40<" in text and ">F<" in text and 'href="synthetic_0001/report.html"' in text
     own = (folders[0] / "report.html").read_text(encoding="utf-8")
-    assert "A synthetic scan of age years 40, sex F" in own and '"name": "t1"' in own and "in three planes" in own
+    assert "A synthetic scan of age (years) 40, sex F" in own and '"name": "t1"' in own and "in three planes" in own
     before = {path: path.read_bytes() for path in tmp_path.rglob("report.html")}
     assert report(tmp_path / "synthetic_0000") == folders[0] / "report.html"
     report(tmp_path, mlflow=False)

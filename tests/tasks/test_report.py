@@ -94,12 +94,13 @@ def test_one_case_without_its_scan(segmented, tmp_path):
 def test_a_case_with_a_page_can_be_made_anew(segmented, steep, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(segmented, out)
-    folders = segment(
+    segment(
         data=steep.table, split="test", model=steep.folder, out=out, members=1, steps=1, overwrite=True, device="cpu"
     )
-    assert folders and not list(out.glob("*/report.html"))  # they were of the results that are gone
-    (folders[0] / "case.json").unlink()
-    (folders[0] / "report.html").write_text("a page of somebody's")
+    cases = [path.parent for path in sorted(out.glob("*/case.json"))]
+    assert len(cases) >= 2 and not list(out.glob("*/report.html"))  # they were of the results that are gone
+    (cases[0] / "case.json").unlink()
+    (cases[0] / "report.html").write_text("a page of somebody's")
     with pytest.raises(UsageError, match=r"holds (mask.nii.gz|.*), which no case.json lists"):
         segment(data=steep.table, model=steep.folder, out=out, members=1, steps=1, overwrite=True, device="cpu")
 
@@ -195,3 +196,12 @@ def test_the_table_sorts_in_a_browser(segmented, visit):
     assert heading.get_attribute("aria-sort") == "ascending"
     volumes = [float(each) for each in tab.locator("table.sortable tbody td:nth-child(2)").all_inner_texts()]
     assert volumes == sorted(volumes)
+
+
+def test_inside_another_page_it_leads_nowhere(segmented, visit, tmp_path):
+    (tmp_path / "report.html").write_bytes((segmented / "report.html").read_bytes())
+    (tmp_path / "pane.html").write_text("<iframe src='report.html'></iframe>")
+    pane = visit(tmp_path / "pane.html").frame_locator("iframe")
+    assert pane.locator("table.sortable tbody tr").count() >= 2 and pane.locator("table.sortable tbody a").count() == 0
+    alone = visit(segmented / "report.html")
+    assert alone.locator("table.sortable tbody a").count() >= 2

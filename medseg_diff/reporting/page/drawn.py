@@ -25,8 +25,8 @@ PLANES = ("axial", "coronal", "sagittal")
 IN_GALLERY = 8
 INCHES, HEAD = 1.6, 0.25  # a panel of the gallery, and what stands over it
 NOT_MEASURED = {
-    "synthesise": "It shows nobody: everything in it was drawn.",
-    "enhance": "What it shows beyond the scan was drawn, not measured.",
+    "synthesise": "No patient is shown: everything was drawn.",
+    "enhance": "What is shown beyond the scan was drawn, not measured.",
 }
 
 
@@ -130,7 +130,7 @@ def _in_three_planes(scans: Mapping[str, Mapping[str, Volume]]) -> Figure:
         for (plane, down_mm, across_mm), title, axes in zip(_planes(volume), PLANES, line, strict=True):
             axes.imshow(plane, cmap="gray", vmin=0, aspect=down_mm / across_mm, interpolation="bilinear")
             axes.axis("off")
-            axes.set_title(name if title == PLANES[0] else title, color=INK, fontsize=7, pad=3)
+            axes.set_title(f"{name}, {title}" if title == PLANES[0] else title, color=INK, fontsize=7, pad=3)
     with tempfile.TemporaryDirectory() as place:
         save_png(figure, Path(place) / "scans.png")
         png = (Path(place) / "scans.png").read_bytes()

@@ -32,6 +32,7 @@ SPELLING = {
     "f1": "F1",
     "mm": "(mm)",
     "ml": "(ml)",
+    "years": "(years)",
     "1mm": "at 1 mm",
     "band": "in doubt",
 }

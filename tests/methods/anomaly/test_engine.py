@@ -12,6 +12,7 @@ from medseg_diff.errors import UsageError
 from medseg_diff.methods.anomaly import AnyEngine
 from medseg_diff.methods.anomaly.engine import Comparison, Networks
 from medseg_diff.methods.anomaly.inversion import Inversion
+from medseg_diff.methods.anomaly.latent import UNLIKELY
 
 SCHEDULE = NoiseSchedule(kind="linear")
 KINDS = get_args(get_args(AnyEngine)[0])
@@ -23,7 +24,7 @@ ENGINES = [kind(depth=40, steps=4) if issubclass(kind, Comparison) else kind() f
 def test_every_engine_turns_images_into_evidence(engine, size):
     mixture = MixtureDenoiser(SCHEDULE)
     image = torch.randn(3, 1, *size, generator=torch.Generator().manual_seed(0)).double()
-    networks = Networks(mixture, mixture.classifier, ("t1",))
+    networks = Networks(mixture, mixture.classifier, ("t1",), reference={UNLIKELY: 1.0})
     evidence = engine.score(image, networks, SeededNoise(range(3)))
     assert evidence.score.shape == (3, 1, *size) and evidence.score.min() >= 0
     assert evidence.healthy is None or evidence.healthy.shape == image.shape

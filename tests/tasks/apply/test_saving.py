@@ -209,8 +209,9 @@ def test_a_recipe_that_screens_does_not_start_from_masks_either(steep, segmented
     recipe = own.recipe_file.read_text()
     own.recipe_file.write_text(recipe.replace("  screen: false\n", "  screen: true\n"))
     own.seal()
+    masks = segmented(tmp_path / "masks", model=steep.folder)
     with pytest.raises(UsageError, match=r"the recipe screens: .* Fix: add --no-screen"):
-        segmented(tmp_path / "out", model=own.folder, start_from=tmp_path)
+        segmented(tmp_path / "out", model=own.folder, start_from=masks)
 
 
 def test_without_a_measured_threshold_screening_is_refused(steep, trained, segmented, tmp_path):

@@ -41,7 +41,7 @@ def test_where_it_takes_weeks_a_quicker_recipe_is_named(bench, monkeypatch, capl
     monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
     works = anomaly.works_of(load_recipe("wolleb", task="anomaly"), bench)
     for seconds, said in ((30 * 86400.0, "; try --config quick/guided, or a machine with a GPU"), (60.0, "")):
-        monkeypatch.setattr(Work, "seconds", lambda *_, seconds=seconds: seconds)
+        monkeypatch.setattr(Work, "seconds", lambda *_, seconds=seconds, **__: seconds)
         with caplog.at_level("INFO", "medseg_diff"):
             say_how_long(works, bench, quick="quick/guided")
         assert caplog.messages[-1].endswith(f"for 60000 steps of 10 and 20000 steps of 10 (fp32){said}")

@@ -21,3 +21,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// Shown inside another page, as MLflow shows it, it has no pages of cases beside it to lead to.
+if (window.parent !== window) {
+  for (const link of document.querySelectorAll("tbody a")) link.replaceWith(link.textContent);
+}
