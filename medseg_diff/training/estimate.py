@@ -23,7 +23,7 @@ LONG_SECONDS = 12 * 3600.0  # of training, beyond which another recipe is propos
 def forward_flops(build: Callable[[], nn.Module], run: Callable[[nn.Module], object]) -> int:
     """Floating-point operations of `run(build())`, counted on the meta device: no memory, no time."""
     with torch.device("meta"):
-        model = build().eval()
+        model = build().eval().requires_grad_(False)  # the counter would hook into what hands a weight on as it is
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             run(model)
     return int(counter.get_total_flops())

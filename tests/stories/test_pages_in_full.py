@@ -17,7 +17,7 @@ from medseg_diff.data.tables.manifest import read_manifest, write_manifest
 from tests.command_lines import lines_of
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CHANNELS = ("t1", "t1ce", "t2", "flair")
 A_FEW_STEPS = "training.steps=2 training.batch=4 training.workers=0 training.validate_every=2"
 SLICES = f"{A_FEW_STEPS} training.precision=fp32 view.size=[32,32] validation.slices=4 validation.members=1"
@@ -29,8 +29,11 @@ ON_A_DEVICE = {"segment", "anomaly", "synthesise", "enhance", "tune", "audit"}
 VOLUMES = "preparation.spacing_mm=[6,6,6] view.size=[24,32,24] validation.images=2 validation.drawn=1"
 LATENT = (
     "space.autoencoder.widths=[8] space.autoencoder.latent=2 space.autoencoder.groups=4 space.training.steps=2 "
-    "space.training.batch=2 space.training.validate_every=2 regressor_training.steps=2"
+    "space.training.batch=2 space.training.accumulate=1 space.training.workers=0 space.training.validate_every=2 "
+    "regressor.width=8 regressor.multipliers=[1,1] regressor.groups=4 regressor_training.steps=2 "
+    "regressor_training.batch=2 regressor_training.workers=0 regressor_training.validate_every=2"
 )
+GUIDED = "network.width=8 network.multipliers=[1,1] network.groups=4 network.attention=[1] network.head_width=null"
 
 
 def shorter(verb: str, line: str) -> str:
@@ -46,7 +49,7 @@ def shorter(verb: str, line: str) -> str:
     if verb == "train-synth" and "mask_to_mr" in line:
         return f"{A_FEW_STEPS} view.size=[24,24] preparation.spacing_mm=[8,8,8] network.width=8 network.groups=4"
     if verb == "train-synth":
-        return f"{A_FEW_STEPS} {VOLUMES} {LATENT} network.width=8 network.multipliers=[1,1] network.groups=4"
+        return f"{A_FEW_STEPS} {VOLUMES} {LATENT} {GUIDED}"
     if verb == "train-enhance":
         return f"{A_FEW_STEPS} preparation.spacing_mm=[3,3,3] view.size=[16,16,16] network.width=8 network.groups=4"
     known = {"segment": "--members 2", "synthesise": "--number 2", "audit": "--number 8", "tune": "--steps 1,2"}
@@ -64,7 +67,7 @@ class Place:
     def copied(self, name: str, file: str) -> None:
         """The phantoms' files below `name`, called as `file` has it."""
         for number, case in enumerate(self.manifest.cases, start=1):
-            for channel, path in {**case.channels, "seg": case.seg}.items():
+            for channel, path in {**case.images, "seg": case.seg}.items():
                 target = self.folder / name / file.format(case=f"P_{number:03}", channel=channel)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, target)
@@ -72,7 +75,7 @@ class Place:
     def patient(self, name: str) -> None:
         """One patient's channels in a folder of that name."""
         (self.folder / name).mkdir()
-        for channel, path in self.manifest.cases[-1].channels.items():
+        for channel, path in self.manifest.cases[-1].images.items():
             shutil.copy(path, self.folder / name / f"{channel}.nii.gz")
 
     def table(self, name: str, **columns: str) -> None:
@@ -87,7 +90,7 @@ class Place:
             for index, channel in enumerate(CHANNELS):
                 target = folder / f"images{part}" / f"{known}_{index:04}.nii.gz"
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(case.channels[channel], target)
+                shutil.copy(case.images[channel], target)
             assert case.seg is not None
             seg = read_labels(case.seg)
             labels = np.where(seg.voxels == 4, 3, seg.voxels).astype(np.uint8)
@@ -139,18 +142,24 @@ def readers_own(place: Place, page: str) -> None:
         write_manifest(place.folder / "healthy.csv", rows)
     if page == "nnunet.md":
         place.nnunet("nnUNet_raw/Dataset501_Glioma")
-    if page == "fine_tune.md":
+    shutil.copy(place.folder / "PATIENT" / "t1.nii.gz", place.folder / "t1.nii.gz")
+    place.copied("scans", "{case}/{channel}.nii.gz")
+    if page == "tour.md":
+        (place.folder / "cases.csv").unlink()  # that it makes
+    if page in ("fine_tune.md", "recipes.md"):
         place.type("train-seg", "medseg-diff train-seg --data cases.csv --out runs/first")
 
 
 PAGES = {
-    "README.md": ["results/report.html", "anomalies/flair/anomaly.nii.gz"],
+    "README.md": ["results/report.html", "anomalies/PATIENT/anomaly.nii.gz"],
     "docs/howto/segment.md": ["results/PATIENT_FOLDER/report.html", "results/NEW_PATIENT/mask.nii.gz"],
     "docs/howto/brats.md": ["results/report.html"],
     "docs/howto/anomalies.md": ["anomalies/PATIENT_FOLDER/report.html"],
     "docs/howto/nnunet.md": ["results/comparison.json", "refined/P_009/mask.nii.gz"],
     "docs/howto/fine_tune.md": ["runs/second/run.json"],
     "docs/howto/which_recipe.md": ["runs"],
+    "docs/recipes.md": ["synthetic/cases.csv", "audit/audit.json", "painted/cases.csv", "drawn/cases.csv", "enhanced"],
+    "docs/tour.md": ["cases.csv", "runs/study/study.json", "results/summary.csv"],
 }
 
 
@@ -159,7 +168,8 @@ PAGES = {
 def test_what_a_page_says_to_type_works(page, place):
     path = ROOT / page
     readers_own(place, path.name)
-    typed = [each for block in BLOCK.findall(path.read_text(encoding="utf-8")) for each in lines_of(block)]
+    blocks = [block for kind, block in BLOCK.findall(path.read_text(encoding="utf-8")) if not kind]
+    typed = [each for block in blocks for each in lines_of(block)]
     assert typed
     for verb, line in typed:
         place.type(verb, line)

@@ -4,13 +4,14 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+import torch
 from lightning_fabric import Fabric
 
-from medseg_diff.recipes.lookup import load_recipe
-from medseg_diff.tasks.train import anomaly, segmentation
+from medseg_diff.recipes.lookup import load_recipe, recipe_names
+from medseg_diff.tasks.train import anomaly, segmentation, synthesis
 from medseg_diff.tasks.train.train import say_how_long
 from medseg_diff.tasks.training_options import TrainingRun
-from medseg_diff.training.estimate import Work
+from medseg_diff.training.estimate import Work, forward_flops
 
 QUICK = {
     "segment": ("view.size=[32,32]", "network.width=8", "training.steps=4", "training.batch=8"),
@@ -58,3 +59,10 @@ def test_a_file_is_taken_by_its_whole_path(trained, tmp_path, monkeypatch):
     found = segmentation.VERB.material(trained.table, options, data_root=None)
     assert found.recipe.training.steps == 7 and found.name == "mine"
     assert found.command[-1] == "--no-mlflow"  # what is said to go on with is the same command again
+
+
+@pytest.mark.parametrize("name", recipe_names("synthesise"))
+def test_every_network_of_a_synthesis_is_counted(bench, name):
+    recipe, meta = load_recipe(name, task="synthesise"), torch.device("meta")
+    for work in synthesis.works_of(recipe, bench):
+        assert forward_flops(work.build, lambda network, work=work: work.forward(network, 1, meta)) > 0
