@@ -52,7 +52,7 @@ def shorter(verb: str, line: str) -> str:
         return f"{A_FEW_STEPS} {VOLUMES} {LATENT} {GUIDED}"
     if verb == "train-enhance":
         return f"{A_FEW_STEPS} preparation.spacing_mm=[3,3,3] view.size=[16,16,16] network.width=8 network.groups=4"
-    known = {"segment": "--members 2", "synthesise": "--number 2", "audit": "--number 8", "tune": "--steps 1,2"}
+    known = {"segment": "--members 2", "synthesise": "--number 2 --steps 2", "audit": "--number 4 --steps 2", "tune": "--steps 1,2"}
     return known.get(verb, "")
 
 
@@ -81,6 +81,16 @@ class Place:
     def table(self, name: str, **columns: str) -> None:
         """Another table of the phantoms, with columns of the reader's."""
         write_manifest(self.folder / name, [row | columns for row in self.manifest.rows()])
+
+    def healthy(self, name: str, *, cases: int) -> None:
+        """NAME.csv of phantoms without lesions in NAME/."""
+        table = phantom(self.folder / name, cases=cases, shape=(40, 40, 32), healthy=1.0, held_out=0.3, seed=2)
+        rows = read_manifest(table, data_root=table.parent).rows()
+        beside = [
+            {key: f"{name}/{value}" if value.endswith(".nii.gz") else value for key, value in row.items()}
+            for row in rows
+        ]
+        write_manifest(self.folder / f"{name}.csv", beside)
 
     def nnunet(self, name: str) -> None:
         """The phantoms as a raw dataset of nnU-Net, whose labels have no gap, and its masks of all cases."""
@@ -135,11 +145,10 @@ def readers_own(place: Place, page: str) -> None:
         place.copied(name, "{case}/{case}_{channel}.nii.gz")
     place.copied("patients", "{case}/{channel}.nii.gz")
     place.table("new.csv", split="")
-    place.table("ukb.csv")
     if page == "anomalies.md":
-        healthy = phantom(place.folder / "healthy", cases=8, shape=(40, 40, 32), healthy=1.0, seed=2)
-        rows = read_manifest(healthy, data_root=place.folder).rows()
-        write_manifest(place.folder / "healthy.csv", rows)
+        place.healthy("healthy", cases=8)
+    if page == "recipes.md":
+        place.healthy("ukb", cases=40)
     if page == "nnunet.md":
         place.nnunet("nnUNet_raw/Dataset501_Glioma")
     shutil.copy(place.folder / "PATIENT" / "t1.nii.gz", place.folder / "t1.nii.gz")
