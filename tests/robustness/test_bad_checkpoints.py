@@ -163,7 +163,7 @@ BAD = {
     "run.json no text": (lambda m: (m / "run.json").write_bytes(b"\xff\xfe"), "is not a run folder"),
     "run.json too deep": (lambda m: (m / "run.json").write_text("[" * 10**5), "is not a run folder"),
     "run.json a list": (lambda m: (m / "run.json").write_text("[]"), "was written in format None"),
-    "newer format": (lambda m: noted(m, format=2), "was written in format 2, this is 1"),
+    "newer format": (lambda m: noted(m, format=2), "was written in format 2, this version reads 1"),
     "format as text": (lambda m: noted(m, format="1"), "was written in format 1"),
     "no task": (lambda m: without(m, "task"), "`task`"),
     "no recipe name": (lambda m: without(m, "recipe"), "`recipe`"),
