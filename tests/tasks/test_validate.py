@@ -182,7 +182,7 @@ def test_columns_that_some_cases_lack_and_names_that_mislead_are_said(data):
     cells[2][2] = cells[4][3] = ""  # t2 of b, seg of d
     data.write_text("\n".join(map(",".join, cells)))
     report = validate(data)
-    said = ("cases.csv: no t2 of 1 of 4 cases: b", "cases.csv: no seg of 1 of 4 cases: d")
+    said = ("cases.csv: no t2 for 1 of 4 cases: b", "cases.csv: no seg for 1 of 4 cases: d")
     assert (report.warnings, report.exit_code) == (said, ExitCode.OK)
     data.write_text("\n".join(["case,t1,T1gd,mask", *lines[1:]]))
     assert [text for text in validate(data).warnings if "column" in text] == [

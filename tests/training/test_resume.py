@@ -312,7 +312,7 @@ ROTTEN = {
     "a path": (change("file", file="../../../step_1.safetensors"), "latest.json: has changed since it was written"),
 }
 OTHERS = {
-    "another format": (change("format", format=2), "was written in format 2, this is 1"),
+    "another format": (change("format", format=2), "was written in format 2, this version reads 1"),
     "another world": (change("identity", world_size=4), "was trained with 4 processes, not 1"),
     "other examples": (change("identity", examples=3), r"was trained with 3 examples, not \d+"),
     "short metrics": (

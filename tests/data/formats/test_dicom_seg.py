@@ -316,7 +316,9 @@ def test_what_the_libraries_cannot_do_is_one_line_without_their_words(axial, tmp
 def test_without_the_library_it_says_what_to_install(monkeypatch):
     check_installed()
     monkeypatch.setattr(dicom_seg, "find_spec", lambda name: None if name == "highdicom" else object())
-    with pytest.raises(EnvironmentFault, match=r"needs highdicom, not installed here.*pip install '\.\[dicom\]'"):
+    with pytest.raises(
+        EnvironmentFault, match=r"needs highdicom, not installed here.*pip install 'medseg-diff\[dicom\]'"
+    ):
         check_installed()
 
 

@@ -170,7 +170,7 @@ def test_what_is_refused(export, table, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="DICOM headers do not identify a series as pd"):
         table(channels="t2,pd")
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(EnvironmentFault, match=r"Fix: install it: pip install '\.\[dicom\]'"):
+    with pytest.raises(EnvironmentFault, match=r"Fix: install it: pip install 'medseg-diff\[dicom\]'"):
         table()
     monkeypatch.undo()
     assert not (tmp_path / "lists").exists() or not any(path.is_dir() for path in (tmp_path / "lists").iterdir())
