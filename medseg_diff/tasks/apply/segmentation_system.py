@@ -210,7 +210,7 @@ def _screening(
         return None
     fix = "leave --screen out" if ensemble.screen else "add --no-screen"
     if ensemble.start_from is not None:
-        found = "the recipe screens by the scan alone, and would skip what the masks of --start-from mark"
+        found = "the recipe screens: it looks at the scan alone, and would skip what the masks of --start-from mark"
         raise UsageError(found, fix=fix)
     if len(model.runs) > 1:
         raise UsageError(

@@ -227,7 +227,7 @@ def test_where_all_lose_too_much_none_is_chosen(run, trained, tmp_path, caplog, 
     monkeypatch.setattr(verb, "measure", measure)
     tuned = tune(data=trained.table, model=run.folder, steps="1,2", members="2,3", loss_ged2=0.05, device="cpu")
     assert (tuned.steps, tuned.chosen) == (None, None) and read_tuned(run.folder) == tuned
-    assert "nearest is 1 step × 3 members: the same command with --loss 0.01 --loss-ged2 0.1" in caplog.text
+    assert "nearest is 1 step × 3 members: run the same command with --loss 0.01 --loss-ged2 0.1" in caplog.text
     (folder,) = segment(out=tmp_path / "out", data=trained.table, split="val", model=run.folder, device="cpu")
     assert json.loads((folder / "case.json").read_text())["tuned"] is None
     again = tune(
@@ -497,7 +497,9 @@ def test_from_the_command_line(run, trained, monkeypatch, capsys):
     code, out, _ = call(*asked, *lost)
     lines = out.splitlines()
     assert (
-        code == 0 and lines[0].split()[:4] == ["steps", "members", "s", "a"] and lines[1].split()[:3] == ["→", "1", "2"]
+        code == 0
+        and lines[0].split()[:4] == ["steps", "members", "s", "per"]
+        and lines[1].split()[:3] == ["→", "1", "2"]
     )
     assert (
         lines[3]

@@ -150,14 +150,14 @@ def test_adaptive_samples_are_promised_what_as_few_have_shown(tmp_path):
     assert "new to their models" in predicted.promises(adaptive=True, models=3).in_words()
     assert "new to their models" in always.promises().in_words()
     assert "new to their models" in always.promises(adaptive=False).in_words()  # all ten are no fewer
-    assert "only 8 may be drawn" in always.promises(tolerance=0.2).in_words()  # sooner than what was measured
+    assert "as few as 8 may be drawn" in always.promises(tolerance=0.2).in_words()  # sooner than what was measured
     assert "samples with screened-out slices" in predicted.promises(screen=0.1).in_words()
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"members": 4}, "10 samples were measured, 8 are drawn"),
+        ({"members": 4}, "10 samples were measured, but 8 are drawn"),
         ({"members": 4, "guarantee": 0.2}, "cannot promise fnr=0.2 for whole_tumour: 10 samples were measured"),
         ({"start_from": Path("nnunet")}, "no measurements exist for samples that start from given masks"),
         (
