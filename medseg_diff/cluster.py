@@ -58,8 +58,8 @@ def shared(
     if items:
         with _started(sharing) as ray, _ended_by_term(), redirect_stdout(_ToLog()):
             size = _size_of(ray, sharing)
-            gpus = ", a GPU each" if size.gpus else ""
-            log.info("%s, threads of each: %d%s", counted(size.workers, "worker"), size.threads, gpus)
+            gpus = ", one GPU each" if size.gpus else ""
+            log.info("%s with %s each%s", counted(size.workers, "worker"), counted(size.threads, "thread"), gpus)
             yield from _Crew[Item, Answer](ray, opened, size).work_through(items)
 
 
@@ -221,7 +221,7 @@ class _Crew(Generic[Item, Answer]):
     def _begin(self, lost: int = 0) -> None:
         """One more worker opens its model. Raises: EnvironmentFault where several were lost while they did."""
         if lost >= MOST_LOST:
-            raise EnvironmentFault(f"{lost} workers were lost while they opened the model", fix="use fewer --workers")
+            raise EnvironmentFault(f"{lost} workers were lost while opening the model", fix="use fewer --workers")
         worker = self.kind.remote(str(Path.cwd()), self.size.threads, log.getEffectiveLevel())
         self.busy[worker.open.remote(self.opened, versions_here())] = _Place(worker, lost=lost)
 
@@ -238,7 +238,7 @@ class _Crew(Generic[Item, Answer]):
             raise error.cause from None
         except self.ray.exceptions.RayError:
             place.lost += 1
-            at = f"it worked on {place.item.name}" if place.item else "it opened the model"
+            at = f"working on {place.item.name}" if place.item else "opening the model"
             log.warning("a worker was lost while %s: another takes over", at)
             return place, _Lost()
         for level, text in said:
@@ -253,5 +253,5 @@ class _Lost:
 
 
 def _given_up(item: Named) -> OutOfMemory:
-    found = f"{MOST_LOST} workers were lost on it, as where memory runs out"
+    found = f"{MOST_LOST} workers were lost on it, as happens when memory runs out"
     return OutOfMemory(found, fix="use fewer --workers, or machines with more memory", case=item.name)

@@ -49,7 +49,7 @@ class Worker:
         try:
             os.chdir(self.folder)
         except OSError:
-            found, fix = "is not there on the machine of a worker", "work on a disk that all machines share"
+            found, fix = "does not exist on the machine of a worker", "use a disk that all machines share"
             raise EnvironmentFault(found, fix=fix, file=self.folder.name) from None
         if torch := sys.modules.get("torch"):  # what is sent brings it, where it is needed
             torch.set_num_threads(self.threads)

@@ -39,7 +39,7 @@ def find_device(name: str) -> torch.device:
 def find_precision(precision: str, device: torch.device) -> str:
     """fp32 or bf16; `auto` is bf16 where the hardware multiplies it. Raises: UsageError for another word."""
     if precision not in ("auto", "fp32", "bf16"):
-        raise UsageError(f"there is no precision `{precision}`", fix="use auto, fp32 or bf16")
+        raise UsageError(f"unknown precision `{precision}`", fix="use auto, fp32 or bf16")
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -67,8 +67,8 @@ def halved_to_fit(work: Callable[[int], Result], batch: int) -> tuple[Result, in
                 raise
             if batch == 1:
                 raise OutOfMemory(
-                    "memory runs out even with one sample in a pass of the network",
-                    fix="end other programs, or use --device cpu or a machine with more memory",
+                    "memory runs out even with one sample per network pass",
+                    fix="close other programs, or use --device cpu or a machine with more memory",
                 ) from None
         batch //= 2  # outside: the error holds on to what was allocated
         gc.collect()
@@ -78,7 +78,7 @@ def halved_to_fit(work: Callable[[int], Result], batch: int) -> tuple[Result, in
 
 def less_at_once(batch: int, asked: int) -> str:
     """What is said where memory was too small for the batch that was asked for."""
-    return f"memory ran out: {batch} samples in a pass of the network instead of {asked}, which changes only rounding"
+    return f"memory ran out: {batch} samples per network pass instead of {asked}, which changes only rounding"
 
 
 def processes() -> int:
@@ -106,8 +106,8 @@ def make_fabric(device: torch.device, precision: str) -> "Fabric":
     except (RuntimeError, ValueError) as error:  # Fabric's words on what srun or torchrun started
         if not spread:
             raise
-        found = f"these {processes()} processes make no training: {' '.join(str(error).split()).rstrip('.')}"
-        raise UsageError(found, fix="start as many on each node as --ntasks-per-node says, one for each GPU") from error
+        found = f"these {processes()} processes cannot train together: {' '.join(str(error).split()).rstrip('.')}"
+        raise UsageError(found, fix="start as many on each node as --ntasks-per-node says, one per GPU") from error
     fabric.launch()
     return fabric
 

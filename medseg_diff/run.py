@@ -113,7 +113,7 @@ class Run:
         found = facts.get("format") if isinstance(facts, dict) else None
         if found != FORMAT:
             raise CheckpointError(
-                f"was written in format {found}, this is {FORMAT}",
+                f"was written in format {found}, this version reads {FORMAT}",
                 fix="use the version of medseg-diff that wrote it",
                 file=self.name,
             )
@@ -181,7 +181,7 @@ class Run:
         found = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
         if found < size:
             raise CheckpointError(
-                "is shorter than the checkpoint says",
+                "is shorter than its checkpoint records",
                 fix="copy the whole run folder again",
                 file=f"{self.name}/metrics.csv",
             )
@@ -222,7 +222,7 @@ class Run:
             ) from None
         entries = [SUMS_LINE.fullmatch(line) for line in lines]
         if not all(entry and ".." not in Path(entry[2]).parts for entry in entries):
-            raise CheckpointError(f"has a {SUMS} that is not its own", fix="copy the run folder again", file=self.name)
+            raise CheckpointError(f"has an invalid {SUMS}", fix="copy the run folder again", file=self.name)
         return {self.folder / entry[2]: entry[1] for entry in entries if entry}
 
 
@@ -241,7 +241,7 @@ def create_run(
     """
     if folder.exists() and not overwrite and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK}):
         raise UsageError(
-            f"{folder.name} already exists", fix="choose another --out, go on with --resume auto, or remove it"
+            f"{folder.name} already exists", fix="choose another --out, continue it with --resume auto, or remove it"
         )
     run = Run(folder)
     write_text(run.recipe_file, settings)

@@ -28,15 +28,15 @@ def find_run(model: Path | None, *, task: str, runs: Path) -> Run:
                 f"is a run for `{run.facts.get('task')}`, not `{task}`", fix="name another --model", file=run.name
             )
         if run == starter:
-            _say("the starter model is used", starter)
+            _say("using the starter model", starter)
         return run
     found = [run for run in finished_runs(runs) if run.facts.get("task") == task]
     if not found and starter and starter.facts["task"] == task and (runs == RUNS or runs.is_dir()):
-        _say(f"no finished run for `{task}` below {runs.name}/: the starter model is used", starter)
+        _say(f"no finished run for `{task}` under {runs.name}/: using the starter model", starter)
         return starter
     if not found:
         raise UsageError(
-            f"no finished run for `{task}` below {runs.name}/{'' if runs.is_dir() else ', which does not exist'}",
+            f"no finished run for `{task}` under {runs.name}/{'' if runs.is_dir() else ', which does not exist'}",
             fix=f"train one (medseg-diff {verbs_of(task).train} --data cases.csv) or name it with --model",
         )
     return max(found, key=lambda run: run.moment("ended") or 0.0)
@@ -51,7 +51,7 @@ def starter_run() -> Run | None:
 def _say(which: str, starter: Run) -> None:
     """That it is the starter model, how little it is, and what to read and do about it."""
     log.warning(
-        "%s, which learned from %s patients: to try things with, not for clinical use. Read %s; train your own: "
+        "%s, trained on %s patients: for trying things out, not for clinical use. Read %s; to train your own: "
         "medseg-diff %s --data cases.csv",
         which,
         starter.facts.get("patients"),
@@ -76,8 +76,8 @@ def locate(named: Path, runs: Path) -> Run:
     fitting = [name for name, run in known.items() if named.as_posix() in (run.name, name[: len(named.as_posix())])]
     if len(fitting) > 1:
         raise UsageError(
-            f"`{named.as_posix()}` may be {', '.join(fitting[:5])}{' …' if len(fitting) > 5 else ''}",
-            fix="write more of it",
+            f"`{named.as_posix()}` could be {', '.join(fitting[:5])}{' …' if len(fitting) > 5 else ''}",
+            fix="write more of the name",
         )
     return known[fitting[0]] if fitting else Run(named)
 

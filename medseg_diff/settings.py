@@ -80,7 +80,7 @@ def read_measured(path: Path, kind: type[Kind]) -> Kind | None:
     try:
         data = read_json(path)
     except ValueError:
-        raise CheckpointError("is no JSON", fix="train again", file=file) from None
+        raise CheckpointError("is not JSON", fix="train again", file=file) from None
     if not isinstance(data, dict):
         raise CheckpointError("holds no settings", fix="train again", file=file)
     with of_a_run():
@@ -93,7 +93,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         if path.stat().st_size > LARGEST_YAML or not path.is_file():
-            raise ConfigError("is no file of settings", fix="give a recipe of up to 1 MB", file=path.name)
+            raise ConfigError("is not a settings file", fix="give a recipe of up to 1 MB", file=path.name)
         text = path.read_text(encoding="utf-8-sig")
         _check_yaml(text)
         data = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
@@ -107,7 +107,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(error.found, fix=error.fix, file=path.name) from None
     except Exception as error:  # YAML has many ways to be wrong, and each library its own exception
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"not a readable YAML file: {reason}", fix="mend the YAML", file=path.name) from None
+        raise ConfigError(f"not a readable YAML file: {reason}", fix="correct the YAML", file=path.name) from None
     if not isinstance(data, dict):
         raise _no_map(path.name)
     return {str(key): value for key, value in data.items()}
@@ -163,7 +163,7 @@ def _check_yaml(text: str) -> None:
         if tag := getattr(event, "tag", None):
             raise ConfigError(f"{place}: the tag {tag}", fix="write plain values")
         if depth > DEEPEST or count > MOST_EVENTS:
-            raise ConfigError(f"{place}: nested or long beyond any recipe", fix="check the file")
+            raise ConfigError(f"{place}: too deeply nested or too long for a recipe", fix="check the file")
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and AMBIGUOUS.fullmatch(event.value):
             raise ConfigError(
                 f"{place}: {event.value} would be read as another number", fix="write it in decimal, or in quotes"
@@ -173,7 +173,7 @@ def _check_yaml(text: str) -> None:
 
 
 def _no_map(file: str | None = None) -> ConfigError:
-    return ConfigError("holds no map of settings", fix="start it with `name: value` lines", file=file)
+    return ConfigError("is not a mapping of settings", fix="start it with `name: value` lines", file=file)
 
 
 def _check_values(data: Any) -> None:
@@ -204,7 +204,7 @@ def _config_error(kind: type[BaseModel], data: dict[str, Any], fault: dict[str, 
     dotted = ".".join(str(part) for part in path)
     if fault["type"] == "extra_forbidden":
         if name := _name_now(kind, path):
-            return ConfigError(f"setting `{dotted}` is called `{name}` now", fix=f"write `{name}`", file=source)
+            return ConfigError(f"setting `{dotted}` is now called `{name}`", fix=f"write `{name}`", file=source)
         siblings = sorted({name for each in _kinds_at(kind, path[:-1]) for name in each.model_fields})
         near = [name for name in difflib.get_close_matches(str(path[-1]), siblings, n=1) if name != path[-1]]
         fix = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(siblings) or 'nothing'}"

@@ -50,8 +50,8 @@ class FoldStudy:
         odd = [name for name, value in facts.items() if known and known.get(name) != value]
         if odd:
             raise CheckpointError(
-                f"was begun with another {odd[0].removesuffix('_sha256').removesuffix('_digest')}",
-                fix="go on with what it was begun with, or choose another --out",
+                f"was started with another {odd[0].removesuffix('_sha256').removesuffix('_digest')}",
+                fix="continue with what it was started with, or choose another --out",
                 file=self.name,
             )
         if not known:
@@ -94,13 +94,13 @@ class FoldStudy:
         if missing := self.unfinished:
             raise CheckpointError(
                 f"fold {', '.join(map(str, missing))} of {self.facts['folds']} is not trained",
-                fix="go on with the training of the study by --resume auto, or name one fold's run",
+                fix="continue training the study with --resume auto, or name one fold's run",
                 file=self.name,
             )
         if not self.finished:
             raise CheckpointError(
-                "is trained, and not yet calibrated",
-                fix="wait for the process that predicts its patients, or go on with --resume auto",
+                "is trained, but not yet calibrated",
+                fix="wait for the process that predicts its patients, or continue with --resume auto",
                 file=self.name,
             )
         return [self.run(fold) for fold in range(1, self.facts["folds"] + 1)]

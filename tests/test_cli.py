@@ -120,8 +120,8 @@ def test_without_a_word_the_help_is_shown(call):
         (["train-seg", "--data", "gone.csv"], "no such table"),
         (["validate", "--data", "gone.csv"], "no such table"),
         (["validate", "--data", "gone.csv", "--json"], "no such table"),
-        (["anomaly", "--out", "x", "--volume", "v", "--runs", "none"], "`anomaly` below none/, which does not exist"),
-        (["segment", "--out", "x", "--volume", "v", "--runs", "none"], "`segment` below none/, which does not exist"),
+        (["anomaly", "--out", "x", "--volume", "v", "--runs", "none"], "`anomaly` under none/, which does not exist"),
+        (["segment", "--out", "x", "--volume", "v", "--runs", "none"], "`segment` under none/, which does not exist"),
         (["prepare", ".", "--source", "nowhere"], "nowhere"),
     ],
 )
@@ -216,7 +216,7 @@ def test_validate(call, phantoms, tmp_path):
     assert known["table"]["references"] == len(known["per_case"]) == 10
     code, out, err = call("validate", "--data", phantoms, "--workers", "2")
     assert code == 0 and out.startswith("10 cases of 10 patients: ")
-    assert "\n10 cases, no problem\nnext: medseg-diff train-seg" in out
+    assert "\n10 cases, no problems\nnext: medseg-diff train-seg" in out
     (tmp_path / "cases.csv").write_text("case,t1\na,a.nii.gz\nb,b.nii.gz\n")
     code, out, err = call("validate", "--data", tmp_path / "cases.csv", "--json")
     assert (code, err) == (3, "")
@@ -271,7 +271,7 @@ def test_segment_and_anomaly_answer_in_json(call, trained, untrained_anomaly, tm
     code, out, _ = call("anomaly", *words, tmp_path / "b", *model, "--threshold", 0.5)
     assert code == 0 and [row["task"] for row in json.loads(out)] == ["anomaly"]
     code, out, err = call("anomaly", *words, tmp_path / "c", *model, "--sweep", "-q")
-    assert (code, out) == (2, "") and one_line(err) and "--sweep makes none" in err
+    assert (code, out) == (2, "") and one_line(err) and "--sweep writes none" in err
 
 
 def test_segment_refines_the_masks_of_another_program(call, trained, tmp_path):
@@ -359,5 +359,5 @@ def test_an_option_that_became_a_setting_is_told_so(call):
     assert (
         code == 2
         and one_line(err)
-        and err == ("error: --depth is a setting of the engine now. Fix: write engine.depth=….\n")
+        and err == ("error: --depth is now a setting of the engine. Fix: write engine.depth=….\n")
     )

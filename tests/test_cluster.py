@@ -81,7 +81,7 @@ PIECES = [Piece(f"p{number}", number) for number in range(5)]
 def test_every_piece_is_answered_and_what_was_said_is_said_here(ray_here, said):
     answers = {piece.number: answer for piece, answer in shared(partial(opened, squared), PIECES, TWO)}
     assert answers == {number: number**2 for number in range(5)}
-    assert said()[0] == "2 workers, threads of each: 1" or os.environ.get("OMP_NUM_THREADS") is None
+    assert said()[0] == "2 workers with 1 thread each" or os.environ.get("OMP_NUM_THREADS") is None
     assert sorted(said()[1:]) == [f"[p{number}] 0 lost" for number in range(5)]
 
 
@@ -107,7 +107,7 @@ def test_a_lost_worker_is_replaced_and_its_piece_given_to_another(ray_here, said
     outcomes = list(shared(partial(opened, kills_the_first), pieces, TWO))
     assert sorted(piece.name for piece, _ in outcomes) == ["p0", "p1"]
     assert all(isinstance(answer, int) for _, answer in outcomes)
-    assert "a worker was lost while it worked on p0: another takes over" in said() and "[p0] 1 lost" in said()
+    assert "a worker was lost while working on p0: another takes over" in said() and "[p0] 1 lost" in said()
     assert capsys.readouterr().out == ""  # where a script reads the answer
 
 
@@ -120,7 +120,7 @@ def test_a_piece_on_which_worker_after_worker_is_lost_is_given_up(ray_here):
 
 @pytest.mark.parametrize(
     ("kind", "error", "match"),
-    [("odd", UsageError, "no such model"), ("killed", EnvironmentFault, "3 workers were lost while they opened")],
+    [("odd", UsageError, "no such model"), ("killed", EnvironmentFault, "3 workers were lost while opening")],
 )
 def test_a_model_that_cannot_be_opened_ends_the_work(ray_here, kind, error, match):
     with pytest.raises(error, match=match):
@@ -136,9 +136,7 @@ def test_a_worker_elsewhere_must_see_the_folder_and_have_the_same_versions(tmp_p
     finally:
         log.handlers[:], log.propagate = before[:2]
         log.setLevel(before[2])
-    assert (
-        error.line == "nowhere: is not there on the machine of a worker. Fix: work on a disk that all machines share."
-    )
+    assert error.line == "nowhere: does not exist on the machine of a worker. Fix: use a disk that all machines share."
     assert "this process has" in other.line and other.exit_code == 5
 
 

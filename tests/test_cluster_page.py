@@ -115,5 +115,5 @@ def test_srun_trains_what_torchrun_trains(place):
 def test_a_number_of_tasks_that_says_nothing_of_nodes_is_refused(place):
     script = "medseg-diff train-seg --data cases.csv --config recipe.yaml --out runs/odd"
     slurm = {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "training"}
-    with pytest.raises(AssertionError, match=r"error: these 2 processes make no training: .*--ntasks-per-node"):
+    with pytest.raises(AssertionError, match=r"error: these 2 processes cannot train together: .*--ntasks-per-node"):
         place(script, **slurm)

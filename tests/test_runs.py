@@ -59,7 +59,9 @@ def test_a_run_is_found_by_folder_name_or_the_beginning_of_one(run, tmp_path, mo
         "study/runs/other",
         "study/runs/segment",
     ]
-    with pytest.raises(UsageError, match=r"`2026` may be 20260101-quick, 20260102-quick. Fix: write more of it"):
+    with pytest.raises(
+        UsageError, match=r"`2026` could be 20260101-quick, 20260102-quick. Fix: write more of the name"
+    ):
         locate(Path("2026"), runs)
     with pytest.raises(CheckpointError, match="nothing: is not a run folder"):
         find_run(Path("nothing"), task="segment", runs=runs)

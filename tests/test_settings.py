@@ -66,7 +66,7 @@ def test_unknown_names_are_refused_with_the_nearest_known_one():
     ],
 )
 def test_a_setting_of_older_recipes_is_refused_with_its_present_name(old, dotted, now):
-    assert refused(**old) == f"recipe.yaml: setting `{dotted}` is called `{now}` now. Fix: write `{now}`."
+    assert refused(**old) == f"recipe.yaml: setting `{dotted}` is now called `{now}`. Fix: write `{now}`."
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_yaml_is_read_as_one_would_think(tmp_path):
     [
         ("a: 1\na: 2\n", "a.yaml: not a readable YAML file: .*duplicate"),
         ("a: [1\n", "not a readable YAML file"),
-        ("- 1\n- 2\n", "holds no map of settings"),
+        ("- 1\n- 2\n", "is not a mapping of settings"),
         ("a: !!python/object/apply:os.system ['true']\n", "line 1, column 4: the tag"),
         ("a: ${nowhere}\n", "refers to something else"),
     ],

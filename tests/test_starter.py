@@ -82,7 +82,7 @@ class TestWhenItIsUsed:
         create_run(runs / "other", task="anomaly", recipe="r", settings="").note(finished=True, ended=1.0)
         assert find_models(None, task="segment", runs=runs) == (STARTER, [starter_run()])
         assert len(caplog.records) == 1 and caplog.records[0].levelno == logging.WARNING
-        for words in ("no finished run for `segment` below runs/", "3 patients", "not for clinical use", MODEL_CARD):
+        for words in ("no finished run for `segment` under runs/", "3 patients", "not for clinical use", MODEL_CARD):
             assert words in caplog.text
         assert "medseg-diff train-seg --data" in caplog.text
 
@@ -92,7 +92,7 @@ class TestWhenItIsUsed:
 
     def test_by_its_name(self, trained, tmp_path, caplog):
         assert find_model(STARTER, task="segment", runs=trained.runs) == starter_run()
-        assert "the starter model is used, which learned from 3 patients" in caplog.text
+        assert "using the starter model, trained on 3 patients" in caplog.text
         assert task_of_model(STARTER, runs=tmp_path) == "segment"
         model = medseg_diff.load_model(STARTER, device="cpu", runs=tmp_path)
         assert repr(model) == "LoadedModel starter for segment, reads t1, t1ce, t2, flair, on cpu"
@@ -137,7 +137,7 @@ def call(monkeypatch, capsys, tmp_path):
 def test_a_scan_is_segmented_without_any_training(call, tmp_path):
     medseg_diff.phantom(tmp_path / "scans", cases=1, shape=(32, 32, 32), healthy=0)
     code, out, err = call("segment", "--volume", "scans/phantom_0000", "--out", "results", *SMALL)
-    assert code == 0 and "the starter model is used" in err and MODEL_CARD in err, err
+    assert code == 0 and "using the starter model" in err and MODEL_CARD in err, err
     results = tmp_path / "results" / "phantom_0000"
     assert out.strip() == "results/phantom_0000"
     facts = read_json(results / "case.json")

@@ -81,7 +81,7 @@ class Call:
         busy = [folder.name for folder in folders if not holds_result(folder, kind.TASK)]
         if busy:
             found = f"another process is working on {', '.join(busy)}"
-            raise UsageError(found, fix="call again when it has ended: what is complete is only read")
+            raise UsageError(found, fix="call again when it has finished: complete results are only read")
         read = [kind.read(folder) for folder in folders]
         read = [each.in_memory() for each in read] if self.is_temporary else read
         return read if self.many else read[0]

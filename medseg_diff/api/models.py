@@ -86,7 +86,7 @@ def load_model(
         return LoadedModel(AnomalyModel.load(find_models(model, task="anomaly", runs=runs), compute))
     if task is None:
         raise CheckpointError(f"is a run for `{wanted}`", fix="name another model", file=Path(str(model)).name)
-    raise UsageError(f"there is no task `{task}`", fix="use segment or anomaly")
+    raise UsageError(f"unknown task `{task}`", fix="use segment or anomaly")
 
 
 def model_for(task: Task, asked: ModelOption, compute: Compute) -> SegmentationModel | AnomalyModel:
@@ -102,8 +102,10 @@ def model_for(task: Task, asked: ModelOption, compute: Compute) -> SegmentationM
     if model.task != task:
         raise UsageError(f"{model.name} is a model for `{model.task}`, not `{task}`", fix="load another")
     if compute.sharing:
-        raise UsageError(f"{model.name} is loaded here, and workers open it themselves", fix="name its folder instead")
+        raise UsageError(
+            f"{model.name} is loaded in this process, but workers open models themselves", fix="name its folder instead"
+        )
     if (compute.device, compute.precision) != ("auto", None):
-        fix = "leave device and precision to load_model"
-        raise UsageError(f"{model.name} is loaded already, on {model.device}", fix=fix)
+        fix = "pass device and precision to load_model instead"
+        raise UsageError(f"{model.name} is already loaded on {model.device}", fix=fix)
     return model.opened

@@ -65,7 +65,7 @@ class Result:
         folder = Path(folder).absolute()
         facts = read_facts(folder / FACTS)
         if facts.get("task") != cls.TASK or not isinstance(facts.get("outputs"), dict):
-            fix = f"give a case's folder that `{cls.TASK}` has completed"
+            fix = f"give the folder of a case that `{cls.TASK}` has completed"
             raise UsageError(f"holds no results of `{cls.TASK}`", fix=fix, file=folder.name)
         inside = [name for name in facts["outputs"] if (folder / name).resolve().is_relative_to(folder.resolve())]
         return cls(facts, _Folder(folder, (*inside, FACTS)), folder)
@@ -126,10 +126,12 @@ class Result:
         if name not in self.files:
             there = ", ".join(sorted(each.removesuffix(NIFTI) for each in self.files if each.endswith(NIFTI)))
             asked = name.removesuffix(NIFTI)
-            raise UsageError(f"there is no `{asked}` of this case", fix=f"ask for one of {there}", case=self.name)
+            raise UsageError(f"this case has no `{asked}`", fix=f"ask for one of {there}", case=self.name)
         content = self.files[name]
         if hashlib.sha256(content).hexdigest() != self.facts["outputs"][name]:
-            raise ImageError("is not as it was written", fix="make the results again", case=self.name, file=name)
+            raise ImageError(
+                "has changed since it was written", fix="make the results again", case=self.name, file=name
+            )
         return content
 
     def _lines(self) -> list[str]:

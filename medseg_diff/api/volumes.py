@@ -72,7 +72,7 @@ def _written(image: SpatialImage, folder: Path, name: str) -> Path:
     if not isinstance(image, Image):
         fix = "give a path, an image of nibabel, or a dict of channel → either"
         if isinstance(image, np.ndarray):
-            fix = "say where its voxels lie: nibabel.Nifti1Image(array, affine)"
+            fix = "give it an affine: nibabel.Nifti1Image(array, affine)"
         raise UsageError(f"a volume is of type {type(image).__name__}", fix=fix)
     file = image.get_filename()
     own = Path(file).absolute() if file else None
@@ -84,7 +84,7 @@ def _written(image: SpatialImage, folder: Path, name: str) -> Path:
             _check_whole(own)
         voxels = np.asanyarray(image.dataobj)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        fix = "load it again from a whole file"
+        fix = "load it again from an intact file"
         raise ImageError(f"cannot be read ({type(error).__name__})", fix=fix, file=own.name if own else None) from None
     if voxels.dtype.kind == "b" or (voxels.dtype.kind in "iu" and voxels.dtype.itemsize > 2):
         voxels = voxels.astype(np.float64)  # NIfTI holds no bool and nibabel writes no int64

@@ -50,7 +50,7 @@ def anomaly(
     from medseg_diff.tasks.apply.anomaly import anomaly as run
 
     if maps.sweep and as_json:
-        raise UsageError("--json is about cases, and --sweep makes none", fix="leave it out, and read OUT/sweep.csv")
+        raise UsageError("--json lists cases, and --sweep writes none", fix="leave --json out, and read OUT/sweep.csv")
     folders = run(results=results, source=source, model=model, maps=maps, compute=compute)
     if maps.sweep:
         typer.echo((results.out / "recommended.txt").read_text(encoding="utf-8").strip())
@@ -137,14 +137,17 @@ def tune(
 def _rows_of(tuned: "Tuned") -> list[str]:
     """The table in a terminal's columns; an arrow stands at what was chosen."""
     names = {"dice": "Dice", "ged2": "GED²", "ece_band": "ECE"}
-    rows = [["", "steps", "members", "s a case", *names.values(), *(f"{name} lost" for name in names.values()), ""]]
+    rows = [["", "steps", "members", "s per case", *names.values(), *(f"{name} lost" for name in names.values()), ""]]
     for row in tuned.table:
         numbers = [row.mean(name) for name in names] + [row.lost.get(name) for name in names]
         cells = ["-" if number is None else f"{number:.4f}" for number in numbers]
-        mark, note = "→" if row is tuned.chosen else "", "no interval of volumes" if row.unpromised else ""
+        mark, note = "→" if row is tuned.chosen else "", "no volume intervals" if row.unpromised else ""
         rows.append([mark, str(row.steps), str(row.members), f"{row.seconds:.3g}", *cells, note])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     allowed = ", ".join(f"{said} {getattr(tuned.allowed, name):g}" for name, said in names.items())
-    several = "; means of the regions, lost is of the worst" if len(tuned.table[0].values) > 1 else ""
-    return [*lines, f"lost: against the best, of which {allowed} is allowed; ECE: calibration error in doubt{several}"]
+    several = "; means over regions, lost: the worst region" if len(tuned.table[0].values) > 1 else ""
+    return [
+        *lines,
+        f"lost: compared with the best, at most {allowed} is allowed; ECE: calibration error in doubt{several}",
+    ]

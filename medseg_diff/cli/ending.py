@@ -67,5 +67,5 @@ def _of_word(error: Any) -> int:
         return int(ExitCode.USAGE)
     program = context.command_path if context else "medseg-diff"
     if program.endswith(" anomaly") and (now := SETTINGS_NOW.get(getattr(error, "option_name", ""))):
-        return report(UsageError(f"{error.option_name} is a setting of the engine now", fix=f"write {now}"))
+        return report(UsageError(f"{error.option_name} is now a setting of the engine", fix=f"write {now}"))
     return report(UsageError(error.format_message(), fix=f"see {program} --help"))

@@ -114,9 +114,7 @@ def _likeness(found: dict[str, Any]) -> list[str]:
         )
         lines.append(f"{row['drawn']:<16}{scale:>9}{numbers}{row['ms_ssim_of_pairs']:9.3f}")
     share, copies = (100 * found["memory"][name] for name in ("favoured", "copies"))
-    said = (
-        f"{share:.0f} % of drawn scans are nearer to one trained on than to one held out (50 %: nothing is remembered)"
-    )
+    said = f"{share:.0f} % of drawn scans are nearer to a training scan than to a held-out one (50 %: nothing is memorised)"
     return [*lines, "", f"{said}; {copies:.0f} % are copies"]
 
 
@@ -161,7 +159,7 @@ def ui(
     """Serve MLflow's pages of the local store, on this machine only; Ctrl-C stops it."""
     from medseg_diff.tasks.ui import ui as run
 
-    run(runs, host=host, port=port, ready=lambda link: typer.echo(f"{link}\nCtrl-C ends it"))
+    run(runs, host=host, port=port, ready=lambda link: typer.echo(f"{link}\nCtrl-C stops it"))
 
 
 def show_metrics(metrics: dict[str, Any], as_json: bool) -> None:

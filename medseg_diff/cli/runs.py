@@ -39,7 +39,7 @@ def list_runs(runs: Runs = Path("runs"), task: Task = None, as_json: AsJson = Fa
     if as_json:
         _show(found)
     elif not found:
-        typer.echo(f"no runs below {runs}\nnext: medseg-diff {verbs_of(task).train} --data cases.csv")
+        typer.echo(f"no runs under {runs}\nnext: medseg-diff {verbs_of(task).train} --data cases.csv")
     else:
         _table([COLUMNS, *(_row(each) for each in found)])
 
@@ -90,7 +90,7 @@ def compare(
     for title, key in (("settings", "settings"), ("data and device", "facts"), ("environment", "environment")):
         typer.echo(f"\n{title}: " + ("" if found[key] else "the same"))
         _show_both(found, key)
-    typer.echo("\nnumbers, at the last step of each, as MLflow shows them:")
+    typer.echo("\nmetrics at the last step of each run, as MLflow shows them:")
     _show_both(found, "numbers")
     _show_paired(found["paired"])
 

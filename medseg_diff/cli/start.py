@@ -105,5 +105,5 @@ def validate(
         typer.echo(f"warning: {plain(warning)}", err=True)
     if report.problems:
         raise Problems(report.problems)
-    typer.echo(f"{counted(report.cases, 'case')}, no problem")
+    typer.echo(f"{counted(report.cases, 'case')}, no problems")
     typer.echo(f"next: medseg-diff train-seg --data {shlex.quote(str(data))}{root_of(data_root)}")

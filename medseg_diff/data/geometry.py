@@ -46,7 +46,7 @@ def nifti_affine(header: Any, shape: Sequence[int]) -> tuple[np.ndarray, int, li
     affines = {name: _affine_of(header, name) for name, code in codes.items() if code > 0}
     usable = {name: affine for name, affine in affines.items() if is_usable(affine)}
     warnings = [f"the {name} is not a usable affine and is ignored" for name in affines if name not in usable]
-    warnings += [f"{name}_code {code} has no meaning" for name, code in codes.items() if code not in CODES]
+    warnings += [f"{name}_code {code} is not a defined code" for name, code in codes.items() if code not in CODES]
     if len(usable) == 2:
         apart = corner_distance(usable["sform"], usable["qform"], shape)
         if apart > CONTRADICTION_MM:
@@ -58,7 +58,9 @@ def nifti_affine(header: Any, shape: Sequence[int]) -> tuple[np.ndarray, int, li
         affine = header.get_base_affine()
         if not is_usable(affine):
             raise ValueError("has no orientation and no spacing")
-        warnings.append("neither sform nor qform is set; taken as LAS by its spacing, left and right are a guess")
+        warnings.append(
+            "neither sform nor qform is set; LAS is assumed from its spacing, so left and right are a guess"
+        )
     factor = _millimetres_per_unit(int(header["xyzt_units"]) & 7, affine, warnings)
     affine[:3] *= factor
     axes = min(int(header["dim"][0]), 3)  # the header of a 2D image has no third spacing
@@ -72,7 +74,7 @@ def warnings_of(affine: np.ndarray, *, spacing: Sequence[float] | np.ndarray) ->
     found = []
     implied = spacing_of(affine)
     if not np.all(np.asarray(spacing) > 0):
-        found.append(f"the header's spacing {_text(spacing)} mm is none; the affine's {_text(implied)} mm is used")
+        found.append(f"the header's spacing {_text(spacing)} mm is not valid; the affine's {_text(implied)} mm is used")
     elif not np.allclose(implied, spacing, rtol=STALE_SPACING, atol=0):
         found.append(f"the header's spacing {_text(spacing)} mm is stale; the affine's {_text(implied)} mm is used")
     if is_sheared(affine):
@@ -87,12 +89,12 @@ def why_impossible(affine: np.ndarray, shape: Sequence[int]) -> str:
     """Why no head can lie on this grid, or nothing: such numbers would make endless grids, or lose their millimetres."""
     spacing, (low, high) = spacing_of(affine), POSSIBLE_SPACING_MM
     if spacing.min() < low or spacing.max() > high:
-        return f"its voxels are {_text(spacing)} mm large"
+        return f"its voxels measure {_text(spacing)} mm"
     extent = spacing * np.array([*shape, 1, 1][:3])
     if extent.max() > LARGEST_EXTENT_MM:
-        return f"it is {_text(extent)} mm large"
+        return f"it measures {_text(extent)} mm"
     away = distance_from_origin(affine, shape)
-    return f"it lies {away:.3g} mm from the origin" if away > FARTHEST_MM[1] else ""
+    return f"it is {away:.3g} mm from the origin" if away > FARTHEST_MM[1] else ""
 
 
 def distance_from_origin(affine: np.ndarray, shape: Sequence[int]) -> float:
@@ -236,9 +238,9 @@ def _millimetres_per_unit(unit: int, affine: np.ndarray, warnings: list[str]) ->
     factor = MILLIMETRES.get(unit, 0.0)
     spacing, (low, high) = spacing_of(affine) * factor, PLAUSIBLE_SPACING_MM
     if spacing.max() > high or spacing.min() < low:
-        warnings.append("the header's unit of length makes no sense; millimetres are assumed")
+        warnings.append("the header's unit of length is not valid; millimetres are assumed")
         return 1.0
-    warnings.append(f"lengths stand in {'metres' if factor > 1 else 'micrometres'} and were converted to millimetres")
+    warnings.append(f"lengths are in {'metres' if factor > 1 else 'micrometres'} and were converted to millimetres")
     return factor
 
 

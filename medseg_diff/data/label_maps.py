@@ -94,10 +94,10 @@ class LabelMaps:
             regions = Regions(named.regions, named.regions, f"regions of {named.source}")
         else:
             own = {f"label_{label}": (label,) for label in _labels_of(cases)}
-            regions = Regions(own, own, "each label of the references by itself")
+            regions = Regions(own, own, "each label of the references separately")
         if not 1 <= len(regions.reference) <= MOST_REGIONS:
-            found = f"there are {len(regions.reference)} regions to measure, which may be 1 to {MOST_REGIONS}"
-            raise UsageError(found, fix="group labels into regions in a recipe, and name it by --config")
+            found = f"there are {len(regions.reference)} regions to measure; 1 to {MOST_REGIONS} are supported"
+            raise UsageError(found, fix="group labels into regions in a recipe, and pass it with --config")
         return replace(self, regions=regions)
 
     def problems_of(self, name: str) -> Iterator[ImageError]:
@@ -109,9 +109,11 @@ class LabelMaps:
         first, *others = self.files[name]
         if others:
             fix = f"keep one of {first.name} and {others[0].name}, or call it {MASK}.nii.gz"
-            yield ImageError("two files may be its mask", fix=fix, case=name)
+            yield ImageError("two files could be its mask", fix=fix, case=name)
         elif not is_inside(first, self.folder):
-            yield ImageError("leads out of its folder", fix="put the file in its place", case=name, file=first.name)
+            yield ImageError(
+                "points outside its folder", fix="replace the link with the file itself", case=name, file=first.name
+            )
 
 
 AnyResults = OwnResults | LabelMaps
@@ -124,7 +126,7 @@ def results_in(folder: Path) -> AnyResults:
     """
     task = task_of_results(folder)
     if task is not None and task not in TASKS:
-        found = f"holds what `{task}` wrote, which has no masks or maps to measure"
+        found = f"holds results of `{task}`, which have no masks or maps to measure"
         raise UsageError(found, fix=f"name a folder of {' or '.join(f'`{name}`' for name in TASKS)}", file=folder.name)
     return label_maps_in(folder) if task is None else OwnResults(folder, task)
 
@@ -165,7 +167,7 @@ def _wanted(wanted: Named, named: Named | None) -> Regions:
     if len(there) < len(wanted.regions):
         absent = [region for region in wanted.regions if region not in there]
         found = f"{named.source} names the labels of {', '.join(there)}, but not of {', '.join(absent)}"
-        raise UsageError(found, fix=f"name all regions of {wanted.source} in it, or take it out of the way")
+        raise UsageError(found, fix=f"name all regions of {wanted.source} in it, or move it elsewhere")
     mask = {region: called[_spelled(region)] for region in wanted.regions}
     return Regions(wanted.regions, mask, f"regions of {wanted.source}, their labels in the masks by {named.source}")
 

@@ -83,7 +83,7 @@ def doubtful(case: Case, volumes: dict[str, Volume]) -> list[str]:
     masks = {name: volume.voxels for name, volume in volumes.items() if volume.voxels.dtype == np.int16}
     marked = {name: bool(voxels.any()) for name, voxels in masks.items()}
     found += [
-        f"{name} marks {share:.0%} of the volume: is background marked, and the lesion not?"
+        f"{name} marks {share:.0%} of the volume: is the background marked instead of the lesion?"
         for name, voxels in masks.items()
         if voxels.size > 1 and (share := np.count_nonzero(voxels) / voxels.size) > MOST_MARKED
     ]
@@ -105,7 +105,7 @@ def check_lesion(
     if share > LARGEST_LESION:
         named = ", ".join(map(str, np.unique(labels[lesion])[:8]))
         raise ImageError(
-            f"marks {share:.0%} of the brain as lesion, with label {named}: no lesion takes that much",
+            f"marks {share:.0%} of the brain as lesion, with label {named}: no lesion is that large",
             fix="train with the labels of the lesion alone, diseased=[…], or correct the reference",
             case=case.name,
             channel=name,
@@ -172,7 +172,10 @@ def _together(one: Ranks, other: Ranks) -> float:
     return float(np.corrcoef(one, other)[0, 1]) if one.std() > 0 and other.std() > 0 else 0.0
 
 
-WHITE, TISSUE = "on T1 white matter is brighter than grey, on T2 darker", "grey and white matter are on FLAIR as on T2"
+WHITE, TISSUE = (
+    "on T1 white matter is brighter than grey, on T2 darker",
+    "grey-white contrast is the same on FLAIR as on T2",
+)
 PAIRS = (
     Pair(("t2", "flair"), _fluid, 0.05, "fluid is bright on T2 and dark on FLAIR"),
     Pair(("t1", "t2"), _inwards, 0.2, WHITE),

@@ -79,7 +79,7 @@ def read_volumes(path: Path, places: Sequence[int] | None = None, *, case: str |
         stack = _read(path)
         if len(stack.shape) != 4:
             raise ImageError(
-                f"is no 4D image but {geometry.shape_text(stack.shape)}", fix="name its channel, as in t1=FILE"
+                f"is not a 4D image but {geometry.shape_text(stack.shape)}", fix="name its channel, as in t1=FILE"
             )
         places, read, faults = places or range(stack.shape[3]), dict[int, Volume](), list[MedsegError]()
         for number, volume in enumerate(stack.volumes()):
@@ -224,7 +224,7 @@ def _onto(
     turned = geometry.reoriented(volume, geometry.axes_of(grid.affine))
     if geometry.same_grid(turned, grid):
         axes = f"{geometry.axes_of(volume.affine)} to {geometry.axes_of(grid.affine)}"
-        warnings.append(f"{name}: reoriented from {axes}, as {grid_of}")
+        warnings.append(f"{name}: reoriented from {axes}, like {grid_of}")
         return turned
     if not resample:
         raise OtherGrid(
@@ -267,20 +267,20 @@ def _read(path: Path) -> Stored:
     if not geometry.is_usable(stored.affine):
         raise ImageError("has no usable orientation", fix="convert it to NIfTI with the tool that made it")
     if why := geometry.why_impossible(stored.affine, shape):
-        raise ImageError(f"is no head: {why}", fix="correct the unit or the affine in its header")
+        raise ImageError(f"does not look like a head scan: {why}", fix="correct the unit or the affine in its header")
     away = geometry.distance_from_origin(stored.affine, shape)
     if away > geometry.FARTHEST_MM[0]:
-        warnings = (*warnings, f"lies {away:.0f} mm from the scanner's origin")
+        warnings = (*warnings, f"is {away:.0f} mm from the scanner's origin")
     if len(shape) == 2:
         shape, warnings = (*shape, 1), (*warnings, "a 2D image, read as a volume of one slice")
     if len(shape) > 3 and math.prod(shape[3:]) == 1:
-        shape, warnings = shape[:3], (*warnings, "4D, but of one volume")
+        shape, warnings = shape[:3], (*warnings, "4D, but with only one volume")
     return replace(stored, shape=shape, warnings=warnings)
 
 
 def _single(stored: Stored) -> Stored:
     if len(stored.shape) != 3:
-        fix = "split it, one file a volume; as channels, give the 4D file itself as --volume"
+        fix = "split it into one file per volume; if the volumes are channels, give the 4D file itself as --volume"
         raise ImageError(f"holds several volumes ({geometry.shape_text(stored.shape)})", fix=fix)
     return stored
 

@@ -83,7 +83,7 @@ def align(image: Volume, fixed: Volume) -> Alignment:
     reached = {name: information for name, information in found.items() if information is not None}
     if not reached:
         raise ImageError(
-            "does not overlap with the image that it is registered to", fix="check that both show one head"
+            "does not overlap with the image that it is registered to", fix="check that both show the same head"
         )
     start = max(reached, key=reached.__getitem__)
     pose = searched[start]
@@ -102,7 +102,9 @@ def align(image: Volume, fixed: Volume) -> Alignment:
 def _check(volume: Volume) -> None:
     """Raises: ImageError."""
     if is_sheared(volume.affine):
-        raise ImageError("its axes are sheared, and it cannot be registered", fix="resample it onto a grid that is not")
+        raise ImageError(
+            "its axes are sheared, so it cannot be registered", fix="resample it onto a grid without shear"
+        )
     if min(volume.shape) < FEWEST_VOXELS:
         found = f"has only {shape_text(volume.shape)} voxels, too few to register"
         raise ImageError(found, fix="register it with a tool for slices")

@@ -116,7 +116,7 @@ class CaseResult:
             f"not on the grid of the result: {difference(turned, self.main)}",
             fix=f"run `medseg-diff {self.task}` on the grid of its reference, or resample the reference"
             if self.facts
-            else "resample the mask onto the grid of the scan, labels by the nearest neighbour",
+            else "resample the mask onto the grid of the scan, with nearest-neighbour interpolation",
             case=self.name,
             channel=channel,
             file=file,
@@ -140,7 +140,7 @@ class CaseResult:
 
     @property
     def _remedy(self) -> str:
-        return _again(self.task) if self.facts else "make it again, or take it out of the folder"
+        return _again(self.task) if self.facts else "make it again, or remove it from the folder"
 
 
 @dataclass(frozen=True)

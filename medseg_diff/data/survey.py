@@ -112,7 +112,7 @@ def mixed_conventions(read: Sequence[CaseFacts]) -> list[str]:
     """In what the cases of a table differ that one model would have to bear, in words."""
     masked = [each for each in read if each.labels_ml is not None]
     said = _mixed_labels([each for each in masked if each.labels_ml])
-    said += _differ("orientation", read, lambda each: each.orientation, "the recipe turns all to its own")
+    said += _differ("orientation", read, lambda each: each.orientation, "the recipe reorients all of them")
     representatives = list[tuple[float, ...]]()
     spacing = [_alike(_in_order_of_axes(each), representatives) for each in read]
     alike = dict(zip((each.case for each in read), spacing, strict=True))
@@ -120,7 +120,7 @@ def mixed_conventions(read: Sequence[CaseFacts]) -> list[str]:
         "spacing",
         read,
         lambda each: _spacing_text(alike[each.case]),
-        "preparation.spacing_mm of a recipe brings all to one; without it a network sees brains of several sizes",
+        "preparation.spacing_mm of a recipe resamples all to one; without it a network sees brains of several sizes",
     )
     said += _differ(
         "background",
@@ -132,7 +132,7 @@ def mixed_conventions(read: Sequence[CaseFacts]) -> list[str]:
         "type of the masks",
         masked,
         lambda each: "floats" if each.float_masks else "integers",
-        "they are read alike, but may come from two sources",
+        "they are read the same way, but may come from two sources",
     )
     return said
 
@@ -145,7 +145,7 @@ def _mixed_labels(masked: Sequence[CaseFacts]) -> list[str]:
     kinds = {name: own & both for name, own in labels.items() if own & both}
     if not beyond and len({frozenset(kind) for kind in kinds.values()}) > 1:
         found = _groups(masked, lambda each: "".join(map(str, kinds.get(each.case, ()))))
-        why = "BraTS calls the enhancing tumour 4 up to 2021 and 3 from 2023: see that the recipe's regions name both"
+        why = "BraTS calls the enhancing tumour 4 up to 2021 and 3 from 2023: make sure that the recipe's regions name both"
         return [f"label of the enhancing tumour differs: {found}; {why}"]
     if labels and all(len(own) == 1 for own in labels.values()):
         remedy = "a region of the recipe may name several"

@@ -112,7 +112,7 @@ def prepare_case(images: CaseImages, preparation: Preparation) -> Prepared:
     oriented = geometry.reoriented(Volume(found, images.affine), preparation.orientation)
     box = _box_of(oriented, preparation)
     if any(side.start >= side.stop for side in box):
-        raise ImageError("its brain lies outside preparation.window", fix="widen the window", case=images.name)
+        raise ImageError("its brain is outside preparation.window", fix="widen the window", case=images.name)
     after = _chain(oriented.affine, preparation, box)(_as_tensors(images, _scaled(images, found, preparation), found))
     image, brain = after["image"].as_tensor(), after["brain"].as_tensor() > 0.5
     image = torch.where(brain, image, preparation.background).contiguous()
@@ -222,7 +222,7 @@ def _brain_of(images: CaseImages, preparation: Preparation) -> tuple[np.ndarray,
     warnings = []
     if found is None and preparation.brain == "foreground":
         fix = "strip the skull, or set preparation.brain=auto"
-        raise ImageError("has no constant background, so its brain is not found", fix=fix, case=images.name)
+        raise ImageError("has no constant background, so its brain cannot be found", fix=fix, case=images.name)
     if found is None:
         found = brains.find_head(images.image)
         if preparation.brain == "auto":

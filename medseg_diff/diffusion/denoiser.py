@@ -35,9 +35,11 @@ class DenoiserSettings(Settings):
     @model_validator(mode="after")
     def _fits_the_target(self) -> "DenoiserSettings":
         if self.dice and self.target != "logits":
-            raise ValueError(f"dice compares masks, which a network of target {self.target} does not say: set dice=0")
+            raise ValueError(
+                f"dice compares masks, which a network with target {self.target} does not predict: set dice=0"
+            )
         if self.learned_deviation and (self.target != "clean" or self.learned_variance):
-            raise ValueError("learned_deviation is of the clean image: set target=clean and learned_variance=false")
+            raise ValueError("learned_deviation is for the clean image: set target=clean and learned_variance=false")
         return self
 
     @property

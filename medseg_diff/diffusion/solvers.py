@@ -52,7 +52,7 @@ class DDPM(Settings):
 
     def _deviation(self, step: "Posterior", prediction: Prediction) -> Tensor:
         if self.variance == "learned":
-            assert prediction.variance_mix is not None, "the denoiser says no variance"
+            assert prediction.variance_mix is not None, "the denoiser predicts no variance"
             return (0.5 * mixed_log_variance(step, prediction.variance_mix)).exp()
         return (step.beta if self.variance == "beta" else step.variance).sqrt()
 

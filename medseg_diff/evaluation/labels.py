@@ -43,7 +43,7 @@ def warn_of_labels(cases: Mapping[str, LabelsOfCase]) -> None:
         odd = [name for name, each in cases.items() if each.uncounted[which]]
         if odd:
             labels = listed(sorted({label for name in odd for label in cases[name].uncounted[which]}))
-            said = "%d of %d %s hold the label %s, which no region counts: %s"
+            said = "%d of %d %s hold the label %s, which belongs to no region: %s"
             log.warning(said, len(odd), len(cases), which, labels, listed(odd))
     met = sum((Counter(each.together) for each in cases.values()), Counter[tuple[int, int]]())
     for one, other in interchanged(met):

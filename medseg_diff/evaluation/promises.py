@@ -24,7 +24,7 @@ def promises_kept(result: CaseResult, region: str, reference: Mask, reference_ml
         stated = _stated(result.facts, region, reference_ml)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
         raise UsageError(
-            "case.json is not what was written", fix="run `medseg-diff segment` again", case=result.name
+            "case.json has changed since it was written", fix="run `medseg-diff segment` again", case=result.name
         ) from None
     return stated | _guaranteed(result, region, reference)
 

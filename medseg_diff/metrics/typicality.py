@@ -88,7 +88,7 @@ def in_words(name: str, value: float, feature: Feature) -> str:
     if "~" in name:
         what, values = f"the correlation of {' and '.join(name.split('~'))}", [math.tanh(each) for each in values]
     elif kind.startswith("q"):
-        what = f"the value that {kind[1:]} % of {channel} lie below"
+        what = f"the value below which {kind[1:]} % of {channel} lies"
     else:
         what = {"brain": "the brain's volume in ml", "slices": "the distance of slices in mm"}.get(
             name, f"{kind} of {channel}"

@@ -23,7 +23,7 @@ def check_levels(widths: Sequence[int], blocks: Sequence[int], *, attend: Sequen
     one of `attend` is no level, or has channels that do not divide by `part`."""
     numbers = sum(20 * count * width * width for width, count in zip(widths, blocks, strict=True))
     if numbers > LARGEST_NETWORK:
-        raise ValueError(f"a network of about {numbers:.1e} parameters; lower its widths or blocks")
+        raise ValueError(f"a network of about {numbers:.1e} parameters is too large; lower its widths or blocks")
     for level in attend:
         if level >= len(widths):
             raise ValueError(f"attention at level {level}, but the levels are 0 … {len(widths) - 1}")

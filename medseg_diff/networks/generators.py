@@ -50,7 +50,7 @@ class GeneratorSettings(Settings):
         """Raises: ValueError where the levels do not fit images [*size]."""
         if any(n % self.step or n // self.step <= SHORTEST for n in size):
             said, least = "×".join(map(str, size)), (SHORTEST + 1) * self.step
-            raise ValueError(f"network.widths: sides are multiples of {self.step} from {least} on, not {said}")
+            raise ValueError(f"network.widths: sides must be multiples of {self.step}, at least {least}, not {said}")
 
     @property
     def step(self) -> int:
@@ -64,7 +64,7 @@ class GeneratorSettings(Settings):
 
     def build(self, *, dims: int, channels: int, outputs: int) -> "Generator":
         """The generator of images [B, channels, *S]."""
-        assert dims == len(self.size) and outputs == channels, "a generator says images of one size"
+        assert dims == len(self.size) and outputs == channels, "a generator makes images of one size"
         return Generator(self, channels=channels)
 
     def discriminator(self, *, channels: int) -> "Discriminator":

@@ -139,7 +139,7 @@ def load_monai_state(network: MonaiUNet, state: Mapping[str, Tensor] | Path) -> 
             raise _misfit(f"has no `{name}`", source)
         renamed[name] = found.pop(there)
     if found:
-        raise _misfit(f"has `{next(iter(found))}`, which the recipe's network has not", source)
+        raise _misfit(f"has `{next(iter(found))}`, which the recipe's network does not have", source)
     for name, tensor in renamed.items():
         if tensor.shape != expected[name].shape:
             raise _misfit(f"`{name}` is {_by(tensor)}, the recipe's network has {_by(expected[name])}", source)
@@ -157,7 +157,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split()).replace(str(path), path.name)[:120]
         raise CheckpointError(
-            f"cannot be read as safetensors ({reason})", fix="convert it (docs/recipes.md says how)", file=path.name
+            f"cannot be read as safetensors ({reason})", fix="convert it (see docs/recipes.md)", file=path.name
         ) from None
 
 

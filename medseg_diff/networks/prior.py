@@ -26,7 +26,7 @@ class WithPriorSettings(EncoderSettings):
     @model_validator(mode="after")
     def _knows_images_alone(self) -> "WithPriorSettings":
         if self.correction.classes or self.correction.covariates:
-            raise ValueError("a prior and its correction are shown an image: classes and covariates are 0")
+            raise ValueError("a prior and its correction are conditioned on an image: classes and covariates must be 0")
         return self
 
     @property
@@ -70,7 +70,7 @@ class WithPrior(nn.Module):
         """The condition with the prior's logits [B, outputs, *S] as its mask, and as tanh(logits / 2) behind its image."""
         if condition.mask is not None:
             return condition
-        assert condition.image is not None, "a prior is shown an image"
+        assert condition.image is not None, "a prior is conditioned on an image"
         image = condition.image
         said = self.prior(image, torch.ones(1, device=image.device), Condition())
         said = said.contiguous()  # in one layout, however many there are: another one rounds otherwise

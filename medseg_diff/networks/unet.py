@@ -64,7 +64,7 @@ class UNetSettings(EncoderSettings):
         if len(set(self.covariates_by)) < len(self.covariates_by):
             raise ValueError(f"covariates_by names a way twice: {', '.join(self.covariates_by)}")
         if self.covariates_through("attention") and not self.attention:
-            raise ValueError("covariates_by attention needs levels that attend: set attention")
+            raise ValueError("covariates_by attention needs levels with attention: set attention")
         return self
 
     def covariates_through(self, way: CovariateWay) -> int:

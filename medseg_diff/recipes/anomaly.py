@@ -86,15 +86,17 @@ class AnomalyRecipe(Recipe):
         if absent:
             raise ValueError(f"the engine names {absent[0]}; the recipe reads {', '.join(self.channels)}")
         if self.view.context:
-            raise ValueError("view.context is 0: an engine changes every slice that it looks at")
+            raise ValueError("view.context must be 0: an engine changes every slice that it looks at")
         if self.augmentation.channel_dropout:
-            raise ValueError("augmentation.channel_dropout is 0: a channel that is not there cannot be reconstructed")
+            raise ValueError("augmentation.channel_dropout must be 0: a missing channel cannot be reconstructed")
         if self.augmentation.lesion_paste:
-            raise ValueError("augmentation.lesion_paste is 0: a healthy slice with a lesion in it is not healthy")
+            raise ValueError("augmentation.lesion_paste must be 0: a healthy slice with a lesion in it is not healthy")
         if isinstance(self.space, LatentSettings) and self.space.compression.perceptual:
-            raise ValueError("space.compression.perceptual is 0: there is no regressor whose features it could look by")
+            raise ValueError(
+                "space.compression.perceptual must be 0: there is no regressor whose features it could use"
+            )
         if self.classifier.pooling == "levels" and self.classifier_training.passes_batch < 2:
-            raise ValueError("classifier_training.batch is 2 or more with pooling levels, which compares images")
+            raise ValueError("classifier_training.batch must be 2 or more with pooling levels, which compares images")
         if self.learned > self.schedule.length:
             raise ValueError(f"deepest {self.deepest} is beyond the schedule's {self.schedule.length}")
         try:
@@ -114,12 +116,12 @@ class AnomalyRecipe(Recipe):
             raise ValueError("denoiser.target logits is for masks; use velocity, noise or clean")
         if target not in self.engine.targets:
             needs = " or ".join(self.engine.targets)
-            raise ValueError(f"engine {kind} takes what its network says for an image: set denoiser.target={needs}")
+            raise ValueError(f"engine {kind} takes its network's output as an image: set denoiser.target={needs}")
         if self.engine.wants_deviation and not self.denoiser.learned_deviation:
             needs = "denoiser={target: clean, learned_deviation: true}"
-            raise ValueError(f"engine {kind} measures in deviations, which its denoiser has to learn: set {needs}")
+            raise ValueError(f"engine {kind} measures in deviations, which its denoiser must learn: set {needs}")
         if self.denoiser.learned_deviation and not self.engine.wants_deviation:
-            raise ValueError(f"denoiser.learned_deviation is not for engine {kind}, which does not look at it")
+            raise ValueError(f"denoiser.learned_deviation is not for engine {kind}, which ignores it")
         return self
 
     @model_validator(mode="after")
@@ -127,17 +129,23 @@ class AnomalyRecipe(Recipe):
         kind, given, network = self.engine.kind, self.engine.conditioned_on, self.network
         encodes = isinstance(network, WithEncoderSettings)
         if given == "image" and not encodes:
-            raise ValueError(f"engine {kind} shows its denoiser a code of the image: set network.kind=with_encoder")
+            raise ValueError(
+                f"engine {kind} conditions its denoiser on a code of the image: set network.kind=with_encoder"
+            )
         if encodes and given != "image":
             raise ValueError(f"engine {kind} gives network with_encoder no image to encode: set network.kind=unet")
         if isinstance(network, BottleneckSettings) and (given != "nothing" or self.engine.needs_labels):
-            raise ValueError(f"engine {kind} needs a condition, which a bottleneck has not: set network.kind=unet")
+            raise ValueError(
+                f"engine {kind} needs a condition, which a bottleneck does not take: set network.kind=unet"
+            )
         if isinstance(network, UNetSettings) and (network.covariates or network.classes not in (0, LABELS)):
-            raise ValueError(f"network.classes is {LABELS} (healthy, diseased) or 0, and there are no covariates")
+            raise ValueError(f"network.classes must be {LABELS} (healthy, diseased) or 0, without covariates")
         if self.engine.needs_labels and not self.learns_labels:
             raise ValueError(f"the engine conditions the denoiser on `healthy`, so network.classes must be {LABELS}")
         if given != "nothing" and self.learns_labels:
-            raise ValueError(f"engine {kind} shows its denoiser an image and tells no label: set network.classes=0")
+            raise ValueError(
+                f"engine {kind} conditions its denoiser on an image, not on a label: set network.classes=0"
+            )
         return self
 
     def lesion_in(self, labels: Tensor) -> Tensor:

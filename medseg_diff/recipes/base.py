@@ -43,19 +43,23 @@ class Recipe(Settings):
         if len(set(self.channels)) != len(self.channels):
             raise ValueError(f"a channel is named twice: {', '.join(self.channels)}")
         if (grid_of := self.preparation.resample_to) not in (None, *self.channels):
-            raise ValueError(f"preparation.resample_to {grid_of} is none of channels: {', '.join(self.channels)}")
+            raise ValueError(
+                f"preparation.resample_to {grid_of} is not one of the channels: {', '.join(self.channels)}"
+            )
         beyond = [axis for axis in self.augmentation.flips if not 0 <= axis < self.view.dims]
         if beyond:
-            raise ValueError(f"augmentation.flips names axis {beyond[0]}, but the view has {self.view.dims}")
+            raise ValueError(f"augmentation.flips names axis {beyond[0]}, but the view has only {self.view.dims} axes")
         if self.denoiser.target == "logits" and self.space != PLAIN:
-            raise ValueError("logits say masks in [-1, 1]: leave space as it is")
+            raise ValueError("logits predict masks in [-1, 1]: leave space as it is")
         if isinstance(self.network, WithPriorSettings) and self.denoiser.target != "logits":
-            raise ValueError(f"network with_prior says masks, not {self.denoiser.target}: set denoiser.target=logits")
+            raise ValueError(
+                f"network with_prior predicts masks, not {self.denoiser.target}: set denoiser.target=logits"
+            )
         for name, part in self:
             solver = getattr(part, "solver", None)
             if isinstance(solver, DDPM) and solver.variance == "learned" and not self.denoiser.learned_variance:
                 raise ValueError(
-                    f"{name}.solver.variance is learned, and the denoiser learns none: set it to posterior"
+                    f"{name}.solver.variance is learned, but the denoiser learns none: set it to posterior"
                 )
         if isinstance(self.network, WithPriorSettings) and self.denoiser.learned_variance:
             raise ValueError("network with_prior learns no variance: set denoiser.learned_variance=false")

@@ -65,10 +65,10 @@ class ScreeningCalibration(Settings):
 
     def in_words(self) -> str:
         """What is left out, and what that is worth."""
-        few = "; so few say little of a new one" if self.patients < FEW_PATIENTS else ""
+        few = "; so few say little about a new one" if self.patients < FEW_PATIENTS else ""
         return (
-            f"slices of which one look says less than {self.threshold:.3g} are not sampled: of {self.patients} patients "
-            f"that left out {self.left_out:.0%} of the slices and {self.missed:.2%} of the lesions' voxels{few}"
+            f"slices that a one-step look scores below {self.threshold:.3g} are skipped: on {self.patients} patients "
+            f"this left out {self.left_out:.0%} of the slices and {self.missed:.2%} of the lesions' voxels{few}"
         )
 
 

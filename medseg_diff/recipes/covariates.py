@@ -104,8 +104,8 @@ class Covariates(Settings):
             number = number_of(name, value)
             reach = BEYOND * (high - low)
             if number is None or not low - reach <= number <= high + reach:
-                usual = "F or M" if name == SEX else f"{low:g} … {high:g}, which it was trained on"
-                raise UsageError(f"{name} {value} is none that the model knows", fix=f"ask for {usual}")
+                usual = "F or M" if name == SEX else f"{low:g} … {high:g}, the range it was trained on"
+                raise UsageError(f"{name} {value} is outside what the model knows", fix=f"ask for {usual}")
             known[i] = (number - low) / (high - low)
         return known
 

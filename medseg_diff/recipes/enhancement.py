@@ -57,26 +57,30 @@ class EnhancementRecipe(Recipe):
     @model_validator(mode="after")
     def _fits(self) -> "EnhancementRecipe":
         if self.network.classes or self.network.covariates not in (0, TOLD):
-            raise ValueError("network.classes and network.covariates: it is told the condition's noise: leave both out")
+            raise ValueError("network.classes and network.covariates follow from the condition's noise: leave both out")
         if any(n % self.factor for n in self.view.size):
-            raise ValueError(f"view.size has to be a multiple of factor, {self.factor}")
+            raise ValueError(f"view.size must be a multiple of factor, {self.factor}")
         if self.denoiser.target == "logits" or self.denoiser.learned_deviation:
-            raise ValueError("denoiser.target is velocity, noise or clean, without learned_deviation: it says images")
+            raise ValueError(
+                "to predict images, denoiser.target must be velocity, noise or clean, without learned_deviation"
+            )
         if self.space != PLAIN:
-            raise ValueError("space is that of the image, unscaled: leave it out")
+            raise ValueError("space must be that of the image, unscaled: leave it out")
         if self.preparation.intensity != "percentile" or self.preparation.per_slice:
-            raise ValueError("preparation.intensity is percentile, of whole volumes: what is drawn lies in [-1, 1]")
+            raise ValueError("preparation.intensity must be percentile, of whole volumes: drawn scans are in [-1, 1]")
         if max(self.condition_noise, self.sampling.steps) > self.schedule.length:
-            raise ValueError(f"condition_noise and sampling.steps: the schedule has {self.schedule.length} times")
+            raise ValueError(
+                f"condition_noise and sampling.steps may not exceed the schedule, {self.schedule.length} times"
+            )
         if self.sampling.condition_noise > self.condition_noise:
             raise ValueError(
-                f"sampling.condition_noise is beyond what is learned, condition_noise={self.condition_noise}"
+                f"sampling.condition_noise is beyond what is trained, condition_noise={self.condition_noise}"
             )
         if isinstance(self.view, Patches) and self.view.lesion_share:
-            raise ValueError("view.lesion_share is 0: a scan is enhanced everywhere alike")
+            raise ValueError("view.lesion_share must be 0: a scan is enhanced the same way everywhere")
         if self.augmentation.channel_dropout or self.augmentation.lesion_paste:
             raise ValueError(
-                "augmentation: what is learned is drawn again, without channels or with pasted lesions too"
+                "augmentation.channel_dropout and lesion_paste must be 0: the model would draw scans like that"
             )
         return self
 

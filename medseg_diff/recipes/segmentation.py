@@ -101,9 +101,9 @@ class SegmentationRecipe(Recipe):
             raise ValueError(f"{self.sampling.steps} sampling steps, but the schedule has {self.schedule.length}")
         mirrors, flips = self.sampling.mirrors, self.augmentation.flips
         if len(set(mirrors)) < len(mirrors) or not set(mirrors) <= set(flips):
-            raise ValueError(f"sampling.mirrors names axes of augmentation.flips {list(flips)}, each once at most")
+            raise ValueError(f"sampling.mirrors may name axes of augmentation.flips {list(flips)}, each at most once")
         if self.sampling.noise == "shared" and isinstance(self.view, Patches):
-            raise ValueError("sampling.noise shared is for slices: a volume in patches has one noise already")
+            raise ValueError("sampling.noise shared is for slices: a volume in patches already shares one noise")
         if self.sampling.screen and isinstance(self.view, Patches):
             raise ValueError("sampling.screen is for slices: a volume in patches is sampled as a whole")
         if self.sampling.screen and not self.validation.calibration_slices:
@@ -134,7 +134,7 @@ class SegmentationRecipe(Recipe):
         Raises: UsageError where there are more steps than times, or a tolerance of nothing.
         """
         if changes.get("noise") not in (None, *get_args(Noise)):
-            raise UsageError(f"there is no noise `{changes['noise']}`", fix=f"use {' or '.join(get_args(Noise))}")
+            raise UsageError(f"unknown noise `{changes['noise']}`", fix=f"use {' or '.join(get_args(Noise))}")
         changes = {name: value for name, value in changes.items() if value is not None}
         sampling = parse_settings(SamplingSettings, self.sampling.model_dump(mode="json") | changes, source="sampling")
         if sampling.steps > self.schedule.length:
@@ -142,14 +142,14 @@ class SegmentationRecipe(Recipe):
                 f"{sampling.steps} steps, but the schedule has {self.schedule.length}", fix="lower --steps"
             )
         if sampling.noise == "shared" and isinstance(self.view, Patches):
-            raise UsageError("a volume in patches has one noise already", fix="leave --noise out")
+            raise UsageError("a volume in patches already shares one noise", fix="leave --noise out")
         if sampling.screen and isinstance(self.view, Patches):
             raise UsageError(
                 "a volume in patches is sampled as a whole: no slice is left out", fix="leave --screen out"
             )
         if "tolerance" in changes and not sampling.adaptive:
             raise UsageError(
-                "a tolerance is when adaptive ensembles end", fix="add --adaptive, or leave --tolerance out"
+                "--tolerance says when adaptive ensembles stop", fix="add --adaptive, or leave --tolerance out"
             )
         begin = round(strength * self.schedule.length)
         if sampling.steps > begin:

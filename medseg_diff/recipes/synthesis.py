@@ -88,24 +88,26 @@ class SynthesisRecipe(Recipe):
             raise ValueError("covariates names a column twice")
         self._check_network()
         if isinstance(self.view, AxialSlices) and self.view.context:
-            raise ValueError("view.context is 0: a slice is drawn by itself")
+            raise ValueError("view.context must be 0: a slice is drawn by itself")
         if any(n % self.space.step for n in self.view.size):
-            raise ValueError(f"view.size has to be a multiple of {self.space.step}, the step of the autoencoder")
+            raise ValueError(f"view.size must be a multiple of {self.space.step}, the step of the autoencoder")
         if self.denoiser.target == "logits" or self.denoiser.learned_deviation:
-            raise ValueError("denoiser.target is velocity, noise or clean, without learned_deviation: it says images")
+            raise ValueError(
+                "to predict images, denoiser.target must be velocity, noise or clean, without learned_deviation"
+            )
         if self.sampling.steps > self.schedule.length:
             raise ValueError(f"{self.sampling.steps} sampling steps, but the schedule has {self.schedule.length}")
         if isinstance(self.space, LatentSettings) and self.space.compression.perceptual and not self.covariates:
-            raise ValueError("space.compression.perceptual looks by the regressor's features, which needs covariates")
+            raise ValueError("space.compression.perceptual uses the regressor's features, which needs covariates")
         if self.sampling.guidance not in (0, 1) and not self.can_be_guided:
             raise ValueError("sampling.guidance needs covariates or regions, and covariate_dropout above 0")
         if self.regressor.pooling != "levels":
-            raise ValueError("regressor.pooling is levels: what it reads off a scan are amounts")
+            raise ValueError("regressor.pooling must be levels: the regressor measures amounts")
         if self.covariates and self.regressor_training.passes_batch < 2:
-            raise ValueError("regressor_training.batch is 2 or more: what varies shows between images")
+            raise ValueError("regressor_training.batch must be 2 or more: differences show only between images")
         if self.augmentation.channel_dropout or self.augmentation.lesion_paste:
             raise ValueError(
-                "augmentation: what is learned is drawn again, without channels or with pasted lesions too"
+                "augmentation.channel_dropout and lesion_paste must be 0: the model would draw scans like that"
             )
         return self
 
@@ -127,17 +129,17 @@ class SynthesisRecipe(Recipe):
         if not self.regions:
             raise ValueError("network.kind spade paints regions of seg: set regions, such as {lesion: [1]}")
         if self.covariates:
-            raise ValueError("network.kind spade is shown a mask and no covariates: set covariates=[]")
+            raise ValueError("network.kind spade is conditioned on a mask, not on covariates: set covariates=[]")
         labels = [label for region in self.regions.values() for label in region]
         if not all(self.regions.values()) or min(labels) < 1:
             raise ValueError("every region needs labels, 1 or higher")
         labels += self.other_labels
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
-            raise ValueError(f"regions are disjoint, but label {twice[0]} stands in two of regions and other_labels")
+            raise ValueError(f"regions must be disjoint, but label {twice[0]} is in two of regions and other_labels")
         if self.network.map_channels not in (1, self.map_channels):
             raise ValueError("network.map_channels follows from regions: leave it out")
         if self.encodes_once:
-            raise ValueError("space.passes is 0 where there are regions: masks are not kept beside latents")
+            raise ValueError("space.passes must be 0 with regions: masks are not kept with latents")
 
     def _check_generator(self, network: GeneratorSettings) -> None:
         """Raises: ValueError where the recipe is no GAN."""
@@ -220,7 +222,7 @@ class SynthesisRecipe(Recipe):
         known = self.sampling.model_dump(mode="json") | changes
         sampling = parse_settings(SynthesisSampling, known, source="sampling")
         if sampling.guidance not in (0, 1) and not self.can_be_guided:
-            found = "guidance follows covariates that were left out at times while it was trained, and there were none"
+            found = "guidance needs covariates that were sometimes left out in training, and the model has none"
             raise UsageError(found, fix="leave --guidance out, or train with covariates and covariate_dropout=0.1")
         return Drawing(
             space,

@@ -113,7 +113,9 @@ def open_other(run: Run, first: Trained[Kind]) -> Trained[Kind]:
     digests = run.verified(run.recipe_file, *map(run.weights, parts))
     if digests[run.recipe_file] != first.facts["recipe_sha256"]:
         raise CheckpointError(
-            f"was trained by another recipe than {first.facts['model']}", fix="train its study again", file=run.name
+            f"was trained with a different recipe than {first.facts['model']}",
+            fix="train its study again",
+            file=run.name,
         )
     main, *others = (digests[run.weights(name)] for name in parts)
     own = {"model": run.name, "sha256": main}

@@ -171,11 +171,11 @@ def read_tuned(folder: Path) -> Tuned | None:
     try:
         data = read_json(path)
     except (OSError, ValueError):
-        raise CheckpointError("is no JSON that can be read", fix=AGAIN, file=file) from None
+        raise CheckpointError("is not readable JSON", fix=AGAIN, file=file) from None
     if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
         raise CheckpointError(f"is not of schema {SCHEMA}", fix=AGAIN, file=file)
     if data.pop("sha256", None) != _digest(data):
-        raise CheckpointError("is not what was measured: its digest differs", fix=AGAIN, file=file)
+        raise CheckpointError("has changed since it was measured: its digest differs", fix=AGAIN, file=file)
     try:
         return parse_settings(Tuned, data, source=file)
     except MedsegError:

@@ -64,9 +64,9 @@ def warnings_of(said: Mapping[str, Any] | None, *, of_phantoms: bool) -> list[st
     """One where the scan is unlike, and one where phantoms were learned from and it is none (`of_phantoms`)."""
     warnings = []
     if of_phantoms:
-        warnings.append("the model learned from phantoms, made-up brains: on a person's scan it is worth nothing")
+        warnings.append("the model was trained on phantoms, simulated brains: its results on a real scan are worthless")
     if said and is_unlike(said):
-        why = "; ".join(said["striking"]) or "many numbers, none of them striking"
+        why = "; ".join(said["striking"]) or "many small differences, none of them striking"
         warnings.append(
             f"looks unlike the scans that the model was trained on ({said['score']} is above {said['threshold']}): {why}"
         )

@@ -16,7 +16,7 @@ from medseg_diff.recipes.trained import find_model, recipe_of
 from medseg_diff.run import Run
 from medseg_diff.training.weights import read_finite
 
-SAME_NETWORK = "the network's settings have to be those of the run, as with --config {run}/recipe.yaml"
+SAME_NETWORK = "the network's settings must be those of the run, as with --config {run}/recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class WarmStart:
         start = cls(run, recipe_of(run, type(recipe)), run.verified(run.recipe_file))
         before, now = start.recipe.preparation, recipe.preparation
         if differing := [name for name, value in before if value != getattr(now, name)]:
-            log.warning("%s saw scans prepared otherwise: preparation.%s differs", run.name, ", ".join(differing))
+            log.warning("%s was trained on other preprocessing: preparation.%s differs", run.name, ", ".join(differing))
         return start
 
     @property
@@ -53,7 +53,7 @@ class WarmStart:
         path = self.run.weights(part)
         if path not in self.digests:
             fix = f"name a run with weights of its {part}"
-            raise CheckpointError(f"has no weights of a {part}", fix=fix, file=self.run.name)
+            raise CheckpointError(f"has no weights for a {part}", fix=fix, file=self.run.name)
         with torch.device("meta"):
             axes_before = _axes(self.recipe.parts()[part](), self.recipe)
         axes_now, given, own = _axes(network, recipe), read_finite(path), network.state_dict()
@@ -67,10 +67,10 @@ class WarmStart:
                 own[name] = given[name]
                 unlike += [name] if given[name].shape != tensor.shape else []
         if unlike:
-            found = f"its {part} is another network than the recipe's (first at {unlike[0]})"
+            found = f"its {part} differs from the recipe's network (first at {unlike[0]})"
             raise CheckpointError(found, fix=SAME_NETWORK.format(run=self.run.name), file=self.run.name)
         network.load_state_dict(own)
-        log.info("the %s begins with the weights of %s%s", part, self.run.name, _news(axes_now, axes_before))
+        log.info("the %s starts from the weights of %s%s", part, self.run.name, _news(axes_now, axes_before))
 
 
 def _axes(network: nn.Module, recipe: Recipe) -> Axes:

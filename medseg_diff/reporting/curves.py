@@ -22,13 +22,13 @@ Row = dict[str, Any]
 FEW = 50  # numbers that are drawn as dots
 CHANCE = 0.5
 VALIDATION = "val_"  # in the name of what is measured on validation slices
-SPEED = "Steps a second"
+SPEED = "Steps per second"
 PANELS = {  # of a training, each with the words of which one is in the names of its curves
     "Loss": ("loss",),
     "Dice": ("dice",),
     "Accuracy and AUROC": ("accuracy", "auroc"),
     "Learning rate": ("learning_rate",),
-    SPEED: ("steps a second",),
+    SPEED: ("steps per second",),
 }
 SHARES = ("Dice", "Accuracy and AUROC")  # what lies in [0, 1]
 SKILL = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
@@ -116,7 +116,7 @@ def draw_skill(table: Path, png: Path) -> None:
     axes.axhline(CHANCE, color=FAINT, linewidth=0.8, linestyle="--")
     axes.text(max(row["t"] for row in rows), CHANCE + 0.01, "chance", color=INK, fontsize=7, ha="right")
     axes.set_ylim(min(0.45, *(row[name] for row in rows for name in SKILL)), 1.01)
-    _dress(axes, "time t (0 is the image, more is noisier)", "on validation slices")
+    _dress(axes, "time t (0: the image; higher: noisier)", "on validation slices")
     save_png(figure, png)
 
 
@@ -216,7 +216,7 @@ def _read(table: Path, columns: Sequence[str], *, fix: str) -> list[Row]:
     except OSError as error:
         raise UsageError(f"cannot be read ({error.strerror})", fix=fix, file=table.name) from None
     except (KeyError, ValueError) as error:
-        raise UsageError(f"is no table of {', '.join(columns)} ({error})", fix=fix, file=table.name) from None
+        raise UsageError(f"is not a table of {', '.join(columns)} ({error})", fix=fix, file=table.name) from None
     if not rows:
         raise UsageError("holds no rows", fix=fix, file=table.name)
     return rows

@@ -183,7 +183,7 @@ def _draw_intervals(axes: "Axes", region: Region) -> None:
     low, high, true = (region.columns[name] for name in ("low90_ml", "high90_ml", "reference_ml"))
     stated = np.isfinite(low)
     if not stated.any():
-        say(axes, "no interval: its model is no study of folds,\nor on too few patients")
+        say(axes, "no interval: the model is not a study of folds,\nor has too few patients")
         return
     mask = (true + region.columns["volume_bias_ml"])[stated]
     order = np.argsort(mask, kind="stable")
@@ -204,7 +204,7 @@ def _draw_typicality(axes: "Axes", region: Region) -> None:
     """Dice over how unlike the training's a scan is; to the right of the line `segment` warned."""
     unlike = region.columns["typicality"]
     if not np.isfinite(unlike).any():
-        say(axes, "nothing known of the training's scans")
+        say(axes, "nothing known about the training scans")
         return
     diseased = (region.columns["reference_ml"] > 0) & np.isfinite(unlike)
     axes.scatter(
@@ -230,7 +230,7 @@ PANELS = {
     "False positives of healthy cases": _draw_healthy,
     "Volume agreement": _draw_volumes,
     "Intervals of volumes": _draw_intervals,
-    "Scans unlike the training's": _draw_typicality,
+    "Scans unlike the training scans": _draw_typicality,
 }
 
 

@@ -53,7 +53,7 @@ def audit(
     system = open_synthesis(model, options.drawing, device=device)
     if system.covariates is None:
         raise UsageError(
-            "the model was trained without covariates: there is nothing to obey", fix="train one with some"
+            "the model was trained without covariates: there is nothing to obey", fix="train one with covariates"
         )
     scales = options.guidance or (system.drawing.guidance or 1.0,)
     systems = {scale: system.at(scale) for scale in scales}

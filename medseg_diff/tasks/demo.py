@@ -40,7 +40,7 @@ def demo(
     """
     started = time.perf_counter()
     if out.exists() and any(out.iterdir()) and not (out / MARK).is_file():
-        raise UsageError("holds other files than a demo's", fix="choose another --out", file=out.name)
+        raise UsageError("holds files that are not from a demo", fix="choose another --out", file=out.name)
     write_json(out / MARK, {"schema": 1, "cases": cases, "seed": seed})
     log.info("1/7 making %d phantom brains", cases)
     held_out = min(0.2, MOST_TESTS / cases)

@@ -99,7 +99,7 @@ def evaluate_both(
     """
     results = [results_in(folder) for folder in (first, second)]
     if results[0].task != results[1].task:
-        found = f"{first.name} is of `{results[0].task}`, {second.name} of `{results[1].task}`"
+        found = f"{first.name} holds results of `{results[0].task}`, {second.name} of `{results[1].task}`"
         raise UsageError(found, fix="compare results of one task")
     ours_first = sorted(results, key=lambda each: isinstance(each, LabelMaps))
     like = next((each.folder for each in ours_first if named_regions(each.folder)), None)
@@ -120,7 +120,7 @@ def cases_to_measure(
     Raises: UsageError where a case has none that may not be left out; ManifestError.
     """
     if split is not None and split not in SPLITS:
-        raise UsageError(f"`{split}` is no split", fix=f"use one of {', '.join(SPLITS)}")
+        raise UsageError(f"`{split}` is not a split", fix=f"use one of {', '.join(SPLITS)}")
     begun = {case.split for case in manifest.cases if results.begun(case.name)}
     if not begun:
         there = "" if isinstance(results, OwnResults) else results.unmatched([])
@@ -134,13 +134,13 @@ def cases_to_measure(
         raise ManifestError(f"no case has split {split}", fix="choose another --split", file=manifest.file)
     missing = [case.name for case in cases if not results.holds(case.name)]
     if missing:
-        said = f"no complete result of {len(missing)} of {counted(len(cases), 'case')}: {listed(missing)}"
+        said = f"no complete result for {len(missing)} of {counted(len(cases), 'case')}: {listed(missing)}"
         if not allow_missing or len(missing) == len(cases):
             again = (
                 f"run `medseg-diff {results.task}` again (it continues), " if isinstance(results, OwnResults) else ""
             )
-            raise UsageError(said, fix=f"{again}choose --split, or leave them out by --allow-missing")
-        log.warning("%s; they are left out, and no mean counts them", said)
+            raise UsageError(said, fix=f"{again}choose --split, or leave them out with --allow-missing")
+        log.warning("%s; they are left out of all means", said)
         cases = [case for case in cases if case.name not in missing]
     _refuse_unlabelled(cases, manifest.file, known="healthy" if results.task == "anomaly" else None)
     return cases, missing
@@ -151,7 +151,7 @@ def _refuse_unlabelled(cases: Sequence[Case], file: str, *, known: str | None) -
     unlabelled = [case.name for case in cases if not (case.seg or case.raters or (known and case.label == known))]
     if unlabelled:
         raise ManifestError(
-            f"no reference of {len(unlabelled)} of {counted(len(cases), 'case')}: {listed(unlabelled)}",
+            f"no reference for {len(unlabelled)} of {counted(len(cases), 'case')}: {listed(unlabelled)}",
             fix="add a column seg, or drop the rows" + (f", or label them {known}" if known else ""),
             file=file,
         )
@@ -176,12 +176,12 @@ def with_regions(
     measured = results.measured_by(cases, wanted)
     log.info("took %s of %s, %s", counted(len(cases), "label map"), results.folder.name, measured.regions.sentence)
     if others := results.unmatched(case.name for case in manifest.cases):
-        log.info("of no case of %s: %s", manifest.file, others)
+        log.info("these belong to no case of %s: %s", manifest.file, others)
     return measured
 
 
 def _needless_config(folder: Path) -> UsageError:
-    found = f"the results in {folder.name} say themselves which regions they have"
+    found = f"the results in {folder.name} already state their regions"
     return UsageError(found, fix="leave --config out: it is for masks of other programs")
 
 

@@ -37,9 +37,9 @@ def _threshold(word: str) -> Threshold:
 def check_sharing(cluster: str, workers: int | None) -> None:
     """Raises: UsageError for a cluster that there is none of, or workers without one."""
     if cluster not in get_args(Cluster):
-        raise UsageError(f"there is no cluster `{cluster}`", fix=f"use one of {', '.join(get_args(Cluster))}")
+        raise UsageError(f"unknown cluster `{cluster}`", fix=f"use one of {', '.join(get_args(Cluster))}")
     if workers is not None and cluster == "none":
-        raise UsageError("--workers are those of a cluster", fix="add --cluster ray, or leave it out")
+        raise UsageError("--workers needs a cluster", fix="add --cluster ray, or leave it out")
 
 
 def _named(name: str) -> Callable[[str], float]:
@@ -219,18 +219,23 @@ class EnsembleOptions:
     def check(self) -> None:
         """Raises: UsageError for a strength or a tolerance of nothing, or one that is none."""
         if self.tolerance is not None and not 0 < self.tolerance < 1:
-            raise UsageError(f"there is no tolerance {self.tolerance:g}", fix="use one above 0, below 1, such as 0.05")
+            raise UsageError(
+                f"tolerance {self.tolerance:g} is out of range", fix="use one above 0 and below 1, such as 0.05"
+            )
         if self.screen and self.start_from is not None:
-            found = "--screen looks at the scan alone, and would leave out what the masks of --start-from mark"
+            found = "--screen looks at the scan alone, and would skip what the masks of --start-from mark"
             raise UsageError(found, fix="leave one of them out")
         if self.strength is None:
             return
         if self.start_from is None:
             raise UsageError(
-                "--strength is how far the masks of --start-from are noised", fix="add it, or leave it out"
+                "--strength says how far the masks of --start-from are noised",
+                fix="add --start-from, or leave --strength out",
             )
         if not 0 < self.strength <= 1:
-            raise UsageError(f"there is no strength {self.strength:g}", fix="use one above 0, at most 1, such as 0.5")
+            raise UsageError(
+                f"strength {self.strength:g} is out of range", fix="use one above 0 and at most 1, such as 0.5"
+            )
 
     @property
     def noised_to(self) -> float | None:

@@ -47,7 +47,7 @@ def prepare(
     if source not in SOURCES:
         raise UsageError(f"no source is called {source}", fix=f"use one of {', '.join(sorted(SOURCES))}")
     if not folder.is_dir():
-        raise UsageError(f"{folder.name} is no folder", fix="give the folder of the dataset")
+        raise UsageError(f"{folder.name} is not a folder", fix="give the folder of the dataset")
     if out.exists() and not overwrite:
         raise ManifestError("exists already", fix="choose another --out or pass --overwrite", file=out.name)
     if register is not None:
@@ -87,7 +87,7 @@ def _registered(folder: Path, out: Path, to: str, *, source: str, overwrite: boo
 
     inside = out.resolve().is_relative_to(folder.resolve())
     if inside or folder.resolve().is_relative_to(folder_of(out).resolve()):
-        found = "registered images would lie among the scans, and be taken for some"
+        found = "registered images would be among the scans and be mistaken for them"
         raise UsageError(found, fix=f"choose an --out outside of {folder.name}", file=out.name)
     table = prepare(folder=folder, source=source, out=unregistered(out), overwrite=True, **asked)
     root = data_root_of(folder, source, table)
@@ -126,10 +126,10 @@ def _images_beside(out: Path, *, overwrite: bool, needed: bool) -> Iterator[Path
     if into.exists():
         if not (overwrite and ours):
             fix = "choose another --out" + (" or pass --overwrite" if ours else "")
-            raise ManifestError("the folder for its images exists already", fix=fix, file=into.name)
+            raise ManifestError("the folder for its images already exists", fix=fix, file=into.name)
         into.rename(before)
     try:
-        files.write_text(into / OURS, f"Made by medseg-diff prepare, for {out.name}. It may be made again.\n")
+        files.write_text(into / OURS, f"Made by medseg-diff prepare, for {out.name}. It can be made again.\n")
         yield into
     except BaseException:
         shutil.rmtree(into, ignore_errors=True)
@@ -193,8 +193,8 @@ def hold_out_last(table: Path, *, data_root: Path | None) -> None:
         row["split"] = "test" if case.patient == patients[-1] else "train"
     write_manifest(table, rows)
     log.warning(
-        "only %s: training on all but %s, testing on that one. Its score shows that the pipeline works, "
-        "not how good it would be",
+        "only %s: training on all but %s, testing on that one. The score shows that the pipeline works, "
+        "not how good the model is",
         counted(len(patients), "patient"),
         patients[-1],
     )

@@ -54,7 +54,7 @@ def register_cases(
     """
     manifest, folder = read_manifest(table, data_root=data_root), folder_of(out)
     if any(path.is_relative_to(folder.resolve()) for case in manifest.cases for path in case.paths.values()):
-        raise UsageError("the images lie where the registered ones would go", fix="choose another --out", file=out.name)
+        raise UsageError("the images are where the registered ones would go", fix="choose another --out", file=out.name)
     clean(folder)
     problems, done = list[MedsegError](), 0
 
@@ -74,7 +74,7 @@ def register_cases(
         for warning in found.warnings:
             log.warning("[%s] %s", case.name, warning)
     if done:
-        log.info("%s registered already", f"{counted(done, 'case')} {'was' if done == 1 else 'were'}")
+        log.info("%s already registered", f"{counted(done, 'case')} {'was' if done == 1 else 'were'}")
     raise_all(problems)
     write_manifest(out, _rows(manifest, folder, out))
     log.info("look at %s/*/%s before training", folder.name, PICTURE)
@@ -100,7 +100,7 @@ class _Done:
 def _register(case: Case, to: str, folder: Path, *, overwrite: bool) -> _Done:
     """Raises: ManifestError where the channel is not there, ImageError, Problems of all that is wrong with the case."""
     if to not in case.images:
-        has = ", ".join(case.images) or "a 4D file, whose channels lie on one grid"
+        has = ", ".join(case.images) or "a 4D file, whose channels are already on one grid"
         found = f"has no {to} to register to (it has {has})"
         raise ManifestError(found, fix="drop the row, or name another channel", case=case.name)
     identity = {"method": METHOD, "to": to, "inputs": _digests(case)}
@@ -116,7 +116,7 @@ def _register(case: Case, to: str, folder: Path, *, overwrite: bool) -> _Done:
     for name, mask in masks.items():
         brought[name] = _brought(mask, fixed, _move_of_mask(name, mask, images, moves, warnings))
         if mask.voxels.any() and not brought[name].voxels.any():
-            warnings.append(f"{name}: nothing of it lies within {to}")
+            warnings.append(f"{name}: no part of it is inside {to}")
     if moves:
         shown = {
             name: Shown(_brought(images[name], fixed, None), brought[name], move.words) for name, move in moves.items()
@@ -212,10 +212,10 @@ def _move(name: str, image: Volume, fixed: Volume, case: Case, warnings: list[st
     if found.surface_mm < SMALLEST_MM:
         return _Move(found, kept=True)  # better or not: the very grid of the other image flatters what lies on it
     if not found.is_better:
-        said = f"the search ended {found.surface_mm:.0f} mm away, where it fits no better than where the scanner says"
-        warnings.append(f"{name}: {said}: it is left there, look at {PICTURE}")
+        said = f"the search ended {found.surface_mm:.0f} mm away, with no better fit than the scanner's position"
+        warnings.append(f"{name}: {said}: left as it was; look at {PICTURE}")
     elif found.mm > LARGEST_MM or found.degrees > LARGEST_DEGREES:
-        warnings.append(f"{name}: moved by {found.mm:.0f} mm and {found.degrees:.0f}°: look at {PICTURE}")
+        warnings.append(f"{name}: moved by {found.mm:.0f} mm and {found.degrees:.0f}°; look at {PICTURE}")
     return _Move(found, kept=not found.is_better)
 
 
@@ -225,13 +225,13 @@ def _move_of_mask(
     """That of the channel on whose grid it was drawn; None where that is the one that all are registered to."""
     lies_on = [channel for channel, image in images.items() if same_grid(_turned(mask, image), image)]
     if not lies_on:
-        warnings.append(f"{name}: lies on no channel's grid, and is left where the scanner says")
+        warnings.append(f"{name}: is on no channel's grid, and is left at the scanner's position")
         return None
     drawn_on = next((channel for channel in lies_on if channel not in moves), lies_on[0])
     others = [channel for channel in lies_on if channel != drawn_on and channel in moves and not moves[channel].kept]
     if others:
         warnings.append(
-            f"{name}: lies on the grid of {drawn_on} and of {', '.join(others)}: taken as drawn on {drawn_on}"
+            f"{name}: is on the grid of {drawn_on} and of {', '.join(others)}: assumed to be drawn on {drawn_on}"
         )
     return moves.get(drawn_on)
 

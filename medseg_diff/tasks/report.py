@@ -54,11 +54,11 @@ def report(
     tasks = sorted({str(each["task"]) for each in facts.values()})
     if len(tasks) > 1:
         found = f"holds results of {' and '.join(f'`{task}`' for task in tasks)}"
-        raise UsageError(found, fix="keep them in folders of their own", file=folder.name)
+        raise UsageError(found, fix="keep them in separate folders", file=folder.name)
     check_writable(folder)
     if tasks[0] in DRAWN:
         if data is not None or volumes:
-            raise UsageError(f"what `{tasks[0]}` wrote is scans itself", fix="leave --data and --volume out")
+            raise UsageError(f"the results of `{tasks[0]}` are scans themselves", fix="leave --data and --volume out")
         page = _of_scans(folder, facts, single=single, most=most)
         if not single:
             attach_page(folder, runs=runs, mlflow=mlflow)
@@ -124,7 +124,7 @@ def _cases(
         raise UsageError("one of --volume and --data is enough", fix="leave one out")
     if volumes:
         if len(facts) > 1:
-            found = f"--volume is one scan, and there are {len(facts)} cases"
+            found = f"--volume is one scan, but there are {len(facts)} cases"
             raise UsageError(found, fix="name their table with --data, or the folder of one case")
         name, known = next(iter(facts.items()))
         case, sentence = find_case(

@@ -49,7 +49,7 @@ def list_runs(runs: Path, *, task: str | None = None) -> list[Listed]:
 
 def _check_task(task: str | None) -> None:
     if task is not None and task not in VERBS:
-        raise UsageError(f"there is no task `{task}`", fix=f"use one of {', '.join(VERBS)}")
+        raise UsageError(f"unknown task `{task}`", fix=f"use one of {', '.join(VERBS)}")
 
 
 def best_run(runs: Path, *, task: str | None = None, metric: str | None = None) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def best_run(runs: Path, *, task: str | None = None, metric: str | None = None) 
     if not scored:
         known = sorted({name for run in finished for name in numbers_of(run)})
         raise UsageError(
-            f"no finished run below {runs.name}/ has {metric or 'a best number'}",
+            f"no finished run under {runs.name}/ has {metric or 'a best number'}",
             fix=f"use one of {', '.join(known)}"
             if known
             else f"train one: medseg-diff {verbs_of(task).train} --data cases.csv",
@@ -234,7 +234,8 @@ def register_run(named: Path, name: str, *, runs: Path, alias: str | None = None
     run = locate(named, runs)
     if (run.folder / TUNED).is_file():
         log.info(
-            "%s stays with the run's folder: versions do not change; say --steps and --members to `segment`", TUNED
+            "%s stays in the run's folder: registered versions do not change; pass --steps and --members to `segment`",
+            TUNED,
         )
     uri = register(run, runs, name=name, alias=alias).uri
     return uri, use_of(run, uri)

@@ -51,22 +51,20 @@ class SynthesisOptions:
             name = "--data-root" if self.split is None else "--split"
             raise UsageError(f"{name} is for the rows of --masks", fix="leave it out")
         if self.masks is not None and (self.covariates or self.unconditional or (self.age, self.sex) != (None, None)):
-            raise UsageError("--masks says what is painted, and takes no covariates", fix="leave them out")
+            raise UsageError("--masks decides what is painted, and takes no covariates", fix="leave them out")
         if self.masks is not None and self.enhance is not None:
-            raise UsageError("--masks paints on the grid of each mask, and --enhance makes a finer one", fix="use one")
+            raise UsageError("--masks paints on the grid of each mask, but --enhance makes a finer one", fix="use one")
         if self.split is not None and self.split not in SPLITS:
             raise UsageError(f"there is no split `{self.split}`", fix=f"use one of {', '.join(SPLITS)}")
         names = [word.partition("=")[0] for word in self.covariates]
         names += ["age_years"] * (self.age is not None) + ["sex"] * (self.sex is not None)
         for word in self.covariates:
             if not all(word.partition("=")):
-                raise UsageError(f"`{word}` is no covariate", fix="write it as NAME=VALUE, such as age_years=63")
+                raise UsageError(f"`{word}` is not a covariate", fix="write it as NAME=VALUE, such as age_years=63")
         if twice := [name for name in names if names.count(name) > 1]:
             raise UsageError(f"{twice[0]} is asked for twice", fix="leave one of them out")
         if self.unconditional and self.guidance is not None:
-            raise UsageError(
-                "--unconditional leaves covariates out, and --guidance follows them", fix="use one of them"
-            )
+            raise UsageError("--unconditional leaves covariates out, but --guidance needs them", fix="use one of them")
 
     @property
     def count(self) -> int:
@@ -125,9 +123,9 @@ class AuditOptions:
         """Raises: UsageError for scales that are none, or a split that there is none of."""
         scales = self.guidance
         if any(not 0 < scale <= 100 for scale in scales) or len(set(scales)) < len(scales):
-            raise UsageError("--guidance are no scales above 0", fix="write them as --guidance 1,2,4, each once")
+            raise UsageError("--guidance takes scales above 0", fix="write them as --guidance 1,2,4, each once")
         if self.split not in HELD_OUT:
-            raise UsageError(f"`{self.split}` is no split that was held out", fix=f"use {' or '.join(HELD_OUT)}")
+            raise UsageError(f"`{self.split}` is not a held-out split", fix=f"use {' or '.join(HELD_OUT)}")
 
     @property
     def drawing(self) -> SynthesisOptions:

@@ -57,4 +57,4 @@ class Folds:
     def check(self) -> None:
         """Raises: UsageError for a share of one training."""
         if self.folds is None and self.shard != (1, 1):
-            raise UsageError("--shard is for --folds", fix="leave it out, or say how many folds there are")
+            raise UsageError("--shard needs --folds", fix="leave it out, or add --folds")

@@ -43,7 +43,7 @@ class TuningOptions:
         for name, numbers in (("--steps", self.steps), ("--members", self.members)):
             whole = isinstance(numbers, Sequence) and all(isinstance(number, int) for number in numbers)
             if not whole or any(number < 1 for number in numbers):
-                raise UsageError(f"{name} are no numbers of 1 or more", fix=f"write them as {name} 1,2,3")
+                raise UsageError(f"{name} takes numbers of 1 or more", fix=f"write them as {name} 1,2,3")
         for name, loss in (("--loss", self.loss), ("--loss-ged2", self.loss_ged2), ("--loss-ece", self.loss_ece)):
             if not 0 <= loss <= 1:
-                raise UsageError(f"there is no {name} of {loss:g}", fix="use one from 0 to 1, such as 0.005")
+                raise UsageError(f"{name} {loss:g} is out of range", fix="use one from 0 to 1, such as 0.005")

@@ -45,7 +45,7 @@ def ui(
     """
     if not _is_loopback(host):
         raise UsageError(
-            f"`{host}` is open to others, and MLflow asks nobody for a password",
+            f"`{host}` is open to other machines, and MLflow asks for no password",
             fix="use 127.0.0.1, and from elsewhere a tunnel (ssh -L)",
         )
     store = address(runs)
@@ -54,7 +54,7 @@ def ui(
         ready(link)
         return link
     if store.startswith(LOCAL) and not Path(store.removeprefix(LOCAL)).is_file():
-        raise UsageError(f"no MLflow store below {runs.name}/", fix="train first, or medseg-diff runs sync")
+        raise UsageError(f"no MLflow store under {runs.name}/", fix="train first, or medseg-diff runs sync")
     root = link = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     _check_free(host, port)
     _settle(runs)
@@ -79,7 +79,7 @@ def _settle(runs: Path) -> None:
     try:
         settle(runs)
     except sqlite3.Error as error:
-        log.warning("pictures and files are looked for where the runs were copied from (%s)", error)
+        log.warning("MLflow will look for pictures and files where the runs were copied from (%s)", error)
 
 
 def _page(root: str, runs: Path) -> str:
@@ -155,7 +155,7 @@ def _wait(server: "subprocess.Popen[bytes]", root: str) -> None:
             return
         if now > said + SAYING_SECONDS:
             said = now
-            log.info("still waiting for MLflow's answer at %s, %.0f s by now", root, now - began)
+            log.info("still waiting for MLflow at %s after %.0f s", root, now - began)
         time.sleep(BREATH_SECONDS)
     raise EnvironmentFault(f"MLflow did not start within {START_SECONDS:.0f} s", fix="try again")
 

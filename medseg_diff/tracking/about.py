@@ -54,7 +54,7 @@ def description_of_run(run: Run, run_id: str) -> str:
         said = f"Denoising trajectories of validation images, step {last.step}; all of them are under Model metrics:"
         parts.append(f"{said}\n\n{_picture(run_id, TRAJECTORY, last.step)}")
     if laid_over := _words(facts.get("overrides")):
-        parts.append(f"Laid over the recipe: {', '.join(f'`{plain(word)}`' for word in laid_over)}")
+        parts.append(f"Settings changed from the recipe: {', '.join(f'`{plain(word)}`' for word in laid_over)}")
     if paper := _settings(run).get("paper"):
         parts.append(f"The recipe: {plain(str(paper), LONGEST)}")
     return "\n\n".join(part for part in [*parts, *figures_of(recorded(run), run_id)] if part)
@@ -68,11 +68,11 @@ def description_of_version(run: Run) -> str:
 def description_of_study(study: FoldStudy, run_id: str) -> str:
     """Markdown for the top of a study's page. Raises: CheckpointError where the folder is no study."""
     facts, evaluations = study.facts, recorded(study.whole)
-    said = f"**{facts['task']}** by the recipe `{facts['recipe']}`, {facts['folds']} times, each without another part "
+    said = f"**{facts['task']}** with the recipe `{facts['recipe']}`, {facts['folds']} times, each without a different part "
     parts = [f"{said}of the patients: the runs below this one are its folds."]
     measured = {name.partition("/")[2]: value for name, value in calibrated(study.whole).items()}
     kept = ", ".join(f"{name} {value:.4g}" for name, value in list(measured.items())[:6])
-    parts.append(f"Patients as the fold that never saw them says: {kept}" if kept else "")
+    parts.append(f"Each patient as predicted by the fold that never saw them: {kept}" if kept else "")
     if study.finished:
         parts.append(f"Use it: `{use_of(study.run(1), study.name)}`")
     return "\n\n".join(part for part in [*parts, means_in_words(evaluations), *figures_of(evaluations, run_id)] if part)
@@ -118,7 +118,7 @@ def _recipe(run: Run) -> str:
     kept = {name: value for name, value in measured.items() if name.startswith(("threshold", "temperature"))}
     said += [f"{name} {value:.4g}" for name, value in list(kept.items())[:6]]
     result = f"; **result**: {', '.join(said)}" if said else ""
-    return f"**{run.facts['task']}** by the recipe `{run.facts['recipe']}`{result}"
+    return f"**{run.facts['task']}** with the recipe `{run.facts['recipe']}`{result}"
 
 
 def _data(run: Run) -> str:

@@ -40,7 +40,7 @@ def attach_evaluation(
     try:
         evaluation = record_evaluation(run, summary, per_case)
     except MedsegError as error:
-        log.warning("the run folder does not keep this evaluation: %s", error.line)
+        log.warning("the run folder cannot keep this evaluation: %s", error.line)
         return False
     return mlflow and _told(run, store, lambda entry: send_evaluation(entry, evaluation))
 
@@ -66,7 +66,7 @@ def attach_page(folder: Path, *, runs: Path, mlflow: bool = True) -> Run | None:
             try:
                 keep(page, evaluation / PAGE)
             except MedsegError as error:
-                log.warning("the run folder does not keep this page: %s", error.line)
+                log.warning("the run folder cannot keep this page: %s", error.line)
     if mlflow:
         _told(run, runs, lambda entry: entry.file(page, place))
     return run
@@ -79,7 +79,7 @@ def attach_trials(run: Run, *, store: Path, sweep: Path | None = None) -> None:
         if sweep is not None:
             keep(sweep, run.folder / SWEEP)
     except MedsegError as error:
-        log.warning("the run folder does not keep this sweep: %s", error.line)
+        log.warning("the run folder cannot keep this sweep: %s", error.line)
     _told(run, store, lambda entry: send_trials(entry, trials_of(run)))
 
 
@@ -88,7 +88,9 @@ def attach_study(study: FoldStudy, *, store: Path) -> None:
     try:
         complete_study(study, store)
     except Exception as error:  # mlflow and its transports fail in many ways
-        log.warning("MLflow was not told of %s (%s); later: medseg-diff runs sync", study.name, type(error).__name__)
+        log.warning(
+            "%s was not sent to MLflow (%s); send it later: medseg-diff runs sync", study.name, type(error).__name__
+        )
 
 
 def _told(run: Run, store: Path, what: Callable[[Entry], None]) -> bool:
@@ -101,6 +103,10 @@ def _told(run: Run, store: Path, what: Callable[[Entry], None]) -> bool:
         what(entry)
         describe(run, entry)
     except Exception as error:  # mlflow and its transports fail in many ways
-        log.warning("MLflow was not told of this (%s); later: medseg-diff runs sync %s", type(error).__name__, run.name)
+        log.warning(
+            "not sent to MLflow (%s); send it later: medseg-diff runs sync %s",
+            type(error).__name__,
+            run.name,
+        )
         return False
     return True

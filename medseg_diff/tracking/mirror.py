@@ -87,7 +87,7 @@ class Mirror:
                 job()
             except Exception as error:  # a mirror may fail in any way its libraries know, and must not stop a training
                 self._broken_at = time.monotonic()
-                log.warning("MLflow is not reachable (%s); going on without it%s", type(error).__name__, self._remedy)
+                log.warning("MLflow is not reachable (%s); continuing without it%s", type(error).__name__, self._remedy)
             self._asked = None
 
     def _make_up(self) -> None:
@@ -95,7 +95,7 @@ class Mirror:
         if self._broken_at is None or time.monotonic() - self._broken_at < REST_SECONDS:
             return
         complete(self._run, self._store)
-        log.info("MLflow is there again and complete")
+        log.info("MLflow is reachable again and complete")
 
     def _open(self) -> None:
         self._entry = entry_of(self._run, self._store)

@@ -42,7 +42,7 @@ def register(run: Run, store: Path, *, name: str, alias: str | None = None) -> R
     MLflow does not answer.
     """
     if not NAME.fullmatch(name):
-        raise UsageError(f"`{name}` is no name for a model", fix="use letters, digits, dot, dash and underscore")
+        raise UsageError(f"`{name}` is not a name for a model", fix="use letters, digits, dot, dash and underscore")
     files = _sealed_files(run)
     with answering(), tempfile.TemporaryDirectory() as temporary:
         completed = complete(run, store)
@@ -138,7 +138,7 @@ def _parse(uri: str) -> tuple[str, str | None, str | None]:
     """(name, version, alias), one of the last two."""
     found = re.fullmatch(r"models:/+([\w.-]+)(?:/(\d+)|@([\w.-]+))", uri)
     if not found:
-        raise UsageError(f"`{uri}` names no model", fix="write models:/NAME/VERSION or models:/NAME@ALIAS")
+        raise UsageError(f"`{uri}` does not name a model", fix="write models:/NAME/VERSION or models:/NAME@ALIAS")
     return found[1], found[2], found[3]
 
 

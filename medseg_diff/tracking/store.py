@@ -50,7 +50,7 @@ def make_client(store: Path) -> Any:
     if address(store).startswith(LOCAL):
         store.mkdir(parents=True, exist_ok=True)
         if settle(store):
-            logging.getLogger("medseg_diff").info("%s: MLflow's files are now those beside it", store.name)
+            logging.getLogger("medseg_diff").info("%s: MLflow now uses the files beside it", store.name)
         _forget_places()
     return MlflowClient(tracking_uri=address(store))
 
@@ -72,7 +72,7 @@ def answering() -> Iterator[None]:
     except (MlflowException, ConnectionError, sqlite3.Error) as error:
         raise EnvironmentFault(
             f"MLflow does not answer ({type(error).__name__})",
-            fix="start the server, or unset MLFLOW_TRACKING_URI to use the store below runs/",
+            fix="start the server, or unset MLFLOW_TRACKING_URI to use the store under runs/",
         ) from error
 
 

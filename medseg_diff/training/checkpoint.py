@@ -168,13 +168,13 @@ class Checkpoints:
         try:
             said = dict(json.loads(text))
             if said.get("format") != FORMAT:
-                found = f"was written in format {said.get('format')}, this is {FORMAT}"
+                found = f"was written in format {said.get('format')}, this version reads {FORMAT}"
                 raise CheckpointError(found, fix="use the version that wrote it", file=self._name(name))
             if said.pop("digest", None) != _digest(said):
                 raise self._fault("differs from its own digest", name)
             pointer = _Pointer.model_validate_json(json.dumps(said))
         except (ValueError, TypeError, RecursionError, ValidationError):
-            raise self._fault("is not what was written", name) from None
+            raise self._fault("has changed since it was written", name) from None
         self._compare(pointer.identity)
         return pointer
 
@@ -183,14 +183,14 @@ class Checkpoints:
         words = {
             "recipe_sha256": "another recipe",
             "data_digest": "another table of cases",
-            "examples": f"{there.examples} examples, here are {self.identity.examples}",
-            "world_size": f"{there.world_size} processes, here are {self.identity.world_size}",
+            "examples": f"{there.examples} examples, not {self.identity.examples}",
+            "world_size": f"{there.world_size} processes, not {self.identity.world_size}",
         }
         for name, word in words.items():
             if getattr(there, name) != getattr(self.identity, name):
                 raise CheckpointError(
                     f"was trained with {word}",
-                    fix="go on with what it was begun with, or choose another --out",
+                    fix="continue with what it was started with, or choose another --out",
                     file=self._name(POINTER),
                 )
 

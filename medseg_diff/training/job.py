@@ -75,7 +75,7 @@ def check_shares(trainings: Mapping[str, FitSettings], processes: int) -> None:
         if each.passes_batch % processes:
             whole = processes * each.accumulate
             found = (
-                f"{name}.batch {each.batch} cannot be shared among {counted(processes, 'process', plural='processes')}"
+                f"{name}.batch {each.batch} cannot be divided among {counted(processes, 'process', plural='processes')}"
             )
             raise UsageError(found, fix=f"set {name}.batch={whole * -(-each.batch // whole)}")
 
@@ -127,7 +127,7 @@ def _train(phases: Callable[[Bench], Iterable[Phase]], bench: Bench, watchers: W
             _finish(run)
         finished = True
     except KeyboardInterrupt:
-        log.warning("stopped; go on from the last checkpoint with %s", bench.again)
+        log.warning("stopped; to continue from the last checkpoint: %s", bench.again)
         raise
     finally:
         watchers.tell(lambda watcher: watcher.end(run, finished=finished, weights=weights))

@@ -74,18 +74,18 @@ def opened(job: Job, *, out: Path | None, runs: Path, resume: Resume | None) -> 
             if run.facts["finished"] or _begun(run):
                 clean(folder)
                 if not run.facts["finished"]:
-                    log.info("going on with %s", folder)
+                    log.info("continuing %s", folder)
                 yield run
                 return
         if resume == "must":
-            found = "checkpoint to go on from" if out else "unfinished run of this recipe and these cases"
+            found = "checkpoint to continue from" if out else "unfinished run of this recipe and these cases"
             fix = "name the run's folder with --out, or use --resume auto"
             raise CheckpointError(f"holds no {found}", fix=fix, file=(out or runs).name)
         if folder is None:
             folder = runs / new_name(job.recipe)
             stack.enter_context(locked(folder))
         if resume:
-            log.info("nothing to go on with: %s is a new run", folder)
+            log.info("no unfinished run to resume: %s is a new run", folder)
         again = bool(resume) and _abandoned(folder)
         facts = {"recipe_sha256": job.recipe_sha256, "data_digest": job.data_digest, "started": time.time()}
         facts |= {"init_from": job.init_from} if job.init_from else {}
@@ -112,7 +112,7 @@ def _newest(job: Job, runs: Path, stack: ExitStack) -> Path | None:
         try:
             stack.enter_context(locked(folder))
         except EnvironmentFault as error:
-            log.info("not going on with %s", error.line)
+            log.info("not continuing %s", error.line)
             continue
         return folder
     return None
@@ -133,13 +133,15 @@ def _check(run: Run, job: Job) -> None:
     if facts.get("task") != job.task:
         found = f"is a run for `{facts.get('task')}`, not `{job.task}`"
     elif not run.recipe_file.is_file() or sha256_of(run.recipe_file) != job.recipe_sha256:
-        found = f"was begun with another recipe ({_differences(run, job)})"
+        found = f"was started with another recipe ({_differences(run, job)})"
     elif facts.get("data_digest") != job.data_digest:
-        found = "was begun with another table of cases"
+        found = "was started with another table of cases"
     elif facts.get("init_from") != job.init_from:
-        found = f"was begun with {'other weights' if facts.get('init_from') else 'untrained weights'} (--init-from)"
+        found = f"was started with {'other weights' if facts.get('init_from') else 'untrained weights'} (--init-from)"
     if found:
-        raise CheckpointError(found, fix="go on with what it was begun with, or choose another --out", file=run.name)
+        raise CheckpointError(
+            found, fix="continue with what it was started with, or choose another --out", file=run.name
+        )
 
 
 def _differences(run: Run, job: Job) -> str:

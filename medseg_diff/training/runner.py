@@ -75,7 +75,7 @@ class Course:
                     if not (alone and self.workers and LOST_WORKER.search(str(error))):
                         raise
                     self.workers = 0
-                    self._go_back(f"{str(error).splitlines()[0].rstrip('.')}; going on without loader workers")
+                    self._go_back(f"{str(error).splitlines()[0].rstrip('.')}; continuing without loader workers")
 
     def _begin(self) -> None:
         """From the checkpoint, or with one of the untrained networks: a place to go back to, and a disk that is tried."""
@@ -91,7 +91,7 @@ class Course:
                 self._draw(Progress(0, {}, self.learners.averages))  # MLflow's card opens on step 0
             return
         self._restore(found)
-        log.info("%s: going on from step %d of %d", self.phase.name, self.mark.step, self.phase.settings.steps)
+        log.info("%s: continuing from step %d of %d", self.phase.name, self.mark.step, self.phase.settings.steps)
         then, now = found.environment.model_dump(), self.checkpoints.environment.model_dump()
         changed = [f"{name} {then[name]}, now {now[name]}" for name in then if then[name] != now[name]]
         if changed:
@@ -110,7 +110,7 @@ class Course:
                         self._save(progress.step)
                     raise Preempted(
                         f"a checkpoint was written after step {progress.step} of {phase.settings.steps}",
-                        fix=f"go on with {self.bench.again}",
+                        fix=f"continue with {self.bench.again}",
                     )
 
     def _look_at(self, progress: Progress) -> dict[str, float]:
@@ -174,7 +174,7 @@ class Course:
 
     def _restore(self, found: Checkpoint) -> None:
         if found.damage:
-            log.warning("%s; the checkpoint before it is whole, of step %d", found.damage, found.mark.step)
+            log.warning("%s; using the intact checkpoint before it, of step %d", found.damage, found.mark.step)
         self.mark = found.mark
         self.learners.restore(found.state, share=found.mark.share / 2**self.rollbacks)
         if self.chief:
@@ -187,12 +187,12 @@ class Course:
             if self.chief:
                 self._save_batch(odd.step)
             raise Diverged(
-                f"{self.phase.name}: not finite at step {odd.step + 1}, with 1/{2**ROLLBACKS} of the learning rate too; "
+                f"{self.phase.name}: not finite at step {odd.step + 1}, with 1/{2**ROLLBACKS} of the learning rate as well; "
                 "its batch is in diverged/",
                 fix="look at that batch, lower training.learning_rate, or use training.precision=fp32",
             )
         share = self.mark.share / 2**self.rollbacks
-        self._go_back(f"not finite at step {odd.step + 1}; going on with {share:.3g} of the learning rate")
+        self._go_back(f"not finite at step {odd.step + 1}; continuing with {share:.3g} of the learning rate")
 
     def _go_back(self, reason: str) -> None:
         """To the last checkpoint."""

@@ -42,4 +42,4 @@ class Watchers:
             except Exception as error:  # it may fail in any way its libraries know
                 self._watchers.remove(watcher)
                 name = type(watcher).__name__
-                log.warning("%s failed (%s); the training goes on without it", name, type(error).__name__)
+                log.warning("%s failed (%s); the training continues without it", name, type(error).__name__)

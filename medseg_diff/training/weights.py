@@ -98,7 +98,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     odd = sorted(set(state) ^ set(expected)) or [name for name in expected if state[name].shape != expected[name].shape]
     if odd:
         raise CheckpointError(
-            f"holds another network than the recipe's ({len(odd)} entries differ, first {odd[0]})",
+            f"does not fit the recipe's network ({len(odd)} entries differ, first {odd[0]})",
             fix="use the recipe.yaml that was trained",
             file=path.name,
         )

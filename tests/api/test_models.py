@@ -22,7 +22,7 @@ def test_without_a_name_it_is_the_newest_of_its_task(trained, untrained_anomaly)
     assert medseg_diff.load_model(task="anomaly", runs=untrained_anomaly.runs, device="cpu").task == "anomaly"
     with pytest.raises(UsageError, match="no finished run for `anomaly`"):
         medseg_diff.load_model(task="anomaly", runs=trained.runs)
-    with pytest.raises(UsageError, match="there is no task `paint`"):
+    with pytest.raises(UsageError, match="unknown task `paint`"):
         medseg_diff.load_model(trained.folder, task="paint")
     with pytest.raises(CheckpointError, match="is a run for `segment`, not `anomaly`"):
         medseg_diff.load_model(trained.folder, task="anomaly")

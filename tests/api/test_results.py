@@ -68,7 +68,7 @@ def test_it_shows_regions_intervals_and_warnings(result):
 
 
 def test_what_is_not_there_is_said(result, tmp_path):
-    with pytest.raises(UsageError, match=r"there is no `variance_models` of this case. Fix: ask for one of mask, prob"):
+    with pytest.raises(UsageError, match=r"this case has no `variance_models`. Fix: ask for one of mask, prob"):
         result.image("variance_models")
     with pytest.raises(UsageError, match="there is no region `rim`"):
         result.mask_of("rim")
@@ -84,7 +84,7 @@ def test_arrays_are_read_when_they_are_asked_for(result, folder):
     with pytest.raises(ImageError, match=r"probability_core.nii.gz: cannot be read"):
         _ = result.probability
     (folder / "uncertainty_core.nii.gz").write_bytes((folder / "mask.nii.gz").read_bytes())
-    with pytest.raises(ImageError, match="is not as it was written"):
+    with pytest.raises(ImageError, match="has changed since it was written"):
         _ = result.uncertainty
 
 

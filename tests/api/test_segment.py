@@ -149,10 +149,10 @@ def test_words_of_the_command_line_are_one_case(patient, model, result):
         ({"volume": "patient", "split": "test"}, "--split is for the rows of a table"),
         ({"volume": "patient", "shard": (1, 2)}, "shard is for several cases"),
         ({"volume": "patient", "keep_going": True}, "without out nothing is left"),
-        ({"volume": np.zeros((4, 4, 4))}, r"of type ndarray. Fix: say where its voxels lie"),
+        ({"volume": np.zeros((4, 4, 4))}, r"of type ndarray. Fix: give it an affine"),
         ({"volume": 7}, "of type int"),
         ({"volume": {}}, "empty dict"),
-        ({"volume": "patient", "device": "cpu"}, "is loaded already, on cpu. Fix: leave device"),
+        ({"volume": "patient", "device": "cpu"}, "is already loaded on cpu. Fix: pass device"),
     ],
 )
 def test_what_makes_no_sense_is_said(options, said, model):
@@ -164,7 +164,7 @@ def test_all_that_is_wrong_with_a_list_is_said_at_once(patient, model):
     with pytest.raises(Problems) as caught:
         medseg_diff.segment([patient.place / "nobody", {"tone": patient.names["t1"]}], model=model)
     first, second = caught.value.lines
-    assert "nobody: no such file or folder" in first and "`tone` is no channel of the model" in second
+    assert "nobody: no such file or folder" in first and "`tone` is not a channel of the model" in second
 
 
 def test_a_4d_image_without_names_is_refused(patient, model):
@@ -211,7 +211,7 @@ def test_it_starts_from_masks_as_the_command_line_does_and_so_do_workers(patient
     options = {"model": trained.folder, "device": "cpu", "out": tmp_path / "b", "cluster": "ray"}
     (shared,) = medseg_diff.segment([scan], **options, **words)
     assert one_worker == [1] and np.array_equal(shared.probability, found.probability)
-    with pytest.raises(UsageError, match="--strength is how far"):
+    with pytest.raises(UsageError, match="--strength says how far"):
         medseg_diff.segment(scan, model=model, strength=0.3)
 
 
@@ -220,5 +220,5 @@ def test_workers_need_files_and_a_folder(patient, model, trained, tmp_path, one_
     for options in ({"volume": images, "out": tmp_path}, {"volume": patient.place / "patient"}):
         with pytest.raises(UsageError, match="workers need scans that all of them can read"):
             medseg_diff.segment(**options, model=trained.folder, cluster="ray")
-    with pytest.raises(UsageError, match=r"workers open it themselves. Fix: name its folder"):
+    with pytest.raises(UsageError, match=r"workers open models themselves. Fix: name its folder"):
         medseg_diff.segment(patient.place / "patient", model=model, out=tmp_path, cluster="ray")

@@ -60,7 +60,7 @@ def test_slope_and_intercept_apply(tmp_path):
 BITS = patched()
 DAMAGED = {
     "empty": (b"", "is empty"),
-    "text": (b"hello" * 200, "no image known here"),
+    "text": (b"hello" * 200, "not an image in a known format"),
     "cut in the header": (BITS[:347], "cut off within its header"),
     "cut after the header": (BITS[:352], "is cut off"),
     "cut in the voxels": (BITS[:-1], "is cut off"),
@@ -71,7 +71,7 @@ DAMAGED = {
     "zero dimension": (patched((44, "<h", 0)), "impossible dimensions"),
     "absurd dimensions": (
         patched((42, "<h", 32767), (44, "<h", 32767)),
-        "more than a head",
+        "too many for a scan of a head",
     ),
     "larger than the file": (patched((42, "<h", 500), (44, "<h", 500)), "is cut off"),
     "unknown type": (patched((70, "<h", 77)), "unknown type 77"),
@@ -86,7 +86,7 @@ DAMAGED = {
     "NaN voxel": (patched(voxels=np.where(RAMP == 7, np.nan, RAMP)), "1 voxels are not finite"),
     "infinite voxel": (patched(voxels=np.where(RAMP == 7, np.inf, RAMP)), "not finite"),
     "constant": (patched(voxels=np.full_like(RAMP, 3)), "constant: every voxel is 3"),
-    "slope that overflows": (patched((112, "<f", 3e38)), "not finite"),
+    "slope that overflows": (patched((112, "<f", 3e38)), "squares overflow"),
     "5D vector": (nibabel.Nifti1Image(np.tile(RAMP[..., None, None], 3), AFFINE).to_bytes(), "several volumes"),
     "several volumes": (nibabel.Nifti1Image(np.stack([RAMP] * 4, -1), AFFINE).to_bytes(), "several volumes (4×5×6×4)"),
     "damaged gz": (gzip.compress(BITS)[:40] + b"\xff" + gzip.compress(BITS)[41:], "damaged|cut off"),
@@ -151,7 +151,7 @@ QFORM_CODE, SFORM_CODE, QUATERN_B, QOFFSET_X, PIXDIM_X, SROW_X, UNITS = 252, 254
         ([(SROW_X, "<f", -60.0)], "implausible"),
         ([(QFORM_CODE, "<h", 1), (SROW_X, "<f", float("nan"))], "the sform is not a usable affine"),
         ([(QFORM_CODE, "<h", 1), (QUATERN_B, "<f", 9.0)], "the qform is not a usable affine"),
-        ([(UNITS, "<B", 1)], "unit of length makes no sense"),
+        ([(UNITS, "<B", 1)], "unit of length is not valid"),
         ([(112, "<f", float("nan")), (116, "<f", float("nan"))], "slope and intercept are not numbers"),
     ],
 )
@@ -195,12 +195,12 @@ def test_metres_become_millimetres(tmp_path):
     image.header.set_xyzt_units("meter")
     volume = read_volume(saved(tmp_path, image.to_bytes()))
     np.testing.assert_allclose(volume.affine, np.diag([1, 1, 2, 1]), rtol=1e-6)
-    assert volume.warnings == ("lengths stand in metres and were converted to millimetres",)
+    assert volume.warnings == ("lengths are in metres and were converted to millimetres",)
 
 
 def test_4d_of_one_volume_and_2d_become_3d_and_say_so(tmp_path):
     volume = read_volume(saved(tmp_path, nibabel.Nifti1Image(RAMP[..., None], AFFINE).to_bytes()))
-    assert volume.shape == RAMP.shape and volume.warnings == ("4D, but of one volume",)
+    assert volume.shape == RAMP.shape and volume.warnings == ("4D, but with only one volume",)
     flat = read_volume(saved(tmp_path, nibabel.Nifti1Image(RAMP[..., 0], AFFINE).to_bytes()))
     assert flat.shape == (4, 5, 1) and "one slice" in flat.warnings[0]
 
@@ -270,7 +270,7 @@ def test_another_order_of_the_axes_is_turned_and_said(tmp_path):
     affine = AFFINE @ np.array([[0, 1, 0, 0], [0, 0, 1, 0], [-1, 0, 0, 5], [0, 0, 0, 1.0]])
     images = read_case(case_of(tmp_path, t1=(-RAMP, AFFINE), t2=(turned, affine)))
     np.testing.assert_array_equal(images.image[1], RAMP)
-    assert images.warnings == (f"t2: reoriented from {axes_of(affine)} to LPS, as t1",)
+    assert images.warnings == (f"t2: reoriented from {axes_of(affine)} to LPS, like t1",)
 
 
 def test_a_case_has_the_code_of_the_grid_that_it_is_brought_onto(tmp_path):
@@ -369,7 +369,7 @@ class TestReal:
             (tmp_path / f"{number}.dcm").symlink_to((SCANS / f"dicom/papaya_brain/brain_{number:03}.dcm").resolve())
         volume = read_volume(tmp_path)
         assert volume.shape == (256, 256, 4) and axes_of(volume.affine) == "LPS"
-        assert "taken as even" in volume.warnings[0]
+        assert "even spacing is assumed" in volume.warnings[0]
         (tmp_path / "5.dcm").unlink()
         (tmp_path / "8.dcm").symlink_to((SCANS / "dicom/papaya_brain/brain_008.dcm").resolve())
         with pytest.raises(ImageError, match="find the missing slices"):

@@ -106,6 +106,6 @@ def test_a_deviation_stays_within_what_a_scan_can_show(said):
 
 @pytest.mark.parametrize("wrong", [{"target": "velocity"}, {"target": "clean", "learned_variance": True}], ids=str)
 def test_a_deviation_is_of_the_clean_image(wrong):
-    with pytest.raises(ValueError, match="learned_deviation is of the clean image"):
+    with pytest.raises(ValueError, match="learned_deviation is for the clean image"):
         DenoiserSettings(**wrong, learned_deviation=True)
     assert (DenoiserSettings(target="clean", learned_deviation=True).outputs, DenoiserSettings().outputs) == (2, 1)

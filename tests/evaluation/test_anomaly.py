@@ -58,7 +58,7 @@ def test_a_healthy_case_needs_no_reference_and_counts_for_false_alarms_only(stud
 
 def test_a_case_without_reference_that_is_not_healthy_is_refused_by_name(study):
     study.add("ill").score("ill", TUMOUR * 1.0).add("odd", seg=None).score("odd", TUMOUR * 1.0)
-    with pytest.raises(ManifestError, match=r"no reference of 1 of 2 cases: odd.*or label them healthy"):
+    with pytest.raises(ManifestError, match=r"no reference for 1 of 2 cases: odd.*or label them healthy"):
         study.evaluate()
 
 

@@ -84,5 +84,5 @@ def test_the_figure_shows_intervals_and_unlike_scans(study, tmp_path):
 def test_a_case_json_that_was_changed_is_refused(study, changes):
     file = study.predictions / "a" / "case.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    with pytest.raises(UsageError, match=r"case.json is not what was written"):
+    with pytest.raises(UsageError, match=r"case.json has changed since it was written"):
         study.evaluate()

@@ -105,7 +105,7 @@ def test_labels_that_no_region_counts_are_told(study, caplog):
     study.add("b", labels=2).predict("b", regions={"whole_tumour": [1, 2, 4]})
     with caplog.at_level(logging.WARNING):
         study.evaluate()
-    assert "1 of 2 references hold the label 3, which no region counts: a" in caplog.text
+    assert "1 of 2 references hold the label 3, which belongs to no region: a" in caplog.text
 
 
 def test_scans_of_one_patient_give_no_interval(study):

@@ -58,7 +58,7 @@ def validate(table: Path) -> Outcome:
         except MedsegError as error:
             return Outcome(int(error.exit_code), errors=tuple(error.lines))
     errors = tuple(problem.line for problem in report.problems)
-    said = () if errors else (f"{report.cases} cases, no problem",)
+    said = () if errors else (f"{report.cases} cases, no problems",)
     return Outcome(
         int(report.exit_code), (*heard[logging.INFO], *said), (*heard[logging.WARNING], *report.warnings), errors
     )

@@ -64,7 +64,7 @@ def test_the_score_is_the_root_mean_square_and_the_farthest_are_named_first():
     [
         ("t1~t2", 0.0, "the correlation of t1 and t2 is 0, in training 0 to 0.762"),
         ("flair noise", 0.0, "noise of flair is 1, in training 1 to 2.72"),
-        ("flair q95", 0.8, "the value that 95 % of flair lie below is 0.8, in training 0 to 1"),
+        ("flair q95", 0.8, "the value below which 95 % of flair lies is 0.8, in training 0 to 1"),
         ("brain", np.log(900), "the brain's volume in ml is 900, in training 1 to 2.72"),
         ("slices", np.log(5), "the distance of slices in mm is 5, in training 1 to 2.72"),
     ],

@@ -161,7 +161,7 @@ def test_a_brightness_is_learned_in_sixty_steps(ways):
         ({"covariates_by": ()}, "covariates_by"),
         ({"covariates_by": ("channels", "channels")}, "covariates_by names a way twice: channels, channels"),
         ({"covariates_by": ("tokens",)}, "covariates_by"),
-        ({"covariates_by": ("attention",), "attention": ()}, "covariates_by attention needs levels that attend"),
+        ({"covariates_by": ("attention",), "attention": ()}, "covariates_by attention needs levels with attention"),
     ],
 )
 def test_ways_that_cannot_be_built_are_refused(words, said):

@@ -82,8 +82,8 @@ def test_verdicts_and_latents_are_of_each_image_by_itself(size):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"size": (12, 18)}, "multiples of 4 from 12 on, not 12×18"),
-        ({"size": (8, 12)}, "multiples of 4 from 12 on, not 8×12"),
+        ({"size": (12, 18)}, "multiples of 4, at least 12, not 12×18"),
+        ({"size": (8, 12)}, "multiples of 4, at least 12, not 8×12"),
         ({"groups": 3}, "8 channels do not divide by 3 groups"),
         ({"widths": (2048,) * 8, "size": ()}, "a network of about"),
         ({"widths": (8,)}, "at least 2 items"),

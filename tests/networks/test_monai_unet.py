@@ -142,7 +142,7 @@ def test_a_safetensors_file_is_read_and_a_damaged_one_refused(tmp_path):
     ("change", "said"),
     [
         (lambda state: state.pop("conv_in.conv.bias"), "has no `conv_in.conv.bias`"),
-        (lambda state: state.update(extra=torch.zeros(1)), "has `extra`, which the recipe's network has not"),
+        (lambda state: state.update(extra=torch.zeros(1)), "has `extra`, which the recipe's network does not have"),
         (lambda state: state.update({"conv_in.conv.bias": torch.zeros(3)}), "is 3, the recipe's network has 8"),
         (lambda state: state.update({"conv_in.conv.bias": torch.full((8,), torch.nan)}), "holds NaN or infinity"),
     ],

@@ -76,5 +76,5 @@ def test_the_prior_learns_from_its_own_loss_and_the_correction_from_the_other():
 
 
 def test_a_prior_is_shown_an_image_alone():
-    with pytest.raises(ConfigError, match="shown an image"):
+    with pytest.raises(ConfigError, match="conditioned on an image"):
         parse_settings(WithPriorSettings, {"correction": {"classes": 2}}, source="network")

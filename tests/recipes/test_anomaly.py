@@ -122,27 +122,27 @@ def test_the_papers_recipe_is_the_papers():
     ("override", "said"),
     [
         ("engine.scal=3", "did you mean `scale`"),
-        ("image_scale=0.5", "setting `image_scale` is called `space.scale` now. Fix: write `space.scale`"),
+        ("image_scale=0.5", "setting `image_scale` is now called `space.scale`. Fix: write `space.scale`"),
         ("space.scale=0", "`space.scale`: input should be greater than 0"),
-        ("healing.depth=600", "setting `healing` is called `engine` now"),
+        ("healing.depth=600", "setting `healing` is now called `engine`"),
         ("engine.depth=600", "depth 600 is deeper than the networks learn (deepest 500)"),
         ("engine.steps=600", "600 steps from 0 to"),
         ("deepest=1001", "deepest 1001 is beyond the schedule's 1000"),
         ("denoiser.target=logits", "denoiser.target logits is for masks"),
-        ("network.classes=3", "network.classes is 2"),
-        ("network.covariates=1", "no covariates"),
-        ("findings.normative=false", "a map as it is has no threshold of healthy brains"),
+        ("network.classes=3", "network.classes must be 2"),
+        ("network.covariates=1", "without covariates"),
+        ("findings.normative=false", "without a normative mean there is no healthy threshold"),
         ("diseased=[0]", "diseased needs labels, 1 or higher"),
         ("channels=[t1,t1]", "a channel is named twice"),
-        ("findings.map=positive", "called `engine.map` now"),
+        ("findings.map=positive", "is now called `engine.map`"),
         ("engine.map_channels=[pd]", "the engine names pd; the recipe reads t1, t1ce, t2, flair"),
         ("findings.median=2", "a median needs an odd number"),
         ("findings.threshold=high", "`findings.threshold"),
-        ("view.context=1", "these settings do not go together: view.context is 0"),
-        ("augmentation.channel_dropout=0.1", "augmentation.channel_dropout is 0"),
-        ("augmentation.lesion_paste=0.5", "augmentation.lesion_paste is 0"),
+        ("view.context=1", "these settings do not go together: view.context must be 0"),
+        ("augmentation.channel_dropout=0.1", "augmentation.channel_dropout must be 0"),
+        ("augmentation.lesion_paste=0.5", "augmentation.lesion_paste must be 0"),
         ("classifier_training.accumulate=3", "classifier_training.batch 32 does not divide by accumulate 3"),
-        ("classifier.pooling=levels classifier_training.batch=1", "classifier_training.batch is 2 or more"),
+        ("classifier.pooling=levels classifier_training.batch=1", "classifier_training.batch must be 2 or more"),
         ("classifier_training.precision=fp32", "one precision serves all networks"),
         ("classifier.attention=[7]", "attention at level 7"),
     ],
@@ -165,7 +165,7 @@ def test_classifier_free_needs_a_denoiser_that_knows_labels():
         (
             "cddpm",
             "network={kind: unet}",
-            "cddpm shows its denoiser a code of the image: set network.kind=with_encoder",
+            "cddpm conditions its denoiser on a code of the image: set network.kind=with_encoder",
         ),
         ("cddpm", "network={kind: bottleneck}", "set network.kind=with_encoder"),
         (
@@ -177,14 +177,14 @@ def test_classifier_free_needs_a_denoiser_that_knows_labels():
         (
             "inpainting",
             "network={kind: bottleneck}",
-            "engine inpainting needs a condition, which a bottleneck has not: set network.kind=unet",
+            "engine inpainting needs a condition, which a bottleneck does not take: set network.kind=unet",
         ),
         (
             "classifier_free",
             "network={kind: bottleneck}",
-            "engine classifier_free needs a condition, which a bottleneck has not",
+            "engine classifier_free needs a condition, which a bottleneck does not take",
         ),
-        ("dae", "denoiser.target=noise", "takes what its network says for an image: set denoiser.target=clean"),
+        ("dae", "denoiser.target=noise", "takes its network's output as an image: set denoiser.target=clean"),
         ("dae", "engine.depth=1001", "1 steps from 0 to 1001 do not fit"),
         ("dae", "deepest=50", "depth 80 is deeper than the networks learn (deepest 50)"),
         ("dae", "noise.cells=1", "`noise.cells`: input should be greater than or equal to 2"),
@@ -242,10 +242,10 @@ def test_what_the_training_fixed_cannot_be_changed_afterwards():
 
 def test_an_inversion_takes_no_solver_that_draws_noise():
     for solver in ("{kind: ddpm}", "{kind: ddim, eta: 0.5}"):
-        with pytest.raises(ConfigError, match=r"solver draws noise, which no encoding can take back"):
+        with pytest.raises(ConfigError, match=r"solver draws noise, which an encoding cannot undo"):
             load_recipe("guided", task="anomaly", overrides=[f"engine.solver={solver}"])
 
 
 def test_nothing_perceives_in_an_anomaly_recipe():
-    with pytest.raises(MedsegError, match=r"space\.compression\.perceptual is 0"):
+    with pytest.raises(MedsegError, match=r"space\.compression\.perceptual must be 0"):
         load_recipe("quick/pinaya_latent", task="anomaly", overrides=["space.compression.perceptual=1"])

@@ -72,7 +72,7 @@ def test_the_same_generator_draws_the_same():
         ({"handedness": 1.0}, "not trained on handedness"),
         ({"age_years": 130.0}, "ask for 20"),
         ({"sex": "X"}, "ask for F or M"),
-        ({"age_years": "old"}, "age_years old is none"),
+        ({"age_years": "old"}, "age_years old is outside"),
     ],
 )
 def test_what_the_model_does_not_know_is_refused(asked, said):

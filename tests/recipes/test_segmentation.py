@@ -121,7 +121,7 @@ def test_an_unknown_recipe_is_answered_with_those_that_there_are(tmp_path):
         ("training.accumulate=3", "training.batch 32 does not divide by accumulate 3"),
         ("denoiser.learned_variance=true", "network with_prior learns no variance"),
         ("schedule.betas=[0.0015,0.02]", "a cosine schedule has no betas to choose"),
-        ("sampling.solver.variance=learned", "sampling.solver.variance is learned, and the denoiser learns none"),
+        ("sampling.solver.variance=learned", "sampling.solver.variance is learned, but the denoiser learns none"),
         ("sampling.solver={kind: ddim, eta: 2}", "less than or equal to 1"),
         ("schedule.kind=cosin", "`schedule.kind`"),
         ("denoiser.target=logit", "`denoiser.target`"),
@@ -136,7 +136,7 @@ def test_an_unknown_recipe_is_answered_with_those_that_there_are(tmp_path):
         ("regions={a/b: [1]}", "`regions"),
         ("findings.fusion=median", "`findings.fusion`"),
         ("preparation.orientation=RAX", "an orientation names each axis once"),
-        ("augmentation.flips=[2]", "augmentation.flips names axis 2, but the view has 2"),
+        ("augmentation.flips=[2]", "augmentation.flips names axis 2, but the view has only 2 axes"),
         ("view.context=-1", "`view.context`"),
         ("view.kind=cubes", "`view`"),
         ("augmentation.channel_dropout=1.0", "`augmentation.channel_dropout`"),
@@ -201,7 +201,7 @@ def test_a_plan_takes_the_changes_that_are_given():
 
 @pytest.mark.parametrize(("flips", "mirrors"), [([0], [0, 0]), ([0], [1]), ([], [0])])
 def test_mirrors_are_axes_that_training_mirrors_too(flips, mirrors):
-    with pytest.raises(ConfigError, match=r"sampling.mirrors names axes of augmentation.flips"):
+    with pytest.raises(ConfigError, match=r"sampling.mirrors may name axes of augmentation.flips"):
         small(augmentation={"flips": flips}, sampling={"mirrors": mirrors})
     assert small(augmentation={"flips": [0, 1]}, sampling={"mirrors": [1, 0]}).plan().mirrors == (1, 0)
 
@@ -241,5 +241,5 @@ def test_findings_keep_their_range():
 
 @pytest.mark.parametrize(("task", "config"), [("segment", "mask_logits"), ("anomaly", "guided")])
 def test_an_old_name_of_a_setting_is_refused_with_its_present_one(task, config):
-    with pytest.raises(ConfigError, match=r"setting `validation.film` is called `validation.trajectories` now"):
+    with pytest.raises(ConfigError, match=r"setting `validation.film` is now called `validation.trajectories`"):
         load_recipe(config, task=task, overrides=["validation.film=0"])

@@ -112,8 +112,8 @@ def test_a_region_that_it_knows_is_said_as_before(runs, kind):
 def test_what_is_new_and_what_is_gone_is_said(runs, caplog):
     with caplog.at_level("INFO", "medseg_diff"):
         begun(runs, "prior", "best", "channels=[t1,t2]", "regions={core: [1, 4]}", "preparation.spacing_mm=[1,1,1]")
-    assert "the best begins with the weights of prior; new to it: t2; no longer there: flair" in caplog.text
-    assert "prior saw scans prepared otherwise: preparation.spacing_mm differs" in caplog.text
+    assert "the best starts from the weights of prior; new to it: t2; no longer there: flair" in caplog.text
+    assert "prior was trained on other preprocessing: preparation.spacing_mm differs" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -123,11 +123,11 @@ def test_what_is_new_and_what_is_gone_is_said(runs, caplog):
             "prior",
             "best",
             ["network.width=16"],
-            r"another network than the recipe's \(first at prior\..*--config prior",
+            r"differs from the recipe's network \(first at prior\..*--config prior",
         ),
-        ("prior", "best", ["network.multipliers=[1,2]"], r"another network than the recipe's"),
-        ("plain", "best", ["view={kind: patches, size: [8, 8, 8]}"], r"another network than the recipe's"),
-        ("prior", "best", ["network.stem=1"], r"another network than the recipe's"),
+        ("prior", "best", ["network.multipliers=[1,2]"], r"differs from the recipe's network"),
+        ("plain", "best", ["view={kind: patches, size: [8, 8, 8]}"], r"differs from the recipe's network"),
+        ("prior", "best", ["network.stem=1"], r"differs from the recipe's network"),
     ],
 )
 def test_another_network_is_refused_with_what_to_do(runs, kind, part, overrides, found):
@@ -144,7 +144,7 @@ def test_weights_that_are_not_there_or_damaged_are_refused(runs, tmp_path):
     half.weights("classifier").unlink()
     half.seal()
     start = WarmStart.of(str(half.folder), recipe, runs=tmp_path)
-    with pytest.raises(CheckpointError, match=r"has no weights of a classifier"):
+    with pytest.raises(CheckpointError, match=r"has no weights for a classifier"):
         start.fill("classifier", recipe.build_classifier(), recipe)
     half.weights("denoiser").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="differs from its checksum"):
@@ -162,7 +162,7 @@ def test_a_training_begins_there_says_so_and_resumes_with_the_same_only(trained,
     assert all(torch.allclose(after[name], before[name], atol=1e-5) for name in before)
     facts = json.loads((run.folder / "run.json").read_text())["init_from"]
     assert facts["model"] == trained.folder.name and set(facts["weights"]) == {"best"}
-    with pytest.raises(CheckpointError, match=r"was begun with other weights \(--init-from\)"):
+    with pytest.raises(CheckpointError, match=r"was started with other weights \(--init-from\)"):
         train_seg(trained.table, **options, **words, resume="auto")
     again = train_seg(trained.table, **options, **words, resume="auto", init_from=str(trained.folder))
     assert again.folder == run.folder
@@ -183,8 +183,8 @@ def test_anomaly_networks_begin_there_too(runs, phantoms, tmp_path, caplog):
             mlflow=False,
             init_from=str(runs / "anomaly"),
         )
-    assert "the denoiser begins with the weights of anomaly; new to it: t1ce, t2" in caplog.text
-    assert "the classifier begins with the weights of anomaly; new to it: t1ce, t2" in caplog.text
+    assert "the denoiser starts from the weights of anomaly; new to it: t1ce, t2" in caplog.text
+    assert "the classifier starts from the weights of anomaly; new to it: t1ce, t2" in caplog.text
 
 
 def read_state(run):

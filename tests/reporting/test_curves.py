@@ -37,12 +37,12 @@ def drawn(monkeypatch, tmp_path):
 
 
 def test_training_curves_show_loss_quality_rate_and_speed(drawn):
-    more = [Point(20, "val_loss", 0.1), Point(20, "learning_rate", 1e-3), Point(20, "steps a second", 8.0)]
+    more = [Point(20, "val_loss", 0.1), Point(20, "learning_rate", 1e-3), Point(20, "steps per second", 8.0)]
     assert drawn([*LOSS, *DICE, *more, Point(20, "memory", 3.0), Point(80, "loss", math.nan)]) == {
         "Loss": ["loss, mean of 5", "val_loss  --"],
         "Dice": ["val_dice  --"],
         "Learning rate": ["learning_rate"],
-        "Steps a second": ["steps a second"],
+        "Steps per second": ["steps per second"],
     }
     assert drawn(LOSS) == {"Loss": ["loss, mean of 5"]}
 
@@ -90,7 +90,7 @@ def test_skill_is_drawn_and_the_same_table_gives_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("text", ["step,name,value\n1,loss,2\n", "t,balanced_accuracy,auroc\n1,high,0.5\n"])
 def test_a_table_without_skill_is_refused(tmp_path, text):
     (tmp_path / "other.csv").write_text(text)
-    with pytest.raises(UsageError, match="is no table of t, auroc, balanced_accuracy"):
+    with pytest.raises(UsageError, match="is not a table of t, auroc, balanced_accuracy"):
         draw_skill(tmp_path / "other.csv", tmp_path / "a.png")
 
 

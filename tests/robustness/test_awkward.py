@@ -28,7 +28,7 @@ REFUSED = {
 # Where its axes point, and what is said of it.
 READ = {
     "minimal.nii.gz": ("LAS", ["left and right are a guess"]),
-    "papaya_zstat1.nii.gz": ("RAS", ["4D, but of one volume"]),
+    "papaya_zstat1.nii.gz": ("RAS", ["4D, but with only one volume"]),
     "ras.hdr": ("RAS", []),
     "shear.nii.gz": ("RAS", ["sform and qform differ", "sheared"]),
     "strokez.nii.gz": ("LAS", []),

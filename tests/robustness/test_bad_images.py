@@ -79,10 +79,10 @@ NAN, INF = float("nan"), float("inf")
 BAD = {
     # what is no image at all
     "empty.nii": (b"", "is empty"),
-    "text.nii.gz": (b"case,t1\n" * 300, "no image known here"),
-    "one_byte.nii": (b"\x1f", "no image known here"),
-    "zeros.nii": (bytes(5000), "no image known here"),
-    "noise.nii": (np.random.default_rng(1).bytes(5000), "no image known here"),
+    "text.nii.gz": (b"case,t1\n" * 300, "not an image in a known format"),
+    "one_byte.nii": (b"\x1f", "not an image in a known format"),
+    "zeros.nii": (bytes(5000), "not an image in a known format"),
+    "noise.nii": (np.random.default_rng(1).bytes(5000), "not an image in a known format"),
     "error_page.nii.gz": (b"<!DOCTYPE html><html><body>404</body></html>", "web page"),
     "lfs_pointer.nii.gz": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
     "archive.nii": (zipped(), ".zip archive"),
@@ -103,8 +103,8 @@ BAD = {
     "garbage_behind.nii.gz": (PACKED + b"garbage", "damaged"),
     "second_file_behind.nii.gz": (PACKED + PACKED, "more bytes"),
     "packed_twice.nii.gz": (gzip.compress(PACKED), ".gz inside a .gz"),
-    "gz_of_nothing.nii.gz": (gzip.compress(b""), "no image known here"),
-    "gz_header_only.nii.gz": (PACKED[:12], "no image known here"),
+    "gz_of_nothing.nii.gz": (gzip.compress(b""), "not an image in a known format"),
+    "gz_header_only.nii.gz": (PACKED[:12], "not an image in a known format"),
     "many_parts.nii.gz": (gzip.compress(b"") * 3000 + PACKED, ""),
     "many_parts_behind.nii.gz": (PACKED + gzip.compress(b"") * 3000, "more bytes"),
     "trailing.nii.gz": (gzip.compress(SOUND + b"x" * 100), "more bytes"),
@@ -123,7 +123,10 @@ BAD = {
     "dim0_negative.nii": (patched((40, "<h", -3)), "impossible dimensions|damaged header"),
     "dim_zero.nii": (patched((44, "<h", 0)), "impossible dimensions"),
     "dim_negative.nii": (patched((46, "<h", -8)), "impossible dimensions"),
-    "dims_absurd.nii": (patched((42, "<h", 32767), (44, "<h", 32767), (46, "<h", 32767)), "more than a head"),
+    "dims_absurd.nii": (
+        patched((42, "<h", 32767), (44, "<h", 32767), (46, "<h", 32767)),
+        "too many for a scan of a head",
+    ),
     "dims_larger_than_file.nii": (patched((42, "<h", 400), (44, "<h", 400)), "cut off"),
     "dims_smaller_than_file.nii": (patched((46, "<h", 3)), "more bytes"),
     "dims_absurd.nii.gz": (gzip.compress(patched((42, "<h", 900), (44, "<h", 900), (46, "<h", 600))), "times its size"),
@@ -144,7 +147,7 @@ BAD = {
     "slope_infinite.nii": (patched((112, "<f", INF)), "slope inf"),
     "slope_nan.nii": (patched((112, "<f", NAN), (116, "<f", 0.0)), "slope nan"),
     "intercept_nan.nii": (patched((112, "<f", 1.0), (116, "<f", NAN)), "intercept nan"),
-    "slope_overflows.nii": (patched((112, "<f", 3e38)), "not finite"),
+    "slope_overflows.nii": (patched((112, "<f", 3e38)), "squares overflow"),
     # the grid
     "sform_nan.nii": (patched((280, "<f", NAN)), "neither sform nor qform"),
     "sform_zero.nii": (patched(*((280 + 4 * n, "<f", 0.0) for n in range(12))), "neither sform nor qform"),
@@ -155,11 +158,11 @@ BAD = {
         "no orientation and no spacing",
     ),
     "spacing_nan.nii": (patched((252, "<h", 0), (254, "<h", 0), (80, "<f", NAN)), "no orientation and no spacing"),
-    "voxels_of_a_kilometre.nii": (patched((280, "<f", 1e6)), "no head: its voxels are 1e+06"),
-    "voxels_of_a_micron.nii": (patched((280, "<f", 1e-4)), "no head: its voxels are 0.0001"),
+    "voxels_of_a_kilometre.nii": (patched((280, "<f", 1e6)), "its voxels measure 1e+06"),
+    "voxels_of_a_micron.nii": (patched((280, "<f", 1e-4)), "its voxels measure 0.0001"),
     "a_head_of_five_metres.nii": (
         nifti(np.tile(VOXELS, (6, 1, 1)), affine=np.diag([150.0, 9, 9, 1])),
-        "no head: it is",
+        "head scan: it measures",
     ),
     "far_away.nii": (patched((292, "<f", 1e7)), "from the origin"),
     "only_qform_mirrored.nii": (
@@ -181,9 +184,9 @@ BAD = {
     # other formats
     "cut.mha": (metaimage()[:-1], "cut off"),
     "garbage_behind.mha": (metaimage() + b"x", "more bytes"),
-    "absurd.mha": (metaimage(DimSize="60000 60000 60000"), "more than a head"),
+    "absurd.mha": (metaimage(DimSize="60000 60000 60000"), "too many for a scan of a head"),
     "negative.mha": (metaimage(DimSize="6 -7 8"), "impossible dimensions"),
-    "colour.mha": (metaimage(ElementNumberOfChannels="3"), "several numbers a voxel"),
+    "colour.mha": (metaimage(ElementNumberOfChannels="3"), "several numbers per voxel"),
     "no_type.mha": (metaimage(ElementType=None), "ElementType"),
     "odd_type.mha": (metaimage(ElementType="MET_STRING"), "MET_STRING"),
     "text_voxels.mha": (metaimage(BinaryData="False"), "BinaryData"),
@@ -196,17 +199,20 @@ BAD = {
     "cut_packed.mha": (metaimage(CompressedData="True"), "damaged"),
     "cut.nrrd": (nrrd()[:-5], "cut off"),
     "garbage_behind.nrrd": (nrrd() + b"xyz", "more bytes"),
-    "absurd.nrrd": (nrrd(sizes="9999999 9999999 9999999"), "more than a head"),
-    "detached.nrrd": (nrrd(data_file="../secret.raw"), "not read here"),
-    "skipping.nrrd": (nrrd(byte_skip="-1"), "not read here"),
+    "absurd.nrrd": (nrrd(sizes="9999999 9999999 9999999"), "too many for a scan of a head"),
+    "detached.nrrd": (nrrd(data_file="../secret.raw"), "not supported"),
+    "skipping.nrrd": (nrrd(byte_skip="-1"), "not supported"),
     "no_space.nrrd": (nrrd(space=None), "no usable orientation"),
-    "vector.nrrd": (nrrd(space_directions="none (1,0,0) (0,1,0)"), "not three of space"),
+    "vector.nrrd": (nrrd(space_directions="none (1,0,0) (0,1,0)"), "not three spatial axes"),
     "hex.nrrd": (nrrd(encoding="hex"), "encoding"),
     "no_end.nrrd": (nrrd().split(b"\n\n")[0], "cut off within its header"),
     "cut.mgz": (gzip.compress(mgh())[:-9], "cut off"),
     "cut.mgh": (mgh()[:900], "cut off"),
     "cut_in_header.mgh": (mgh()[:100], "cut off within its header"),
-    "absurd.mgh": (mgh()[:4] + struct.pack(">4i", 99999, 99999, 99999, 1) + mgh()[20:], "more than a head"),
+    "absurd.mgh": (
+        mgh()[:4] + struct.pack(">4i", 99999, 99999, 99999, 1) + mgh()[20:],
+        "too many for a scan of a head",
+    ),
     "negative.mgh": (mgh()[:4] + struct.pack(">4i", -1, 7, 8, 1) + mgh()[20:], "impossible dimensions|not a readable"),
     "odd_type.mgh": (mgh()[:20] + struct.pack(">i", 77) + mgh()[24:], "not a readable MGH"),
     "flat_axes.mgh": (mgh()[:42] + bytes(36) + mgh()[78:], "no usable orientation"),
@@ -228,26 +234,26 @@ def test_there_are_many_of_them():
 DOUBTFUL = {
     "no_orientation.nii": (patched((252, "<h", 0), (254, "<h", 0)), "left and right are a guess"),
     "stale_spacing.nii": (patched((80, "<f", 1.5)), "is stale"),
-    "negative_spacing.nii": (patched((80, "<f", -1.0)), "is none"),
-    "zero_spacing.nii": (patched((84, "<f", 0.0)), "is none"),
-    "nan_spacing.nii": (patched((88, "<f", NAN)), "is none"),
+    "negative_spacing.nii": (patched((80, "<f", -1.0)), "is not valid"),
+    "zero_spacing.nii": (patched((84, "<f", 0.0)), "is not valid"),
+    "nan_spacing.nii": (patched((88, "<f", NAN)), "is not valid"),
     "sform_against_qform.nii": (patched((252, "<h", 1), (268, "<f", 55.0)), "sform and qform differ by"),
     "sheared.nii": (patched((284, "<f", 0.4)), "sheared"),
     "sform_unusable.nii": (patched((252, "<h", 1), (280, "<f", NAN)), "the sform is not a usable affine"),
     "qform_unusable.nii": (patched((252, "<h", 1), (256, "<f", 9.0)), "the qform is not a usable affine"),
     "qform_mirrored.nii": (patched((252, "<h", 1), (80, "<f", -1.0)), "the qform is not a usable affine"),
-    "odd_code.nii": (patched((254, "<h", 77)), "sform_code 77 has no meaning"),
+    "odd_code.nii": (patched((254, "<h", 77)), "sform_code 77 is not a defined code"),
     "thick.nii": (patched((312 + 8, "<f", 35.0)), "implausible"),
-    "metres_that_are_none.nii": (patched((123, "<B", 1)), "unit of length makes no sense"),
+    "metres_that_are_none.nii": (patched((123, "<B", 1)), "unit of length is not valid"),
     "far_away.nii": (patched((292, "<f", 5000.0)), "mm from the scanner's origin"),
     "slope_and_intercept_nan.nii": (patched((112, "<f", NAN), (116, "<f", NAN)), "are ignored"),
     "slope_zero.nii": (patched((112, "<f", 0.0), (116, "<f", 5.0)), "the intercept 5 is ignored"),
-    "one_volume_in_4d.nii": (nifti(VOXELS[..., None]), "4D, but of one volume"),
+    "one_volume_in_4d.nii": (nifti(VOXELS[..., None]), "4D, but with only one volume"),
     "flat.nii": (nifti(VOXELS[..., 0]), "a 2D image"),
-    "mask_as_channel.nii": (nifti((np.tile(VOXELS, (1, 1, 4)) > 0.5).astype(np.uint8)), "2 different values, as a mask"),
+    "mask_as_channel.nii": (nifti((np.tile(VOXELS, (1, 1, 4)) > 0.5).astype(np.uint8)), "2 different values, like a mask"),
     "one_bright_voxel.nii": (speck(), "almost constant: 1 of 2,000 voxels"),
     "seconds_as_gigaseconds.nii": (nifti(VOXELS * 1e-9), "span only"),
-    "no_orientation.mgh": (mgh()[:28] + b"\0\0" + mgh()[30:], "as a guess"),
+    "no_orientation.mgh": (mgh()[:28] + b"\0\0" + mgh()[30:], "default is assumed"),
 }  # fmt: skip
 
 
@@ -273,7 +279,7 @@ SOUND_ONES = {
 def test_what_looks_odd_but_is_sound_goes_through(call, table, tmp_path, name):
     (tmp_path / name).write_bytes(SOUND_ONES[name])
     code, out, err = call("validate", "--data", table(f"case,t1\np1,{name}\n"))
-    assert (code, err) == (0, "") and "1 case, no problem" in out
+    assert (code, err) == (0, "") and "1 case, no problems" in out
 
 
 def test_metaimage_and_nrrd_are_read_as_simpleitk_reads_them(tmp_path):
@@ -323,7 +329,7 @@ class TestWhatIsNoFile:
         assert "no such file" in self.line(refused, table) or "links" in self.line(refused, table)
 
     def test_a_name_that_no_system_takes(self, refused, table):
-        assert "cannot be looked at" in self.line(refused, table, "x" * 2000 + ".nii")
+        assert "cannot be accessed" in self.line(refused, table, "x" * 2000 + ".nii")
 
     def test_a_folder_in_the_way(self, refused, table, tmp_path):
         (tmp_path / "a").write_bytes(b"file")
@@ -386,7 +392,7 @@ class TestDicom:
         ("change", "said"),
         [
             (lambda folder: (folder / "2.dcm").unlink(), "find the missing slices"),
-            (lambda folder: dicom_slice(folder, 9, place=6), "same place"),
+            (lambda folder: dicom_slice(folder, 9, place=6), "same position"),
             (lambda folder: dicom_slice(folder, 9, series="1.2.4"), "holds 2 DICOM series"),
             (lambda folder: dicom_slice(folder, 5, size=16), "differ in size"),
             (lambda folder: dicom_slice(folder, 4, cut=40), "DICOM files cannot be read, such as 4.dcm"),
@@ -402,4 +408,4 @@ class TestDicom:
 
     def test_what_is_no_dicom_is_left_out_and_said(self, warned, series, data):
         (series / "note.txt").write_text("hello")
-        warned("1 files that are no DICOM are left out, such as note.txt", "validate", "--data", data)
+        warned("1 non-DICOM files are left out, such as note.txt", "validate", "--data", data)

@@ -29,22 +29,22 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
 
 FILES = {
     # the file
-    "empty": ("", "holds no map of settings"),
-    "a comment": ("# nothing\n", "holds no map of settings"),
-    "a list": ("- 1\n- 2\n", "holds no map of settings"),
-    "a word": ("hello\n", "holds no map|not a readable YAML"),
+    "empty": ("", "is not a mapping of settings"),
+    "a comment": ("# nothing\n", "is not a mapping of settings"),
+    "a list": ("- 1\n- 2\n", "is not a mapping of settings"),
+    "a word": ("hello\n", "is not a mapping|not a readable YAML"),
     "not YAML": ("a: [1\n", "not a readable YAML"),
     "tabs": ("a:\n\t- 1\n", "not a readable YAML"),
     "not text": (b"\xff\xfe\x00\x01" * 40, "not a readable YAML"),
     "latin-1": ("paper: M\xfcller\n".encode("latin-1"), "not a readable YAML"),
     "null bytes": (b"paper: a\0b\n", "not a readable YAML"),
-    "web page": ("<!DOCTYPE html><html><body>x</body></html>", "holds no map|not a readable YAML"),
+    "web page": ("<!DOCTYPE html><html><body>x</body></html>", "is not a mapping|not a readable YAML"),
     "two documents": (GOOD + "---\n" + GOOD, "not a readable YAML"),
     "a million laughs": (LAUGHS, "an anchor or alias"),
     "one alias": (changed("steps: 10", "steps: &n 10\n  batch: *n"), "line 7, column 10: an anchor or alias"),
     "merge": ("base: &b {steps: 1}\n" + GOOD + "  <<: *b\n", "an anchor or alias"),
-    "too deep": (nested(200), "nested or long beyond any recipe"),
-    "too long": (GOOD + "more: [" + "0," * 30_000 + "]\n", "nested or long beyond any recipe"),
+    "too deep": (nested(200), "too deeply nested or too long for a recipe"),
+    "too long": (GOOD + "more: [" + "0," * 30_000 + "]\n", "too deeply nested or too long for a recipe"),
     "too large": (GOOD + "#" * 2**20, "up to 1 MB"),
     # what it must not do
     "python object": ("a: !!python/object/apply:os.system ['true']\n", "the tag tag:yaml.org,2002:python/object"),
@@ -87,7 +87,7 @@ FILES = {
     "absurd network": (GOOD + "network: {kind: unet, width: 4096}\n", "`network.width`"),
     "absurd multipliers": (
         GOOD + "network: {kind: unet, width: 2048, multipliers: [64, 64], attention: []}\n",
-        "parameters; lower",
+        "parameters is too large; lower",
     ),
 }  # fmt: skip
 READ_AS_TEXT = {"date"}  # and then the table is what is missing

@@ -70,12 +70,12 @@ def named(damage, *words):
 
 BAD = {
     "gone": (shutil.rmtree, 3, "no such file or folder"),
-    "empty folder": (lambda f: [p.unlink() for p in f.iterdir()], 3, "case: holds nothing"),
+    "empty folder": (lambda f: [p.unlink() for p in f.iterdir()], 3, "case: is empty"),
     "a channel missing": (lambda f: (f / "t2.nii").unlink(), 3, "t2 not found"),
     "a channel twice": (lambda f: shutil.copy(f / "t2.nii", f / "x_t2.nii"), 3, "both look like t2"),
     "a channel cut": (lambda f: cut(f / "flair.nii"), 3, "/flair] flair.nii: is cut off"),
     "a channel empty": (lambda f: (f / "t1.nii").write_bytes(b""), 3, "[case/t1] t1.nii: is empty"),
-    "a channel of text": (lambda f: (f / "t1.nii").write_text("hello"), 3, "no image known here"),
+    "a channel of text": (lambda f: (f / "t1.nii").write_text("hello"), 3, "not an image in a known format"),
     "a channel of NaN": (replaced("t1.nii", flat(np.nan)), 3, "finite"),
     "a constant channel": (replaced("t1ce.nii", flat(1)), 3, "is constant"),
     "another grid": (replaced("t2.nii", scan(2, (12, 13, 11))), 3, "not on the grid of t1"),
@@ -105,7 +105,7 @@ def test_words_that_make_no_case(refused, run_folder, case, tmp_path):
     refused(2, *words, *each[:-2], says="no file is given for flair")
     refused(2, *words, *each, "--volume", f"t1={t1}", says="channel t1 is given twice")
     refused(2, *words, *each[:-1], f"flair={link}", says="one file is given for two channels")
-    refused(2, *words, *each[:-1], f"pet={t1}", says="`pet` is no channel of the model")
+    refused(2, *words, *each[:-1], f"pet={t1}", says="`pet` is not a channel of the model")
     refused(3, *words, *each[:-1], "flair=gone.nii", says="no such file")
     refused(3, *words, "--volume", tmp_path / "gone", says="no such file or folder")
     os.mkfifo(case / "pipe.nii")
@@ -119,12 +119,12 @@ WORDS = {
     "batch": (["--network-batch", "1000000000"], "less than or equal to 4096"),
     "no members": (["--members", "0"], "'--members'"),
     "device": (["--device", "tpu"], "no device is called `tpu`"),
-    "precision": (["--precision", "fp8"], "there is no precision `fp8`"),
-    "noise": (["--noise", "pink"], "there is no noise `pink`"),
-    "fusion": (["--fusion", "median"], "there is no fusion `median`"),
-    "shard": (["--shard", "3/2"], "there is no shard 3 of 2"),
-    "no shard": (["--shard", "0/0"], "there is no shard 0 of 0"),
-    "registered model": (["--model", "models:/../../etc/passwd"], "names no model"),
+    "precision": (["--precision", "fp8"], "unknown precision `fp8`"),
+    "noise": (["--noise", "pink"], "unknown noise `pink`"),
+    "fusion": (["--fusion", "median"], "unknown fusion `median`"),
+    "shard": (["--shard", "3/2"], "shard 3 of 2 does not exist"),
+    "no shard": (["--shard", "0/0"], "shard 0 of 0 does not exist"),
+    "registered model": (["--model", "models:/../../etc/passwd"], "does not name a model"),
     "no volume": (["--volume", " "], "--volume"),
 }
 

@@ -98,7 +98,7 @@ def test_keep_going_lists_the_bad_case_and_exits_3(call, shaken, spoilt, tmp_pat
     out = tmp_path / "out"
     words = ("--data", spoilt, "--model", shaken, "--out", out, "--keep-going", "--device", "cpu", "--members", 1)
     code, _, told = call("segment", *words)
-    assert code == 3 and "Traceback" not in told and "1 of 2 cases could not be done" in told
+    assert code == 3 and "Traceback" not in told and "1 of 2 cases failed" in told
     (row,) = rows_of(out / "failures.csv")
     assert (row["case"], row["error"], row["exit_code"]) == (BAD, "ImageError", "3")
     assert f"[{BAD}/flair] flair.nii.gz: " in row["message"] and "Fix: " in row["message"]
@@ -208,7 +208,7 @@ def test_a_claimed_case_is_left_to_its_process_and_said(shaken, two_cases, tmp_p
     with caplog.at_level(logging.INFO, "medseg_diff"), claimed(tmp_path / f".claim_{BAD}") as ours:
         assert ours
         segment(data=two_cases, out=tmp_path, model=shaken, device="cpu")
-    assert stub == [GOOD] and f"[{BAD}] another process is working on it: left to that one" in caplog.text
+    assert stub == [GOOD] and f"[{BAD}] skipped: another process is working on it" in caplog.text
     segment(data=two_cases, out=tmp_path, model=shaken, device="cpu")
     assert stub == [GOOD, BAD]
 

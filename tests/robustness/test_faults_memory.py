@@ -137,7 +137,7 @@ def test_segment_takes_half_as_much(request, two_cases, tmp_path, small_memory, 
     (found,) = segment([case], out=tmp_path / "small", **options)
     asked = report_of(plain)["network_batch"]
     assert report_of(found)["network_batch"] == 2 and set(seen) == {asked // 2**n for n in range(5)} - {0, 1}
-    said = f"memory ran out: 2 samples in a pass of the network instead of {asked}"
+    said = f"memory ran out: 2 samples per network pass instead of {asked}"
     assert said in caplog.text and any(said in text for text in report_of(found)["warnings"])
     assert (
         report_of(plain)["warnings"] == [] and report_of(plain)["network_passes"] < report_of(found)["network_passes"]
@@ -183,7 +183,7 @@ def test_anomaly_takes_half_as_much(untrained_anomaly, tmp_path, small_memory, f
     (found,) = anomaly([case], out=tmp_path / "small", **options)
     assert set(seen) == {8, 4, 2, 1} and report_of(found)["network_batch"] == 1
     assert report_of(plain)["network_batch"] == 8 and report_of(found)["engine"] == report_of(plain)["engine"]
-    assert "memory ran out: 1 samples in a pass" in report_of(found)["warnings"][-1]
+    assert "memory ran out: 1 samples per network pass" in report_of(found)["warnings"][-1]
     expected = maps_in(plain)
     assert expected["anomaly.nii.gz"].std() > 0.01
     for name, voxels in maps_in(found).items():
@@ -199,7 +199,7 @@ def test_so_does_its_sweep(untrained_anomaly, tmp_path, small_memory, monkeypatc
     (plain,) = anomaly([case], out=tmp_path / "plain", **options)
     small_memory(3, FAULTS["device"])
     (found,) = anomaly([case], out=tmp_path / "small", **options)
-    assert "memory ran out: 2 samples in a pass of the network instead of 8" in caplog.text
+    assert "memory ran out: 2 samples per network pass instead of 8" in caplog.text
     for one, other in zip(numbers_of(found), numbers_of(plain), strict=True):
         assert one == pytest.approx(other, rel=1e-3)
 

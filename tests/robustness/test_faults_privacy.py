@@ -185,7 +185,7 @@ def test_a_key_among_the_results_is_refused(request, task, shaken, two_cases, tm
 def test_two_cases_of_one_pseudonym_are_refused(tmp_path):
     cases = [Case(name, patient=name) for name in ("a", "b")]
     results = Results(tmp_path, "segment", Identity({}), called=lambda name: "case_0000000000")
-    with pytest.raises(UsageError, match="called the same"):
+    with pytest.raises(UsageError, match="get the same name"):
         results.work_through("", cases, WhileSampling(lambda *_: pytest.fail("one would be lost")))
 
 
@@ -196,6 +196,6 @@ def test_a_file_of_a_dicom_series_is_not_named_either(tmp_path):
     case = Case("a", "a", images={"t1": tmp_path / "t1"})
     said = "3 of its 24 DICOM files cannot be read, such as DOE_JANE_0042.dcm"
     assert without_names(said, case, "case_1") == "3 of its 24 DICOM files cannot be read, such as FILE"
-    said = "2 files that are no DICOM are left out, such as DOE_JANE report.pdf"
-    assert without_names(said, case, "case_1") == "2 files that are no DICOM are left out, such as FILE"
+    said = "2 non-DICOM files are left out, such as DOE_JANE report.pdf"
+    assert without_names(said, case, "case_1") == "2 non-DICOM files are left out, such as FILE"
     assert without_names(said, case, "a") == said  # where names stand, theirs do too

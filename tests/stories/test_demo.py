@@ -107,6 +107,6 @@ def test_mlflow_holds_the_run(finished):
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     (tmp_path / "phantoms").mkdir()  # a run and phantoms of one's own are no demo
-    with pytest.raises(UsageError, match=r"holds other files than a demo's. Fix: choose another --out"):
+    with pytest.raises(UsageError, match=r"holds files that are not from a demo. Fix: choose another --out"):
         medseg_diff.demo(tmp_path, cases=12)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["phantoms", "thesis.txt"]

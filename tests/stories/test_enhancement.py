@@ -183,9 +183,9 @@ def test_what_is_drawn_goes_through_the_second_stage(first, second, tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("preparation.spacing_mm=[8.0,8.0,8.0]", "refines voxels of 12 × 12 × 12 mm, and the model draws 8 × 8 × 8"),
-        ("channels=[t1, flair]", "refines t1, and the model draws t1, flair"),
-        ("view={kind: axial_slices, size: [12, 14]}", "and the model draws slices"),
+        ("preparation.spacing_mm=[8.0,8.0,8.0]", "refines voxels of 12 × 12 × 12 mm, but the model draws 8 × 8 × 8"),
+        ("channels=[t1, flair]", "refines t1, but the model draws t1, flair"),
+        ("view={kind: axial_slices, size: [12, 14]}", "but the model draws slices"),
     ],
 )
 def test_a_first_stage_that_does_not_fit_is_refused(second, override, said):

@@ -128,7 +128,7 @@ def test_drawn_scans_have_pages(drawn_from, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("report.html")} == before
     synthesise(out=tmp_path, model=drawn_from.folder, number=2, age=40, sex="F", device="cpu", overwrite=True)
     assert not (folders[0] / "report.html").exists()
-    with pytest.raises(UsageError, match="wrote is scans itself"):
+    with pytest.raises(UsageError, match="are scans themselves"):
         report(tmp_path, data=tmp_path / "cases.csv")
 
 
@@ -170,7 +170,7 @@ def test_guidance_and_seed_change_what_is_drawn_and_need_another_folder(drawn_fr
     ("options", "said"),
     [
         ({"covariates": ["age=3"]}, "not trained on age"),
-        ({"covariates": ["age_years"]}, "is no covariate"),
+        ({"covariates": ["age_years"]}, "is not a covariate"),
         ({"age": 400}, "age_years 400"),
         ({"age": 40, "covariates": ["age_years=50"]}, "asked for twice"),
         ({"unconditional": True, "sex": "F"}, "leaves them out"),
@@ -230,7 +230,7 @@ def test_an_image_space_and_slices_are_recipes_as_well(phantoms, tmp_path):
     assert {path.stem for path in (run.folder / "weights").glob("*")} == {"denoiser"}
     (folder,) = synthesise(out=tmp_path / "out", model=run.folder, number=1, device="cpu")
     assert nibabel.load(folder / "t1.nii.gz").shape == (32, 32, 1)
-    with pytest.raises(UsageError, match="guidance follows covariates"):
+    with pytest.raises(UsageError, match="guidance needs covariates"):
         synthesise(out=tmp_path / "other", model=run.folder, number=1, guidance=2.0, device="cpu")
 
 
@@ -278,6 +278,6 @@ def test_an_audit_says_what_is_obeyed_beside_the_same_of_real_scans(drawn_from, 
 def test_an_audit_needs_enough_real_scans_and_covariates(drawn_from, phantoms, tmp_path):
     with pytest.raises(ManifestError, match="too few"):
         audit(data=phantoms, out=tmp_path / "a", model=drawn_from.folder, device="cpu")
-    for options, said in (({"guidance": (0.0,)}, "scales above 0"), ({"split": "train"}, "no split that was held out")):
+    for options, said in (({"guidance": (0.0,)}, "scales above 0"), ({"split": "train"}, "not a held-out split")):
         with pytest.raises(UsageError, match=said):
             audit(data=phantoms, out=tmp_path / "a", model=drawn_from.folder, device="cpu", **options)

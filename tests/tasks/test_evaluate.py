@@ -47,18 +47,18 @@ def test_only_splits_with_predictions_are_measured_unless_one_is_named(study):
     study.add("a", split="test").predict("a").add("b", split="train")
     summary = study.evaluate()
     assert (summary["cases"], summary["split"]) == (1, "test")
-    with pytest.raises(UsageError, match="no complete result of 1 of 1 case: b"):
+    with pytest.raises(UsageError, match="no complete result for 1 of 1 case: b"):
         study.evaluate(split="train")
     with pytest.raises(ManifestError, match="no case has split val"):
         study.evaluate(split="val")
-    with pytest.raises(UsageError, match="no split"):
+    with pytest.raises(UsageError, match="is not a split"):
         study.evaluate(split="tests")
 
 
 def test_missing_predictions_are_all_named(study):
     study.add("a").predict("a").add("b").add("c").predict("c")
     (study.predictions / "c" / "mask.nii.gz").unlink()
-    with pytest.raises(UsageError, match="no complete result of 2 of 3 cases: b, c"):
+    with pytest.raises(UsageError, match="no complete result for 2 of 3 cases: b, c"):
         study.evaluate()
 
 
@@ -89,7 +89,7 @@ def test_a_folder_of_other_cases_is_refused(study, tmp_path):
 
 def test_cases_without_reference_are_refused_by_name(study):
     study.add("a", seg=None).predict("a")
-    with pytest.raises(ManifestError, match="no reference of 1 of 1 case: a"):
+    with pytest.raises(ManifestError, match="no reference for 1 of 1 case: a"):
         study.evaluate()
 
 
@@ -158,5 +158,5 @@ def test_two_folders_are_measured_and_compared(study, tmp_path):
 def test_what_has_no_masks_to_measure_is_refused(study, task):
     study.add("a").predict("a")
     (study.predictions / "a" / "case.json").write_text(json.dumps({"task": task, "schema": 3}))
-    with pytest.raises(UsageError, match=f"holds what `{task}` wrote"):
+    with pytest.raises(UsageError, match=f"holds results of `{task}`"):
         study.evaluate()

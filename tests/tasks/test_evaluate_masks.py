@@ -61,7 +61,7 @@ def test_masks_are_found_by_the_names_of_the_cases(study, place, caplog):
     found = summary["metrics"]
     assert found["label_1_dice"]["value"] == found["label_2_dice"]["value"] == 1 and summary["cases"] == 2
     assert {found[f"label_1_{name}"]["value"] for name in ("ece", "aurc", "ged2", "dice_raw", "coverage90")} == {None}
-    said = "took 2 label maps of theirs, each label of the references by itself: label_1 (label 1), label_2 (label 2)"
+    said = "took 2 label maps of theirs, each label of the references separately: label_1 (label 1), label_2 (label 2)"
     assert said in caplog.text
     assert summary["regions"]["label_2"] == {"labels": [2], "reference_labels": [2]}
     assert (folder / "metrics.json").is_file() and (folder / "per_case.csv").is_file()
@@ -74,7 +74,7 @@ def test_the_masks_of_a_folder_are_those_called_mask(study):
     found = measured(study.folder / "theirs", study)["metrics"]
     assert found["label_1_dice_raw"]["value"] == 1 and found["label_2_dice_raw"]["value"] is None
     write_volume(study.folder / "theirs" / "a" / "probability_label_1.nii.gz", np.float32(8 * CORE), LPS)
-    with pytest.raises(ImageError, match=r"outside 0 to 1. Fix: make it again, or take it out"):
+    with pytest.raises(ImageError, match=r"outside 0 to 1. Fix: make it again, or remove it"):
         measured(study.folder / "theirs", study)
 
 
@@ -134,25 +134,25 @@ def test_ours_and_theirs_are_compared_by_our_regions(study, caplog):
             assert (found["first"], found["second"])[better == "second"] == "theirs"
             assert found["metrics"]["tumour_core_dice"]["difference"] == 0
     assert "regions of out, their labels in the masks by dataset.json of theirs" in caplog.text
-    with pytest.raises(UsageError, match="say themselves which regions they have"):
+    with pytest.raises(UsageError, match="already state their regions"):
         measured(study.predictions, study, config="regions")
-    with pytest.raises(UsageError, match="say themselves which regions they have"):
+    with pytest.raises(UsageError, match="already state their regions"):
         evaluate_both(study.predictions, study.predictions, study.table, config="regions")
     study.score("a", TUMOUR * 1.0)
-    with pytest.raises(UsageError, match="theirs is of `segment`, out of `anomaly`"):
+    with pytest.raises(UsageError, match="theirs holds results of `segment`, out of `anomaly`"):
         evaluate_both(folder, study.predictions, study.table)
 
 
 def test_cases_without_a_mask_are_named_and_may_be_left_out(study, caplog):
     folder = write(study, "a.nii.gz", OURS)
     write(study, "of_nobody.nii.gz", OURS)
-    with pytest.raises(UsageError, match=r"no complete result of 1 of 2 cases: b. Fix: .*--allow-missing"):
+    with pytest.raises(UsageError, match=r"no complete result for 1 of 2 cases: b. Fix: .*--allow-missing"):
         measured(folder, study)
     with caplog.at_level(logging.INFO):
         summary = measured(folder, study, allow_missing=True)
     assert (summary["cases"], summary["missing"]) == (1, ["b"])
-    assert "no complete result of 1 of 2 cases: b; they are left out" in caplog.text
-    assert "of no case of brains.csv: of_nobody" in caplog.text
+    assert "no complete result for 1 of 2 cases: b; they are left out" in caplog.text
+    assert "these belong to no case of brains.csv: of_nobody" in caplog.text
     (folder / "a.nii.gz").unlink()
     with pytest.raises(UsageError, match=r"no case of brains.csv has a result in theirs \(there: of_nobody\)"):
         measured(folder, study, allow_missing=True)
@@ -166,8 +166,8 @@ def test_masks_that_are_not_clear_are_refused_before_anything_is_measured(study,
     with pytest.raises(MedsegError) as caught:
         measured(folder, study)
     assert len(caught.value.problems) == 2
-    assert "[a] two files may be its mask. Fix: keep one of a.nii and a.nii.gz, or" in caught.value.lines[0]
-    assert "[b] b.nii.gz: leads out of its folder" in caught.value.lines[1]
+    assert "[a] two files could be its mask. Fix: keep one of a.nii and a.nii.gz, or" in caught.value.lines[0]
+    assert "[b] b.nii.gz: points outside its folder" in caught.value.lines[1]
 
 
 def test_a_mask_on_another_grid_is_refused_with_a_remedy_and_turned_axes_are_not(study):
@@ -188,7 +188,7 @@ def test_labels_of_the_masks_that_no_region_counts_are_told(study, caplog):
         folder = write(study, f"{name}.nii.gz", np.where(CORE, 4, 2) * TUMOUR)
     with caplog.at_level(logging.WARNING):
         measured(folder, study)
-    assert "2 of 2 masks hold the label 4, which no region counts: a, b" in caplog.text
+    assert "2 of 2 masks hold the label 4, which belongs to no region: a, b" in caplog.text
 
 
 def test_more_labels_than_can_be_measured_one_by_one_are_refused(tmp_path):
@@ -196,7 +196,7 @@ def test_more_labels_than_can_be_measured_one_by_one_are_refused(tmp_path):
     study = Study(tmp_path).add("a", seg=many)
     folder = write(study, "a.nii.gz", OURS)
     assert len(np.unique(many)) > 31
-    with pytest.raises(UsageError, match=r"there are \d+ regions to measure, which may be 1 to 30.*--config"):
+    with pytest.raises(UsageError, match=r"there are \d+ regions to measure; 1 to 30 are supported.*--config"):
         measured(folder, study)
 
 

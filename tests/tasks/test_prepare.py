@@ -123,7 +123,7 @@ def test_folders_that_hold_nothing_known_are_told(tmp_path, caplog):
     assert len(read_manifest(out).cases) == 1
     said = [record.message for record in caplog.records if record.levelname == "WARNING"]
     some = "HGG/alien, HGG/alien/more, HGG/empty_0, HGG/empty_1, HGG/empty_2 …"
-    assert said == [f"8 folders hold no image known by its name: {some}"]
+    assert said == [f"8 folders hold no image with a known name: {some}"]
 
 
 def test_what_is_refused(tmp_path):
@@ -131,7 +131,7 @@ def test_what_is_refused(tmp_path):
     out = tmp_path / "cases.csv"
     with pytest.raises(UsageError, match="use one of bids, brats, "):
         prepare(tmp_path / "data", source="brat", out=out)
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         prepare(tmp_path / "gone", source="brats", out=out)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="no BraTS case below empty"):

@@ -113,7 +113,7 @@ def test_what_is_done_is_not_done_again(registered, scans, caplog):
     registered.unlink()  # as where the first call was killed
     with caplog.at_level(logging.INFO):
         prepare(scans, source="phantom", out=registered, register="t1")
-    assert registered.read_bytes() == table and "1 case was registered already" in caplog.text
+    assert registered.read_bytes() == table and "1 case was already registered" in caplog.text
     assert kept.stat().st_mtime_ns == stamps[kept]
     assert read_volume(folder / "phantom_0000" / "t2.nii.gz").voxels.any()
     assert (folder / "phantom_0000" / "registration.png").read_bytes() == picture
@@ -138,7 +138,7 @@ def test_a_bad_case_is_named_and_the_others_are_done(scans, tmp_path):
     prepare(tmp_path / "scans", source="phantom", out=out, register="t1")
     far, alone = facts_of(out)["warnings"]
     assert far.startswith("flair: moved by 6") and "look at registration.png" in far
-    assert alone == "seg: lies on no channel's grid, and is left where the scanner says"
+    assert alone == "seg: is on no channel's grid, and is left at the scanner's position"
     assert read_case(read_manifest(out).cases[0]).warnings == ()
 
 
@@ -154,21 +154,21 @@ def test_a_search_that_ends_without_a_better_fit_is_not_followed(scans, tmp_path
     np.testing.assert_array_equal(
         read_volume(case.images["t1"]).voxels, read_volume(scans / case.name / "t1.nii.gz").voxels
     )
-    assert "[phantom_0000] t1: the search ended 1" in caplog.text and "left there, look at" in caplog.text
+    assert "[phantom_0000] t1: the search ended 1" in caplog.text and "left as it was; look at" in caplog.text
 
 
 def test_a_mask_on_the_grid_of_several_channels_is_said_to_be(scans, tmp_path, monkeypatch):
     monkeypatch.setattr(register, "align", lambda image, fixed: Alignment(MOTION, 0.4, 0.5, "scanner", np.zeros(3)))
     out = prepare(scans, source="phantom", out=tmp_path / "cases.csv", register="t1")
     said = facts_of(out, "phantom_0001")["warnings"]
-    assert said == ["seg: lies on the grid of t1 and of t2, flair: taken as drawn on t1"]
+    assert said == ["seg: is on the grid of t1 and of t2, flair: assumed to be drawn on t1"]
     case = read_manifest(out).cases[1]
     np.testing.assert_array_equal(read_labels(case.seg).voxels, read_labels(scans / case.name / "seg.nii.gz").voxels)
 
 
 def test_registered_images_are_never_written_over_those_that_they_come_from(registered, tmp_path):
     before = {path: path.read_bytes() for path in registered.parent.glob("cases_registered/*/*")}
-    with pytest.raises(UsageError, match="the images lie where the registered ones would go"):
+    with pytest.raises(UsageError, match="the images are where the registered ones would go"):
         register.register_cases(registered, registered, to="t1")
     assert {path: path.read_bytes() for path in registered.parent.glob("cases_registered/*/*")} == before
 
@@ -177,7 +177,7 @@ def test_what_is_refused(scans, tmp_path):
     with pytest.raises(UsageError, match="choose an --out outside of scans"):
         prepare(scans, source="phantom", out=scans / "new.csv", register="t1")
     (tmp_path / "all_registered" / "scans").mkdir(parents=True)
-    with pytest.raises(UsageError, match="would lie among the scans"):
+    with pytest.raises(UsageError, match="would be among the scans"):
         prepare(tmp_path / "all_registered" / "scans", source="phantom", out=tmp_path / "all.csv", register="t1")
     with pytest.raises(MedsegError) as caught:
         prepare(scans, source="phantom", out=tmp_path / "cases.csv", register="dwi")

@@ -131,14 +131,14 @@ def test_the_best_run_by_what_runs_chose_by_or_by_a_name(runs):
     evaluated(make(runs / "judged", started=1.0), 0.8)
     assert best_run(runs, metric="test_dice")["name"] == "judged"
     with pytest.raises(
-        UsageError, match=r"no finished run below runs/ has test_iou. Fix: use one of test/dice, train/loss"
+        UsageError, match=r"no finished run under runs/ has test_iou. Fix: use one of test/dice, train/loss"
     ):
         best_run(runs, metric="test_iou")
     run = make(runs / "other", task="anomaly")
     run.note(best_val_dice=None, classifier_best_val_auroc=0.9)
     with pytest.raises(UsageError, match="these runs chose by val/classifier_auroc, val/dice"):
         best_run(runs)
-    with pytest.raises(UsageError, match=r"no finished run below empty/ has a best number.*train-seg\|train-anomaly"):
+    with pytest.raises(UsageError, match=r"no finished run under empty/ has a best number.*train-seg\|train-anomaly"):
         best_run(runs.parent / "empty")
     with pytest.raises(UsageError, match="medseg-diff train-anomaly --data"):
         best_run(runs.parent / "empty", task="anomaly")
@@ -233,15 +233,15 @@ def test_what_is_no_run_is_said(runs):
     with pytest.raises(CheckpointError, match="nothing: is not a run folder"):
         compare_runs(runs / "nothing", runs / "early", runs=runs)
     code, said, error = cli("runs", "best", cwd=runs.parent / "runs" / "early")
-    assert code == 2 and said == "" and error.startswith("error: no finished run below runs/")
+    assert code == 2 and said == "" and error.startswith("error: no finished run under runs/")
     code, said, _ = cli("runs", "list", cwd=runs.parent / "runs" / "early")
-    assert code == 0 and said.startswith("no runs below runs") and "train-seg|train-anomaly" in said
+    assert code == 0 and said.startswith("no runs under runs") and "train-seg|train-anomaly" in said
     code, said, _ = cli("runs", "list", "--task", "anomaly", cwd=runs.parent / "runs" / "early")
     assert code == 0 and "next: medseg-diff train-anomaly" in said
 
 
 def test_a_task_that_is_none_is_refused(runs):
     code, said, error = cli("runs", "list", "--task", "segmentation", cwd=runs.parent)
-    assert code == 2 and said == "" and "there is no task `segmentation`. Fix: use one of segment, anomaly" in error
-    with pytest.raises(UsageError, match="there is no task `seg`"):
+    assert code == 2 and said == "" and "unknown task `segmentation`. Fix: use one of segment, anomaly" in error
+    with pytest.raises(UsageError, match="unknown task `seg`"):
         best_run(runs, task="seg")

@@ -117,7 +117,7 @@ def test_every_problem_of_every_case_is_listed(data):
     assert report.exit_code == ExitCode.USAGE
     places = [(problem["case"], problem["channel"], problem["exit_code"]) for problem in report.as_dict()["problems"]]
     assert places == [(None, None, 2), (None, None, 2), ("c", "t1", 3), ("a", "t1", 3), ("a", "seg", 3), ("b", "t2", 3)]
-    assert report.warnings == ("[d] t2: reoriented from LAS to RAS, as t1",)
+    assert report.warnings == ("[d] t2: reoriented from LAS to RAS, like t1",)
     assert json.loads(json.dumps(report.as_dict()))["cases"] == 3
     assert all(problem.fix for problem in report.problems)
 
@@ -179,11 +179,11 @@ def test_columns_that_some_cases_lack_and_names_that_mislead_are_said(data):
     cells[2][2] = cells[4][3] = ""  # t2 of b, seg of d
     data.write_text("\n".join(map(",".join, cells)))
     report = validate(data)
-    said = ("cases.csv: no t2 of 1 of 4 cases: b", "cases.csv: no seg of 1 of 4 cases: d")
+    said = ("cases.csv: no t2 for 1 of 4 cases: b", "cases.csv: no seg for 1 of 4 cases: d")
     assert (report.warnings, report.exit_code) == (said, ExitCode.OK)
     data.write_text("\n".join(["case,t1,T1gd,mask", *lines[1:]]))
     assert [text for text in validate(data).warnings if "column" in text] == [
-        "cases.csv: column `t1gd` is a channel of its own: recipes call it `t1ce`",
+        "cases.csv: column `t1gd` is read as a separate channel: recipes call it `t1ce`",
         "cases.csv: column `mask` is read as a channel: if it is the reference, call it `seg`",
     ]
 
@@ -192,5 +192,5 @@ def test_a_reference_that_marks_nearly_all_is_doubted(data):
     mask = np.ones((6, 7, 8), np.uint8)
     mask[3, 3, 3] = 0
     write_volume(data.parent / "a_seg.nii.gz", mask, np.eye(4))
-    said = ("[a] seg marks 100% of the volume: is background marked, and the lesion not?",)
+    said = ("[a] seg marks 100% of the volume: is the background marked instead of the lesion?",)
     assert validate(data).warnings == said

@@ -21,7 +21,7 @@ def test_the_description_says_recipe_data_result_and_shows_a_picture(runs, clien
     run_id = complete(run, runs).run_id
     text = page_of(client, run_id)
     first, second, *_ = text.split("\n\n")
-    assert first == "**segment** by the recipe `tiny`; **result**: best val/dice 0.2"
+    assert first == "**segment** with the recipe `tiny`; **result**: best val/dice 0.2"
     assert second == "**Data** brats/cases: 3 train, 1 val cases of 4 patients. Trained on cpu (fp32), 60 s."
     assert f"Use it: `medseg-diff segment --model {run.name} --volume PATIENT_FOLDER --out results`" in text
     assert f"(get-artifact?path=previews%2Ftrajectory.png&run_uuid={run_id}&version=10)" in text
@@ -83,7 +83,7 @@ def test_folds_hang_below_their_study_which_says_what_it_is(runs, client, study)
     assert {client.get_run(fold).data.tags["mlflow.parentRunId"] for fold in folds} == {parent}
     found = client.get_run(parent)
     assert found.info.run_name == study.name and found.info.status == "FINISHED" and found.data.params["folds"] == "2"
-    assert "2 times, each without another part of the patients" in page_of(client, parent)
+    assert "2 times, each without a different part of the patients" in page_of(client, parent)
 
 
 def predictions_of(runs_of_cases, folder):

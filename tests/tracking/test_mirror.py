@@ -59,7 +59,7 @@ def test_a_store_that_is_not_there_is_said_once_and_stops_nothing(tmp_path, run,
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
     seconds_of_training(tmp_path, run, steps=5)
     assert [record.levelname for record in said.records] == ["WARNING"]
-    assert "MLflow is not reachable" in said.text and "going on without it" in said.text
+    assert "MLflow is not reachable" in said.text and "continuing without it" in said.text
     assert "nonsense" not in said.text and id_of(run) is None  # an address may hold a password
 
 

@@ -175,7 +175,7 @@ def test_a_model_that_draws_scans_is_registered_with_all_its_networks(runs, clie
 
 @pytest.mark.parametrize("uri", ["models:/", "models:/a", "models:/a/latest", "models:/../../x/1", "models:/a b/1"])
 def test_what_names_no_model_is_refused(runs, uri):
-    with pytest.raises(UsageError, match=r"names no model. Fix: write models:/NAME/VERSION"):
+    with pytest.raises(UsageError, match=r"does not name a model. Fix: write models:/NAME/VERSION"):
         fetch(uri, runs)
 
 
@@ -207,10 +207,10 @@ def test_what_cannot_be_a_model_is_not_registered(runs, make_run, monkeypatch):
     with pytest.raises(CheckpointError, match="finish it: train-anomaly --resume auto"):
         register(maps, runs, name="young")
     run = make_run("good")
-    with pytest.raises(UsageError, match="is no name for a model"):
+    with pytest.raises(UsageError, match="is not a name for a model"):
         register(run, runs, name="a/b")
     (run.folder / "SHA256SUMS").write_text("0" * 64 + "  ../../secret\n")
-    with pytest.raises(CheckpointError, match="SHA256SUMS that is not its own"):
+    with pytest.raises(CheckpointError, match="an invalid SHA256SUMS"):
         register(run, runs, name="good")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     run.seal()

@@ -86,7 +86,7 @@ def test_another_training_is_refused_though_the_one_before_would_do(checkpoints)
     stranger = Checkpoints(checkpoints.folder, IDENTITY.but(examples=4), HERE)
     stranger.last = checkpoints.last
     stranger.save(Mark(step=10), state(10))
-    with pytest.raises(CheckpointError, match="was trained with 4 examples, here are 3"):
+    with pytest.raises(CheckpointError, match="was trained with 4 examples, not 3"):
         again(checkpoints).load()
 
 

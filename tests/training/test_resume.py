@@ -172,8 +172,8 @@ def test_the_break_shows_in_nothing_but_the_log(place, uninterrupted, tmp_path, 
     assert (tmp_path / "run/metrics.csv").read_text().count(",loss,") == 7
     run = train(place, tmp_path / "run", resume="auto")
     assert contents(run) == uninterrupted["2D"]
-    assert "segmentation: going on from step 0 of 8" in caplog.text
-    assert "segmentation: going on from step 6 of 8" in caplog.text
+    assert "segmentation: continuing from step 0 of 8" in caplog.text
+    assert "segmentation: continuing from step 6 of 8" in caplog.text
     assert not list(run.folder.rglob(".*"))  # neither lock nor temporary file
 
 
@@ -208,7 +208,7 @@ def test_auto_without_out_finds_the_newest_of_the_same_recipe_and_data(place, un
         shutil.copytree(copied, copied.parent / name)
         Run(copied.parent / name).note(**{fact: "0" * 64, "started": 4e9})
     run = train(place, None, resume="auto", runs=copied.parent)
-    assert f"going on with {copied}" in caplog.text
+    assert f"continuing {copied}" in caplog.text
     assert run.folder == copied and contents(run) == uninterrupted["2D"]
     again = train(place, copied, resume="auto")
     assert "broken-off is finished: nothing to do" in caplog.text and contents(again) == contents(run)
@@ -227,7 +227,7 @@ def test_auto_says_that_it_begins_anew(place, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(job, "_train", lambda *_: None)
     (tmp_path / "runs").mkdir()
     run = train(place, None, resume="auto", runs=tmp_path / "runs")
-    assert f"nothing to go on with: {run.folder} is a new run" in caplog.text
+    assert f"no unfinished run to resume: {run.folder} is a new run" in caplog.text
     assert train(place, run.folder, resume="auto").folder == run.folder  # killed in the moment of its making
     assert caplog.text.count("is a new run") == 2
 
@@ -307,14 +307,14 @@ ROTTEN = {
         lambda folder: (folder / POINTER).write_text((folder / POINTER).read_text().replace('"step": 4', '"step": 5')),
         "latest.json: differs from its own digest",
     ),
-    "no JSON": (lambda folder: (folder / POINTER).write_text("{"), "latest.json: is not what was written"),
-    "a list": (lambda folder: (folder / POINTER).write_text("[1]"), "latest.json: is not what was written"),
-    "a path": (change("file", file="../../../step_1.safetensors"), "latest.json: is not what was written"),
+    "no JSON": (lambda folder: (folder / POINTER).write_text("{"), "latest.json: has changed since it was written"),
+    "a list": (lambda folder: (folder / POINTER).write_text("[1]"), "latest.json: has changed since it was written"),
+    "a path": (change("file", file="../../../step_1.safetensors"), "latest.json: has changed since it was written"),
 }
 OTHERS = {
-    "another format": (change("format", format=2), "was written in format 2, this is 1"),
-    "another world": (change("identity", world_size=4), "was trained with 4 processes, here are 1"),
-    "other examples": (change("identity", examples=3), r"was trained with 3 examples, here are \d+"),
+    "another format": (change("format", format=2), "was written in format 2, this version reads 1"),
+    "another world": (change("identity", world_size=4), "was trained with 4 processes, not 1"),
+    "other examples": (change("identity", examples=3), r"was trained with 3 examples, not \d+"),
     "short metrics": (
         lambda folder: os.truncate(folder.parents[1] / "metrics.csv", 20),
         "metrics.csv: is shorter than",
@@ -327,7 +327,7 @@ def test_the_one_before_a_damaged_checkpoint_leads_to_the_same_bytes(place, unin
     how, said = ROTTEN[damage]
     how(copied / "checkpoints/segmentation")
     assert contents(train(place, copied, resume="must")) == uninterrupted["2D"]
-    assert re.search(said, caplog.text) and "the checkpoint before it is whole, of step 3" in caplog.text
+    assert re.search(said, caplog.text) and "using the intact checkpoint before it, of step 3" in caplog.text
 
 
 @pytest.mark.parametrize("damage", [*ROTTEN, *OTHERS])
@@ -392,7 +392,7 @@ def test_several_in_a_row_go_back_with_half_the_learning_rate(place, tmp_path, m
     inject(monkeypatch, once)
     monkeypatch.setattr(runner, "PATIENCE", 2)
     run = train(place, tmp_path / "run", "training.validate_every=8")
-    assert "segmentation: not finite at step 4; going on with 0.5 of the learning rate from step 3" in caplog.text
+    assert "segmentation: not finite at step 4; continuing with 0.5 of the learning rate from step 3" in caplog.text
     assert json.loads((run.folder / "checkpoints/segmentation/latest.json").read_text())["mark"]["share"] < 1
     steps = [line.split(",")[0] for line in run.metrics_file.read_text().splitlines() if ",loss," in line]
     assert steps == sorted(set(steps)) and run.facts["finished"]
@@ -430,7 +430,7 @@ def test_a_loader_worker_that_dies_is_named_and_done_without(place, uninterrupte
     monkeypatch.setattr(SliceDataset, "__getitem__", mortal)
     run = train(place, tmp_path / "run", "training.workers=1")
     assert "segmentation: DataLoader worker (pid" in caplog.text
-    assert "going on without loader workers from step" in caplog.text
+    assert "continuing without loader workers from step" in caplog.text
     assert contents(run) == uninterrupted["2D"]
 
 
@@ -534,8 +534,8 @@ def test_a_process_that_is_killed_or_told_to_stop(place, uninterrupted, tmp_path
     second.process.send_signal(signal.SIGTERM)
     second.go_on()
     code, told = second.end()
-    assert code == 75 and "stopped: a checkpoint was written after step 7 of 8. Fix: go on with medseg-diff" in told
-    assert "going on from step 4 of 8" in told and "Traceback" not in told
+    assert code == 75 and "stopped: a checkpoint was written after step 7 of 8. Fix: continue with medseg-diff" in told
+    assert "continuing from step 4 of 8" in told and "Traceback" not in told
     run = train(place, tmp_path / "run", "training.workers=1", resume="must")
     assert contents(run)["weights/last.safetensors"] == uninterrupted["2D"]["weights/last.safetensors"]
 
@@ -559,7 +559,7 @@ def test_ctrl_c_ends_without_a_traceback(place, tmp_path, monkeypatch, capsys):
         cli.main()
     told = capsys.readouterr().err
     assert caught.value.code == 130 and "Traceback" not in told
-    assert "stopped; go on from the last checkpoint with medseg-diff train-seg" in told
+    assert "stopped; to continue from the last checkpoint: medseg-diff train-seg" in told
     assert Run(tmp_path / "run").facts["finished"] is False
 
 

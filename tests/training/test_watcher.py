@@ -26,7 +26,7 @@ def test_one_that_fails_is_named_once_and_the_others_hear_on(caplog, monkeypatch
     for step in (1, 2, 3):
         watchers.tell(lambda watcher, step=step: watcher.metrics(step, {"loss": 0.1}))
     assert [step for step, _ in bad.heard] == [1, 2] and [step for step, _ in good.heard] == [1, 2, 3]
-    assert caplog.messages == ["Listening failed (MemoryError); the training goes on without it"]
+    assert caplog.messages == ["Listening failed (MemoryError); the training continues without it"]
 
 
 def test_what_a_watcher_does_not_care_for_does_nothing(tmp_path):

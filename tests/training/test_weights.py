@@ -40,8 +40,8 @@ def test_who_may_read_them_is_up_to_the_umask(tmp_path, umask):
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (network(width=5), "holds another network than the recipe's .* first 0.weight"),
-        (nn.Sequential(nn.Conv2d(1, 4, 3)), r"holds another network than the recipe's \(5 entries differ"),
+        (network(width=5), "does not fit the recipe's network .* first 0.weight"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3)), r"does not fit the recipe's network \(5 entries differ"),
     ],
 )
 def test_the_weights_of_another_network_are_refused(tmp_path, model, said):

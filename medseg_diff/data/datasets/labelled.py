@@ -99,7 +99,7 @@ def _places_of(slices: LabelledSlices, label: int) -> np.ndarray:
     places = np.flatnonzero(slices.classes == label)
     if not len(places):
         raise UsageError(
-            f"no training slice is {KINDS[label]}, so there is nothing to learn it from",
+            f"no training slice is {KINDS[label]}, so there is nothing to learn that class from",
             fix="add cases, fill the columns seg and label, or set diseased=[…] to the labels that count",
         )
     return places

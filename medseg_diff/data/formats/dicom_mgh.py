@@ -21,9 +21,9 @@ MOST_SLICES = 5000
 KNOWN = {
     b"PK\x03\x04": "is a .zip archive",
     b"7z\xbc\xaf": "is a .7z archive",
-    b"BZh": "is packed with bzip2",
-    b"\xfd7zXZ": "is packed with xz",
-    b"\x28\xb5\x2f\xfd": "is packed with zstd",
+    b"BZh": "is compressed with bzip2",
+    b"\xfd7zXZ": "is compressed with xz",
+    b"\x28\xb5\x2f\xfd": "is compressed with zstd",
     b"\x1f\x8b": "is a .gz inside a .gz",
     b"\x89PNG": "is a PNG picture",
     b"\xff\xd8\xff": "is a JPEG picture",
@@ -32,8 +32,8 @@ KNOWN = {
     b"\x89HDF": "is an HDF5 or MINC file",
     b"CDF\x01": "is a MINC file",
     b"\x80\x04": "is a Python pickle, which is never opened",
-    b"version https://git-lfs": "is the placeholder of a file kept in Git LFS",
-    b"/annex/objects": "is the placeholder of a file kept in git-annex",
+    b"version https://git-lfs": "is a Git LFS placeholder, not the file itself",
+    b"/annex/objects": "is a git-annex placeholder, not the file itself",
     b"<!DOCTYPE": "is a web page, such as a server's error",
     b"<html": "is a web page, such as a server's error",
 }  # fmt: skip
@@ -60,13 +60,13 @@ def read_stored(path: Path) -> Stored:
             raise ImageError("is cut off within its header", fix="copy it again from its source")
         raise ImageError("is an Analyze image, which has no orientation", fix="convert it to NIfTI")
     if name.endswith(".img"):
-        raise ImageError("is the voxels of a pair", fix="give its .hdr")
+        raise ImageError("is only the voxels of a .hdr/.img pair", fix="give its .hdr")
     found = next((words for start, words in KNOWN.items() if head.lstrip().startswith(start)), "")
     if head[257:262] == b"ustar":
         found = "is a .tar archive"
     if found:
         raise ImageError(found, fix="unpack or convert it to NIfTI, or copy it again")
-    raise ImageError("is no image known here", fix="give NIfTI, MGZ, MHA, NRRD or a DICOM folder")
+    raise ImageError("is not an image in a known format", fix="give NIfTI, MGZ, MHA, NRRD or a DICOM folder")
 
 
 def read_mgh(path: Path) -> Stored:
@@ -88,7 +88,7 @@ def read_mgh(path: Path) -> Stored:
     check_count(shape)
     size = MGH_HEADER + math.prod(shape) * dtype.itemsize
     content = content_of(path, size, skip=MGH_HEADER, packing=packing_of(path), tail=True)
-    guess = () if head[GOOD_RAS] == b"\0\1" else ("states no orientation; FreeSurfer's own is taken as a guess",)
+    guess = () if head[GOOD_RAS] == b"\0\1" else ("states no orientation; FreeSurfer's default is assumed",)
     return Stored(in_file(content, dtype), shape, affine, guess)
 
 
@@ -107,8 +107,8 @@ def read_dicom_series(folder: Path) -> Stored:
     unread = sorted(files - {Path(name).name for name in names})
     if unread:
         found = f"{len(unread)} of its {len(files)} DICOM files cannot be read, such as {unread[0]}"
-        raise ImageError(found, fix="copy them again, or remove them if they are no slices")
-    warnings = [f"{len(others)} files that are no DICOM are left out, such as {sorted(others)[0]}"] if others else []
+        raise ImageError(found, fix="copy them again, or remove them if they are not slices")
+    warnings = [f"{len(others)} non-DICOM files are left out, such as {sorted(others)[0]}"] if others else []
     try:
         warnings += _check_slices(names)
         reader.SetFileNames(names)
@@ -118,7 +118,7 @@ def read_dicom_series(folder: Path) -> Stored:
     several = len(names) == 1 and voxels.ndim > 2 and voxels.shape[2] > 1
     if several and np.allclose(np.linalg.norm(affine[:3, :3], axis=0), 1):
         # GDCM says so too where it cannot make out the spacing, as of frames that lie unevenly.
-        warnings.append("one file of several slices, read with voxels of 1×1×1 mm: check that they are")
+        warnings.append("one file of several slices, read with voxels of 1×1×1 mm: check the spacing")
     return Stored(in_memory(voxels), voxels.shape, affine, tuple(warnings))
 
 
@@ -162,15 +162,15 @@ def _check_slices(names: tuple[str, ...]) -> list[str]:
     (size,) = sizes
     check_count((*(int(n) for n in size), len(names)))
     if len(names) > 1 and len(size) > 2 and size[2] > 1:
-        raise ImageError("holds several files of several slices each", fix="give one file in a folder of its own")
+        raise ImageError("holds several multi-slice files", fix="give one file in a folder of its own")
     gaps = np.linalg.norm(np.diff(np.array(places), axis=0), axis=1)
     if len({tuple(np.round(place, 3)) for place in places}) < len(places):
-        raise ImageError("two of its slices lie at the same place", fix="give the folder of one series, once")
+        raise ImageError("two of its slices are at the same position", fix="give the folder of one series, once")
     if not len(gaps) or np.ptp(gaps) <= UNEVEN_SLICES * gaps.mean():
         return []
     if gaps.max() > MISSING_SLICE * gaps.min():
-        raise ImageError(f"its slices lie {gaps.min():.3g} to {gaps.max():.3g} mm apart", fix="find the missing slices")
-    return [f"its slices lie {gaps.min():.4g} to {gaps.max():.4g} mm apart and are taken as even"]
+        raise ImageError(f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart", fix="find the missing slices")
+    return [f"its slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart; even spacing is assumed"]
 
 
 def _from_itk(image: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -178,9 +178,9 @@ def _from_itk(image: Any) -> tuple[np.ndarray, np.ndarray]:
     import SimpleITK
 
     if image.GetNumberOfComponentsPerPixel() > 1:
-        raise ImageError("has several numbers a voxel", fix="split it into one file a channel")
+        raise ImageError("has several numbers per voxel", fix="split it into one file per channel")
     if "complex" in image.GetPixelIDTypeAsString():
-        raise ImageError("its voxels are complex, not plain numbers", fix="convert it to one number a voxel")
+        raise ImageError("its voxels are complex, not plain numbers", fix="convert it to one number per voxel")
     voxels = SimpleITK.GetArrayFromImage(image).T
     axes = image.GetDimension()
     lps = np.eye(4)

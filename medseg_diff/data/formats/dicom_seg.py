@@ -66,7 +66,7 @@ def write_segmentation(path: Path, regions: Mapping[str, np.ndarray], series: Se
             content = BytesIO()
             dcmwrite(content, segmentation, enforce_file_format=True)
         except Exception as error:  # both libraries have many ways to say that a header is wrong, and quote it
-            found = f"the headers of its DICOM series allow no segmentation object ({type(error).__name__})"
+            found = f"no segmentation object can be made from the headers of its DICOM series ({type(error).__name__})"
             raise ImageError(found, fix="leave --format out, or report it") from None
     write_bytes(path, content.getvalue())
 

@@ -59,7 +59,7 @@ def read_series(folder: Path, affine: Matrix, shape: Sequence[int]) -> Series:
     planes = [plane for image in images for plane in _planes_of(image)]
     axes, backwards = _axes(planes, affine)
     if (len(planes), images[0].Rows, images[0].Columns) != tuple(shape[axis] for axis in axes):
-        raise ImageError("its files are not the volume that was read", fix=AGAIN)
+        raise ImageError("its files do not match the volume that was read", fix=AGAIN)
     order = _order(_places(planes, affine, shape, axes, backwards))
     if len(images) > 1:
         images = [images[order.index(place)] for place in range(len(order))]
@@ -97,8 +97,8 @@ def _headers(folder: Path) -> list[Any]:
             raise ImageError("the headers of its DICOM series cannot be read", fix=AGAIN) from None
     missing = [name for name in IDENTIFIED_BY if not all(image.get(name) for image in images)]
     if missing:
-        found = f"its DICOM files have no {', '.join(missing)}, which a segmentation of them refers to"
-        raise ImageError(found, fix="leave --format out, or use the files as the scanner made them")
+        found = f"its DICOM files have no {', '.join(missing)}, which a segmentation of them must refer to"
+        raise ImageError(found, fix="leave --format out, or use the original files from the scanner")
     return images
 
 
@@ -117,7 +117,7 @@ def _planes_of(image: Any) -> list[Plane]:
             for frame in image.PerFrameFunctionalGroupsSequence
         ]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise ImageError("its DICOM files do not say where its slices lie", fix=AGAIN) from None
+        raise ImageError("its DICOM files do not state the positions of its slices", fix=AGAIN) from None
 
 
 def _group(frame: Any, shared: Any, name: str) -> Any:
@@ -147,11 +147,11 @@ def _order(places: Matrix) -> list[int]:
     """Which plane of the grid each slice is. Raises: ImageError where some lie at one place, or not on the grid."""
     along = np.sort(places[:, 0])
     if np.diff(along).min(initial=1) < SAME_PLACE:
-        raise ImageError("two of its slices lie at the same place", fix=AGAIN)
+        raise ImageError("two of its slices are at the same position", fix=AGAIN)
     if np.abs(along[[0, -1]] - [0, len(along) - 1]).max() > SAME_VOXEL:
-        raise ImageError("its slices do not lie on the grid that was read", fix="leave --format out")
+        raise ImageError("its slices are not on the grid that was read", fix="leave --format out")
     if np.abs(places[:, 1:]).max() > SAME_VOXEL:
-        raise ImageError("its slices are shifted against each other", fix="leave --format out")
+        raise ImageError("its slices are shifted relative to each other", fix="leave --format out")
     return [int(place) for place in places[:, 0].argsort().argsort()]
 
 
@@ -171,7 +171,7 @@ def _axes(planes: Sequence[Plane], affine: Matrix) -> tuple[tuple[int, int, int]
     nearest = np.rint(steps[0])
     along_axes = (np.abs(nearest).sum(axis=1) == 1).all() and (np.abs(nearest).sum(axis=0) <= 1).all()
     if not along_axes or np.abs(steps - nearest).max() > SAME_DIRECTION:
-        raise ImageError("its slices do not lie on the grid that was read", fix="leave --format out")
+        raise ImageError("its slices are not on the grid that was read", fix="leave --format out")
     rows, columns = (int(np.abs(step).argmax()) for step in nearest)
     axes = (3 - rows - columns, rows, columns)
     along = (affine[:3, axes[0]] @ _normal(planes[0]), *(step.sum() for step in nearest))

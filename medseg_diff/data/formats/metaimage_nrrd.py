@@ -56,7 +56,7 @@ def read_metaimage(path: Path) -> Stored:
     axes = _whole(fields, "NDims")[0]
     shape = _shape(_whole(fields, "DimSize"), axes)
     if _whole(fields, "ElementNumberOfChannels", "1") != [1]:
-        raise ImageError("has several numbers a voxel", fix="split it into one file a channel")
+        raise ImageError("has several numbers per voxel", fix="split it into one file per channel")
     kind = META_TYPES.get(fields.get("ElementType", ""))
     if kind is None:
         raise _unsupported("ElementType", fields.get("ElementType", ""))
@@ -105,9 +105,9 @@ def read_nrrd(path: Path) -> Stored:
     vectors = [_vector(word) for word in words if word.lower() != "none"]
     origin = _vector(fields.get("space origin", "(0,0,0)"))
     if len(words) != axes or len(vectors) != 3 or any(len(v) != 3 for v in [*vectors, origin]):
-        raise ImageError(f"has the axes {fields['space directions']}, not three of space", fix=CONVERT)
+        raise ImageError(f"has the axes {fields['space directions']}, not three spatial axes", fix=CONVERT)
     if words.index(next(w for w in words if w.lower() != "none")) > 0:
-        raise ImageError("has several numbers a voxel", fix="split it into one file a channel")
+        raise ImageError("has several numbers per voxel", fix="split it into one file per channel")
     packing: Packing = "" if encoding == "raw" else "gzip"
     content = content_of(path, math.prod(shape) * dtype.itemsize, start=end, packing=packing)
     return Stored(in_file(content, dtype), shape, _affine(np.array(vectors), np.array(origin), TO_RAS[space]))
@@ -206,4 +206,4 @@ def _vector(text: str) -> list[float]:
 
 
 def _unsupported(name: str, value: str) -> ImageError:
-    return ImageError(f"has {name} {value[:40]!a}, which is not read here", fix=CONVERT)
+    return ImageError(f"has {name} {value[:40]!a}, which is not supported", fix=CONVERT)

@@ -19,7 +19,7 @@ HEADER_BYTES = {348: 352, 540: 544}  # size of the header → smallest offset of
 FARTHEST = 2**24  # bytes of extensions before the voxels
 
 READABLE = {2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280}  # NIfTI codes of real integers and floats
-UNREADABLE = {1: "one bit a voxel", 32: "complex", 128: "RGB", 1536: "128-bit", 1792: "complex", 2304: "RGBA"}
+UNREADABLE = {1: "one bit per voxel", 32: "complex", 128: "RGB", 1536: "128-bit", 1792: "complex", 2304: "RGBA"}
 
 
 def is_nifti(head: bytes) -> bool:
@@ -76,7 +76,7 @@ def _layout(header: Any) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     code = int(header["datatype"])
     if code not in READABLE:
         kind = UNREADABLE.get(code, f"of unknown type {code}")
-        raise ImageError(f"its voxels are {kind}, not plain numbers", fix="convert it to one number a voxel")
+        raise ImageError(f"its voxels are {kind}, not plain numbers", fix="convert it to one number per voxel")
     dtype = header.get_data_dtype()
     if int(header["bitpix"]) != 8 * dtype.itemsize:
         raise ImageError(f"states type {dtype.name} with {int(header['bitpix'])} bits", fix="copy it again")
@@ -96,7 +96,7 @@ def _scaling(header: Any, warnings: list[str]) -> tuple[float, float]:
     if not (np.isfinite(slope) and (slope == 0 or np.isfinite(intercept))):
         raise ImageError(f"has slope {slope} and intercept {intercept}", fix=AGAIN)
     if slope == 0 and np.isfinite(intercept) and intercept != 0:
-        warnings.append(f"a slope of 0 means none, so the intercept {intercept:g} is ignored")
+        warnings.append(f"a slope of 0 means no scaling, so the intercept {intercept:g} is ignored")
     return (1.0, 0.0) if slope == 0 else (slope, intercept)
 
 

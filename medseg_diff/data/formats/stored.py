@@ -84,7 +84,10 @@ class Stored:
                 voxels[..., place] = whole
         seen.check()
         if apart > INTEGRAL:
-            raise ImageError(f"labels are not whole numbers (off by up to {apart:.3g})", fix="resample masks nearest")
+            raise ImageError(
+                f"labels are not whole numbers (off by up to {apart:.3g})",
+                fix="resample masks by nearest neighbour",
+            )
         if seen.low < 0 or seen.high > LARGEST_LABEL:
             raise ImageError(f"labels run from {seen.low:g} to {seen.high:g}", fix=f"use 0 to {LARGEST_LABEL}")
         return voxels
@@ -113,7 +116,7 @@ class _Seen:
             found = f"{self.not_finite:,} voxels are not finite numbers"
             raise ImageError(found, fix="set them to the background value")
         if self.too_large:
-            raise ImageError("holds numbers beyond 1e18, not finite in a sum of squares", fix="rescale it")
+            raise ImageError("holds numbers beyond 1e18, whose squares overflow", fix="rescale it")
 
 
 def in_memory(voxels: np.ndarray) -> Voxels:
@@ -154,11 +157,13 @@ def unlike_a_scan(voxels: np.ndarray) -> list[str]:
     if voxels.size >= MANY_VOXELS and len(np.unique(sample)) <= FEW_VALUES:
         count = len(values_in(voxels, most=FEW_VALUES))
         if count <= FEW_VALUES:
-            said.append(f"holds only {count} different values, as a mask does")
+            said.append(f"holds only {count} different values, like a mask")
     return said
 
 
 def check_count(shape: tuple[int, ...]) -> None:
     """Raises: ImageError where there are more voxels than any head has, before a byte is set aside for them."""
     if int(np.prod(shape, dtype=object)) > MOST_VOXELS:
-        raise ImageError(f"states {shape_text(shape)} voxels, more than a head can have", fix="crop or downsample it")
+        raise ImageError(
+            f"states {shape_text(shape)} voxels, too many for a scan of a head", fix="crop or downsample it"
+        )

@@ -142,6 +142,6 @@ def _unpacked(file: BinaryIO, expected: int, packing: Packing) -> Iterator[bytes
             count, here = count + len(chunk), here + len(chunk)
             yield chunk
     except zlib.error:
-        raise ImageError(f"is {kind} that is damaged (its check sum is wrong)", fix=AGAIN) from None
+        raise ImageError(f"is {kind} that is damaged (its checksum is wrong)", fix=AGAIN) from None
     if begun and not member.eof and count <= expected + SLACK:
         raise ImageError(f"is {kind} that is cut off", fix=AGAIN)

@@ -115,7 +115,7 @@ def _words_in(dataset: Path) -> tuple[str, ...]:
     except (OSError, ValueError):
         raise ImageError("cannot be read as JSON", fix=fix, file=DATASET) from None
     if not isinstance(facts, dict):
-        raise ImageError("is no JSON object", fix=fix, file=DATASET)
+        raise ImageError("is not a JSON object", fix=fix, file=DATASET)
     stated = {key: _by_number(facts[key]) for key in KEYS if key in facts}
     for key, words in stated.items():
         if not words:

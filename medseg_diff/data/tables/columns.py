@@ -21,7 +21,7 @@ def _misleading(channels: Sequence[str]) -> Iterator[str]:
         if name.replace("_", "") in REFERENCES:
             yield f"column `{name}` is read as a channel: if it is the reference, call it `seg`"
         elif (meant := channel_called(name, SYNONYMS)) not in (None, name):
-            yield f"column `{name}` is a channel of its own: recipes call it `{meant}`"
+            yield f"column `{name}` is read as a separate channel: recipes call it `{meant}`"
 
 
 def _uneven(cases: Sequence[Case]) -> Iterator[str]:
@@ -29,4 +29,4 @@ def _uneven(cases: Sequence[Case]) -> Iterator[str]:
     columns = {case.name: (*case.channels, *(["seg"] if case.seg else [])) for case in cases}
     for column in dict.fromkeys(name for each in columns.values() for name in each):
         if lacking := [case for case, each in columns.items() if column not in each]:
-            yield f"no {column} of {len(lacking)} of {counted(len(cases), 'case')}: {in_short(lacking)}"
+            yield f"no {column} for {len(lacking)} of {counted(len(cases), 'case')}: {in_short(lacking)}"

@@ -131,7 +131,7 @@ def _from_words(words: Sequence[str], channels: Sequence[str], *, fill_missing: 
         key, _, value = word.partition("=")
         channel = channel_called(key, channels)
         if channel is None:
-            raise UsageError(f"`{key}` is no channel of the model", fix=f"its channels are {', '.join(channels)}")
+            raise UsageError(f"`{key}` is not a channel of the model", fix=f"its channels are {', '.join(channels)}")
         if channel in files:
             raise UsageError(f"channel {channel} is given twice", fix="give each channel once")
         files[channel] = Path(value).absolute()
@@ -181,12 +181,14 @@ def _no_image(folders: Sequence[str], files: bool, channels: Sequence[str], name
     """What there is in place of images, and what that asks for."""
     if folders:
         found = f"holds no image, but the folders {', '.join(folders[:SHOWN])}{' …' if len(folders) > SHOWN else ''}"
-        fix = "give the one that holds the images of the case; of many patients, make a table by `medseg-diff prepare`"
+        fix = (
+            "give the one that holds the images of the case; for many patients, make a table with `medseg-diff prepare`"
+        )
     elif files:
-        found = "holds no file whose name ends as an image's"
-        fix = f"convert them to NIfTI; of DICOM, give the folder of each series, as in {channels[0]}=FOLDER"
+        found = "holds no file with the extension of an image"
+        fix = f"convert them to NIfTI; for DICOM, give the folder of each series, as in {channels[0]}=FOLDER"
     else:
-        found, fix = "holds nothing", "check the path given to --volume"
+        found, fix = "is empty", "check the path given to --volume"
     return ImageError(found, fix=fix, file=name)
 
 
@@ -279,7 +281,7 @@ def _missing(
 ) -> MissingChannels:
     return MissingChannels(
         f"{', '.join(missing)} not found (there: {there})",
-        fix=f"{fix}, or choose a model of other channels",
+        fix=f"{fix}, or choose a model for other channels",
         case=case_name(case),
         present=[channel for channel in known_channels(channels) if channel in present],
     )

@@ -95,7 +95,7 @@ def scan_manifest(path: Path, *, data_root: Path | None = None) -> tuple[Manifes
             break
     problems = sorted([*table.problems, *reader.problems], key=lambda problem: problem.exit_code)  # stable: by line
     if not table.rows:
-        problems.append(ManifestError("the table has no cases", fix="add one row a case", file=path.name))
+        problems.append(ManifestError("the table has no cases", fix="add one row per case", file=path.name))
     return Manifest(tuple(cases), path.name, root.resolve(), _folder_of(path)), problems
 
 
@@ -150,7 +150,7 @@ def folds_by_patient(manifest: Manifest, folds: int, *, seed: int = 0) -> list[M
     patients = {case.patient: case.label or "" for case in manifest.cases if case.split != "test"}
     if not 2 <= folds <= len(patients):
         raise ManifestError(
-            f"{len(patients)} patients cannot be left out in {folds} folds",
+            f"{len(patients)} patients cannot be divided among {folds} folds",
             fix=f"use --folds 2 to {len(patients)}" if len(patients) > 1 else "add patients",
             file=manifest.file,
         )

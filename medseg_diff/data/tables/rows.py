@@ -57,7 +57,7 @@ class RowReader:
         images = {c: p for c in self.channels if (p := self._path(c, cells[c], name)) is not None}
         stack, stack_channels = self._stack(cells, name)
         if not cells.get("stack") and not any(cells[column] for column in self.channels):
-            self._fault("case", f"case {name} names no image", "add a column a channel, e.g. t1, t1ce, t2, flair")
+            self._fault("case", f"case {name} names no image", "add one column per channel, e.g. t1, t1ce, t2, flair")
         seg = self._path("seg", cells.get("seg", ""), name)
         raters = [self._path(column, cells[column], name) for column in self.raters]
         twins = {c.removeprefix(TWIN): p for c in self.twins if (p := self._path(c, cells[c], name)) is not None}
@@ -83,10 +83,12 @@ class RowReader:
         given = cells.get("stack_channels", "")
         if not cells.get("stack"):
             if given:
-                self._fault("stack_channels", "names the volumes of no file", "fill the column stack too")
+                self._fault("stack_channels", "names volumes, but no file", "fill the column stack too")
             return None, ()
         if also := [column for column in self.channels if cells[column]]:
-            self._fault("stack", f"stands beside {also[0]}", "name a 4D file or a file a channel, not both")
+            self._fault(
+                "stack", f"is given together with {also[0]}", "name a 4D file or one file per channel, not both"
+            )
         path = self._path("stack", cells["stack"], case)
         if path is None:
             return None, ()
@@ -125,18 +127,18 @@ class RowReader:
         first, other = self.line_of_case.setdefault(_alike(name), (self.line, name))
         if not plain or name.startswith((".", "-")) or name.endswith("."):
             fix = "use 1 to 64 letters, digits, `_`, `.`, `-`, not `.` or `-` first"
-            self._fault("case", f"{name[:70]!a} is no case name", fix)
+            self._fault("case", f"{name[:70]!a} is not a valid case name", fix)
         elif RESERVED.fullmatch(name):
-            self._fault("case", f"{name} is a device on Windows, not a folder", "give the case another name")
+            self._fault("case", f"{name} is a reserved device name on Windows", "give the case another name")
         elif first != self.line:
-            found = f"{name} stands in line {first} too" if other == name else f"{name} and {other} of line {first}"
-            found += "" if other == name else " are one folder where upper and lower case are not told apart"
+            found = f"{name} is in line {first} too" if other == name else f"{name} and {other} of line {first}"
+            found += "" if other == name else " are the same folder where upper and lower case are not distinguished"
             self._fault("case", found, "give every case its own name")
         return name
 
     def _patient(self, patient: str) -> str:
         if not PATIENT_NAME.fullmatch(patient) or FORMULA.match(patient):
-            self._fault("patient", f"{patient[:70]!a} is no patient name", "use up to 64 plain characters")
+            self._fault("patient", f"{patient[:70]!a} is not a valid patient name", "use up to 64 plain characters")
         return patient
 
     def _choice(self, column: str, value: str, allowed: Sequence[str]) -> str | None:
@@ -157,15 +159,15 @@ class RowReader:
         number = _number(value)
         if column not in self.numeric or not value:
             if not value.isprintable() or (number is None and FORMULA.match(value)):
-                self._fault(column, f"{value[:40]!a} is no plain text", "write it without signs in front")
+                self._fault(column, f"{value[:40]!a} is not plain text", "write it without leading signs")
             return value
         if number is None:
-            self._fault(column, f"{value[:40]!a} is no number", "write a number, or leave the cell empty")
+            self._fault(column, f"{value[:40]!a} is not a number", "write a number, or leave the cell empty")
             return ""
         unit = column.rpartition("_")[2]
         low, high = COVARIATE_RANGES.get(unit, (0, math.inf) if unit in UNITS else (-math.inf, math.inf))
         if not low <= number <= high:
-            self._fault(column, f"{value[:40]} {unit} cannot be", "correct it, or leave the cell empty")
+            self._fault(column, f"{value[:40]} {unit} is impossible", "correct it, or leave the cell empty")
         return number
 
     def _path(self, column: str, cell: str, case: str) -> Path | None:
@@ -182,14 +184,14 @@ class RowReader:
             return self._found(column, cell, case)
         except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, not a name of this system
             reason = getattr(error, "strerror", None) or "a loop of links"
-            self._missing(column, f"cannot be looked at ({reason})", "check the path", case, Path(cell).name)
+            self._missing(column, f"cannot be accessed ({reason})", "check the path", case, Path(cell).name)
             return None
 
     def _found(self, column: str, cell: str, case: str) -> Path | None:
         path = self._below_root(Path(os.path.normpath(cell)))
         if not path.is_relative_to(self.root) or not all(p.resolve().is_relative_to(self.root) for p in _parts(path)):
-            fix = "move the file below it, or give --data-root"
-            self._fault(column, "the path leads out of the data folder", fix)
+            fix = "move the file into it, or give --data-root"
+            self._fault(column, "the path points outside the data folder", fix)
             return None
         if not path.exists():
             fix = "write / between folders" if "\\" in cell else "check the path, or drop the row"

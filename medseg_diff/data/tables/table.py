@@ -43,7 +43,7 @@ class Table:
             found = f"{len(cells)} cells where the header has {len(self.columns)}"
             self.problems.append(self.fault(line, "", found, "check the separators and quotes of that line"))
         elif len(longest) > LONGEST_CELL:
-            column, found = self.columns[cells.index(longest)], f"a cell of {len(longest):,} characters"
+            column, found = self.columns[cells.index(longest)], f"a cell with {len(longest):,} characters"
             self.problems.append(self.fault(line, column, found, "check the quotes of that line"))
         else:
             self.rows.append((line, dict(zip(self.columns, cells, strict=True))))
@@ -87,7 +87,9 @@ def _checked_columns(columns: list[str], file: str) -> list[str]:
     for meant in set(MEANT) - set(columns):
         others = [name for name in columns if name and name not in MEANT and not re.match(r"seg_\d+$", name)]
         if near := difflib.get_close_matches(meant, others, n=1, cutoff=MISTYPED):
-            raise ManifestError(f"column `{near[0]}` is not known, column `{meant}` is", fix=f"rename it `{meant}`")
+            raise ManifestError(
+                f"column `{near[0]}` is unknown; perhaps `{meant}` is meant", fix=f"rename it `{meant}`"
+            )
     return columns
 
 
@@ -119,7 +121,7 @@ def _bounded(text: str, delimiter: str) -> Iterator[str]:
     """The lines of a table, none of them with so many or so long cells that they fill the memory. Raises: ManifestError."""
     for number, line in enumerate(io.StringIO(text, newline=""), start=1):
         if line.count(delimiter) > 2 * MOST_COLUMNS or len(line) > MOST_COLUMNS * LONGEST_CELL:
-            raise ManifestError(f"line {number}: is too long", fix="check the separators and quotes")
+            raise ManifestError(f"line {number} is too long", fix="check the separators and quotes")
         if number > MOST_LINES:
             raise ManifestError(f"has more than {MOST_LINES:,} lines", fix="check --data")
         yield line
@@ -129,7 +131,7 @@ def _text_of(path: Path) -> str:
     """The text of a table, whatever editor wrote it. Raises: ManifestError without its file."""
     try:
         if path.exists() and not path.is_file():
-            raise ManifestError("is no file", fix="give --data a table (CSV)")
+            raise ManifestError("is not a file", fix="give --data a table (CSV)")
         if not path.is_file():
             raise ManifestError("no such table", fix="check the path given to --data")
         if path.stat().st_size > LARGEST_TABLE:
@@ -138,7 +140,7 @@ def _text_of(path: Path) -> str:
     except OSError as error:
         raise ManifestError(f"cannot be read ({error.strerror})", fix="check its permissions") from None
     if content.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-        raise ManifestError("is packed, not CSV", fix="unpack it")
+        raise ManifestError("is compressed, not CSV", fix="unpack it")
     if content.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise ManifestError("is a web page, not CSV", fix="download the table itself")
     if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):

@@ -55,7 +55,7 @@ def _rise(facts: Facts, diseased: Tensor) -> Check:
     if not rose:
         warning = f"p(healthy) did not rise: {means['before']:.2f} before, {means['after']:.2f} after"
     elif left > called / 2:
-        warning = f"{left} of {called} slices that are called diseased are so still after it: it led nowhere"
+        warning = f"{left} of {called} slices that are called diseased are still called so after it: it had no effect"
     return Check("p_healthy", measured, warning)
 
 
@@ -74,6 +74,6 @@ def _alarms(reference: Mapping[str, float]) -> Check:
     alarms = reference.get("called_diseased")
     warning = None
     if alarms is not None and alarms > MOST_FALSE_ALARMS:
-        doubt = "it may know where lesions lie, not what they are"
+        doubt = "it may know where lesions are, not what they look like"
         warning = f"the classifier calls {alarms:.0%} of healthy slices diseased: {doubt}"
     return Check("classifier", {"healthy_called_diseased": alarms}, warning)

@@ -34,7 +34,7 @@ class GuidedInversion(Reconstruction):
     @model_validator(mode="after")
     def _encodes(self) -> "GuidedInversion":
         if self.solver.stochastic:
-            raise ValueError("solver draws noise, which no encoding can take back; use ddim with eta 0")
+            raise ValueError("solver draws noise, which an encoding cannot undo; use ddim with eta 0")
         return self
 
     @abstractmethod

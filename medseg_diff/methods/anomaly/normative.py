@@ -36,15 +36,15 @@ class AnomalyFindings(Settings):
     @classmethod
     def _called_healthy_now(cls, value: object) -> object:
         if value == "healthy_percentile":
-            raise ValueError("`healthy_percentile` is called `healthy` now")
+            raise ValueError("`healthy_percentile` is now called `healthy`")
         return value
 
     @model_validator(mode="after")
     def _fits(self) -> "AnomalyFindings":
         if self.median and self.median % 2 == 0:
-            raise ValueError(f"a median needs an odd number of voxels a side, or 0; found {self.median}")
+            raise ValueError(f"a median needs an odd number of voxels per side, or 0; found {self.median}")
         if not self.normative and self.threshold == "healthy":
-            raise ValueError("a map as it is has no threshold of healthy brains: use threshold otsu or a number")
+            raise ValueError("without a normative mean there is no healthy threshold: use threshold otsu or a number")
         return self
 
 

@@ -217,7 +217,7 @@ def worst_first(task: str, facts: Mapping[str, Facts], evaluated: Evaluated) -> 
     measured, doubt = _measured(task, evaluated), _doubt(task, facts)
     known = sorted((name for name in facts if name in measured), key=lambda name: measured[name])
     others = sorted((name for name in facts if name not in measured), key=lambda name: doubt[name])
-    return [*known, *others], "Worst first, by Dice" if known else "The least sure first"
+    return [*known, *others], "Worst first, by Dice" if known else "Least certain first"
 
 
 def _gallery(

@@ -102,7 +102,7 @@ def _kind(facts: Facts) -> str:
 def _about(facts: Facts) -> str:
     """What was asked for, in a sentence."""
     if facts["task"] == "enhance":
-        return f"A scan at voxels {facts['factor']} times as fine, {counted(facts['draws'], 'draw')}."
+        return f"A scan with voxels {facts['factor']} times as fine, {counted(facts['draws'], 'draw')}."
     if "mask_of" in facts:
         return f"A scan painted into the mask of {facts['mask_of']}."
     asked = ", ".join(f"{spoken(name)} {number(value)}" for name, value in facts["covariates"].items())

@@ -105,7 +105,8 @@ def sections_of(facts: Facts, lesions: Rows, scores: Mapping[str, str]) -> list[
     if len(lesions) > 1:
         heading = [LESION_WORDS.get(name, spoken(name)) for name in lesions[0]]
         found.insert(
-            1, Section("Lesions", "In the scanner's RAS millimetres, the largest first.", (), heading, lesions[1:])
+            1,
+            Section("Lesions", "Positions in the scanner's RAS millimetres, largest first.", (), heading, lesions[1:]),
         )
     if scores:
         found.append(Section("Against the reference", facts=[(spoken(name), value) for name, value in scores.items()]))
@@ -122,17 +123,17 @@ def _of_segmentation(facts: Facts) -> Iterator[Section]:
         rows.append([spoken(region), *(number(value) for value in values), number(facts["agreement"].get(region))])
     words = (
         "A calibrated interval holds the true volume in that share of patients like those it was calibrated on; the "
-        "members' range alone promises nothing. Agreement: mean Dice between members."
+        "members' range alone guarantees nothing. Agreement: mean Dice between members."
     )
     yield Section("Volumes", words, (), columns, rows)
-    yield Section("Is the scan like those of the training?", *_typicality(facts))
+    yield Section("Is the scan like the training scans?", *_typicality(facts))
     review = [
         [spoken(region), f"{each['slice'] + 1}", "xyz"[each["axis"]], number(each["expected_error_ml"])]
         for region, slices in facts["slices_to_review"].items()
         for each in slices
     ]
     if review:
-        said = "Where the ensemble expects to be wrong most, by its own probability."
+        said = "Where the ensemble expects most errors, by its own probability."
         yield Section("Slices to review", said, (), ("region", "slice", "axis", "expected error (ml)"), review)
 
 
@@ -140,7 +141,7 @@ def _typicality(facts: Facts) -> tuple[str, Sequence[tuple[str, str]]]:
     found = facts.get("typicality") or {}
     score, threshold = found.get("score"), found.get("threshold")
     if score is None or not threshold:
-        return "The model keeps nothing of its training's scans, so nothing can be said.", ()
+        return "The model keeps no record of its training scans, so this is unknown.", ()
     verdict = "unlike them: read with care" if score > threshold else "like them"
     striking = ", ".join(map(str, found.get("striking") or ())) or NONE
     return f"This scan is {verdict}.", [("score", number(score)), ("limit", number(threshold)), ("striking", striking)]
@@ -164,7 +165,7 @@ def _of_anomalies(facts: Facts) -> Iterator[Section]:
         shown = ", ".join(f"{spoken(key)} {number(value)}" for key, value in values.items() if key not in VERDICTS)
         rows.append([name, _verdict(values), shown])
     yield Section("Quality checks", "", (), ("check", "verdict", "measured"), rows)
-    yield Section("Is the scan like those of the training?", *_typicality(facts))
+    yield Section("Is the scan like the training scans?", *_typicality(facts))
 
 
 def _checks_of(checks: Facts) -> Iterator[tuple[str, Facts]]:

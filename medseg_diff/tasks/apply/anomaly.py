@@ -45,7 +45,7 @@ def anomaly(source: Source, results: ResultFolder, model: Model, maps: MapOrSwee
     check_writable(results.out)
     found = find_models(model.model, task="anomaly", runs=model.runs)
     if maps.sweep and len(found.runs) > 1:
-        said = f"--sweep tries settings of one run, and {found.name} is a study of {len(found.runs)}"
+        said = f"--sweep tries settings of one run, but {found.name} is a study of {len(found.runs)}"
         raise UsageError(said, fix=f"name one of them, such as --model {found.name}/{found.runs[0].name}")
     with timed("model opened"):
         ensemble = open_ensemble(found, compute=compute.here, overrides=maps.overrides, seed=maps.seed)

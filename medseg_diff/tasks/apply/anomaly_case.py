@@ -31,8 +31,8 @@ from medseg_diff.tasks.apply.quality_checks import checks_of_runs
 
 BASELINES = "baselines"
 TRAINED_ON = (
-    "normative mean and threshold rest on patients that the model was trained on: more of a healthy brain than stated may "
-    "lie above (train-anomaly --folds measures them on others)"
+    "normative mean and threshold were measured on training patients: more of a healthy brain than stated may "
+    "be above the threshold (train-anomaly --folds measures them on other patients)"
 )
 
 

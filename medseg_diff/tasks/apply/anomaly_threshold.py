@@ -34,14 +34,16 @@ class Cut:
             return cls("otsu", None, "Otsu's threshold of this scan's brain")
         if not isinstance(chosen, str):
             if not 0 <= chosen < np.inf:
-                raise UsageError(f"a threshold of {chosen} cuts nothing", fix="use healthy, otsu or a number from 0 on")
+                raise UsageError(
+                    f"threshold {chosen} is out of range", fix="use healthy, otsu or a number of 0 or more"
+                )
             if study and threshold is None:
                 name = ensemble.facts["model"]
-                found = f"the recipe's threshold of {chosen:g} is of one run's scores, and {name} is a study"
+                found = f"the recipe's threshold of {chosen:g} is for one run's scores, but {name} is a study"
                 raise UsageError(found, fix="use --threshold 1 (in units of its runs' own), healthy or otsu")
             return cls(float(chosen), float(chosen), f"given, {IN_UNITS}" if study else "given")
         if chosen != "healthy":
-            raise UsageError(f"there is no threshold `{chosen}`", fix="use healthy, otsu or a number from 0 on")
+            raise UsageError(f"unknown threshold `{chosen}`", fix="use healthy, otsu or a number of 0 or more")
         (system, *_), other = ensemble.systems, "use --threshold otsu, or a number"
         known = system.calibration
         if known is None or known.own is None:
@@ -62,17 +64,17 @@ class Cut:
         """Of which a healthy brain has no more than so much above it. Raises: UsageError where too few were measured."""
         volume_ml, level = maps.guarantee, USUAL_LEVEL if maps.level is None else maps.level
         if volume_ml is None:
-            raise UsageError("--level is that of --guarantee", fix="add --guarantee fp_ml=1, or leave it out")
+            raise UsageError("--level belongs to --guarantee", fix="add --guarantee fp_ml=1, or leave it out")
         if maps.threshold is not None:
-            raise UsageError("--guarantee and --threshold are two ways to say one thing", fix="leave one of them out")
+            raise UsageError("--guarantee and --threshold both set the threshold", fix="leave one of them out")
         if ensemble.is_study:
-            found = f"--guarantee was measured on the maps of each run alone, and {ensemble.facts['model']} is a study"
+            found = f"--guarantee was measured on the maps of each run alone, but {ensemble.facts['model']} is a study"
             raise UsageError(found, fix="name one of its runs with --model, or use --threshold")
         if not 0 < level < 1:
-            raise UsageError(f"there is no level {level:g}", fix="use one between 0 and 1, such as 0.9")
+            raise UsageError(f"level {level:g} is out of range", fix="use one between 0 and 1, such as 0.9")
         least, needed = conformal.FALSE_POSITIVES_ML[0], conformal.fewest_patients(level)
         if not volume_ml >= least:
-            raise UsageError(f"there is no threshold for fp_ml={volume_ml:g}", fix=f"ask for {least:g} ml or more")
+            raise UsageError(f"no threshold was measured for fp_ml={volume_ml:g}", fix=f"ask for {least:g} ml or more")
         known = ensemble.systems[0].calibrated
         brains = known.own.thresholds_by_volume if known and known.own else ()
         value = conformal.threshold_of_volume(brains, volume_ml, level)

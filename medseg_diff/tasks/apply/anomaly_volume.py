@@ -129,10 +129,10 @@ def _calibration_of(run: Run, recipe: AnomalyRecipe) -> AnomalyCalibration:
         return calibration
     if skill.is_chance is None:
         log.warning(
-            "the classifier of %s was validated on one kind of slice: whether it guesses is not known", run.name
+            "the classifier of %s was validated on one kind of slice: it may be no better than chance", run.name
         )
     elif skill.is_chance and not recipe.engine.follows_classifier:
-        log.warning("the classifier of %s guesses: what it says of a scan is no check", run.name)
+        log.warning("the classifier of %s is no better than chance: do not rely on what it says of a scan", run.name)
     elif skill.is_chance:
         raise CheckpointError(
             f"its classifier tells healthy from diseased validation slices no better than by chance (balanced accuracy "
@@ -268,4 +268,4 @@ def _check_finite(evidence: Evidence) -> None:
     if not (
         torch.isfinite(evidence.score).all() and (evidence.healthy is None or torch.isfinite(evidence.healthy).all())
     ):
-        raise UsageError("the reconstruction ran out of all numbers", fix="lower engine.scale or engine.depth")
+        raise UsageError("the reconstruction is not finite", fix="lower engine.scale or engine.depth")

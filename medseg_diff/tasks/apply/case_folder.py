@@ -66,7 +66,7 @@ def is_complete(folder: Path, case: Case, identity: Identity, source: str | None
     if known.get("schema") != SCHEMA:
         return False  # of an earlier version
     if changed := [key for key, wanted in identity.of_case(case).items() if known.get(key) != wanted]:
-        log.info("[%s] its %s is another now: the case is done again", case.name, " and ".join(changed))
+        log.info("[%s] its %s changed: redoing the case", case.name, " and ".join(changed))
         return False
     inputs, outputs, channels = (known.get(key) for key in ("inputs", "outputs", "channels"))
     if not (isinstance(inputs, dict) and isinstance(outputs, dict) and isinstance(channels, list)):
@@ -83,7 +83,7 @@ def is_complete(folder: Path, case: Case, identity: Identity, source: str | None
         raise OtherScan(found, fix="use another --out, or --overwrite", case=folder.name, file=FACTS)
     for name, digest in outputs.items():
         if not (folder / name).is_file() or sha256_of(folder / name) != digest:
-            log.info("[%s] %s is missing or not as it was written: the case is done again", case.name, name)
+            log.info("[%s] %s is missing or has changed: redoing the case", case.name, name)
             return False
     return True
 
@@ -139,7 +139,7 @@ def _refuse_others(folder: Path, name: str) -> None:
     """Raises: UsageError where the folder of the case `name` holds a file that this tool did not write, or is or holds a
     link, which may lead anywhere."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UsageError("is no folder but a link or a file", fix="use another --out", file=name)
+        raise UsageError("is not a folder but a link or a file", fix="use another --out", file=name)
     facts = read_facts(folder / FACTS)
     outputs = facts.get("outputs")
     ours = isinstance(outputs, dict) or "medseg_diff" in str(facts.get("versions"))

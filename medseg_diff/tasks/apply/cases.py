@@ -51,7 +51,7 @@ def find_cases(
     """
     number, shards = source.shard
     if not 1 <= number <= shards:
-        raise UsageError(f"there is no shard {number} of {shards}", fix="write --shard 1/2, 2/2 …")
+        raise UsageError(f"shard {number} of {shards} does not exist", fix="write --shard 1/2, 2/2 …")
     if source.data is None:
         try:
             case, sentence = find_case(source.volumes, channels, order=source.channels, fill_missing=fill_missing)

@@ -26,7 +26,7 @@ def check_format(asked: str, results: ResultFolder) -> None:
     """Raises: UsageError for a format that is none, or where objects that carry a patient's name are asked for together with
     pseudonyms; EnvironmentFault where highdicom is missing."""
     if asked not in get_args(Format):
-        raise UsageError(f"there is no format `{asked}`", fix=f"use one of {', '.join(get_args(Format))}")
+        raise UsageError(f"unknown format `{asked}`", fix=f"use one of {', '.join(get_args(Format))}")
     if asked != DICOM_SEG:
         return
     if results.pseudonymise:
@@ -43,7 +43,7 @@ def refuse_other_images(cases: Sequence[Case], channels: Sequence[str], *, resam
         path = case.stack or case.images.get(channel)
         if path is not None and not path.is_dir():
             place = {"case": case.name, "channel": channel, "file": path.name}
-            problems.append(UsageError("is no DICOM series to lay a segmentation over", fix=LEAVE_OUT, **place))
+            problems.append(UsageError("is not a DICOM series, which --format dicom-seg needs", fix=LEAVE_OUT, **place))
     raise_all(problems)
 
 

@@ -121,7 +121,7 @@ class Refining:
         warnings = list(prepared.warnings)
         if system.unlike(spacing):
             own, found = ("×".join(f"{mm or 1:.3g}" for mm in voxel) for voxel in (system.coarse_mm, spacing))
-            warnings.append(f"its voxels are {found} mm, and the model learned to refine {own} mm")
+            warnings.append(f"its voxels are {found} mm, but the model learned to refine {own} mm")
         # How fine scans look says little of coarse ones; what they are of does.
         warnings += warnings_of(None, of_phantoms=system.learned_from_phantoms and not is_phantom(case))
         return ReadCase(images, prepared, {"inputs": inputs, "channels": list(images.channels)}, warnings, started)

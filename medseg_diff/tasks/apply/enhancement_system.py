@@ -99,11 +99,11 @@ def second_stage(model: Path, first: SynthesisRecipe, compute: Compute, *, seed:
     recipe, spacing = system.recipe, [mm or 1.0 for mm in first.preparation.spacing_mm]
     name, fix = system.facts["model"], "name another run of train-enhance, or leave --enhance out"
     if recipe.channels != first.channels:
-        found = f"{name} refines {', '.join(recipe.channels)}, and the model draws {', '.join(first.channels)}"
+        found = f"{name} refines {', '.join(recipe.channels)}, but the model draws {', '.join(first.channels)}"
         raise UsageError(found, fix=fix)
     if first.view.dims != recipe.view.dims:
-        raise UsageError(f"{name} refines volumes, and the model draws slices", fix=fix)
+        raise UsageError(f"{name} refines volumes, but the model draws slices", fix=fix)
     if system.unlike(spacing):
         own, drawn = (" × ".join(f"{mm or 1:g}" for mm in voxel) for voxel in (system.coarse_mm, spacing))
-        raise UsageError(f"{name} refines voxels of {own} mm, and the model draws {drawn} mm", fix=fix)
+        raise UsageError(f"{name} refines voxels of {own} mm, but the model draws {drawn} mm", fix=fix)
     return system

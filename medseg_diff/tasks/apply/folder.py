@@ -125,9 +125,9 @@ class Results:
         """The same for cases that `done_by` does by whatever processes and in whatever order."""
         names = [self.called(case.name) for case in cases]
         if len(set(names)) < len(names):
-            raise UsageError("two cases would be called the same in the results", fix="use another --pseudonym-key")
+            raise UsageError("two cases would get the same name in the results", fix="use another --pseudonym-key")
         if taken := {FAILURES, SUMMARY} & {name.lower() for name in names}:
-            raise UsageError(f"a case is called {taken.pop()}, as a table of the results", fix="rename the case")
+            raise UsageError(f"a case is called {taken.pop()}, like a table of the results", fix="rename the case")
         made = not self.out.exists()
         try:
             with summarised(self.out):
@@ -148,7 +148,7 @@ class Results:
                     failures.forget(self.called(case.name))
                 advance(note=case.name)
         if bad:
-            log.warning("%d of %s could not be done: see %s", len(bad), counted(len(cases), "case"), failures.path)
+            log.warning("%d of %s failed: see %s", len(bad), counted(len(cases), "case"), failures.path)
             raise next((error for error in bad if error.exit_code == ExitCode.IMAGE), bad[0])
 
     def _go_past(self, error: MedsegError, case: Case, bad: list[MedsegError]) -> None:
@@ -176,7 +176,7 @@ class Results:
             self.unclaim(case)
             complete += 1
         if complete:
-            log.info("%s complete already", "1 case is" if complete == 1 else f"{complete} cases are")
+            log.info("%s already complete", "1 case is" if complete == 1 else f"{complete} cases are")
         return wanted
 
     def _is_complete(self, case: Case) -> bool:
@@ -210,8 +210,8 @@ class Results:
         case, ends = todo.case, time.monotonic() + LEASE_SECONDS
         while lost and self._is_claimed(case):
             if time.monotonic() > ends:
-                found = "is still claimed by a process that was lost, or by another"
-                raise EnvironmentFault(found, fix="run the same command again in some minutes", case=case.name)
+                found = "is still claimed by another process, perhaps one that was lost"
+                raise EnvironmentFault(found, fix="run the same command again in a few minutes", case=case.name)
             time.sleep(1)
         return answer_of(self._stages(todo, work))
 
@@ -220,7 +220,7 @@ class Results:
         case, folder = todo.case, self.folder(todo.case)
         with claimed(self._claim_of(case)) as ours:
             if not ours:
-                log.info("[%s] another process is working on it: left to that one", case.name)
+                log.info("[%s] skipped: another process is working on it", case.name)
                 return False
             clean(self.out, folder.name)
             if self._done_meanwhile(todo):
@@ -243,7 +243,7 @@ class Results:
     def _done_meanwhile(self, todo: Todo) -> bool:
         if _stamp(self.folder(todo.case)) == todo.stamp or not self._is_complete(todo.case):
             return False
-        log.info("[%s] another process has done it meanwhile", todo.name)
+        log.info("[%s] another process completed it in the meantime", todo.name)
         return True
 
 
@@ -261,7 +261,7 @@ def _faults_of(case: Case) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        fix = "end other programs, or use a machine with more memory"
+        fix = "close other programs, or use a machine with more memory"
         raise OutOfMemory("memory runs out", fix=fix, case=case.name) from error
 
 

@@ -132,7 +132,7 @@ def _is_there(folder: Path, identity: Identity, inputs: Mapping[str, str]) -> bo
     known = read_facts(folder / FACTS).get("inputs", inputs)
     if known != inputs:
         fix = "use --overwrite, or another --out"
-        raise UsageError("was painted by other images", fix=fix, case=folder.name, file=FACTS)
+        raise UsageError("was painted from other images", fix=fix, case=folder.name, file=FACTS)
     return is_complete(folder, identity)
 
 

@@ -124,7 +124,9 @@ def _ended(
     if end is None:
         return
     if isinstance(end.outcome, OutOfMemory):
-        log.warning("[%s] memory ran out beside other cases: it is done again after them, alone", done.item.name)
+        log.warning(
+            "[%s] memory ran out while other cases were in progress: retrying it alone after them", done.item.name
+        )
         end.outcome.without_trace()
         short.append(done.item)
     else:

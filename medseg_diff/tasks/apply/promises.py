@@ -70,7 +70,7 @@ class Promises:
             return f"volumes with {percent(self.level)} intervals, measured on {patients} patients new to their models"
         measured = f"{patients} patients are measured" if patients else "no patient is measured: train with --folds"
         why = self.reason or f"{percent(self.level)} needs {needed} patients, {measured}"
-        return f"volumes without an interval: {why}; the range of the members promises nothing"
+        return f"volumes without an interval: {why}; the range of the members guarantees nothing"
 
 
 def promises_of(
@@ -88,20 +88,22 @@ def promises_of(
     Raises: UsageError for a level or a share that is none, and where too few patients were measured to guarantee it.
     """
     if not 0 < ensemble.level < 1:
-        raise UsageError(f"there is no level {ensemble.level:g}", fix="use one between 0 and 1, such as 0.9")
+        raise UsageError(f"level {ensemble.level:g} is out of range", fix="use one between 0 and 1, such as 0.9")
     if ensemble.guarantee is not None and not 0 < ensemble.guarantee < 1:
-        raise UsageError(f"there is no fnr={ensemble.guarantee:g}", fix="use a share between 0 and 1, such as fnr=0.1")
+        raise UsageError(
+            f"fnr={ensemble.guarantee:g} is out of range", fix="use a share between 0 and 1, such as fnr=0.1"
+        )
     known = calibration.regions if calibration else {}
     measured = {each: known[each].out_of_fold if each in known else OutOfFold() for each in recipe.regions}
     reason, other_masks = "", _masks_of(findings) != _masks_of(recipe.findings)
     if any(each.volume_errors for each in measured.values()):
         reason = _other_samples(plan, recipe.plan(), models)
         if ensemble.start_from is not None:
-            reason = "nobody has measured samples that start from given masks"
+            reason = "no measurements exist for samples that start from given masks"
         if reason:
             measured = dict.fromkeys(recipe.regions, OutOfFold())
         elif other_masks:
-            reason = f"nobody has measured masks made by {findings.fusion}"
+            reason = f"no measurements exist for masks made by {findings.fusion}"
     promises = Promises(measured, other_masks, reason, ensemble.level, {})
     if ensemble.guarantee is None:
         return promises
@@ -115,15 +117,15 @@ def _masks_of(findings: Findings) -> tuple[Any, Any]:
 def _other_samples(plan: Plan, measured: Plan, models: int) -> str:
     """What tells the samples from those that were measured, in words; empty where nothing does that matters."""
     if (plan.times, plan.shared_noise) != (measured.times, measured.shared_noise):
-        return "nobody has measured such steps or noise"
+        return "no measurements exist for these steps or this noise"
     if plan.screen is not None:
-        return "nobody has measured samples of which slices are screened out"
+        return "no measurements exist for samples with screened-out slices"
     if models * plan.members < measured.members:
-        return f"{measured.members} samples were measured, {models * plan.members} are drawn"
+        return f"{measured.members} samples were measured, but {models * plan.members} are drawn"
     same_rule = plan.tolerance is not None and measured.tolerance is not None and plan.tolerance <= measured.tolerance
     if models * plan.stops[0] < measured.members and not same_rule:
         fewest = models * plan.stops[0]
-        return f"{measured.members} samples were measured, of a case that settles only {fewest} may be drawn"
+        return f"{measured.members} samples were measured, but as few as {fewest} may be drawn of a case that settles"
     return ""
 
 

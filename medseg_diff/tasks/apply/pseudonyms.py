@@ -31,7 +31,7 @@ def names_of(wanted: bool, key: Path | None, *, out: Path, runs: Path) -> Callab
     path = (key or runs / KEY).absolute()
     if path.resolve().is_relative_to(out.absolute().resolve()):
         raise UsageError(
-            "the key of the pseudonyms would lie among the results",
+            "the key of the pseudonyms would be among the results",
             fix="name a file outside --out with --pseudonym-key",
             file=path.name,
         )
@@ -65,7 +65,7 @@ def _read_or_make(path: Path) -> bytes:
     if not KEY_BYTES // 2 <= len(secret) <= LONGEST_KEY:
         raise UsageError(
             f"holds {len(secret)} bytes where a secret has {KEY_BYTES // 2} to {LONGEST_KEY}",
-            fix="name a file that is not there, and one is made",
+            fix="name a file that does not exist, and a key is created",
             file=path.name,
         )
     return secret

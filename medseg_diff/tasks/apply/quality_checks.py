@@ -46,7 +46,9 @@ def _calibration(system: AnomalySystem) -> Check:
     known = system.calibrated
     why = "settings are not those of the calibration" if known is None else "the calibration found nothing healthy"
     holds = known is not None and known.own is not None
-    return Check("calibration", {"holds": holds}, None if holds else f"{why}: no normative mean was taken off the map")
+    return Check(
+        "calibration", {"holds": holds}, None if holds else f"{why}: no normative mean was subtracted from the map"
+    )
 
 
 def _round_trip(volume: AnomalyVolume, system: AnomalySystem) -> Check:
@@ -55,7 +57,7 @@ def _round_trip(volume: AnomalyVolume, system: AnomalySystem) -> Check:
     within = None if error is None or limit is None else error <= limit
     measured = {"error": None if error is None else round(error, 5), "limit": limit, "within": within}
     warning = (
-        f"some slices came back without guidance with an error of {error:.3f}; limit {limit:.3f}"
+        f"some slices were reconstructed without guidance with an error of {error:.3f}; limit {limit:.3f}"
         if within is False
         else None
     )
@@ -65,8 +67,8 @@ def _round_trip(volume: AnomalyVolume, system: AnomalySystem) -> Check:
 def _gain(gain: float) -> Check:
     """Whether the whole scan came back much more changed than healthy brains do."""
     warning = (
-        f"the whole scan changed {gain:.1f} times as much as healthy brains did: it is unlike what the model has learned, "
-        "and its map was scaled down by as much"
+        f"the whole scan changed {gain:.1f} times as much as healthy brains did: it is unlike the training scans, "
+        "and its map was scaled down by that factor"
     )
     return Check("intensity_gain", {"gain": round(gain, 4)}, warning if gain > HIGHEST_GAIN else None)
 
@@ -79,6 +81,6 @@ def _marked(volume: AnomalyVolume, usual: float, lesions: int) -> list[Check]:
     diseased = volume.facts["p_healthy_before"] < CALLED_HEALTHY
     called, slices = int(diseased.sum()), len(diseased)
     many = called > FEWEST_CALLED * slices and called > OFTEN * usual * slices
-    warning = f"{called} of {slices} slices are called diseased and nothing is marked: this is no all-clear"
+    warning = f"{called} of {slices} slices are called diseased, but nothing is marked: this is not an all-clear"
     measured = {"called_diseased": called, "lesions": lesions}
     return [Check("marked", measured, warning if many and not lesions else None)]

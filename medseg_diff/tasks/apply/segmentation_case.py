@@ -65,7 +65,7 @@ def read(
     prepared = filled(prepare_case(images, recipe.preparation), recipe.channels)
     warnings = list(prepared.warnings)
     if missing:
-        warnings.append(f"lacks {', '.join(missing)}: the background stands for it, as in training by channel dropout")
+        warnings.append(f"lacks {', '.join(missing)}: background is used instead, as in training with channel dropout")
     typicality = judged(
         system.typical, appearance_of(prepared.image, prepared.brain, prepared.spacing_mm, recipe.channels)
     )

@@ -186,7 +186,7 @@ def _tuned(model: SegmentationModel, ensemble: EnsembleOptions) -> Tuned | None:
 def _findings(recipe: SegmentationRecipe, ensemble: EnsembleOptions) -> Findings:
     """The recipe's, with what is asked for changed. Raises: UsageError."""
     if ensemble.fusion not in (None, *get_args(Fusion)):
-        raise UsageError(f"there is no fusion `{ensemble.fusion}`", fix=f"use one of {', '.join(get_args(Fusion))}")
+        raise UsageError(f"unknown fusion `{ensemble.fusion}`", fix=f"use one of {', '.join(get_args(Fusion))}")
     changes = {"fusion": ensemble.fusion, "calibrated": ensemble.calibrated or None}
     return recipe.findings.but(**{name: value for name, value in changes.items() if value is not None})
 
@@ -210,12 +210,12 @@ def _screening(
         return None
     fix = "leave --screen out" if ensemble.screen else "add --no-screen"
     if ensemble.start_from is not None:
-        found = (
-            "the recipe screens: it looks at the scan alone, and would leave out what the masks of --start-from mark"
-        )
+        found = "the recipe screens: it looks at the scan alone, and would skip what the masks of --start-from mark"
         raise UsageError(found, fix=fix)
     if len(model.runs) > 1:
-        raise UsageError(f"{model.name} is a study, whose folds measured no screening", fix=f"{fix}, or use one run")
+        raise UsageError(
+            f"{model.name} is a study, and its folds did not measure screening", fix=f"{fix}, or use one run"
+        )
     if calibration is None or calibration.screening is None:
         found = f"{model.name} did not measure what screening misses"
         raise UsageError(

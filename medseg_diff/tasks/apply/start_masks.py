@@ -41,7 +41,7 @@ class StartMasks:
         found = label_maps_in(folder)
         if not found.files:
             fix = "name a folder with a mask for each case, CASE.nii.gz or CASE/mask.nii.gz"
-            raise UsageError(f"--start-from {folder.absolute().name} is no folder of masks", fix=fix)
+            raise UsageError(f"--start-from {folder.absolute().name} is not a folder of masks", fix=fix)
         maps = found.measured_by([], Named(recipe.regions, f"recipe {name}"))
         same = maps.regions.mask == maps.regions.reference
         return cls(maps, recipe.other_labels if same else ())
@@ -78,7 +78,7 @@ class StartMasks:
         if unknown := sorted({int(label) for label in values_in(images.reference)} - known):
             raise ImageError(
                 f"holds the label {', '.join(map(str, unknown[:8]))}, which is in no region: {self.maps.regions.sentence}",
-                fix="name its regions in a dataset.json beside the masks, or take the label out",
+                fix="name its regions in a dataset.json beside the masks, or remove the label",
                 case=images.name,
                 channel=CHANNEL,
             )

@@ -77,7 +77,7 @@ def saved(rows: list[Row]) -> list[str]:
     screened = [row for row in rows if "slices_screened" in row]
     if slices := sum(row["slices_with_brain"] for row in screened):
         left_out = sum(row["slices_screened"] for row in screened)
-        lines.append(f"left {left_out} of {slices} slices at one look: {left_out / slices:.0%} saved")
+        lines.append(f"skipped {left_out} of {slices} slices after one look: {left_out / slices:.0%} saved")
     return lines
 
 

@@ -58,7 +58,9 @@ def sweep_anomaly(cases: Sequence[Case], system: AnomalySystem, out: Path, *, re
     swept = system.engine.swept
     if not swept:
         kind = system.engine.kind
-        raise UsageError(f"engine {kind} has no setting to try: all is fixed by the training", fix="leave out --sweep")
+        raise UsageError(
+            f"engine {kind} has no settings to try: all are fixed by the training", fix="leave out --sweep"
+        )
     slices = read_slices(cases, system, resample_to=resample_to)
     if slices.lesion is None and system.networks.classifier is None:
         raise UsageError(
@@ -67,7 +69,7 @@ def sweep_anomaly(cases: Sequence[Case], system: AnomalySystem, out: Path, *, re
     if slices.lesion is not None and not any(lesion.any() for lesion in slices.lesion):
         named = ", ".join(case.name for case in cases[:MOST_CASES])
         raise UsageError(
-            f"no reference of {named} marks a lesion to rank voxels by", fix="begin the table with diseased cases"
+            f"no reference of {named} marks a lesion to rank voxels by", fix="put diseased cases first in the table"
         )
     engines = grid_of(system)
     rows: list[dict[str, Any]] = []
@@ -107,7 +109,7 @@ def check_options(results: ResultFolder, maps: MapOrSweep, compute: Compute) -> 
     if given := [name for name, asked in of_maps.items() if asked]:
         raise UsageError(f"{', '.join(given)}: --sweep writes no maps", fix="leave one of them out")
     if (results.out / "sweep.csv").exists() and not results.overwrite:
-        raise UsageError("holds a sweep already", fix="use another --out, or --overwrite", file=results.out.name)
+        raise UsageError("already holds a sweep", fix="use another --out, or --overwrite", file=results.out.name)
 
 
 def grid_of(system: AnomalySystem) -> list[AnyEngine]:

@@ -56,7 +56,7 @@ def synthesise(
     if options.masks is not None:
         return paint(out, table, system, options)
     if system.recipe.regions:
-        raise UsageError("this model paints masks, and was given none", fix="add --masks with a table of cases")
+        raise UsageError("this model paints masks, but was given none", fix="add --masks with a table of cases")
     recipe, drawing, count = system.recipe, system.drawing, options.count
     check_room(out, count * len(recipe.channels) * 2 * int(np.prod(recipe.view.size)) * system.factor**3)
     known = system.covariates if drawing.guidance else None  # where they are left out, nobody has any
@@ -98,8 +98,8 @@ def asked_for(known: Covariates | None, options: SynthesisOptions) -> list[list[
     """The scaled covariates of every scan; None without any. Raises: UsageError for what the model does not know."""
     if known is None:
         if options.asked:
-            found = f"{next(iter(options.asked))} is asked for, and the model knows no covariates, or leaves them out"
-            raise UsageError(found, fix="leave it out; and --unconditional, or --guidance 0")
+            found = f"{next(iter(options.asked))} is asked for, but the model knows no covariates, or leaves them out"
+            raise UsageError(found, fix="leave it out, or leave out --unconditional or --guidance 0")
         return None
     draws = [np.random.default_rng(seed_of(options.seed, "covariates", number)) for number in range(options.count)]
     return [known.drawn(options.asked, draw) for draw in draws]

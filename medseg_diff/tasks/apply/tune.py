@@ -121,7 +121,7 @@ def _known(folder: Path, tuned: Tuned, settings: Sequence[Setting]) -> dict[Sett
         return {}
     rows = {setting: row for setting in settings if (row := before.of(*setting))}
     if rows:
-        log.info("%d of %d settings are measured already", len(rows), len(settings))
+        log.info("%d of %d settings are already measured", len(rows), len(settings))
     return rows
 
 
@@ -146,12 +146,12 @@ def _refuse_others(found: FoundModel, named: Path | None) -> None:
             "the starter model belongs to the package", fix="copy its folder into runs/, and tune the copy"
         )
     if named is not None and str(named).startswith(SCHEME):
-        found_uri = f"{named} is in a registry, whose versions do not change"
-        raise UsageError(found_uri, fix="tune the folder of its run, and give `segment` the --steps and --members")
+        found_uri = f"{named} is in a registry, and registered versions do not change"
+        raise UsageError(found_uri, fix="tune the folder of its run, and pass --steps and --members to `segment`")
     try:
         check_writable(folder)
     except EnvironmentFault as error:
-        fix = "copy the folder to a place of your own, and tune the copy"
+        fix = "copy it to a folder that you can write to, and tune the copy"
         raise EnvironmentFault(error.found, fix=fix, file=folder.name) from None
 
 
@@ -188,7 +188,7 @@ def _measured(
                     seconds = max(each.seconds for each in found.values())
                     rest = time.perf_counter() - began - seconds
                     of_case = sum(each.cost for each in draws) * seconds / draw.cost + len(draws) * rest
-                    log.info("about %s in all", duration(len(cases) * of_case))
+                    log.info("about %s in total", duration(len(cases) * of_case))
     return measured
 
 
@@ -226,21 +226,21 @@ def _say(tuned: Tuned, recipe: SegmentationRecipe, folder: Path) -> None:
     """What was chosen, in a few lines."""
     row = tuned.chosen
     if row is None:
-        log.warning("no setting is within what may be lost: `segment` goes on with the recipe's")
+        log.warning("no setting is within the allowed losses: `segment` keeps using the recipe's")
         if near := nearest(tuned.table, tuned.allowed):
             more = {
                 OPTIONS[name]: loss for name, loss in near.lost.items() if (loss or 0) > getattr(tuned.allowed, name)
             }
             words = " ".join(f"{option} {math.ceil(1000 * (loss or 0)) / 1000:g}" for option, loss in more.items())
-            said = "nearest is %s: the same command with %s chooses from what is measured"
+            said = "the nearest is %s: run the same command with %s to choose from what is measured"
             log.warning(said, _in_words(near), words)
         log.info("stored in %s", folder / TUNED)
         return
     own = tuned.of(recipe.sampling.steps, recipe.sampling.members)
     beside = f", {own.seconds:.3g} with the recipe's {own.steps} × {own.members}" if own and own != row else ""
-    log.info("chosen: %s; %.3g s a case%s", _in_words(row), row.seconds, beside)
+    log.info("chosen: %s; %.3g s per case%s", _in_words(row), row.seconds, beside)
     cheaper = cheapest(tuned.table, tuned.allowed, promised=False)
     if cheaper and cheaper.unpromised:
-        said = "cheaper are --steps %d --members %d, but then volumes have no interval: %s"
+        said = "--steps %d --members %d would be cheaper, but then volumes have no interval: %s"
         log.info(said, cheaper.steps, cheaper.members, cheaper.unpromised)
-    log.info("stored in %s: `segment` draws it unless --steps or --members say otherwise", folder / TUNED)
+    log.info("stored in %s: `segment` uses it unless --steps or --members say otherwise", folder / TUNED)

@@ -47,10 +47,10 @@ class Chosen:
         """Of patients who say too little, or what is too good to be true."""
         met = self.patients & (self.learned or set())
         if self.learned is None:
-            log.info("whether %s has learned from some of them cannot be told: its table was another", model)
+            log.info("whether %s was trained on some of them is unknown: its table was another", model)
         if met:
             log.warning(
-                "%s has learned from %d of %s: on new ones it is worse, and may need another setting: tune "
+                "%s was trained on %d of %s: it is worse on new ones and may need another setting there, so tune "
                 "on patients that it has never seen",
                 model,
                 len(met),
@@ -79,13 +79,13 @@ def cases_to_tune_on(manifest: Manifest, found: FoundModel, split: str) -> Chose
     Raises: UsageError for a split that is none; ManifestError where there are none, or no splits.
     """
     if split not in SPLITS:
-        raise UsageError(f"`{split}` is no split", fix=f"use one of {', '.join(SPLITS)}")
+        raise UsageError(f"`{split}` is not a split", fix=f"use one of {', '.join(SPLITS)}")
     digests = {_data_digest(found), *(run.facts.get("data_digest") for run in found.runs)}
     if not any(case.split for case in manifest.cases):
         drawn = split_by_patient(manifest) or manifest
         if not digests & {manifest.digest(), drawn.digest()}:
             raise ManifestError(
-                f"has no column split, and is not the table that {found.name} learned from",
+                f"has no column split, and is not the table that {found.name} was trained on",
                 fix=f"add a column split, `{split}` for the cases to tune on",
                 file=manifest.file,
             )
@@ -100,7 +100,7 @@ def cases_to_tune_on(manifest: Manifest, found: FoundModel, split: str) -> Chose
             file=manifest.file,
         )
     if len(cases) < len(there):
-        log.info("left out, without a reference: %d of %s", len(there) - len(cases), counted(len(there), "case"))
+        log.info("left out for lack of a reference: %d of %s", len(there) - len(cases), counted(len(there), "case"))
     return Chosen(manifest, split, cases, _learned(found, manifest, digests))
 
 

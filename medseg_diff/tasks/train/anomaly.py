@@ -215,7 +215,7 @@ def measure_classifier(run: Run, recipe: AnomalyRecipe, study: LabelledStudy, fa
     from medseg_diff.reporting.curves import draw_skill
 
     if not study.of_both_kinds:
-        log.warning("the validation slices are all of one kind: how well the classifier does is not known")
+        log.warning("the validation slices are all of one kind: how good the classifier is remains unknown")
         return []
     classifier = load_network(recipe.build_classifier(), run.weights("classifier"), fabric.device)
     skill = skill_of(classifier, recipe, study, fabric)

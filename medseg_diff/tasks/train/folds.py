@@ -74,7 +74,7 @@ def train_folds(
     if processes() > 1:
         raise UsageError("folds are trained one by one, each by one process", fix="share them with --shard K/N")
     if given.start:
-        said = "what the study says of patients that its folds leave out holds only if none of them taught %s"
+        said = "the study's results on left-out patients hold only if %s was trained on none of them"
         log.warning(said, given.start.run.name)
     chosen = _share(folds, shard)
     parts = folds_by_patient(given.manifest, folds)
@@ -110,7 +110,7 @@ def _share(folds: int, shard: tuple[int, int]) -> Sequence[int]:
     """The numbers of the folds of a shard. Raises: UsageError."""
     number, shards = shard
     if not 1 <= number <= shards <= folds:
-        raise UsageError(f"there is no shard {number} of {shards} of {folds} folds", fix="write --shard 1/2, 2/2 …")
+        raise UsageError(f"shard {number} of {shards} does not exist for {folds} folds", fix="write --shard 1/2, 2/2 …")
     return range(number, folds + 1, shards)
 
 
@@ -129,11 +129,11 @@ def _begun(given: Material[Kind], options: TrainingRun, folds: int) -> FoldStudy
         study = unfinished_study(options.runs, facts)
     study = study or FoldStudy(options.runs / new_name(given.name))
     if options.resume == "must" and not study.there:
-        found = "study of these folds to go on with"
+        found = "study of these folds to resume"
         raise CheckpointError(
             f"holds no {found}", fix="name its folder with --out, or use --resume auto", file=study.name
         )
     if not study.there and study.folder.exists() and any(study.folder.iterdir()):
-        raise UsageError(f"{study.name} already exists and is no study", fix="choose another --out")
+        raise UsageError(f"{study.name} already exists and is not a study", fix="choose another --out")
     study.begin(**facts)
     return study

@@ -70,7 +70,7 @@ def calibrate(
     log.info("calibrated on %s: threshold %s, round trip %s", source.words, threshold, calibration.round_trip.error)
     if calibration.separate is False:
         log.warning(
-            "normative mean and threshold rest on patients that were trained on: "
+            "normative mean and threshold were measured on training patients: "
             "--folds 2 or more measures every run on patients that it has not seen"
         )
     if calibration.widened != 1:

@@ -43,7 +43,9 @@ def that_choose_nothing(given: Material[SegmentationRecipe]) -> Material[Segment
     Raises: UsageError for a recipe that screens slices, which a study as a whole cannot measure.
     """
     if given.recipe.sampling.screen:
-        found = "sampling.screen needs a threshold that is measured at the end of a training, and folds measure none"
+        found = (
+            "sampling.screen needs a threshold that is measured at the end of a training, but folds do not measure it"
+        )
         raise UsageError(found, fix="leave it out, or train without --folds")
     validation = given.recipe.validation.but(weights="last", calibration_slices=0).model_dump(mode="json")
     return replace(given, recipe=given.recipe.but(validation=validation))
@@ -70,11 +72,11 @@ def conclude(study: FoldStudy, given: Material[SegmentationRecipe], data: Path) 
     predicted = [case.name for case in given.manifest.cases if case.split != "test"]
     if missing := [name for name in predicted if not holds_result(study.out_of_fold / name, "segment")]:
         left = counted(len(missing), "case")
-        log.info("another process still predicts %s, and finishes the study", left)
+        log.info("another process is still predicting %s and will finish the study", left)
         return False
     calibrate_study(study, given.recipe, given.manifest)
     log.info(
-        "every patient as a model that never saw it says: medseg-diff evaluate --predictions %s --data %s",
+        "to evaluate every patient with a model that never saw it: medseg-diff evaluate --predictions %s --data %s",
         study.out_of_fold,
         data,
     )

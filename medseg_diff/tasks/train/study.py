@@ -116,16 +116,16 @@ def check_channels(
                 ManifestError(
                     f"has no {', '.join(missing)}; the recipe reads {', '.join(channels)}",
                     fix=f"add the column, drop the row, set channels=[{', '.join(_common(manifest, channels)) or '…'}] to "
-                    "what there is, or train to do without some by augmentation.channel_dropout=0.2",
+                    "what there is, or train for missing channels with augmentation.channel_dropout=0.2",
                     case=case.name,
                 )
             )
         elif resample_to in missing:
-            found, fix = f"has no {resample_to}, whose grid its channels are to lie on", "drop the row, or name another"
+            found, fix = f"has no {resample_to}, whose grid its channels should have", "drop the row, or name another"
             problems.append(ManifestError(found, fix=f"{fix} --resample-to", case=case.name))
     raise_all(problems)
     if lacking:
-        said = "%s without a channel: the background stands in its place, as channel dropout has it"
+        said = "%s without a channel: background is used instead, as with channel dropout"
         log.warning(said, counted(lacking, "case"))
 
 
@@ -182,7 +182,9 @@ def prepare_synthesis_study(manifest: Manifest, recipe: SynthesisRecipe, *, cach
     trained, validated = cases_of(manifest)
     without = [case.name for case in (*trained, *validated) if painted and not (case.seg or case.raters)]
     fix = "fill the column seg, or drop the row"
-    raise_all([ManifestError("has no reference, whose mask is to be painted", fix=fix, case=name) for name in without])
+    raise_all(
+        [ManifestError("has no reference, and its mask is to be painted", fix=fix, case=name) for name in without]
+    )
     study = cut_study(recipe, trained, validated, prepare, lambda cases: recipe.regions)
     if isinstance(recipe.view, WholeVolume):
         size = recipe.view.size
@@ -239,7 +241,7 @@ def cut_study(
     if validation:
         return Study(pieces(training), pieces(validation), separate=True)
     if not isinstance(recipe.view, AxialSlices):  # a patch held out would lie among others that were not
-        log.info("validating on %s of the patients trained on", recipe.view.piece)
+        log.info("validating on %s of the training patients", recipe.view.piece)
         return Study(pieces(training), pieces(training), separate=False)
     log.info("validating on one slice in %d, held out", HELD_OUT_SLICES)
     return Study(pieces(training, _learned_from), pieces(training, _held_out), separate=False)

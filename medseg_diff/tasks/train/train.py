@@ -133,7 +133,9 @@ class Curves(Watcher):
         now, names = time.monotonic(), frozenset(numbers)
         if self._before and names == self._before[2] and step > self._before[0]:
             phase = next(iter(numbers)).removesuffix("loss")
-            self.speed.append(Point(step, f"{phase}steps a second", (step - self._before[0]) / (now - self._before[1])))
+            self.speed.append(
+                Point(step, f"{phase}steps per second", (step - self._before[0]) / (now - self._before[1]))
+            )
         self._before = step, now, names
 
     def end(self, run: Run, *, finished: bool, weights: Sequence[Path]) -> None:
@@ -155,4 +157,4 @@ def say_how_long(works: Sequence[Work], bench: Bench, *, quick: str) -> None:
     amounts = " and ".join(f"{work.settings.steps} steps of {work.settings.batch}" for work in works)
     long = seconds > LONG_SECONDS and device.type == "cpu"
     advice = f"; try --config {quick}, or a machine with a GPU" if long else ""
-    log.info("this machine: about %s for %s (%s)%s", duration(seconds), amounts, precision, advice)
+    log.info("estimated time on this machine: about %s for %s (%s)%s", duration(seconds), amounts, precision, advice)

@@ -42,6 +42,6 @@ def test_frames_at_even_distances(tmp_path):
 def test_frames_at_uneven_distances_are_doubtful_and_get_no_object(tmp_path):
     folder = in_one_file(tmp_path, heights=[0, 3, 6.2, 9, 12.1])
     volume = read_volume(folder)
-    assert "one file of several slices, read with voxels of 1×1×1 mm: check that they are" in volume.warnings
-    with pytest.raises(ImageError, match="do not lie on the grid that was read"):
+    assert "one file of several slices, read with voxels of 1×1×1 mm: check the spacing" in volume.warnings
+    with pytest.raises(ImageError, match="are not on the grid that was read"):
         read_series(folder, volume.affine, volume.shape)

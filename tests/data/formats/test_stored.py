@@ -110,6 +110,6 @@ def test_values_are_counted_as_far_as_they_matter():
 def test_what_is_no_scan_is_said():
     many = np.random.default_rng(0).random((20, 20, 20), dtype=np.float32)
     assert unlike_a_scan(many) == []
-    assert unlike_a_scan((many > 0.5).astype(np.float32)) == ["holds only 2 different values, as a mask does"]
+    assert unlike_a_scan((many > 0.5).astype(np.float32)) == ["holds only 2 different values, like a mask"]
     assert "is almost constant: 1 of 8,000 voxels differ" in unlike_a_scan(np.float32(np.arange(8000) == 7))[0]
     assert "span only" in unlike_a_scan(many * np.float32(1e-6))[0]

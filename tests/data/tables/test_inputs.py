@@ -98,10 +98,10 @@ def test_a_model_of_t1_does_not_take_one_after_contrast_medium(folder):
 
 def test_a_folder_without_images_says_what_it_holds(folder):
     place = folder()
-    with pytest.raises(ImageError, match=r"P 7: holds nothing. Fix: check the path"):
+    with pytest.raises(ImageError, match=r"P 7: is empty. Fix: check the path"):
         find_case([str(place)], FOUR)
     (place / "IM001").write_bytes(b"DICOM")
-    with pytest.raises(ImageError, match=r"no file whose name ends as an image's. Fix: .* as in t1=FOLDER"):
+    with pytest.raises(ImageError, match=r"no file with the extension of an image. Fix: .* as in t1=FOLDER"):
         find_case([str(place)], FOUR)
     for number in range(7):
         (place / f"P{number}").mkdir()
@@ -144,7 +144,7 @@ def test_dicom_folders(folder):
         (["t1={}/t1.nii"], UsageError, "no file is given for t1ce, t2, flair"),
         (["t1={}/t1.nii", "t1={}/a.nii"], UsageError, "t1 is given twice"),
         ([f"{channel}={{}}/t1.nii" for channel in FOUR], UsageError, "one file is given for two channels"),
-        (["pet={}/a.nii"], UsageError, "`pet` is no channel of the model"),
+        (["pet={}/a.nii"], UsageError, "`pet` is not a channel of the model"),
         (["{}/a.nii", "{}/t1.nii"], UsageError, "given 2 times"),
     ],
 )

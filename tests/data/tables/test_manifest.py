@@ -91,14 +91,14 @@ def test_subject_is_read_as_case_and_said(table, caplog):
         ("case,t1\n", "no cases"),
         ("case,t1\n1\n", "line 2: 1 cells where the header has 2"),
         ("case,t1\n1,a.nii,x\n", "line 2: 3 cells"),
-        ("case,t1\n../1,a.nii\n", "line 2, column case: '../1' is no case name"),
-        ("case,t1\n=1+1,a.nii\n", "is no case name"),
-        ("case,t1\n-rf,a.nii\n", "is no case name"),
-        ("case,t1\n..,a.nii\n", "is no case name"),
-        ("case,t1\n<b>,a.nii\n", "is no case name"),
-        ("case,t1\n" + "x" * 65 + ",a.nii\n", "is no case name"),
-        ("case,t1\nx\x1b[31m,a.nii\n", r"'x\x1b[31m' is no case name"),
-        ("case,t1\n1,a.nii\n1,b.nii\n", "line 3, column case: 1 stands in line 2 too"),
+        ("case,t1\n../1,a.nii\n", "line 2, column case: '../1' is not a valid case name"),
+        ("case,t1\n=1+1,a.nii\n", "is not a valid case name"),
+        ("case,t1\n-rf,a.nii\n", "is not a valid case name"),
+        ("case,t1\n..,a.nii\n", "is not a valid case name"),
+        ("case,t1\n<b>,a.nii\n", "is not a valid case name"),
+        ("case,t1\n" + "x" * 65 + ",a.nii\n", "is not a valid case name"),
+        ("case,t1\nx\x1b[31m,a.nii\n", r"'x\x1b[31m' is not a valid case name"),
+        ("case,t1\n1,a.nii\n1,b.nii\n", "line 3, column case: 1 is in line 2 too"),
         ("case,t1\n1,a.nii\n2,a.nii\n", "line 3, column t1: a.nii is already used in line 2"),
         ("case,t1,t2\n1,a.nii,./a.nii\n", "line 2, column t2: a.nii is already used in line 2, column t1"),
         ("case,t1,split\n1,a.nii,training\n", "column split: 'training' is not known. Fix: use train, val, test"),
@@ -109,9 +109,9 @@ def test_subject_is_read_as_case_and_said(table, caplog):
             "patient p is in test here and in train in line 2",
         ),
         ("case,t1\n1,/etc/passwd\n", "the path is absolute"),
-        ("case,t1\n1,../a.nii\n", "leads out of the data folder"),
-        ("case,t1,age_years\n1,a.nii,old\n", "line 2, column age_years: 'old' is no number"),
-        ("case,t1,age_years\n1,a.nii,nan\n", "'nan' is no number"),
+        ("case,t1\n1,../a.nii\n", "points outside the data folder"),
+        ("case,t1,age_years\n1,a.nii,old\n", "line 2, column age_years: 'old' is not a number"),
+        ("case,t1,age_years\n1,a.nii,nan\n", "'nan' is not a number"),
         ("case,seg\n1,a.nii\n", "case 1 names no image"),
         ('case,t1\n1,"a.nii\n', "not readable as CSV"),
         (b"case,t1\nM\xfcller,a.nii\n", "line 2: not UTF-8"),
@@ -150,7 +150,7 @@ def test_links_may_not_lead_out_of_the_folder(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.nii").symlink_to(tmp_path / "outside.nii")
     (tmp_path / "data" / "cases.csv").write_text("case,t1\n1,a.nii\n")
-    assert "leads out" in lines_of(tmp_path / "data" / "cases.csv")[0]
+    assert "points outside" in lines_of(tmp_path / "data" / "cases.csv")[0]
 
 
 def test_data_root_names_another_root_and_takes_absolute_paths_below_it(tmp_path):
@@ -166,7 +166,7 @@ def test_data_root_names_another_root_and_takes_absolute_paths_below_it(tmp_path
         tmp_path / "images" / "b.nii",
     ]
     path.write_text(f"case,t1\n1,{tmp_path}/lists/cases.csv\n")
-    assert "leads out" in lines_of(path, data_root=tmp_path / "images")[0]
+    assert "points outside" in lines_of(path, data_root=tmp_path / "images")[0]
 
 
 def test_the_digest_is_of_the_rows_not_of_the_place(tmp_path):
@@ -243,11 +243,11 @@ def test_a_dataset_json_names_the_volumes_where_the_table_does_not(table, tmp_pa
         ("case,stack\na,a.nii\n", "its channels are only numbered, and no dataset.json says which is which"),
         ('case,stack,stack_channels\na,a.nii,"t1,flair,t1w"\n', "names a channel twice"),
         ('case,stack,stack_channels\na,a.nii,"t1,"\n', "a channel cannot be called ''"),
-        ("case,stack,stack_channels,t1\na,a.nii,t1,b.nii\n", "stands beside t1"),
-        ("case,stack,stack_channels,t1\na,,flair,b.nii\n", "names the volumes of no file"),
-        ("case,stack_channels,t1\na,flair,b.nii\n", "names the volumes of no file"),
-        ("case,stacks\na,a.nii\n", "column `stacks` is not known, column `stack` is"),
-        ("case,stack,stack_channels\na,../a.nii,t1\n", "leads out of the data folder"),
+        ("case,stack,stack_channels,t1\na,a.nii,t1,b.nii\n", "is given together with t1"),
+        ("case,stack,stack_channels,t1\na,,flair,b.nii\n", "names volumes, but no file"),
+        ("case,stack_channels,t1\na,flair,b.nii\n", "names volumes, but no file"),
+        ("case,stacks\na,a.nii\n", "column `stacks` is unknown; perhaps `stack` is meant"),
+        ("case,stack,stack_channels\na,../a.nii,t1\n", "points outside the data folder"),
     ],
 )
 def test_faults_of_a_4d_file_in_a_table(table, text, found):

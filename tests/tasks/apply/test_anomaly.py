@@ -218,7 +218,7 @@ def test_the_stored_threshold_holds_for_the_settings_that_it_was_measured_with(s
     (folder,) = study.one(tmp_path, overrides=["engine.depth=10"], threshold="otsu")
     report = report_of(folder)
     assert report["engine"]["depth"] == 10 and report["normative_mean"] is None
-    assert any("no normative mean was taken off" in warning for warning in report["warnings"])
+    assert any("no normative mean was subtracted" in warning for warning in report["warnings"])
 
 
 def test_a_case_that_lacks_a_channel_is_told_what_fits_an_anomaly_map(study, tmp_path):
@@ -233,7 +233,7 @@ def test_a_case_that_lacks_a_channel_is_told_what_fits_an_anomaly_map(study, tmp
 
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf"), -1.0])
 def test_a_threshold_that_is_none_is_refused(study, tmp_path, threshold):
-    with pytest.raises(UsageError, match=r"a threshold of .* cuts nothing"):
+    with pytest.raises(UsageError, match=r"threshold .* is out of range"):
         study.one(tmp_path, threshold=threshold)
 
 
@@ -257,10 +257,10 @@ def test_a_threshold_of_few_false_positives_is_given_where_enough_healthy_brains
     for options, said in (
         ({"guarantee": 1.0, "level": 0.95}, "19 are needed, 9 are measured"),
         ({"guarantee": 0.01}, "ask for 0.1 ml or more"),
-        ({"level": 0.9}, "--level is that of --guarantee"),
-        ({"guarantee": 1.0, "threshold": 0.5}, "two ways to say one thing"),
-        ({"guarantee": 1.0, "level": 90}, "there is no level 90"),
-        ({"guarantee": 1.0, "level": 0.0}, "there is no level 0"),
+        ({"level": 0.9}, "--level belongs to --guarantee"),
+        ({"guarantee": 1.0, "threshold": 0.5}, "both set the threshold"),
+        ({"guarantee": 1.0, "level": 90}, "level 90 is out of range"),
+        ({"guarantee": 1.0, "level": 0.0}, "level 0 is out of range"),
         ({"guarantee": 1.0, "overrides": ["engine.depth=10"]}, "0 are measured with these settings"),
     ):
         with pytest.raises(UsageError) as caught:
@@ -370,7 +370,7 @@ def test_a_case_without_lesion_counts_for_false_positives(study, tmp_path):
 
 def test_results_that_are_missing_are_named(study, tmp_path):
     shutil.copytree(study.out / study.cases[0], tmp_path / study.cases[0])
-    with pytest.raises(UsageError, match=rf"no complete result of 1 of 2 cases: {study.cases[1]}"):
+    with pytest.raises(UsageError, match=rf"no complete result for 1 of 2 cases: {study.cases[1]}"):
         medseg_diff.evaluate(tmp_path, study.table, split="test")
 
 

@@ -152,12 +152,14 @@ def test_other_images_are_refused_before_the_work_starts(verb, table, tmp_path):
         verb(tmp_path / "out", data=table)
     assert caught.value.exit_code == 2 and not (tmp_path / "out").exists()
     first, second = caught.value.lines
-    assert first.startswith("[a/t1] t1.nii.gz: is no DICOM series to lay a segmentation over. Fix: leave --format out")
+    assert first.startswith(
+        "[a/t1] t1.nii.gz: is not a DICOM series, which --format dicom-seg needs. Fix: leave --format out"
+    )
     assert second.startswith("[c/t1] ")
 
 
 def test_with_keep_going_they_are_listed_and_the_others_go_on(verb, table, tmp_path):
-    with pytest.raises(UsageError, match="is no DICOM series"):
+    with pytest.raises(UsageError, match="is not a DICOM series"):
         verb(tmp_path, data=table, keep_going=True)
     assert (tmp_path / "b" / "mask.seg.dcm").is_file() and not (tmp_path / "a").exists()
     failures = (tmp_path / "failures.csv").read_text()
@@ -171,7 +173,7 @@ def test_pseudonyms_and_a_patients_name_do_not_go_together(verb, tmp_path):
 
 
 def test_an_unknown_format_is_refused(verb, tmp_path):
-    with pytest.raises(UsageError, match=r"there is no format `dicom`\. Fix: use one of nifti, dicom-seg"):
+    with pytest.raises(UsageError, match=r"unknown format `dicom`\. Fix: use one of nifti, dicom-seg"):
         verb(tmp_path, format="dicom")
 
 

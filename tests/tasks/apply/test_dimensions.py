@@ -171,7 +171,7 @@ def test_another_seed_gives_another_volume(trained, deep, deep_result, tmp_path)
 
 
 def test_patches_have_one_noise_already(trained, deep, tmp_path):
-    with pytest.raises(UsageError, match="has one noise already"):
+    with pytest.raises(UsageError, match="already shares one noise"):
         segment([str(case_folder(trained))], out=tmp_path, model=deep.folder, device="cpu", noise="shared")
 
 
@@ -194,7 +194,7 @@ def test_with_few_patients_patches_are_validated_on_those_trained_on(trained, tm
     with caplog.at_level(logging.INFO, "medseg_diff"):
         study = prepare_study(manifest, recipe, cache=trained.runs / "cache")
     assert not study.separate and len(study.training) == len(study.held) == 4
-    assert "validating on patches of the patients trained on" in caplog.text
+    assert "validating on patches of the training patients" in caplog.text
     slices = study.validation(48)
     assert slices.image.shape == (4, 4, 16, 20, 16) and slices.brain.shape == (4, 1, 16, 20, 16)
 
@@ -226,7 +226,7 @@ def test_noise_may_be_shared_along_the_axis(trained, bearing, tmp_path):
             steps=1,
             noise="independent",
         )
-    with pytest.raises(UsageError, match=r"there is no noise `pink`. Fix: use independent or shared"):
+    with pytest.raises(UsageError, match=r"unknown noise `pink`. Fix: use independent or shared"):
         segment([str(case_folder(trained))], out=tmp_path / "x", model=bearing.folder, device="cpu", noise="pink")
 
 
@@ -242,7 +242,7 @@ def test_a_model_that_bears_missing_channels_fills_them_and_says_so(trained, bea
     assert report["missing_channels"] == ["t1", "t2"] and report["channels"] == ["t1", "t1ce", "t2", "flair"]
     assert any("lacks t1, t2" in warning for warning in report["warnings"])
     assert "took t1ce.nii.gz, flair.nii.gz from folder p; lacks t1, t2" in caplog.text
-    assert "[p] lacks t1, t2: the background stands for it" in caplog.text
+    assert "[p] lacks t1, t2: background is used instead" in caplog.text
     (words,) = segment(
         [f"t1ce={tmp_path}/p/t1ce.nii.gz", f"flair={tmp_path}/p/flair.nii.gz"], out=tmp_path / "words", **options
     )
@@ -288,7 +288,7 @@ def test_a_refusal_names_the_models_that_fit(trained, deep, bearing, tmp_path):
         segment([str(tmp_path / "p")], out=tmp_path / "out", model=deep.folder, runs=runs, device="cpu")
     line = caught.value.line
     assert caught.value.exit_code == 3 and "t1, t1ce, flair not found (there: t2.nii.gz)" in line
-    assert "choose a model of other channels; models that fit: bears_all (t1, t1ce, t2, flair)" in line
+    assert "choose a model for other channels; models that fit: bears_all (t1, t1ce, t2, flair)" in line
     assert "needs_all" not in line and "channels=[t2]" in line
 
 

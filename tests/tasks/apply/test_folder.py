@@ -165,7 +165,7 @@ def test_what_is_not_as_it_was_written_is_written_again(verb, said, how):
     verb(verb.first)
     assert contents(verb.folder) == expected
     found = [record.getMessage() for record in said.records if record.getMessage().startswith(f"[mr] {name}")]
-    assert found == [f"[mr] {name} is missing or not as it was written: the case is done again"]
+    assert found == [f"[mr] {name} is missing or has changed: redoing the case"]
 
 
 STRANGERS = (

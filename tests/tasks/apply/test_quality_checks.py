@@ -48,7 +48,7 @@ def test_checks_warn_of_what_cannot_be_trusted(system):
 
 def test_with_other_settings_than_those_of_the_calibration_nothing_is_claimed(system):
     checks, warnings = checked(system.but(scale=1.0), [0.1], [0.9], [1])
-    assert ["no normative mean was taken off" in warning for warning in warnings] == [True]
+    assert ["no normative mean was subtracted" in warning for warning in warnings] == [True]
     assert checks["round_trip"]["within"] is None and checks["calibration"] == {"holds": False}
 
 
@@ -60,7 +60,7 @@ def test_a_classifier_that_knows_places_only_is_warned_of(system):
 def test_a_scan_that_is_called_diseased_and_in_which_nothing_is_marked_is_no_all_clear(system):
     drift = system.calibration.reference["drift"]
     before = [0.1] * 4 + [0.9] * 4
-    for lesions, said in ((0, ["4 of 8 slices are called diseased and nothing is marked"]), (1, [])):
+    for lesions, said in ((0, ["4 of 8 slices are called diseased, but nothing is marked"]), (1, [])):
         checks, warnings = checked(system, before, [0.9] * 8, [drift] * 8, lesions=lesions)
         assert [warning.split(":")[0] for warning in warnings] == said
         assert checks["marked"] == {"called_diseased": 4, "lesions": lesions}
@@ -71,4 +71,6 @@ def test_a_scan_that_is_called_diseased_and_in_which_nothing_is_marked_is_no_all
 def test_slices_that_stay_diseased_are_counted(system):
     checks, warnings = checked(system, [0.01] * 8, [0.2] * 7 + [0.9], [0] * 8)
     assert checks["p_healthy"]["still_diseased"] == 7 and checks["p_healthy"]["rose"]
-    assert ["7 of 8 slices that are called diseased are so still after it" in each for each in warnings] == [True]
+    assert ["7 of 8 slices that are called diseased are still called so after it" in each for each in warnings] == [
+        True
+    ]

@@ -142,10 +142,10 @@ def test_adaptive_results_do_not_mix_with_others(segmented, plain, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"tolerance": 0.1}, "a tolerance is when adaptive ensembles end"),
-        ({"tolerance": 0.1, "adaptive": False}, "a tolerance is when adaptive ensembles end"),
-        ({"tolerance": 0.0, "adaptive": True}, "there is no tolerance 0"),
-        ({"tolerance": float("nan"), "adaptive": True}, "there is no tolerance nan"),
+        ({"tolerance": 0.1}, "--tolerance says when adaptive ensembles stop"),
+        ({"tolerance": 0.1, "adaptive": False}, "--tolerance says when adaptive ensembles stop"),
+        ({"tolerance": 0.0, "adaptive": True}, "tolerance 0 is out of range"),
+        ({"tolerance": float("nan"), "adaptive": True}, "tolerance nan is out of range"),
         ({"screen": True, "start_from": "masks"}, "--screen looks at the scan alone"),
     ],
 )
@@ -186,8 +186,8 @@ def test_slices_that_look_empty_are_not_sampled(steep, segmented, plain, tmp_pat
     none, every = (run_with(steep, tmp_path / name, screening_at(at)) for name, at in (("none", 0.0), ("every", 1.1)))
     with caplog.at_level(logging.INFO, "medseg_diff"):
         out = segmented(tmp_path / "out", model=none.folder, screen=True)
-    assert "of 3 patients that left out 40% of the slices and 0.50% of the lesions' voxels; so few" in caplog.text
-    assert "left 0 of 12 slices at one look: 0% saved" in caplog.text
+    assert "on 3 patients this left out 40% of the slices and 0.50% of the lesions' voxels; so few" in caplog.text
+    assert "skipped 0 of 12 slices after one look: 0% saved" in caplog.text
     for case in CASES:
         assert images_in(out / case) == images_in(plain / case)
     out = segmented(tmp_path / "left", model=every.folder, screen=True, adaptive=True)
@@ -222,7 +222,7 @@ def test_without_a_measured_threshold_screening_is_refused(steep, trained, segme
     with pytest.raises(UsageError, match="on patients that it was trained on"):
         segmented(tmp_path / "out", model=own.folder, screen=True)
     study = FoundModel("study", (Run(steep.folder), Run(trained.folder)))
-    with pytest.raises(UsageError, match="study is a study, whose folds measured no screening"):
+    with pytest.raises(UsageError, match="study is a study, and its folds did not measure screening"):
         open_system(study, ensemble=EnsembleOptions(screen=True), compute=Compute(device="cpu"))
 
 

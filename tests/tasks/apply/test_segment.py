@@ -192,7 +192,7 @@ def test_a_model_that_learned_from_phantoms_says_so_on_a_persons_scan(study, tmp
     shutil.copytree(study.data / study.cases[0], tmp_path / "person")
     (folder,) = study.again(tmp_path / "out", volumes=[tmp_path / "person"])
     assert not report_of(folder)["promises_apply"]
-    assert any("learned from phantoms, made-up brains" in warning for warning in report_of(folder)["warnings"])
+    assert any("trained on phantoms, simulated brains" in warning for warning in report_of(folder)["warnings"])
 
 
 def test_the_network_passes_are_counted(study, tmp_path):
@@ -364,7 +364,7 @@ def test_a_bad_case_stops_the_others_unless_asked_to_keep_going(study, tmp_path,
 def test_a_missing_channel_is_refused(study, tmp_path):
     shutil.copytree(study.data / study.cases[0], tmp_path / "patient")
     (tmp_path / "patient" / "flair.nii.gz").unlink()
-    with pytest.raises(ImageError, match=r"\[patient\] flair not found .*Fix: .*choose a model of other channels"):
+    with pytest.raises(ImageError, match=r"\[patient\] flair not found .*Fix: .*choose a model for other channels"):
         segment([str(tmp_path / "patient")], out=tmp_path / "out", model=study.model, device="cpu")
     assert not (tmp_path / "out").exists()
 
@@ -389,7 +389,7 @@ def test_weights_of_another_recipe_are_refused_even_with_their_checksum(study, t
     run = Run(tmp_path / "model")
     run.recipe_file.write_text(run.recipe_file.read_text().replace("width: 16", "width: 32"))
     run.seal()
-    with pytest.raises(CheckpointError, match="holds another network than the recipe's"):
+    with pytest.raises(CheckpointError, match="does not fit the recipe's network"):
         segment([str(study.data / study.cases[0])], out=tmp_path / "out", model=run.folder, device="cpu")
 
 
@@ -409,7 +409,7 @@ def test_what_to_segment_must_be_said_once(tmp_path, options, said):
 
 
 def test_a_shard_or_split_that_is_not_there(study, tmp_path):
-    with pytest.raises(UsageError, match="no shard 3 of 2"):
+    with pytest.raises(UsageError, match="shard 3 of 2 does not exist"):
         study.again(tmp_path, shard=(3, 2))
     with pytest.raises(UsageError, match="no case has split `holdout`"):
         study.again(tmp_path, data=study.table, split="holdout")

@@ -215,7 +215,7 @@ def test_regions_that_do_not_nest_share_a_mask_too_and_are_evaluated(work):
 
 
 def test_what_the_run_cannot_do_is_refused(work):
-    with pytest.raises(UsageError, match=r"there is no fusion `median`.*mean, vote, staple"):
+    with pytest.raises(UsageError, match=r"unknown fusion `median`.*mean, vote, staple"):
         work.of(work.nested, "none", fusion="median")
     with pytest.raises(UsageError, match=r"has no calibration for enhancing, whole, oedema.*calibration_slices"):
         work.of(work.apart, "none", calibrated=True)

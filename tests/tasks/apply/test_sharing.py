@@ -116,7 +116,7 @@ def test_a_worker_killed_in_the_middle_of_a_case_changes_no_byte(ray_of_two, tab
         over.set()
         watcher.join()
     assert killed and killed[0] != os.getpid()
-    assert [line for line in said() if line.startswith("a worker was lost while it worked on phantom_")]
+    assert [line for line in said() if line.startswith("a worker was lost while working on phantom_")]
     assert len(written) == 4 and contents(tmp_path / "out") == contents(tmp_path / "plain")
     said_of_volumes = [line for line in said() if "whole_tumour" in line and line.startswith("[phantom_")]
     assert sorted(said_of_volumes[:4]) == sorted(said_of_volumes[4:])  # the plain call's, and the workers'
@@ -227,7 +227,7 @@ def test_the_claim_of_a_lost_worker_is_waited_for_and_not_for_ever(tmp_path, mon
     process.wait()
     process = held(tmp_path / "out" / ".claim_a", 60)
     monkeypatch.setattr(folder_module, "LEASE_SECONDS", 0.5)
-    with pytest.raises(EnvironmentFault, match=r"\[a\] is still claimed by a process that was lost, or by another"):
+    with pytest.raises(EnvironmentFault, match=r"\[a\] is still claimed by another process, perhaps one that was lost"):
         results.do(todo, WhileSampling(work), lost=1)
     process.kill()
     process.wait()
@@ -236,7 +236,7 @@ def test_the_claim_of_a_lost_worker_is_waited_for_and_not_for_ever(tmp_path, mon
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["--workers", "2"], "--workers are those of a cluster"),
+        (["--workers", "2"], "--workers needs a cluster"),
         (["--cluster", "dask"], "'dask' is not one of"),
         (["--cluster", "ray", "--device", "cuda:1"], "--device cuda:1 is one GPU for all workers"),
     ],

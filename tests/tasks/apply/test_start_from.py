@@ -119,7 +119,7 @@ def test_a_complete_case_is_skipped_and_one_whose_mask_changed_is_done_again(stu
     study.give(masks, np.flipud, cases=study.cases[:1])
     with caplog.at_level(logging.INFO):
         study.again(out, start_from=masks)
-    assert f"[{study.cases[0]}] its start_sha256 is another now: the case is done again" in caplog.text
+    assert f"[{study.cases[0]}] its start_sha256 changed: redoing the case" in caplog.text
     assert second.stat().st_mtime_ns == 1 != first.stat().st_mtime_ns
     assert images_in(first.parent) != images_in(study.out / study.cases[0])
 
@@ -195,12 +195,12 @@ def test_an_empty_mask_is_said_and_one_without_background_refused(study, tmp_pat
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"strength": 0.5, "start_from": None}, "--strength is how far the masks of --start-from are noised"),
-        ({"strength": 0.0}, "there is no strength 0"),
-        ({"strength": 1.5}, "there is no strength 1.5"),
+        ({"strength": 0.5, "start_from": None}, "--strength says how far the masks of --start-from are noised"),
+        ({"strength": 0.0}, "strength 0 is out of range"),
+        ({"strength": 1.5}, "strength 1.5 is out of range"),
         ({"strength": 0.001, "steps": 2}, "2 steps do not fit the 1 times below strength 0.001"),
-        ({"start_from": Path("nowhere")}, "--start-from nowhere is no folder of masks"),
-        ({"guarantee": 0.1}, "nobody has measured samples that start from given masks|measured on 0 patients"),
+        ({"start_from": Path("nowhere")}, "--start-from nowhere is not a folder of masks"),
+        ({"guarantee": 0.1}, "no measurements exist for samples that start from given masks|measured on 0 patients"),
     ],
 )
 def test_words_that_make_no_sense_are_exit_2(study, tmp_path, options, said):

@@ -178,7 +178,7 @@ def test_a_persons_table_of_that_name_is_left_alone(segmented, tmp_path):
 @pytest.mark.parametrize("name", ["summary.csv", "Summary.CSV", "failures.csv"])
 def test_no_case_is_called_as_a_table_of_the_results(segmented, thin, tmp_path, name):
     shutil.copytree(thin.parent / CASES[0], tmp_path / name)
-    with pytest.raises(UsageError, match=r"as a table of the results\. Fix: rename the case"):
+    with pytest.raises(UsageError, match=r"like a table of the results\. Fix: rename the case"):
         segmented(tmp_path / "out", data=None, volumes=[str(tmp_path / name)])
 
 

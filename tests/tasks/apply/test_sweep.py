@@ -75,7 +75,7 @@ def test_a_sweep_recommends_the_cheapest_of_the_best(untrained_anomaly, sweep):
     assert chosen["nfe"] == cheapest and chosen["average_precision"] >= best - 0.005
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert not (folder / case.name).exists()  # no maps
-    with pytest.raises(UsageError, match="holds a sweep already"):
+    with pytest.raises(UsageError, match="already holds a sweep"):
         sweep(case)
     for option in ({"threshold": "otsu"}, {"baselines": True}, {"keep_going": True}, {"pseudonymise": True}):
         with pytest.raises(UsageError, match="--sweep writes no maps"):
@@ -93,7 +93,7 @@ def test_an_engine_without_classifier_and_scale_is_swept_over_depth_and_steps(ph
 def test_an_engine_whose_settings_are_all_fixed_by_the_training_is_not_swept(phantoms, without_classifier, tmp_path):
     changes = {"engine": {"kind": "autoencoder"}, "denoiser": {"target": "clean"}}
     system = replace(without_classifier, recipe=without_classifier.recipe.but(**changes))
-    with pytest.raises(UsageError, match="engine autoencoder has no setting to try"):
+    with pytest.raises(UsageError, match="engine autoencoder has no settings to try"):
         sweep_anomaly(read_manifest(phantoms).cases[:1], system, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -131,7 +131,7 @@ def test_what_is_measured_is_not_drawn_again(run, trained, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     again = tune(data=trained.table, model=run.folder, **FEW | {"loss": 0.5})
     assert again.table == first.table and again.allowed.dice == 0.5
-    assert "4 of 4 settings are measured already" in caplog.text
+    assert "4 of 4 settings are already measured" in caplog.text
     with pytest.raises(TypeError):
         tune(data=trained.table, model=run.folder, **FEW | {"steps": (1, 2, 3)})
     with pytest.raises(TypeError):
@@ -182,7 +182,7 @@ def resealed(text, old, new):
 
 
 DAMAGES = {
-    "is no JSON that can be read": lambda text: text[: len(text) // 2],
+    "is not readable JSON": lambda text: text[: len(text) // 2],
     "is not of schema 1": lambda text: text.replace('"schema": 1', '"schema": 2'),
     "is not of schema 1 ": lambda text: "[]",
     "its digest differs": lambda text: text.replace('"seed": 0', '"seed": 7'),
@@ -227,7 +227,7 @@ def test_where_all_lose_too_much_none_is_chosen(run, trained, tmp_path, caplog, 
     monkeypatch.setattr(verb, "measure", measure)
     tuned = tune(data=trained.table, model=run.folder, steps="1,2", members="2,3", loss_ged2=0.05, device="cpu")
     assert (tuned.steps, tuned.chosen) == (None, None) and read_tuned(run.folder) == tuned
-    assert "nearest is 1 step × 3 members: the same command with --loss 0.01 --loss-ged2 0.1" in caplog.text
+    assert "nearest is 1 step × 3 members: run the same command with --loss 0.01 --loss-ged2 0.1" in caplog.text
     (folder,) = segment(out=tmp_path / "out", data=trained.table, split="val", model=run.folder, device="cpu")
     assert json.loads((folder / "case.json").read_text())["tuned"] is None
     again = tune(
@@ -276,7 +276,7 @@ def test_what_is_undefined_is_not_good_enough_unless_it_is_so_everywhere():
 
 
 def test_a_setting_that_would_lose_the_intervals_is_not_chosen_and_sets_no_mark():
-    table = with_losses([row(1, 3, 0.9, unpromised="nobody has measured such steps"), row(3, 3, 0.8)])
+    table = with_losses([row(1, 3, 0.9, unpromised="no measurements exist for these steps"), row(3, 3, 0.8)])
     assert cheapest(table, ALLOWED) == table[1] and cheapest(table, ALLOWED, promised=False) == table[0]
     assert table[0].lost["dice"] == -0.1
 
@@ -299,7 +299,8 @@ def test_a_study_is_tuned_as_a_whole_and_keeps_its_intervals(folds, trained, tmp
     assert [bool(each.unpromised) for each in tuned.table] == [True, True, False, False]
     assert (tuned.steps, tuned.members) == (3, 1) and tuned.data.trained_on == 0 and len(tuned.weights) == 2
     assert (
-        "cheaper are --steps 1 --members 1, but then volumes have no interval: nobody has measured such" in caplog.text
+        "--steps 1 --members 1 would be cheaper, but then volumes have no interval: no measurements exist"
+        in caplog.text
     )
     assert read_tuned(study) == tuned and not (study / "fold_1" / "tuned.json").exists()
     common = {"data": trained.table, "split": "test", "model": study, "device": "cpu"}
@@ -315,20 +316,20 @@ def test_a_study_is_tuned_as_a_whole_and_keeps_its_intervals(folds, trained, tmp
 def test_patients_that_a_fold_has_learned_from_are_told(folds, trained, tmp_path, caplog):
     study = shutil.copytree(folds.folder, tmp_path / "study")
     assert tune(data=trained.table, model=study, **FEW | {"steps": (3,)}).data.trained_on == 1
-    assert "study has learned from 1 of 1 patient" in caplog.text
+    assert "study was trained on 1 of 1 patient" in caplog.text
     caplog.clear()
     with (study / "fold_1" / "cases.csv").open(newline="") as file:
         new = next(each["case"] for each in csv.DictReader(file) if each["split"] == "val")
     rows = [each | {"split": "val" if each["case"] == new else "train"} for each in read_manifest(trained.table).rows()]
     write_manifest(tmp_path / "one.csv", rows)
     tuned = tune(data=tmp_path / "one.csv", data_root=trained.table.parent, model=study / "fold_1", **FEW)
-    assert tuned.data.trained_on == 0 and "has learned from" not in caplog.text
+    assert tuned.data.trained_on == 0 and "was trained on" not in caplog.text
 
 
 def test_patients_of_the_training_are_told(run, trained, caplog):
     tuned = tune(data=trained.table, model=run.folder, split="train", **FEW | {"steps": (1,), "members": (1,)})
     assert tuned.data.trained_on == tuned.data.patients == 7
-    assert "mine has learned from 7 of 7 patients: on new ones it is worse" in caplog.text
+    assert "mine was trained on 7 of 7 patients: it is worse on new ones" in caplog.text
 
 
 @pytest.fixture
@@ -348,12 +349,12 @@ def test_another_table_is_taken_by_its_splits_and_says_that_nothing_is_known(run
     own = table_with(lambda each: each if each["split"] == "test" else None)
     tuned = tune(**own, model=run.folder, split="test", **FEW | {"steps": (1,), "members": (1,)})
     assert tuned.data.trained_on is None and tuned.data.cases == 2
-    assert "whether mine has learned from some of them cannot be told" in caplog.text
+    assert "whether mine was trained on some of them is unknown" in caplog.text
 
 
 def test_a_table_without_splits_has_those_of_the_training_or_none(run, table_with):
     bare = table_with(lambda each: {key: value for key, value in each.items() if key != "split"})
-    with pytest.raises(ManifestError, match="has no column split, and is not the table that mine learned from"):
+    with pytest.raises(ManifestError, match="has no column split, and is not the table that mine was trained on"):
         tune(**bare, model=run.folder, **FEW)
     drawn = split_by_patient(read_manifest(bare["data"], data_root=bare["data_root"]))
     run.note(data_digest=drawn.digest())
@@ -370,7 +371,7 @@ def without_references(each):
     [
         (lambda each: each if each["split"] == "test" else None, {}, "no case has split val. Fix: fill the columns"),
         (without_references, {}, "no case of split val has a reference. Fix: fill the columns split and seg"),
-        (lambda each: each, {"split": "valid"}, "`valid` is no split. Fix: use one of train, val, test"),
+        (lambda each: each, {"split": "valid"}, "`valid` is not a split. Fix: use one of train, val, test"),
     ],
 )
 def test_a_split_without_references_is_refused_with_what_to_do(run, table_with, change, options, said):
@@ -395,18 +396,18 @@ def test_a_case_without_reference_is_left_out(run, trained, table_with, caplog):
         return without_references(each) if each["case"] == test else each
 
     assert tune(**table_with(change), model=run.folder, **FEW | {"steps": (1,), "members": (1,)}).data.cases == 1
-    assert "left out, without a reference: 1 of 2 cases" in caplog.text
+    assert "left out for lack of a reference: 1 of 2 cases" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"steps": (0, 1)}, UsageError, "--steps are no numbers of 1 or more"),
-        ({"members": (3, -1)}, UsageError, "--members are no numbers of 1 or more"),
-        ({"members": 3}, UsageError, "--members are no numbers of 1 or more"),
-        ({"loss": -0.1}, UsageError, "there is no --loss of -0.1"),
-        ({"loss_ged2": float("nan")}, UsageError, "there is no --loss-ged2 of nan"),
-        ({"loss_ece": 2.0}, UsageError, "there is no --loss-ece of 2"),
+        ({"steps": (0, 1)}, UsageError, "--steps takes numbers of 1 or more"),
+        ({"members": (3, -1)}, UsageError, "--members takes numbers of 1 or more"),
+        ({"members": 3}, UsageError, "--members takes numbers of 1 or more"),
+        ({"loss": -0.1}, UsageError, "--loss -0.1 is out of range"),
+        ({"loss_ged2": float("nan")}, UsageError, "--loss-ged2 nan is out of range"),
+        ({"loss_ece": 2.0}, UsageError, "--loss-ece 2 is out of range"),
         ({"steps": (1, 5000)}, UsageError, "5000 steps, but the schedule has 1000"),
         ({"members": (1001,)}, ConfigError, "members.*less than or equal to 1000"),
     ],
@@ -437,14 +438,14 @@ def test_where_nothing_can_be_stored_it_says_so_before_it_measures(run, trained,
 
     monkeypatch.setattr(verb, "check_writable", refuse)
     with pytest.raises(
-        EnvironmentFault, match=r"mine: cannot be written .*Fix: copy the folder to a place of your own"
+        EnvironmentFault, match=r"mine: cannot be written .*Fix: copy it to a folder that you can write to"
     ):
         tune(data=trained.table, model=run.folder, **FEW)
 
 
 def test_a_registered_version_does_not_change(run, trained, monkeypatch, caplog):
     monkeypatch.setattr(recipes_trained, "fetch", lambda uri, store: run)
-    with pytest.raises(UsageError, match=r"models:/tumour/1 is in a registry, whose versions do not change"):
+    with pytest.raises(UsageError, match=r"models:/tumour/1 is in a registry, and registered versions do not change"):
         tune(data=trained.table, model="models:/tumour/1", **FEW)
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(registry, "register", lambda run, runs, **named: registry.Registered("tumour", "1"))
@@ -452,7 +453,7 @@ def test_a_registered_version_does_not_change(run, trained, monkeypatch, caplog)
     assert "tuned.json stays" not in caplog.text
     (run.folder / "tuned.json").write_text("{}")
     register_run(run.folder, "tumour", runs=run.folder.parent)
-    assert "tuned.json stays with the run's folder" in caplog.text
+    assert "tuned.json stays in the run's folder" in caplog.text
 
 
 def test_what_a_study_measures_of_its_folds_is_of_the_recipes_samples(trained, monkeypatch):
@@ -496,10 +497,13 @@ def test_from_the_command_line(run, trained, monkeypatch, capsys):
     code, out, _ = call(*asked, *lost)
     lines = out.splitlines()
     assert (
-        code == 0 and lines[0].split()[:4] == ["steps", "members", "s", "a"] and lines[1].split()[:3] == ["→", "1", "2"]
+        code == 0
+        and lines[0].split()[:4] == ["steps", "members", "s", "per"]
+        and lines[1].split()[:3] == ["→", "1", "2"]
     )
     assert (
-        lines[3] == "lost: against the best, of which Dice 1, GED² 1, ECE 1 is allowed; ECE: calibration error in doubt"
+        lines[3]
+        == "lost: compared with the best, at most Dice 1, GED² 1, ECE 1 is allowed; ECE: calibration error in doubt"
     )
     assert (
         lines[4] == f"next: medseg-diff segment --model {run.folder} --data {trained.table} --split test --out results"

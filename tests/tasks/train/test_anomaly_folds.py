@@ -242,7 +242,7 @@ def test_another_threshold_is_in_units_of_the_runs_own(mapped, tmp_path, options
         ),
         (
             {"overrides": ["findings.threshold=0.5"]},
-            r"threshold of 0.5 is of one run's scores.* Fix: use --threshold 1",
+            r"threshold of 0.5 is for one run's scores.* Fix: use --threshold 1",
         ),
     ],
 )
@@ -284,7 +284,7 @@ def test_without_folds_few_patients_are_known_by_heart_and_it_is_said(train, map
     monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
     with caplog.at_level("INFO", "medseg_diff"):
         run = train(tmp_path / "one", folds=None)
-    assert "rest on patients that were trained on" in caplog.text and "--folds" in caplog.text
+    assert "were measured on training patients" in caplog.text and "--folds" in caplog.text
     known = read_facts(run.calibration_file)
     assert known["separate"] is False and known["widened"] > 1 and "training cases" in known["source"]
     (folder, *_) = mapped(tmp_path / "out", run.folder, shard=(1, 2))

@@ -76,7 +76,7 @@ def test_a_study_holds_its_runs_and_what_they_say_of_patients_that_they_never_sa
 
 
 def test_folds_measure_no_screening(train, tmp_path):
-    with pytest.raises(UsageError, match=r"sampling\.screen needs a threshold .* folds measure none"):
+    with pytest.raises(UsageError, match=r"sampling\.screen needs a threshold .* folds do not measure it"):
         train(tmp_path / "out", "sampling.screen=true")
     assert not (tmp_path / "out").exists()
 
@@ -149,7 +149,7 @@ def test_volumes_have_an_interval_where_enough_patients_were_measured(study, tra
     assert [each["level"] for each in volumes[1]["intervals"]] == [0.5, 0.8] and volumes[1]["method"]
     of_80 = {name: volumes[1][name] for name in ("low", "high", "level")}
     assert volumes[0]["intervals"][1] == volumes[1]["intervals"][1] == of_80
-    with pytest.raises(UsageError, match="there is no level 95"):
+    with pytest.raises(UsageError, match="level 95 is out of range"):
         segment(out=tmp_path / "odd", level=95, **options)
 
 
@@ -194,16 +194,16 @@ def test_a_damaged_study_is_refused(study, trained, tmp_path):
     recipe = tmp_path / "odd/fold_2/recipe.yaml"
     recipe.write_text(recipe.read_text().replace("length: 1000", "length: 999"))
     Run(tmp_path / "odd/fold_2").seal()
-    with pytest.raises(CheckpointError, match="another recipe than fold_1"):
+    with pytest.raises(CheckpointError, match="a different recipe than fold_1"):
         segment(**options)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"folds": 20}, "patients cannot be left out in 20 folds"),
-        ({"folds": None, "shard": (1, 2)}, "--shard is for --folds"),
-        ({"folds": 2, "shard": (3, 2)}, "there is no shard 3 of 2"),
+        ({"folds": 20}, "patients cannot be divided among 20 folds"),
+        ({"folds": None, "shard": (1, 2)}, "--shard needs --folds"),
+        ({"folds": 2, "shard": (3, 2)}, "shard 3 of 2 does not exist for 2 folds"),
         ({"folds": 2, "resume": "must"}, "no study of these folds"),
     ],
 )
@@ -222,11 +222,11 @@ def test_a_study_is_not_calibrated_before_all_are_predicted(train, study, tmp_pa
     write_json(again.folder / "study.json", facts)
     late = next(path.parent for path in again.out_of_fold.glob("*/case.json") if read_facts(path)["model"] == "fold_2")
     shutil.move(late, tmp_path / "late")
-    with pytest.raises(CheckpointError, match="is trained, and not yet calibrated"):
+    with pytest.raises(CheckpointError, match="is trained, but not yet calibrated"):
         find_folds(again.folder, task="segment", runs=tmp_path)
     with caplog.at_level("INFO", "medseg_diff"):
         assert "finished" not in train(again.folder, shard=(1, 2), resume="auto").facts
-    assert "another process still predicts 1 case" in caplog.text
+    assert "another process is still predicting 1 case" in caplog.text
     shutil.move(tmp_path / "late", late)
     assert train(again.folder, shard=(1, 2), resume="auto").facts["finished"] and contents(again) == contents(study)
 
@@ -238,11 +238,11 @@ def test_one_training_of_several_processes_is_no_fold(train, tmp_path, monkeypat
 
 
 def test_a_study_goes_on_with_what_it_was_begun_with(train, study, tmp_path):
-    with pytest.raises(CheckpointError, match="was begun with another recipe"):
+    with pytest.raises(CheckpointError, match="was started with another recipe"):
         train(study.folder, "training.seed=5", resume="auto")
     with pytest.raises(UsageError, match="already exists"):
         train(study.folder)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="already exists and is no study"):
+    with pytest.raises(UsageError, match="already exists and is not a study"):
         train(tmp_path / "other")

@@ -145,24 +145,27 @@ def test_adaptive_samples_are_promised_what_as_few_have_shown(tmp_path):
         predicted.add(f"p{number}")
         always.add(f"p{number}")
     said = predicted.promises(adaptive=True)
-    assert "10 samples were measured, of a case that settles only 8 may be drawn" in said.in_words()
+    assert "10 samples were measured, but as few as 8 may be drawn of a case that settles" in said.in_words()
     assert said.volume("core", 1.0, CORE.astype(np.float32), VOXEL_ML)["level"] is None
     assert "new to their models" in predicted.promises(adaptive=True, models=3).in_words()
     assert "new to their models" in always.promises().in_words()
     assert "new to their models" in always.promises(adaptive=False).in_words()  # all ten are no fewer
-    assert "only 8 may be drawn" in always.promises(tolerance=0.2).in_words()  # sooner than what was measured
-    assert "slices are screened out" in predicted.promises(screen=0.1).in_words()
+    assert "as few as 8 may be drawn" in always.promises(tolerance=0.2).in_words()  # sooner than what was measured
+    assert "samples with screened-out slices" in predicted.promises(screen=0.1).in_words()
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"members": 4}, "10 samples were measured, 8 are drawn"),
+        ({"members": 4}, "10 samples were measured, but 8 are drawn"),
         ({"members": 4, "guarantee": 0.2}, "cannot promise fnr=0.2 for whole_tumour: 10 samples were measured"),
-        ({"start_from": Path("nnunet")}, "nobody has measured samples that start from given masks"),
-        ({"start_from": Path("nnunet"), "guarantee": 0.2}, "for whole_tumour: nobody has measured samples that start"),
-        ({"guarantee": 10.0}, "there is no fnr=10"),
-        ({"level": 1.0}, "there is no level 1"),
+        ({"start_from": Path("nnunet")}, "no measurements exist for samples that start from given masks"),
+        (
+            {"start_from": Path("nnunet"), "guarantee": 0.2},
+            "for whole_tumour: no measurements exist for samples that start",
+        ),
+        ({"guarantee": 10.0}, "fnr=10 is out of range"),
+        ({"level": 1.0}, "level 1 is out of range"),
         ({"level": 0.99}, "99% needs 99 patients, 12 patients are measured"),
         ({"level": 0.975}, "97.5% needs 39 patients"),
     ],

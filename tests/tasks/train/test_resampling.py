@@ -67,7 +67,7 @@ def test_without_the_option_it_is_refused_with_it(train):
     with pytest.raises(MedsegError) as caught:
         train("none")
     assert "[phantom_" in caught.value.lines[0] and "pass --resample-to" in caught.value.lines[0]
-    with pytest.raises(ConfigError, match=r"preparation\.resample_to dwi is none of channels"):
+    with pytest.raises(ConfigError, match=r"preparation\.resample_to dwi is not one of the channels"):
         train("none", resample_to="dwi")
 
 
@@ -121,4 +121,4 @@ def test_cases_without_the_channel_are_named_at_the_door(table):
     manifest = read_manifest(table)
     with pytest.raises(MedsegError) as caught:
         check_channels(manifest, ("t1", "flair", "dwi"), fill_missing=True, resample_to="dwi")
-    assert len(caught.value.lines) == 2 and "has no dwi, whose grid its channels are to lie on" in caught.value.lines[0]
+    assert len(caught.value.lines) == 2 and "has no dwi, whose grid its channels should have" in caught.value.lines[0]

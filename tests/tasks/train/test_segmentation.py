@@ -236,7 +236,7 @@ def test_the_speed_is_measured_between_validations_of_one_phase(monkeypatch):
     for step in (10, 20):
         watcher.metrics(step, {"classifier_loss": 1.0})
     assert watcher.speed == [
-        Point(20, "steps a second", 5.0),
-        Point(50, "steps a second", 10.0),
-        Point(20, "classifier_steps a second", 2.0),
+        Point(20, "steps per second", 5.0),
+        Point(50, "steps per second", 10.0),
+        Point(20, "classifier_steps per second", 2.0),
     ]

@@ -132,7 +132,7 @@ def _only(files: Sequence[_File], channel: str, wanted: Wanted, case: str) -> _F
     first, *others = preferred(files, words, lambda file: f"_{file.pipeline}_{file.stem}_")
     if others:
         found = f"{first.path.name} and {others[0].path.name} are both {channel}"
-        fix = "choose by --prefer with a part of the name, as in --prefer run-01,acq-highres"
+        fix = "choose with --prefer and a part of the name, as in --prefer run-01,acq-highres"
         raise ImageError(found, fix=fix, case=case)
     return first
 
@@ -149,9 +149,9 @@ def _say(masks: Counter[str]) -> None:
     for kind, count in sorted(masks.items()):
         logger.info("references of %s: %s", counted(count, "case"), kind)
         if kind.startswith("*dseg"):
-            logger.warning("are the labels of %s lesions? They may be tissues: then name the masks by --seg", kind)
+            logger.warning("are the labels of %s lesions? They may be tissues: then name the masks with --seg", kind)
     if not masks:
-        logger.info("no lesion mask is in its derivatives: the table has no references (--seg names them)")
+        logger.info("its derivatives hold no lesion mask: the table has no references (--seg names them)")
 
 
 def _participants(folder: Path) -> dict[str, dict[str, str]]:

@@ -40,5 +40,5 @@ def rows(folder: Path, wanted: Wanted) -> list[Row]:
             unknown.append(place.relative_to(folder).as_posix())
     table = cases.rows(nothing="no BraTS case", fix="give the folder that holds the case folders")
     if unknown:
-        logger.warning("%d folders hold no image known by its name: %s", len(unknown), in_short(unknown))
+        logger.warning("%d folders hold no image with a known name: %s", len(unknown), in_short(unknown))
     return table

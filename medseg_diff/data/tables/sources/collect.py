@@ -60,7 +60,7 @@ class Cases:
         for path in files.values():
             if not is_inside(path, self.folder) and not is_inside(path, self.wanted.into):
                 fix = "put the file itself there, or give a folder that holds both"
-                found = f"is a link that leads out of {self.folder.name}"
+                found = f"is a link that points outside {self.folder.name}"
                 self.problems.append(ImageError(found, fix=fix, case=case, file=path.name))
         known = {"case": case, "patient": patient or patient_of(case)} | {k: v for k, v in facts.items() if v}
         self._rows.append(known | dict(files))
@@ -78,7 +78,7 @@ class Cases:
         raise_all(sorted(self.problems, key=lambda problem: problem.line))
         if incomplete:
             names = in_short([str(row["case"]) for row in incomplete])
-            logger.warning("left out, without a channel: %s (%s)", counted(len(incomplete), "case"), names)
+            logger.warning("left out for lack of a channel: %s (%s)", counted(len(incomplete), "case"), names)
         if not complete:
             raise ImageError(f"{nothing} below {self.folder.name}", fix=fix)
         kept = sorted(complete, key=lambda row: str(row["case"]))
@@ -93,8 +93,8 @@ class Cases:
         """Cases lack a channel: what there is for each, or without it."""
         absent = {channel for row in rows for channel in missing_of(row, channels)}
         without = ",".join(channel for channel in channels if channel not in absent)
-        fix = f"do without, by --channels {without} (and train with channels=[{without}]); or " if without else ""
-        fix += "complete its download, or leave it out by --skip-incomplete"
+        fix = f"do without it: --channels {without} (and train with channels=[{without}]); or " if without else ""
+        fix += "complete its download, or leave it out with --skip-incomplete"
         for row in rows:
             yield ImageError(f"{', '.join(missing_of(row, channels))} not found", fix=fix, case=str(row["case"]))
 
@@ -119,7 +119,7 @@ def chosen(found: Iterable[Found], wanted: Wanted, case: str) -> dict[str, Path]
     files: dict[str, list[Path]] = {}
     for item in found:
         files.setdefault(item.channel, []).append(item.path)
-    fix = "keep one of them, or choose by --prefer with a word of its name"
+    fix = "keep one of them, or choose with --prefer and a word of its name"
     return {
         channel: one_each(
             [Found(channel, "", path) for path in preferred(paths, wanted.prefer, lambda path: path.name)],

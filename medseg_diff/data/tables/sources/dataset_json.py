@@ -47,7 +47,7 @@ def say_labels(folder: Path) -> None:
         parts += [f"regions {{{listed}}}, which training takes as regions={{…}}"]
     if ignored is not None:
         parts += [
-            f"label {ignored} where nothing is known: training needs other_labels=[{ignored}], and learns it as healthy"
+            f"label {ignored} where the truth is unknown: training needs other_labels=[{ignored}], and treats it as healthy"
         ]
     if parts:
         logger.info("%s names the %s", DATASET, "; the ".join(parts))

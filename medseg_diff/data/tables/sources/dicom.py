@@ -26,7 +26,9 @@ def rows(folder: Path, wanted: Wanted) -> list[Row]:
     Problems of them; EnvironmentFault without pydicom.
     """
     if unknown := [channel for channel in wanted.channels if channel not in CHANNEL_COLUMNS]:
-        raise UsageError(f"no header tells that a series is {unknown[0]}", fix=f"use of {', '.join(CHANNEL_COLUMNS)}")
+        raise UsageError(
+            f"DICOM headers do not identify a series as {unknown[0]}", fix=f"choose from {', '.join(CHANNEL_COLUMNS)}"
+        )
     left_out = Counter[str]()
     series = sorted_series(_headers(folder, left_out))
     studies: dict[tuple[str, str], list[tuple[str, Series]]] = {}
@@ -45,15 +47,15 @@ def rows(folder: Path, wanted: Wanted) -> list[Row]:
         cases.add(case, paths, patients.setdefault(patient, f"patient_{len(patients) + 1:03}"))
     _say(len(series), left_out)
     table = cases.rows(
-        nothing="no DICOM series of a brain that is t1, t1ce, t2 or flair", fix="check the folder, or --channels"
+        nothing="no DICOM series of a brain recognised as t1, t1ce, t2 or flair", fix="check the folder, or --channels"
     )
     _lay_out({cell: taken[cell] for row in table for cell in row.values() if isinstance(cell, Path)})
     logger.info(
-        "cases are numbered; the DICOM files in %s are as exported, with whatever their headers say", wanted.into.name
+        "cases are numbered; the DICOM files in %s are as exported, with everything in their headers", wanted.into.name
     )
     if any(_on_several_grids(row, taken) for row in table):
         logger.info(
-            "series of one case lie on grids of their own: pass --resample-to with the channel whose grid all get"
+            "series of one case are on different grids: pass --resample-to with the channel whose grid all should have"
         )
     return table
 
@@ -74,7 +76,7 @@ def _headers(folder: Path, left_out: Counter[str]) -> list[Header]:
         for header in read_headers(usable):
             headers += [header] if header else []
             advance()
-    left_out["files that are no DICOM image"] = len(files) - len(headers)
+    left_out["files that are not DICOM images"] = len(files) - len(headers)
     return headers
 
 
@@ -103,7 +105,7 @@ def _one_each(
         if len(longest) > 1:
             numbers = " and ".join(sorted(series.first.number or "?" for series in longest))
             found_ = f"series {numbers}, of {most} slices each, could all be {channel}"
-            fix = "choose by --prefer with a word of the description or the number of a series"
+            fix = "choose with --prefer and a word of the description or the number of a series"
             problems.append(ImageError(found_, fix=fix, case=case))
         elif len(left) > 1:
             others = sorted(len(series.slices) for series in left if series is not longest[0])

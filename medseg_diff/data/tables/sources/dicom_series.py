@@ -76,10 +76,10 @@ class Series:
         first, places = self.first, [slice_.place for slice_ in self.slices]
         reasons = {
             "not MR": first.modality != "MR",
-            "of several frames a file (convert them to NIfTI)": first.frames > 1,
+            "with several frames per file (convert them to NIfTI)": first.frames > 1,
             "localisers": "LOCALIZER" in first.kind or LOCALISER.search(first.text) is not None,
             "derived or secondary": bool(first.kind & NOT_ORIGINAL),
-            "without a place in space": None in places,
+            "without a position in space": None in places,
             f"of fewer than {FEWEST_SLICES} slices": len(places) < FEWEST_SLICES,
             "of several volumes": len(set(places)) < len(places),
         }

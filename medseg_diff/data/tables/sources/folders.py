@@ -22,7 +22,9 @@ def rows(folder: Path, wanted: Wanted) -> list[Row]:
     of them.
     """
     if not wanted.channels:
-        raise UsageError("--source folders knows no channels by itself", fix="name them, as in --channels t1,flair")
+        raise UsageError(
+            "--source folders does not know the channels by itself", fix="name them, as in --channels t1,flair"
+        )
     mask = wanted.seg or "seg"
     cases, patients = Cases(folder, wanted), set[str]()
     for place, _, files in walk(folder):
@@ -43,7 +45,7 @@ def rows(folder: Path, wanted: Wanted) -> list[Row]:
             cases.add(case, columns | seg, patient)
     table = cases.rows(nothing="no image with such a name", fix="check --channels against the names of the files")
     if patients:
-        said = "%d folders are taken as patients: %s; where they are groups of patients, prepare each of them by itself"
+        said = "%d folders are taken as patients: %s; if they are groups of patients, prepare each group separately"
         logger.info(said, len(patients), in_short(sorted(patients)))
     if not any("seg" in row for row in table):
         logger.info("no file is called %s: the table has no references (--seg names them)", mask)

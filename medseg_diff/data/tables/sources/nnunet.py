@@ -32,7 +32,7 @@ def rows(folder: Path, wanted: Wanted) -> list[Row]:
             files = found.setdefault(item.prefix, {})
             column = columns[int(item.channel)]
             if column in files:
-                both = f"{files[column].name} and {item.path.name} are one channel"
+                both = f"{files[column].name} and {item.path.name} are the same channel"
                 cases.problems.append(ImageError(both, fix="keep one of them", case=case_name(item.prefix)))
             files[column] = item.path
         for name, files in found.items():
@@ -63,4 +63,4 @@ def labels_in(folder: Path) -> dict[str, Path]:
 def say_unlabelled(names: list[str]) -> None:
     """A word on training cases that training will leave out."""
     if names:
-        logger.warning("no reference in labelsTr of %s: %s", counted(len(names), "training case"), in_short(names))
+        logger.warning("no reference in labelsTr for %s: %s", counted(len(names), "training case"), in_short(names))

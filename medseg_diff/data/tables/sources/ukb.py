@@ -48,7 +48,7 @@ class _Image:
         with zipfile.ZipFile(self.container) as archive:
             found = [info for info in archive.infolist() if info.filename == self.member]
         if len(found) > 1 or found[0].flag_bits & 1 or stat.S_ISLNK(found[0].external_attr >> 16):
-            raise self.fault("is twice in the archive, encrypted or a link")
+            raise self.fault("is in the archive twice, is encrypted or is a link")
         if found[0].file_size > LARGEST:
             raise self.fault(f"unpacks to {found[0].file_size / 1e9:.1f} GB")
         return found[0].file_size
@@ -104,7 +104,9 @@ def _visits(folder: Path, wanted: Wanted, cases: Cases) -> dict[tuple[str, str],
         try:
             members = _members(container)
         except (zipfile.BadZipFile, OSError):
-            cases.problems.append(ImageError("is no whole .zip archive", fix="download it again", file=container.name))
+            cases.problems.append(
+                ImageError("is not an intact .zip archive", fix="download it again", file=container.name)
+            )
             continue
         for column, names in (MEMBERS | {"seg": (f"{LESIONS}/{wanted.seg}.nii.gz",)}).items():
             there = preferred([name for name in names if name in members], wanted.prefer, str)

@@ -83,10 +83,12 @@ def _columns(header: Sequence[str], file: str) -> list[_Column]:
             try:
                 columns.append(_Column(place, column_of(name), None))
             except UsageError:
-                raise ManifestError(f"column `{name[:40]}` has another meaning", fix="rename it", file=file) from None
+                raise ManifestError(
+                    f"column `{name[:40]}` already means something else", fix="rename it", file=file
+                ) from None
     first_only = {name for name, taken in visits.items() if taken == {"0"}}  # such as sex, which is asked once
     if others := sorted(first_only - set(NAMED.values())):
-        logger.warning("%s: taken at the first visit only, long before the scan: %s", file, ", ".join(others[:5]))
+        logger.warning("%s: measured at the first visit only, long before the scan: %s", file, ", ".join(others[:5]))
     return [column._replace(visit=None) if column.name in first_only else column for column in columns]
 
 

@@ -70,7 +70,7 @@ def test_a_segmentation_stands_in_for_lesion_masks_and_is_doubted(dataset, table
     assert "are the labels of *dseg of fmriprep lesions?" in caplog.text
     assert read_all(table(seg="desc-brain_mask"))["sub-03"].seg.name == "sub-03_desc-brain_mask.nii.gz"
     assert read_all(table(seg="nothing"))["sub-03"].seg is None
-    assert "no lesion mask is in its derivatives" in caplog.text
+    assert "its derivatives hold no lesion mask" in caplog.text
 
 
 def test_runs_and_acquisitions_are_chosen_by_their_entities(dataset, table, make, read_all):
@@ -80,7 +80,7 @@ def test_runs_and_acquisitions_are_chosen_by_their_entities(dataset, table, make
         table()
     assert caught.value.line == (
         "[sub-03] sub-03_FLAIR.nii.gz and sub-03_acq-fast_run-10_FLAIR.nii.gz are both flair. "
-        "Fix: choose by --prefer with a part of the name, as in --prefer run-01,acq-highres."
+        "Fix: choose with --prefer and a part of the name, as in --prefer run-01,acq-highres."
     )
     assert read_all(table(prefer="run-1"))["sub-03"].images["flair"].name == "sub-03_acq-fast_run-1_FLAIR.nii.gz"
     with pytest.raises(ImageError, match=r"run-10_FLAIR.nii.gz and sub-03_acq-fast_run-1_FLAIR"):
@@ -96,7 +96,7 @@ def test_other_suffixes_are_taken_where_they_are_asked_for(dataset, table, make,
     with pytest.raises(Problems) as caught:
         table()
     assert caught.value.lines[0].startswith(
-        "[sub-02_ses-post] t2 not found. Fix: do without, by --channels t1,t1ce,flair"
+        "[sub-02_ses-post] t2 not found. Fix: do without it: --channels t1,t1ce,flair"
     )
 
 

@@ -111,8 +111,8 @@ def test_series_of_a_mixed_export_are_sorted_and_read(export, table, read_all, t
     places = [pydicom.dcmread(path, stop_before_pixels=True).ImagePositionPatient[0] for path in slices]
     assert places == sorted(places, reverse=True) or places == sorted(places)
     said = caplog.text
-    assert "pass --resample-to with the channel whose grid all get" in said
-    assert "29 series; left out: 5 series localisers" in said and "2 files that are no DICOM image" in said
+    assert "pass --resample-to with the channel whose grid all should have" in said
+    assert "29 series; left out: 5 series localisers" in said and "2 files that are not DICOM images" in said
     for reason in ("derived or secondary", "of several volumes", "not MR", "not recognised as a channel"):
         assert f"1 series {reason}" in said
     told = said + (tmp_path / "lists" / "cases.csv").read_text() + " ".join(map(str, folder.rglob("*")))
@@ -146,7 +146,7 @@ def test_of_two_series_the_longer_is_taken_and_said_and_equals_are_refused(expor
     )  # as before
     assert caught.value.line == (
         "[case_001] series 11 and 9, of 20 slices each, could all be flair. "
-        "Fix: choose by --prefer with a word of the description or the number of a series."
+        "Fix: choose with --prefer and a word of the description or the number of a series."
     )
     read_all(table(prefer="11", overwrite=True))
     assert PRIVATE[0] not in caplog.text
@@ -164,10 +164,10 @@ def test_what_is_refused(export, table, tmp_path, monkeypatch):
     fill(export, 1)
     export.series(2, 1, "t2")
     with pytest.raises(
-        ImageError, match=r"\[case_00\d\] t1, t1ce, flair not found. Fix: do without, by --channels t2 "
+        ImageError, match=r"\[case_00\d\] t1, t1ce, flair not found. Fix: do without it: --channels t2 "
     ):
         table()
-    with pytest.raises(UsageError, match="no header tells that a series is pd"):
+    with pytest.raises(UsageError, match="DICOM headers do not identify a series as pd"):
         table(channels="t2,pd")
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(EnvironmentFault, match=r"Fix: install it: pip install '.\[dicom\]'"):

@@ -88,7 +88,7 @@ def test_what_is_refused(tmp_path, make, told):
     fill(make, tmp_path / "P0", names=("T1",))
     with pytest.raises(UsageError, match="as in --channels t1,flair"):
         told(tmp_path, channels=())
-    with pytest.raises(ImageError, match=r"\[P0\] flair not found. Fix: do without, by --channels t1 "):
+    with pytest.raises(ImageError, match=r"\[P0\] flair not found. Fix: do without it: --channels t1 "):
         told(tmp_path)
     with pytest.raises(ImageError, match="no image with such a name"):
         told(tmp_path, channels="t2")

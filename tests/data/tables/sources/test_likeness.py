@@ -45,7 +45,7 @@ def test_links_are_not_followed_out_of_a_dataset(tmp_path):
     folder = fill(tmp_path / "data", [f"P1/{channel}.nii.gz" for channel in FOUR])
     (folder / "P1" / "t1.nii.gz").rename(tmp_path / "t1.nii.gz")
     (folder / "P1" / "t1.nii.gz").symlink_to(tmp_path / "t1.nii.gz")
-    with pytest.raises(ImageError, match=r"\[P1\] t1.nii.gz: is a link that leads out of data"):
+    with pytest.raises(ImageError, match=r"\[P1\] t1.nii.gz: is a link that points outside data"):
         prepare(folder, source="brats", out=tmp_path / "cases.csv")
     (tmp_path / "t1.nii.gz").rename(folder / "t1_of_p1.nii")
     (folder / "P1" / "t1.nii.gz").unlink()

@@ -66,7 +66,7 @@ def test_channels_that_a_task_does_not_have(task, read_all):
     options = {"source": "msd", "out": task / "cases.csv"}
     with pytest.raises(Problems) as caught:
         prepare(task, channels="flair,swi", **options)
-    assert caught.value.lines[0].startswith("[BRATS_001] swi not found. Fix: do without, by --channels flair (and")
+    assert caught.value.lines[0].startswith("[BRATS_001] swi not found. Fix: do without it: --channels flair (and")
     with pytest.raises(ImageError, match="no image below Task01_BrainTumour"):
         prepare(task, channels="swi", skip_incomplete=True, **options)
     cases = read_all(prepare(task, channels="t2,flair", **options))

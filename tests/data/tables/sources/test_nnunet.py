@@ -106,12 +106,12 @@ def test_a_case_that_lacks_a_channel_is_a_choice(dataset, read_all, caplog):
     with pytest.raises(ImageError) as caught:
         prepare(dataset, **options)
     assert caught.value.line == (
-        "[P_002] t1ce not found. Fix: do without, by --channels flair,t1 (and train with channels=[flair,t1]); or "
-        "complete its download, or leave it out by --skip-incomplete."
+        "[P_002] t1ce not found. Fix: do without it: --channels flair,t1 (and train with channels=[flair,t1]); or "
+        "complete its download, or leave it out with --skip-incomplete."
     )
     assert {case.channels for case in read_all(prepare(dataset, channels="T1w,flair", **options)).values()} == {
         ("flair", "t1")
     }
     assert "P_002" not in read_all(prepare(dataset, skip_incomplete=True, **options))
-    assert "left out, without a channel: 1 case (P_002)" in caplog.text
-    assert "no reference in labelsTr of 1 training case: P_003" in caplog.text
+    assert "left out for lack of a channel: 1 case (P_002)" in caplog.text
+    assert "no reference in labelsTr for 1 training case: P_003" in caplog.text

@@ -102,7 +102,7 @@ def test_unpacked_folders_lesions_and_the_unbiased_image(bulk, table, read_all, 
 def test_a_visit_without_flair_is_a_choice(bulk, table, read_all, tmp_path, caplog):
     bulk.participants(1000001)
     bulk.zip("1000002_20252_2_0.zip", ("T1/T1_brain.nii.gz",))
-    with pytest.raises(ImageError, match=r"\[1000002_2\] flair not found. Fix: do without, by --channels t1 "):
+    with pytest.raises(ImageError, match=r"\[1000002_2\] flair not found. Fix: do without it: --channels t1 "):
         table()
     assert not (tmp_path / "lists" / "ukb_images").exists()
     assert list(read_all(table(skip_incomplete=True))) == ["1000001_2"]
@@ -136,7 +136,7 @@ def test_fields_are_covariates_of_their_visit(bulk, table, read_all, tmp_path, h
         "field_21001": 27.1,
     }
     assert dict(cases["1000001_3"].covariates) == {"sex": "M", "field_21001": 27.1}
-    assert "taken at the first visit only, long before the scan: field_21001" in caplog.text
+    assert "measured at the first visit only, long before the scan: field_21001" in caplog.text
 
 
 def test_tables_of_fields_that_are_none(bulk, table, tmp_path):
@@ -148,7 +148,7 @@ def test_tables_of_fields_that_are_none(bulk, table, tmp_path):
     with pytest.raises(ManifestError, match="has no column eid"):
         table(covariates=path)
     path.write_text("eid,split\n1000001,train\n")
-    with pytest.raises(ManifestError, match="column `split` has another meaning"):
+    with pytest.raises(ManifestError, match="column `split` already means something else"):
         table(covariates=path)
     assert not (tmp_path / "lists" / "ukb_images").exists()
 
@@ -159,7 +159,7 @@ def test_archives_that_cannot_be_trusted(bulk, table, tmp_path, monkeypatch):
     (bulk.folder / "1000001_20252_2_0.zip").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(MedsegError) as caught:
         table()
-    assert "1000001_20252_2_0.zip: is no whole .zip archive. Fix: download it again." in caught.value.lines
+    assert "1000001_20252_2_0.zip: is not an intact .zip archive. Fix: download it again." in caught.value.lines
     damaged = bytearray(whole)
     start = whole.index(b"T1/T1_brain.nii.gz") + 200
     damaged[start : start + 50] = bytes(50)
@@ -177,7 +177,7 @@ def test_archives_that_cannot_be_trusted(bulk, table, tmp_path, monkeypatch):
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(bulk.folder / "1000001_20252_2_0.zip", "w") as archive:
         archive.writestr(link, "../../../secret")
-    with pytest.raises(ImageError, match="encrypted or a link"):
+    with pytest.raises(ImageError, match="encrypted or is a link"):
         table()
     assert below(tmp_path / "lists") == []
 
@@ -190,7 +190,7 @@ def test_a_scan_found_twice_and_a_folder_in_the_way(bulk, table, tmp_path):
     (bulk.folder / "1000001_20252_2_1.zip").unlink()
     (tmp_path / "lists" / "ukb_images").mkdir(parents=True)
     for overwrite in (False, True):
-        with pytest.raises(ManifestError, match=r"ukb_images: the folder for its images exists already"):
+        with pytest.raises(ManifestError, match=r"ukb_images: the folder for its images already exists"):
             table(overwrite=overwrite)
     (tmp_path / "lists" / "ukb_images").rmdir()
     table()
