@@ -52,7 +52,7 @@ def shorter(verb: str, line: str) -> str:
         return f"{A_FEW_STEPS} {VOLUMES} {LATENT} {GUIDED}"
     if verb == "train-enhance":
         return f"{A_FEW_STEPS} preparation.spacing_mm=[3,3,3] view.size=[16,16,16] network.width=8 network.groups=4"
-    known = {"segment": "--members 2", "synthesise": "--number 2 --steps 2", "audit": "--number 4 --steps 2", "tune": "--steps 1,2"}
+    known = {"segment": "--members 2", "synthesise": "--number 2 --steps 2", "audit": "--number 4 --steps 2"}
     return known.get(verb, "")
 
 
