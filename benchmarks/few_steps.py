@@ -1,14 +1,15 @@
 """Is anything lost by few steps? The same trained networks with the schedule's thousand steps, and as the recipe has it.
 
-    python -m benchmarks.few_steps [--quick] [--out DIR]
+    python -m benchmarks.few_steps [--only segmentation|anomaly] [--quick] [--out DIR]
 
 Trained on phantoms through the public verbs; scored on slices of others. Segmentation: MONAI's network of
 `benchmarks.reference`, Dice of the ensemble's mean and GED² against three raters. Anomaly: inversion guided by a classifier,
-500 + 500 steps as the paper has it against the recipe's, AUROC of the smoothed map in the brain.
+500 + 500 steps as the paper has it against the recipe's, AUROC of the smoothed map in the brain. A training that is finished
+in DIR is used again.
 """
 
 import argparse
-import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from statistics import mean
@@ -105,9 +106,8 @@ def segmentation(out: Path, amount: Amount) -> list[dict[str, Any]]:
     """Mean Dice and GED² of ensembles drawn with few steps and with many, of the same noise."""
     overrides = [*SEGMENTATION_OVERRIDES, *_trained_for("training", amount.training_steps)]
     data = phantom(out / "phantoms", cases=amount.cases, shape=SHAPE, healthy=0.0, raters=RATERS, overwrite=True)
-    run = train_seg(
-        data, config=SEGMENTATION, overrides=overrides, out=_fresh(out / "segmentation"), runs=out, mlflow=False
-    )
+    known: dict[str, Any] = {"overrides": overrides, "runs": out, "mlflow": False, "resume": "auto"}
+    run = train_seg(data, config=SEGMENTATION, out=out / "segmentation", **known)
     assert isinstance(run, Run)
     trained = open_run(run, SegmentationRecipe, device="cpu")
     recipe, slices = trained.recipe, Slices.of(trained.recipe, amount.slices)
@@ -137,7 +137,8 @@ def anomaly(out: Path, amount: Amount) -> list[dict[str, Any]]:
     overrides = ["deepest=null", *_trained_for("training", amount.training_steps)]
     overrides += _trained_for("classifier_training", amount.training_steps)
     data = phantom(out / "phantoms_anomaly", cases=amount.cases, shape=SHAPE, healthy=0.4, overwrite=True)
-    run = train_anomaly(data, config=ANOMALY, overrides=overrides, out=_fresh(out / "anomaly"), runs=out, mlflow=False)
+    known: dict[str, Any] = {"overrides": overrides, "runs": out, "mlflow": False, "resume": "auto"}
+    run = train_anomaly(data, config=ANOMALY, out=out / "anomaly", **known)
     assert isinstance(run, Run)
     trained = open_run(run, AnomalyRecipe, device="cpu")
     recipe, slices = trained.recipe, Slices.of(trained.recipe, amount.slices)
@@ -163,13 +164,6 @@ def anomaly(out: Path, amount: Amount) -> list[dict[str, Any]]:
     return rows
 
 
-def _fresh(folder: Path) -> Path:
-    """A folder for a run, without what an earlier call left there."""
-    if (folder / "run.json").is_file():
-        shutil.rmtree(folder)
-    return folder
-
-
 def _trained_for(part: str, steps: int) -> list[str]:
     return [f"{part}.steps={steps}", f"{part}.validate_every={steps}"]
 
@@ -178,14 +172,25 @@ def _network(trained: Trained[Any], name: str) -> torch.nn.Module:
     return channels_last(trained.networks[name]).eval()
 
 
-def measure(out: Path, amount: Amount = Amount()) -> dict[str, Any]:
-    """Both. Returns what goes into few_steps.json."""
-    result = {"schema": 1, "benchmark": "few_steps", "machine": machine(), "amount": asdict(amount)}
-    return result | {"segmentation": segmentation(out, amount), "anomaly": anomaly(out, amount)}
+PARTS = {"segmentation": segmentation, "anomaly": anomaly}
+
+
+def measure(out: Path, amount: Amount = Amount(), parts: Sequence[str] = tuple(PARTS)) -> dict[str, Any]:
+    """Returns what goes into few_steps.json, which is written after each part."""
+    result: dict[str, Any] = {"schema": 1, "benchmark": "few_steps", "machine": machine(), "amount": asdict(amount)}
+    for part in parts:
+        result[part] = PARTS[part](out, amount)
+        write_json(out / "few_steps.json", result)
+    return result
 
 
 def show(result: dict[str, Any]) -> str:
-    """Two small tables."""
+    """A small table for each part."""
+    tables = {"segmentation": _of_masks, "anomaly": _of_maps}
+    return "\n\n".join(line for part, lines in tables.items() if part in result for line in lines(result))
+
+
+def _of_masks(result: dict[str, Any]) -> list[str]:
     masks = [[f"{r['steps']} steps", number(mean(r["dice"])), number(mean(r["ged2"]))] for r in result["segmentation"]]
     few, many = result["segmentation"]
     differences = [
@@ -193,24 +198,27 @@ def show(result: dict[str, Any]) -> str:
         for name in ("dice", "ged2")
         for _, low, high, _ in [astuple(mean_interval(np.subtract(few[name], many[name]).tolist()))]
     ]
+    return [table(["", "Dice", "GED²"], masks), *differences]
+
+
+def _of_maps(result: dict[str, Any]) -> list[str]:
     maps = [
         [f"{r['steps']} + {r['steps']} steps to {r['depth']}", number(r["auroc"]), number(r["ap"])]
         for r in result["anomaly"]
     ]
-    tables = [table(["", "Dice", "GED²"], masks), *differences, table(["", "AUROC", "average precision"], maps)]
-    return "\n\n".join(tables)
+    return [table(["", "AUROC", "average precision"], maps)]
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.few_steps", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/few_steps"))
+    parser.add_argument("--only", choices=tuple(PARTS), help="one of the two parts")
     parser.add_argument("--quick", action="store_true", help="few steps and slices: to see it run, not to compare")
     chosen = parser.parse_args()
     configure(verbosity=0, progress=True)
-    result = measure(chosen.out, QUICK if chosen.quick else Amount())
-    write_json(chosen.out / "few_steps.json", result)
-    print(show(result))
+    parts = (chosen.only,) if chosen.only else tuple(PARTS)
+    print(show(measure(chosen.out, QUICK if chosen.quick else Amount(), parts)))
 
 
 if __name__ == "__main__":
