@@ -340,14 +340,14 @@ def test_a_regions_type_follows_from_its_name(region, expected):
     assert type_of(region) == expected and getattr(codes.cid7159, expected).value
 
 
-SERIES = ("dicom", "papaya_brain")
+PAPAYA = ("dicom", "papaya_brain")
 
 
-@with_scans(*SERIES)
+@with_scans(*PAPAYA)
 def test_a_real_series_with_uneven_slices(tmp_path):
     segmentation, sources = (
-        written(SCANS.joinpath(*SERIES), tmp_path / "mask.seg.dcm"),
-        sources_of(SCANS.joinpath(*SERIES)),
+        written(SCANS.joinpath(*PAPAYA), tmp_path / "mask.seg.dcm"),
+        sources_of(SCANS.joinpath(*PAPAYA)),
     )
     assert segmentation.NumberOfFrames == 60
     for number, place, _, pixels in frames_of(segmentation):
