@@ -4,6 +4,7 @@ from typing import ClassVar, TypeVar
 
 from pydantic import Field
 
+from medseg_diff.errors import counted
 from medseg_diff.files import write_json
 from medseg_diff.methods.anomaly import AnyEngine
 from medseg_diff.methods.anomaly.normative import OWN, AnomalyFindings, NormativeMean
@@ -66,9 +67,10 @@ class ScreeningCalibration(Settings):
     def in_words(self) -> str:
         """What is left out, and what that is worth."""
         few = "; so few say little about a new one" if self.patients < FEW_PATIENTS else ""
+        patients = counted(self.patients, "patient")
         return (
-            f"slices that a one-step look scores below {self.threshold:.3g} are skipped: on {self.patients} patients "
-            f"this left out {self.left_out:.0%} of the slices and {self.missed:.2%} of the lesions' voxels{few}"
+            f"slices that a one-step look scores below {self.threshold:.3g} are skipped: on {patients} this left out "
+            f"{self.left_out:.0%} of the slices and {self.missed:.2%} of the lesions' voxels{few}"
         )
 
 

@@ -29,7 +29,7 @@ def test_what_screening_misses_is_measured_on_more_slices(trained):
     screening = found.screening
     assert screening.slices >= found.slices and screening.patients == 1 and screening.allowed == 0.01
     assert 0 < screening.threshold <= 0.5 and 0 <= screening.missed <= 0.01 and 0 <= screening.left_out < 1
-    assert "of 1 patients" in screening.in_words() and "so few say little" in screening.in_words()
+    assert "on 1 patient this" in screening.in_words() and "so few say little" in screening.in_words()
 
 
 def test_a_run_without_is_none(trained, tmp_path):
