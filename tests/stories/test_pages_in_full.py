@@ -52,7 +52,9 @@ def shorter(verb: str, line: str) -> str:
         return f"{A_FEW_STEPS} {VOLUMES} {LATENT} {GUIDED}"
     if verb == "train-enhance":
         return f"{A_FEW_STEPS} preparation.spacing_mm=[3,3,3] view.size=[16,16,16] network.width=8 network.groups=4"
-    known = {"segment": "--members 2", "synthesise": "--number 2 --steps 2", "audit": "--number 4 --steps 2"}
+    if verb == "synthesise":
+        return "--number 2" if "lsgan" in line else "--number 2 --steps 2"  # a GAN takes one step
+    known = {"segment": "--members 2", "audit": "--number 4 --steps 2"}
     return known.get(verb, "")
 
 
@@ -167,7 +169,14 @@ PAGES = {
     "docs/howto/nnunet.md": ["results/comparison.json", "refined/P_009/mask.nii.gz"],
     "docs/howto/fine_tune.md": ["runs/second/run.json"],
     "docs/howto/which_recipe.md": ["runs"],
-    "docs/recipes.md": ["synthetic/cases.csv", "audit/audit.json", "painted/cases.csv", "drawn/cases.csv", "enhanced"],
+    "docs/recipes.md": [
+        "synthetic/cases.csv",
+        "audit/audit.json",
+        "painted/cases.csv",
+        "drawn/cases.csv",
+        "finer/cases.csv",
+        "enhanced",
+    ],
     "docs/tour.md": ["cases.csv", "runs/study/study.json", "results/summary.csv"],
 }
 
