@@ -38,9 +38,7 @@ def evaluate(
     allow_missing: Annotated[bool, said("Source", "Skip cases without a result.", "--allow-missing")] = False,
     figure: Annotated[bool, said("Result", "Also draw evaluation.png.")] = True,
     data_root: DataRoot = None,
-    runs: Annotated[Path, said("Result", "Runs folder with the run that keeps the result.", metavar="FOLDER")] = Path(
-        "runs"
-    ),
+    runs: Annotated[Path, said("Result", "Runs folder of the run that keeps it.", metavar="FOLDER")] = Path("runs"),
     mlflow: Annotated[bool, said("Result", "Attach the result to its run in MLflow.")] = True,
     cluster: ClusterName = "none",
     workers: Workers = None,
@@ -137,9 +135,7 @@ def report(
     most: Annotated[
         int | None, said("Result", "Pages of at most this many cases, worst first.", usual="all", metavar="N", min=1)
     ] = None,
-    runs: Annotated[Path, said("Result", "Runs folder with the run that made the results.", metavar="FOLDER")] = Path(
-        "runs"
-    ),
+    runs: Annotated[Path, said("Result", "Runs folder of the run that made them.", metavar="FOLDER")] = Path("runs"),
     mlflow: Annotated[bool, said("Result", "Attach the page of all cases to its run in MLflow.")] = True,
 ) -> None:
     """Write offline HTML pages with a viewer and pictures: one for each case, one for all of them."""

@@ -163,11 +163,8 @@ class OwnResults:
         return read_result(self.folder / name, name)
 
 
-def read_result(folder: Path, name: str) -> CaseResult:
-    """Read case.json and the mask or map of one case; further maps and members are read when asked for.
-
-    Raises: UsageError where case.json is missing, unreadable or of another program, ImageError for the mask or map.
-    """
+def facts_of_result(folder: Path, name: str) -> dict[str, Any]:
+    """case.json of a mask or a map. Raises: UsageError where it is missing, unreadable or of another program."""
     facts = read_facts(folder / FACTS)
     task, place = _task_of(facts), {"case": name, "file": FACTS}
     if not (folder / FACTS).is_file():
@@ -175,6 +172,16 @@ def read_result(folder: Path, name: str) -> CaseResult:
     if task not in TASKS or not isinstance(schema := facts.get("schema", 1), int) or schema > SCHEMA:
         found = f"is a result of `{task}` in schema {facts.get('schema')}, unknown to this version"
         raise UsageError(found, fix="use the version of medseg-diff that wrote it", **place)
+    return facts
+
+
+def read_result(folder: Path, name: str) -> CaseResult:
+    """Read case.json and the mask or map of one case; further maps and members are read when asked for.
+
+    Raises: as `facts_of_result`; ImageError for the mask or map.
+    """
+    facts = facts_of_result(folder, name)
+    task, place = _task_of(facts), {"case": name, "file": FACTS}
     if task == "anomaly":
         labels = facts.get("diseased")
         regions = {"anomaly": None if labels is None else tuple(labels)}
@@ -191,6 +198,12 @@ def read_result(folder: Path, name: str) -> CaseResult:
         raise UsageError("does not name its regions and the labels of its mask", fix=_again(task), **place)
     mask = read_labels(folder / "mask.nii.gz", case=name, channel="mask")
     return CaseResult(name, folder, facts, task, stated, mask, in_mask)
+
+
+def checks_by_run(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """The quality checks of an anomaly map by the runs that made it: of a study by their names, of one run under ``."""
+    checks = facts.get("quality_checks") or {}
+    return checks if facts.get("models") else {"": checks}
 
 
 def task_of_results(predictions: Path) -> str | None:

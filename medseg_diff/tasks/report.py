@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg_diff.console import bar, log
-from medseg_diff.data.results import DRAWN, FACTS, CaseResult, holds_result, read_result
+from medseg_diff.data.results import DRAWN, FACTS, CaseResult, facts_of_result, holds_result, read_result
 from medseg_diff.data.tables.case import Case
 from medseg_diff.data.tables.inputs import find_case
 from medseg_diff.data.tables.manifest import read_manifest
@@ -103,12 +103,12 @@ def _names(folder: Path) -> list[str]:
 
 def _facts(folder: Path, names: Sequence[str]) -> dict[str, Facts]:
     """case.json of each finished case. Raises: UsageError where one was written by another version."""
-    found = {}
+    found: dict[str, Facts] = {}
     for name in names:
         facts = read_facts(folder / name / FACTS)
         task = str(facts.get("task", "segment"))
         if holds_result(folder / name, task):
-            found[name] = facts if task in DRAWN else read_result(folder / name, name).facts
+            found[name] = facts if task in DRAWN else facts_of_result(folder / name, name)
     return found
 
 

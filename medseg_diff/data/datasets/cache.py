@@ -112,13 +112,15 @@ def _into_cache(
     return _Known(prepared.warnings, appearance)
 
 
+def _state_of(file: Path) -> list[str | int]:
+    state = file.stat()
+    return [file.name, state.st_size, state.st_mtime_ns]
+
+
 def _key(case: Case, channels: Sequence[str], preparation: Preparation) -> str:
     """Names what a prepared case and its warnings depend on: the files as they are now, the label that the table gives it,
     and how they are prepared."""
-    stats: dict[str, Any] = {
-        name: [[part.name, part.stat().st_size, part.stat().st_mtime_ns] for part in parts_of(path)]
-        for name, path in case.paths.items()
-    }
+    stats: dict[str, Any] = {name: [_state_of(part) for part in parts_of(path)] for name, path in case.paths.items()}
     stats |= {"stack_channels": case.stack_channels} if case.stack else {}
     parts: list[Any] = [__version__, case.name, case.label, list(channels), stats, preparation.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]

@@ -181,9 +181,7 @@ def _no_image(folders: Sequence[str], files: bool, channels: Sequence[str], name
     """What there is in place of images, and what that asks for."""
     if folders:
         found = f"holds no image, but the folders {', '.join(folders[:SHOWN])}{' …' if len(folders) > SHOWN else ''}"
-        fix = (
-            "give the one that holds the images of the case; for many patients, make a table with `medseg-diff prepare`"
-        )
+        fix = "give the one with the images of the case; for many patients, make a table with `medseg-diff prepare`"
     elif files:
         found = "holds no file with the extension of an image"
         fix = f"convert them to NIfTI; for DICOM, give the folder of each series, as in {channels[0]}=FOLDER"

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medseg_diff.data.geometry import Volume, reoriented, spacing_of
 from medseg_diff.data.reading import read_labels, read_map
 from medseg_diff.data.results import PAGE
@@ -14,7 +16,7 @@ from medseg_diff.reporting.page.case import Figure, figure_of_png
 from medseg_diff.reporting.page.citations import citations
 from medseg_diff.reporting.page.cohort import Row, cell
 from medseg_diff.reporting.page.document import NIIVUE, TABLE, VIEWER, write_page
-from medseg_diff.reporting.page.scene import scene_of_scans
+from medseg_diff.reporting.page.scene import LARGEST, scene_of_scans
 from medseg_diff.reporting.page.words import checksums_of, number, provenance_of, spoken
 from medseg_diff.reporting.panels import INK, PAPER, Plane, new_figure, save_png
 
@@ -33,7 +35,9 @@ NOT_MEASURED = {
 def write_scan_page(folder: Path, facts: Facts, *, papers: str = "") -> Path:
     """Write report.html into the folder of one drawn scan, of which `facts` is case.json. Raises: ImageError where a file is
     damaged, EnvironmentFault."""
-    scans, labels = _read(folder, facts)
+    scans = {name: read_map(folder / f"{name}.nii.gz") for name in _channels(facts)}
+    painted = f"{SEG}.nii.gz" in facts["outputs"]
+    labels = read_labels(folder / f"{SEG}.nii.gz", case=folder.name, channel=SEG) if painted else None
     kind, said = _kind(facts), f"{_about(facts)} {NOT_MEASURED[facts['task']]}"
     write_page(
         folder / PAGE,
@@ -45,7 +49,7 @@ def write_scan_page(folder: Path, facts: Facts, *, papers: str = "") -> Path:
         warnings=facts["warnings"],
         scene=scene_of_scans(scans, labels),
         viewer_words=f"{kind.capitalize()} {folder.name} in three planes and in 3D. {said}",
-        figures=[_in_three_planes({folder.name: scans})],
+        figures=[_in_three_planes({folder.name: next(iter(scans.values()))}, next(iter(scans)))],
         sections=[],
         provenance=provenance_of(facts),
         checksums=checksums_of(facts),
@@ -59,7 +63,7 @@ def write_scans_page(folder: Path, facts: Mapping[str, Facts], *, papers: str = 
     where a file is damaged, EnvironmentFault."""
     first = next(iter(facts.values()))
     columns = list(_columns(facts))
-    shown = list(facts)[:IN_GALLERY]
+    shown, channel = list(facts)[:IN_GALLERY], _channels(first)[0]
     write_page(
         folder / PAGE,
         "cohort.html",
@@ -79,7 +83,7 @@ def write_scans_page(folder: Path, facts: Mapping[str, Facts], *, papers: str = 
             for name, each in facts.items()
         ],
         charts=[],
-        gallery=_in_three_planes({name: _read(folder / name, facts[name])[0] for name in shown}),
+        gallery=_in_three_planes({name: read_map(folder / name / f"{channel}.nii.gz") for name in shown}, channel),
         gallery_title="Scans" if len(shown) == len(facts) else f"The first {len(shown)} scans",
         metrics=[],
         citations=citations(first, papers),
@@ -87,12 +91,10 @@ def write_scans_page(folder: Path, facts: Mapping[str, Facts], *, papers: str = 
     return folder / PAGE
 
 
-def _read(folder: Path, facts: Facts) -> tuple[dict[str, Volume], Volume | None]:
-    """The channels that case.json lists, and the labels that they were painted into."""
-    names = [file.removesuffix(".nii.gz") for file in facts["outputs"] if file.endswith(".nii.gz") and "/" not in file]
-    scans = {name: read_map(folder / f"{name}.nii.gz") for name in names if name != SEG}
-    labels = read_labels(folder / f"{SEG}.nii.gz", case=folder.name, channel=SEG) if SEG in names else None
-    return scans, labels
+def _channels(facts: Facts) -> list[str]:
+    """The scans that case.json lists."""
+    names = [file.removesuffix(".nii.gz") for file in facts["outputs"] if file.endswith(".nii.gz")]
+    return [name for name in names if name != SEG]
 
 
 def _kind(facts: Facts) -> str:
@@ -119,22 +121,22 @@ def _columns(facts: Mapping[str, Facts]) -> Iterator[tuple[str, dict[str, Any]]]
     yield "warnings", {scan: len(each["warnings"]) for scan, each in facts.items()}
 
 
-def _in_three_planes(scans: Mapping[str, Mapping[str, Volume]]) -> Figure:
-    """The first channel of each scan through its middle."""
-    first = next(iter(next(iter(scans.values()))))
+def _in_three_planes(scans: Mapping[str, Volume], channel: str) -> Figure:
+    """One channel of each scan through its middle, each in the greys of its own tissue."""
     figure = new_figure(INCHES * len(PLANES), len(scans) * (INCHES + HEAD), paper=PAPER)
     grid = figure.subplots(len(scans), len(PLANES), squeeze=False)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - HEAD / (len(scans) * (INCHES + HEAD)))
-    for (name, channels), line in zip(scans.items(), grid, strict=True):
-        volume = next(iter(channels.values()))
+    for (name, volume), line in zip(scans.items(), grid, strict=True):
+        black, white = volume.voxels.min(), np.percentile(volume.voxels[volume.voxels > volume.voxels.min()], LARGEST)
         for (plane, down_mm, across_mm), title, axes in zip(_planes(volume), PLANES, line, strict=True):
-            axes.imshow(plane, cmap="gray", vmin=0, aspect=down_mm / across_mm, interpolation="bilinear")
+            greys = {"cmap": "gray", "vmin": black, "vmax": white, "interpolation": "bilinear"}
+            axes.imshow(plane, aspect=down_mm / across_mm, **greys)
             axes.axis("off")
             axes.set_title(f"{name}, {title}" if title == PLANES[0] else title, color=INK, fontsize=7, pad=3)
     with tempfile.TemporaryDirectory() as place:
         save_png(figure, Path(place) / "scans.png")
         png = (Path(place) / "scans.png").read_bytes()
-    title = CHANNEL_TITLES.get(first, first)
+    title = CHANNEL_TITLES.get(channel, channel)
     words = f"{title} of {', '.join(scans)}: the middle slice of each in three planes, axial, coronal and sagittal."
     return figure_of_png(png, words, f"{title} through the middle. Radiological display: R is the patient's right.")
 

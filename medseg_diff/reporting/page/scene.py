@@ -143,13 +143,12 @@ def scene_of_scans(scans: Mapping[str, Volume], labels: Volume | None = None) ->
     images = [
         _image(name, CHANNEL_TITLES.get(name, name), each.voxels[box], inside, affine) for name, each in scans.items()
     ]
-    overlays = []
-    if labels is not None:
-        present = [int(label) for label in np.unique(labels.voxels) if label]
-        layers = _layers([labels.voxels == label for label in present]) if present else labels.voxels
-        colours, names = list(islice(cycle(MASK_COLOURS), len(present))), [f"label {label}" for label in present]
-        overlays = [Marked("seg", "Labels", layers, colours, names, False).overlay(box, affine)] if present else []
-    return Scene(images, overlays, [])
+    present = [] if labels is None else [int(label) for label in np.unique(labels.voxels) if label]
+    if labels is None or not present:
+        return Scene(images, [], [])
+    layers = _layers([labels.voxels == label for label in present])
+    colours, names = list(islice(cycle(MASK_COLOURS), len(present))), [f"label {label}" for label in present]
+    return Scene(images, [Marked("seg", "Labels", layers, colours, names, False).overlay(box, affine)], [])
 
 
 @dataclass(frozen=True)

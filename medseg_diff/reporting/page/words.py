@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from medseg_diff.data.results import checks_by_run
 from medseg_diff.errors import counted
 
 Facts = Mapping[str, Any]
@@ -161,20 +162,12 @@ def _of_anomalies(facts: Facts) -> Iterator[Section]:
         ],
     )
     rows = []
-    for name, values in _checks_of(facts["quality_checks"]):
-        shown = ", ".join(f"{spoken(key)} {number(value)}" for key, value in values.items() if key not in VERDICTS)
-        rows.append([name, _verdict(values), shown])
+    for run, checks in checks_by_run(facts).items():
+        for name, values in checks.items():
+            shown = ", ".join(f"{spoken(key)} {number(value)}" for key, value in values.items() if key not in VERDICTS)
+            rows.append([f"{run}: {spoken(name)}" if run else spoken(name), _verdict(values), shown])
     yield Section("Quality checks", "", (), ("check", "verdict", "measured"), rows)
     yield Section("Is the scan like the training scans?", *_typicality(facts))
-
-
-def _checks_of(checks: Facts) -> Iterator[tuple[str, Facts]]:
-    """Each check with its values; of a study, which has those of each run by the run's name, with that before it."""
-    if not any(isinstance(each, Mapping) for values in checks.values() for each in values.values()):
-        yield from ((spoken(name), values) for name, values in checks.items())
-        return
-    for run, own in checks.items():
-        yield from ((f"{run}: {spoken(name)}", values) for name, values in own.items())
 
 
 def _verdict(values: Facts) -> str:
@@ -184,25 +177,14 @@ def _verdict(values: Facts) -> str:
 
 def provenance_of(facts: Facts) -> list[tuple[str, str]]:
     """Which model made it, and how."""
-    settings = (
-        "seed",
-        "steps",
-        "members",
-        "noise",
-        "fusion",
-        "strength",
-        "guidance",
-        "limit",
-        "draws",
-        "network_passes",
-    )
+    sampled = ("seed", "steps", "members", "noise", "fusion", "strength", "guidance", "limit", "draws")
     said = [
         ("task", facts["task"]),
         ("recipe", facts["recipe"]),
         ("model", f"{facts['model']} ({str(facts['sha256'])[:SHORT]})"),
         ("solver", (facts.get("solver") or {}).get("kind")),
         ("engine", (facts.get("engine") or {}).get("kind")),
-        *((spoken(name), facts.get(name)) for name in settings),
+        *((spoken(name), facts.get(name)) for name in (*sampled, "network_passes")),
         ("enhanced by", (facts.get("enhanced_by") or {}).get("model")),
         ("network evaluations", _together(facts.get("network_evaluations"))),
         ("precision", facts["precision"]),

@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from medseg_diff.data.results import FACTS
+from medseg_diff.data.results import FACTS, checks_by_run
 from medseg_diff.errors import EnvironmentFault, MedsegError, UsageError
 from medseg_diff.files import clean, read_facts, table_text, write_text
 from medseg_diff.locking import in_turn
@@ -15,7 +15,7 @@ FIRST = ("case", "task", "model")  # a table that begins otherwise is not ours
 REGION = ("volume_ml", "low_ml", "high_ml", "level", "lesion_probability", "agreement", "review_axis", "review_slices")
 SEGMENT = ("promises_apply", "members_drawn", "members", "slices_screened", "slices_with_brain")
 ANOMALY = ("marked_ml", "lesions", "score", "threshold", "p_healthy_before", "p_healthy_after")
-DRAWN = ("mask_of", "guidance", "factor", "draws", "steps", "seed")
+ASKED = ("mask_of", "guidance", "factor", "draws", "steps", "seed")
 LAST = ("typicality", "typicality_threshold", "warnings")
 
 Row = dict[str, Any]
@@ -112,9 +112,7 @@ def _of_segmentation(facts: Mapping[str, Any]) -> Row:
 
 
 def _of_anomalies(facts: Mapping[str, Any]) -> Row:
-    checks = _object(facts, "quality_checks")
-    of_runs = [checks] if "p_healthy" in checks else [each for each in checks.values() if "p_healthy" in each]
-    p_healthy = [each["p_healthy"] for each in of_runs]
+    p_healthy = [_object(checks, "p_healthy") for checks in checks_by_run(facts).values()]
     values = (
         facts.get("volume_ml"),
         facts.get("lesions"),
@@ -128,7 +126,7 @@ def _of_anomalies(facts: Mapping[str, Any]) -> Row:
 
 def _of_drawn(facts: Mapping[str, Any]) -> Row:
     """What was asked for of a scan that was drawn."""
-    known = {name: facts[name] for name in DRAWN if name in facts}
+    known = {name: facts[name] for name in ASKED if name in facts}
     return dict(_object(facts, "covariates")) | known
 
 

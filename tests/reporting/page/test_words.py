@@ -13,8 +13,8 @@ MAP = {
 }
 
 
-def rows_of_checks(checks):
-    sections = {each.title: each for each in sections_of(MAP | {"quality_checks": checks}, [], {})}
+def rows_of_checks(checks, **facts):
+    sections = {each.title: each for each in sections_of(MAP | {"quality_checks": checks} | facts, [], {})}
     return sections["Quality checks"].rows
 
 
@@ -26,5 +26,5 @@ def test_a_check_has_its_verdict():
 
 
 def test_of_a_study_each_runs_checks_have_theirs():
-    rows = rows_of_checks({"fold_1": CHECKS, "fold_2": {}})
+    rows = rows_of_checks({"fold_1": CHECKS, "fold_2": {}}, models=[{"model": "fold_1"}, {"model": "fold_2"}])
     assert [row[:2] for row in rows] == [["fold_1: stays normal", "not passed"], ["fold_1: p healthy", "passed"]]
