@@ -21,6 +21,7 @@ VERBS = {
     "synthesise": "medseg_diff.tasks.apply.synthesise",
     "enhance": "medseg_diff.tasks.apply.enhance",
     "audit": "medseg_diff.tasks.audit",
+    "audit_volumes": "medseg_diff.tasks.audit_volumes",
     "tune": "medseg_diff.tasks.apply.tune",
     "evaluate": "medseg_diff.tasks.evaluate",
     "report": "medseg_diff.tasks.report",

@@ -12,6 +12,7 @@ from medseg_diff.api.volumes import Volume
 from medseg_diff.recipes.tuned import Tuned
 from medseg_diff.run import Run
 from medseg_diff.studies import FoldStudy
+from medseg_diff.tasks.audit_volumes import audit_volumes as audit_volumes
 from medseg_diff.tasks.demo import demo as demo
 from medseg_diff.tasks.evaluate import evaluate as evaluate
 from medseg_diff.tasks.info import info as info
@@ -466,16 +467,19 @@ def audit(
     real: int = ...,
     steps: int | None = ...,
     seed: int = ...,
+    keep_scans: bool = ...,
     precision: str | None = ...,
     network_batch: int | None = ...,
 ) -> dict[str, Any]:
     """Sweep every covariate of a trained run, measure it in what is drawn, and compare with held-out scans of the table.
 
-    Returns what audit.json says. Raises: UsageError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
+    With `keep_scans` the scans of the sweeps and the held-out ones, as they were measured, lie in OUT/scans: segment them
+    with another program, and give its masks to `audit_volumes`. Returns what audit.json says.
+    Raises: UsageError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
 
     Args:
         data: Table of cases (CSV).
-        out: Folder for audit.json, audit.csv and audit.png.
+        out: Folder for audit.json, audit.csv and audit.png, and with `keep_scans` for scans.
         model: Run, or study of folds: its folder or name. [default: the newest of its kind below --runs]
         runs: Where to look for the newest run.
         number: Scans drawn for each covariate.
@@ -484,6 +488,7 @@ def audit(
         real: At most this many real scans, held out and trained on.
         steps: Denoising steps. [default: the recipe's]
         seed: Random seed.
+        keep_scans: Also write OUT/scans, for another program to segment: see `audit-volumes`.
         precision: Number format of the networks. [default: the recipe's]
         network_batch: Samples per network pass. [default: the recipe's]
         device: auto, cpu, cuda, cuda:N or mps.

@@ -67,7 +67,11 @@ EXAMPLES = {
     ),
     "audit": (
         "medseg-diff audit --model runs/ldm --data ukb.csv -o audit",
-        "medseg-diff audit --model runs/ldm --data ukb.csv --guidance 1,2,4 -o audit",
+        "medseg-diff audit --model runs/ldm --data ukb.csv --guidance 1,2,4 -o audit --keep-scans",
+    ),
+    "audit-volumes": (
+        "medseg-diff audit-volumes audit --segmentations masks --structure ventricle_volume_ml=4,5,43,44 --by synthseg",
+        "medseg-diff audit-volumes audit --segmentations totals --structure brain_volume_ml=1 --by totalsegmentator --json",
     ),
     "evaluate": (
         "medseg-diff evaluate --predictions results --data cases.csv",

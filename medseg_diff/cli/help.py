@@ -17,7 +17,7 @@ GROUPS = {
     "Data": ("phantom", "prepare", "validate"),
     "Train": ("train-seg", "train-anomaly", "train-synth", "train-enhance", "tune"),
     "Apply": ("segment", "anomaly", "synthesise", "enhance"),
-    "Judge": ("evaluate", "audit"),
+    "Judge": ("evaluate", "audit", "audit-volumes"),
     "Review": ("report", "runs", "ui"),
 }
 EVERYWHERE = "Everywhere: -q, -v, --log-file FILE, --no-progress, --debug."

@@ -1,4 +1,4 @@
-"""What results are worth: `evaluate`, `audit`, `report`, `ui`."""
+"""What results are worth: `evaluate`, `audit`, `audit-volumes`, `report`, `ui`."""
 
 import json
 import shlex
@@ -85,11 +85,36 @@ def audit(
     """Check synthetic scans: do they obey covariates, do they look like held-out scans, are they copies?"""
     from medseg_diff.tasks.audit import audit as run
 
-    found = run(data=data, out=out, model=model, options=options, device=device, data_root=data_root)
-    if as_json:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
-        return
-    typer.echo("\n".join([*_obedience(found), "", *_likeness(found)]))
+    show_audit(run(data=data, out=out, model=model, options=options, device=device, data_root=data_root), as_json)
+    if options.keep_scans and not as_json:
+        words = f"{shlex.quote(str(out))} --segmentations MASKS --structure NAME=LABEL,…"
+        typer.echo(f"next: segment {shlex.quote(str(out / 'scans'))}, then medseg-diff audit-volumes {words}")
+
+
+def audit_volumes(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `audit --keep-scans` wrote.")],
+    segmentations: Annotated[
+        Path, said("Source", "Masks of its scans, one file each: SCAN.nii.gz, or SCAN_….nii.gz.", metavar="FOLDER")
+    ],
+    structures: Annotated[
+        list[str],
+        said("Source", "Labels that make up a covariate (repeat).", "--structure", metavar="NAME=LABEL,…"),
+    ],
+    by: Annotated[str, said("Result", "Name of who measured, in tables and figure.", metavar="NAME")] = "masks",
+    as_json: AsJson = False,
+) -> None:
+    """Measure an audit's scans in masks of another program, and add how they obey to the audit."""
+    from medseg_diff.tasks.audit_volumes import audit_volumes as run
+
+    show_audit(run(folder, segmentations=segmentations, structures=structures, by=by), as_json)
+
+
+def show_audit(found: dict[str, Any], as_json: bool) -> None:
+    """What an audit found, as tables or as JSON."""
+    lines = (
+        [json.dumps(found, indent=2, ensure_ascii=False)] if as_json else [*_obedience(found), "", *_likeness(found)]
+    )
+    typer.echo("\n".join(lines))
 
 
 def _obedience(found: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What synthetic images are worth: whether they obey what was asked for, and how like the real ones they are."""
+"""What synthetic images are worth: what is measured of them, and how like the real ones they are."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,16 +32,6 @@ def measured_by_intensity(
     volumes = images[:, 0].double().numpy()
     found = [brain_volumes(image, image > background, spacing_mm, orientation=orientation) for image in volumes]
     return {name: np.array([volumes[place] for volumes in found]) for name, place in INTENSITY.items()}
-
-
-def obedience(name: str, asked: Floats, measured: Measured) -> list[dict[str, Any]]:
-    """A row for each way that a covariate was measured: Pearson's r of `asked` [N] and measured, and its interval."""
-    rows = []
-    for by, values in measured.covariates.items():
-        if name in values:
-            r = realism.correlation(asked, values[name])
-            rows.append({"covariate": name, "by": by, "n": len(asked), **_rounded("r", r)})
-    return rows
 
 
 def likeness_to(real: Measured, drawn: Measured, images: Tensor, real_images: Tensor, *, seed: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medseg_diff.metrics.obedience import Line
 from medseg_diff.reporting.panels import CURVES, FAINT, INK, PAPER, new_figure, save_png
 
 SIDE_INCHES = 2.6
@@ -15,15 +16,17 @@ WORDS = {
 }
 
 
-def draw_audit(found: Mapping[str, Any], lines: Sequence[Sequence[Any]], path: Path) -> None:
+def draw_audit(found: Mapping[str, Any], lines: Sequence[Line], path: Path) -> None:
     """Write the figure of what `audit` found, whole or not at all; `lines` are those of audit.csv."""
-    names = list(dict.fromkeys(line[1] for line in lines))
-    first = min((line[0] for line in lines), key=lambda scale: abs(scale - 1))
+    drawn = [line for line in lines if line.of == "drawn"]
+    names = list(dict.fromkeys(line.covariate for line in drawn))
+    first = min((line.guidance or 0 for line in drawn), key=lambda scale: abs(scale - 1))
     figure = new_figure(SIDE_INCHES * (len(names) + 2), SIDE_INCHES * 1.05, layout="constrained")
     axes = figure.subplots(1, len(names) + 2)
     for place, name in zip(axes, names, strict=False):
-        for colour, by in zip(CURVES, dict.fromkeys(line[4] for line in lines if line[1] == name), strict=False):
-            points = [(line[3], line[5]) for line in lines if line[:2] == [first, name] and line[4] == by]
+        swept = [line for line in drawn if (line.guidance, line.covariate) == (first, name)]
+        for colour, by in zip(CURVES, dict.fromkeys(line.by for line in swept), strict=False):
+            points = [(line.asked, line.measured) for line in swept if line.by == by]
             r = next(
                 (row["r"] for row in found["obedience"] if _is(row, of="drawn", guidance=first, covariate=name, by=by)),
                 None,
@@ -32,10 +35,10 @@ def draw_audit(found: Mapping[str, Any], lines: Sequence[Sequence[Any]], path: P
         _finish(place, title=WORDS.get(name, name), x="asked for", y="measured")
     for colour, name in zip(CURVES, names, strict=False):
         rows = [row for row in found["obedience"] if _is(row, of="drawn", covariate=name) and row["r"] is not None]
-        by = rows[-1]["by"] if rows else None
-        points = [(row["guidance"], row["r"]) for row in rows if row["by"] == by]
+        last = rows[-1]["by"] if rows else None
+        points = [(row["guidance"], row["r"]) for row in rows if row["by"] == last]
         if points:
-            axes[-2].plot(*zip(*points, strict=True), "o-", color=colour, ms=3, lw=1, label=f"{name} ({by})")
+            axes[-2].plot(*zip(*points, strict=True), "o-", color=colour, ms=3, lw=1, label=f"{name} ({last})")
     _finish(axes[-2], title="obedience", x="guidance", y="r")
     rows = [row for row in found["likeness"] if row["drawn"] == "anybody"]
     axes[-1].plot(

@@ -1,31 +1,35 @@
 """`audit`: whether synthetic scans obey what they are asked for, are like real ones, and are no copies."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from torch import Tensor
 
 from medseg_diff.console import bar, log
 from medseg_diff.data.tables.manifest import read_manifest
+from medseg_diff.data.views import AxialSlices
 from medseg_diff.errors import UsageError
-from medseg_diff.evaluation.synthesis import Floats, Measured, memory, obedience
-from medseg_diff.files import check_writable, write_json, write_table
+from medseg_diff.evaluation.synthesis import memory
+from medseg_diff.files import check_room, check_writable, write_json
+from medseg_diff.metrics.obedience import Line, obedience, write_lines
 from medseg_diff.phantoms.make import is_phantom
-from medseg_diff.tasks.apply.audited import Audited, RealScans, check_splits
+from medseg_diff.tasks.apply.audited import Audited, RealScans, check_splits, scan_name
 from medseg_diff.tasks.apply.synthesis_system import SynthesisSystem, open_synthesis
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.options import Model
 from medseg_diff.tasks.synthesis_options import AuditOptions
 
 SCHEMA = 1
+SCANS = "scans"  # folder of an audit, of the scans that were measured
 ANYBODY, UNCONDITIONAL, NOISE = "anybody", "unconditional", "decoded noise"
-COLUMNS = ("guidance", "covariate", "number", "asked", "by", "measured")
 CONVENTIONS = {
     "obedience": "Pearson's r of what was asked for and what was measured, interval of 95 % by Fisher's z; one covariate is "
     "swept evenly over its range, the others are as usual for it",
     "real": "the same measurement on held-out real scans against what the table says",
     "by": "regressor: the network of the run that learned it on real training scans; intensity: dark voxels deep in the "
-    "brain, and the brain without fluid",
+    "brain, and the brain without fluid; any other word: masks of another program, counted by `audit-volumes`",
     "features": "the regressor's, standardised; distances by other features cannot be compared with these",
     "frechet_distance": "of drawn and held-out real scans, and frechet_floor of two sets of real ones, at the same number "
     "of scans, frechet_images: they fall with it. frechet_corrected: of endlessly many, interval of 95 % by a jackknife",
@@ -38,7 +42,7 @@ CONVENTIONS = {
 @with_plain_keywords
 def audit(
     data: Annotated[Path, "Table of cases (CSV)."],
-    out: Annotated[Path, "Folder for audit.json, audit.csv and audit.png."],
+    out: Annotated[Path, "Folder for audit.json, audit.csv and audit.png, and with `keep_scans` for scans."],
     model: Model,
     options: AuditOptions,
     device: Annotated[str, "auto, cpu, cuda, cuda:N or mps."] = "auto",
@@ -46,7 +50,9 @@ def audit(
 ) -> dict[str, Any]:
     """Sweep every covariate of a trained run, measure it in what is drawn, and compare with held-out scans of the table.
 
-    Returns what audit.json says. Raises: UsageError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
+    With `keep_scans` the scans of the sweeps and the held-out ones, as they were measured, lie in OUT/scans: segment them
+    with another program, and give its masks to `audit_volumes`. Returns what audit.json says.
+    Raises: UsageError, ManifestError, ImageError, CheckpointError, EnvironmentFault.
     """
     options.check()
     check_writable(out)
@@ -55,13 +61,19 @@ def audit(
         raise UsageError(
             "the model was trained without covariates: there is nothing to obey", fix="train one with covariates"
         )
+    if options.keep_scans and isinstance(system.recipe.view, AxialSlices):
+        raise UsageError("the model draws slices, which have no volumes to measure", fix="leave out --keep-scans")
     scales = options.guidance or (system.drawing.guidance or 1.0,)
     systems = {scale: system.at(scale) for scale in scales}
     manifest = read_manifest(Path(data), data_root=data_root)
     splits = {name: manifest.of(name) for name in (options.split, "train")}  # type: ignore[arg-type]  # checked
     check_splits(splits, manifest.file)
     held, trained = (RealScans.of(cases, system, most=options.real) for cases in splits.values())
-    found = _audit(Audited(system, held, options.number, options.seed), systems, trained)
+    kept = out / SCANS if options.keep_scans else None
+    if kept is not None:
+        volumes = options.number * len(scales) * len(system.covariates.names) + len(held.images)
+        check_room(out, volumes * 2 * int(np.prod(system.recipe.view.size)))
+    found, lines = _audit(Audited(system, held, options.number, options.seed), systems, trained, kept)
     found |= {
         "schema": SCHEMA,
         "task": "synthesise",
@@ -71,44 +83,43 @@ def audit(
         "seed": options.seed,
         "conventions": CONVENTIONS,
     }
-    lines = found.pop("lines")
-    write_table(out / "audit.csv", COLUMNS, lines)
-    write_json(out / "audit.json", found)
-    from medseg_diff.reporting.audit import draw_audit
-
-    draw_audit(found, lines, out / "audit.png")
-    log.info("audit.json, audit.csv and audit.png in %s", out)
+    write_audit(out, found, lines)
     return found
 
 
-def _audit(audited: Audited, systems: dict[float, SynthesisSystem], trained: RealScans) -> dict[str, Any]:
-    """Obedience and likeness at every guidance, and what was remembered at the first."""
+def write_audit(out: Path, found: Mapping[str, Any], lines: Sequence[Line]) -> None:
+    """audit.csv, audit.json and audit.png."""
+    from medseg_diff.reporting.audit import draw_audit
+
+    write_lines(out / "audit.csv", lines)
+    write_json(out / "audit.json", found)
+    draw_audit(found, lines, out / "audit.png")
+    log.info("audit.json, audit.csv and audit.png in %s", out)
+
+
+def _audit(
+    audited: Audited, systems: Mapping[float, SynthesisSystem], trained: RealScans, kept: Path | None
+) -> tuple[dict[str, Any], list[Line]]:
+    """Obedience and likeness at every guidance, what was remembered at the first, and every value; scans that are swept,
+    and the real ones, go into `kept`."""
     names, held, null = audited.known.names, audited.held, audited.system.at(0.0)
-    obeyed = [{"of": "real"} | row for name in names for row in obedience(name, held.covariates[name], audited.real)]
+    lines = [line for name in names for line in audited.lines(name, held.covariates[name], audited.real)]
+    if kept is not None:
+        audited.keep(kept, list(map(scan_name, range(len(held.images)))), held.images)
     likeness: list[dict[str, Any]] = []
-    lines: list[list[Any]] = []
     anybody: list[Tensor] = []
     with bar("drawing", audited.number * (len(systems) * (len(names) + 1) + 1)) as advance:
         for scale, system in systems.items():
             for name in names:
                 images, asked = audited.sweep(name, system, advance)
-                measured = audited.measure(images)
-                obeyed += [{"of": "drawn", "guidance": scale} | row for row in obedience(name, asked, measured)]
-                lines += _lines(scale, name, asked, measured)
+                swept = audited.lines(name, asked, audited.measure(images), guidance=scale)
+                if kept is not None:
+                    audited.keep(kept, list(dict.fromkeys(line.scan for line in swept)), images)
+                lines += swept
             anybody.append(audited.anybody(system, advance))
             likeness.append({"drawn": ANYBODY, "guidance": scale} | audited.like_real(anybody[-1]))
         drawn = audited.anybody(null, advance)
     likeness.append({"drawn": UNCONDITIONAL, "guidance": 0.0} | audited.like_real(drawn))
     likeness.append({"drawn": NOISE, "guidance": None} | audited.like_real(audited.noise()))
     remembered = memory(*(audited.encoded(images) for images in (anybody[0], trained.images, held.images)))
-    return {"obedience": obeyed, "likeness": likeness, "memory": remembered, "lines": lines}
-
-
-def _lines(scale: float, name: str, asked: Floats, measured: Measured) -> list[list[Any]]:
-    """Rows of audit.csv."""
-    return [
-        [scale, name, number, round(float(value), 4), by, round(float(values[name][number]), 4)]
-        for by, values in measured.covariates.items()
-        if name in values
-        for number, value in enumerate(asked)
-    ]
+    return {"obedience": obedience(lines), "likeness": likeness, "memory": remembered}, lines

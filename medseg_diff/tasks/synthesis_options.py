@@ -114,6 +114,9 @@ class AuditOptions:
     real: int = option(200, "At most this many real scans, held out and trained on.", min=4, panel="Source")
     steps: int | None = option(None, "Denoising steps.", usual="the recipe's", min=1)
     seed: int = option(0, "Random seed.")
+    keep_scans: bool = option(
+        False, "Also write OUT/scans, for another program to segment: see `audit-volumes`.", panel="Result"
+    )
     precision: str | None = option(
         None, "Number format of the networks.", usual="the recipe's", choices=PRECISIONS, panel="Compute"
     )

@@ -9,7 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from medseg_diff import audit, report, synthesise, train_synth
+from medseg_diff import audit, audit_volumes, report, synthesise, train_synth
+from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.errors import CheckpointError, ManifestError, UsageError
 from medseg_diff.recipes.covariates import read_covariates
 from medseg_diff.run import Run
@@ -255,9 +256,16 @@ def halves(phantoms):
     return table
 
 
-def test_an_audit_says_what_is_obeyed_beside_the_same_of_real_scans(drawn_from, phantoms, tmp_path):
-    asked = {"number": 5, "steps": 2, "guidance": (1.0, 2.0), "device": "cpu"}
-    found = audit(data=halves(phantoms), out=tmp_path / "a", model=drawn_from.folder, **asked)
+@pytest.fixture(scope="module")
+def audited(drawn_from, phantoms, tmp_path_factory):
+    """What an audit found, and its folder, with the scans. Read only: copy it to change it."""
+    out = tmp_path_factory.mktemp("audited") / "a"
+    asked = {"number": 4, "steps": 1, "guidance": (1.0, 2.0), "device": "cpu", "keep_scans": True}
+    return audit(data=halves(phantoms), out=out, model=drawn_from.folder, **asked), out
+
+
+def test_an_audit_says_what_is_obeyed_beside_the_same_of_real_scans(drawn_from, audited):
+    found, out = audited
     rows = found["obedience"]
     names = read_covariates(drawn_from).names
     assert {row["covariate"] for row in rows if row["of"] == "real"} == set(names)
@@ -268,11 +276,60 @@ def test_an_audit_says_what_is_obeyed_beside_the_same_of_real_scans(drawn_from, 
     assert likeness == [("anybody", 1.0), ("anybody", 2.0), ("unconditional", 0.0), ("decoded noise", None)]
     assert all(row["frechet_distance"] >= 0 and row["frechet_images"] == 2 for row in found["likeness"])
     assert found["data"] == "phantom" and {"favoured", "copies", "near"} <= set(found["memory"])
-    with (tmp_path / "a" / "audit.csv").open() as file:
+    with (out / "audit.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 2 * 6 * 5 and {line["by"] for line in lines} == {"regressor", "intensity"}
-    assert json.loads((tmp_path / "a" / "audit.json").read_text()) == json.loads(json.dumps(found))
-    assert (tmp_path / "a" / "audit.png").stat().st_size > 10_000
+    assert len([line for line in lines if line["of"] == "drawn"]) == 2 * 6 * 4
+    assert len([line for line in lines if line["of"] == "real"]) == 6 * 5
+    assert {line["by"] for line in lines} == {"regressor", "intensity"}
+    assert json.loads((out / "audit.json").read_text()) == json.loads(json.dumps(found))
+    assert (out / "audit.png").stat().st_size > 10_000
+
+
+def test_masks_of_another_program_are_measured_beside_what_was_asked_for(drawn_from, audited, tmp_path):
+    before, out = audited[0], shutil.copytree(audited[1], tmp_path / "a")
+    masks = tmp_path / "masks"
+    names = read_covariates(drawn_from).names
+    scans = sorted(path.name.removesuffix(".nii.gz") for path in (out / "scans").iterdir())
+    real = [f"real_{number:04d}" for number in range(5)]
+    assert scans == sorted(
+        real + [f"g{scale}_{name}_{number:04d}" for scale in (1, 2) for name in names for number in range(4)]
+    )
+    # A program that knows the answer, on a finer grid of its own whose voxels have 1/64 ml.
+    with (out / "audit.csv").open() as file:
+        wanted = {row["scan"]: row for row in csv.DictReader(file) if row["covariate"] == "ventricle_volume_ml"}
+    for scan, row in wanted.items():
+        voxels = np.zeros((30, 30, 30), dtype=np.uint8)
+        voxels.flat[: round(64 * float(row["asked"]))] = 4
+        voxels.flat[-64:] = 43
+        write_volume(masks / f"{scan}_synthseg.nii.gz", voxels, np.diag([2.5, 2.5, 2.5, 1]))
+    structures = ["ventricle_volume_ml=4,43"]
+    found = audit_volumes(out, segmentations=masks, structures=structures, by="synthseg")
+    assert found == audit_volumes(out, segmentations=masks, structures=structures, by="synthseg")  # replaced, not added
+    added = [row for row in found["obedience"] if row["by"] == "synthseg"]
+    assert [(row["of"], row["covariate"], row["guidance"]) for row in added] == [
+        ("real", "ventricle_volume_ml", None),
+        ("drawn", "ventricle_volume_ml", 1.0),
+        ("drawn", "ventricle_volume_ml", 2.0),
+    ]
+    assert all(row["r"] > 0.999 for row in added) and found["structures"] == {
+        "synthseg": {"ventricle_volume_ml": [4, 43]}
+    }
+    assert [row for row in found["obedience"] if row["by"] != "synthseg"] == before["obedience"]
+    with (out / "audit.csv").open() as file:
+        ours = {row["scan"]: row for row in csv.DictReader(file) if row["by"] == "synthseg"}
+    assert ours.keys() == wanted.keys()
+    assert all(abs(float(row["measured"]) - float(row["asked"]) - 1) < 0.01 for row in ours.values())
+    (masks / "g2_ventricle_volume_ml_0002_synthseg.nii.gz").unlink()
+    for options, said in (
+        ({"structures": ["ventricle_volume_ml=four"]}, "names no labels"),
+        ({"structures": ["hippocampus_ml=17"]}, "no covariate hippocampus_ml"),
+        ({"structures": structures, "by": "regressor"}, "that name is taken"),
+        ({"structures": structures}, "no mask of 1 scan of 13, such as g2_ventricle_volume_ml_0002"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            audit_volumes(out, segmentations=masks, **options)
+    with pytest.raises(UsageError, match="no audit that can be read"):
+        audit_volumes(tmp_path / "nothing", segmentations=masks, structures=structures)
 
 
 def test_an_audit_needs_enough_real_scans_and_covariates(drawn_from, phantoms, tmp_path):

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.reading import read_case
 from medseg_diff.data.tables.case import Case
 from medseg_diff.data.transforms import prepare_case
@@ -25,12 +27,13 @@ from medseg_diff.evaluation.synthesis import (
     measured_by_intensity,
 )
 from medseg_diff.evenly import evenly_spaced
+from medseg_diff.metrics.obedience import Line, Of
 from medseg_diff.metrics.realism import by_place
 from medseg_diff.networks.noisy_classifier import NoisyClassifier
 from medseg_diff.recipes.covariates import SEX, Covariates, values_of
 from medseg_diff.recipes.synthesis import SynthesisRecipe
 from medseg_diff.seeds import seed_of
-from medseg_diff.tasks.apply.synthesis_system import SynthesisSystem
+from medseg_diff.tasks.apply.synthesis_system import SynthesisSystem, affine_of, as_written
 
 Advance = Callable[..., None]
 T1 = "t1"
@@ -100,6 +103,25 @@ class Audited:
         spatial = np.concatenate([by_place(each.maps[-1].double().cpu().numpy()) for each in read])
         return Measured(features, spatial, covariates)
 
+    def lines(self, name: str, asked: Floats, measured: Measured, *, guidance: float | None = None) -> list[Line]:
+        """One covariate of scans as asked for [N], by whoever measured it; without `guidance`, of the real ones."""
+        scans = [scan_name(number, name, guidance) for number in range(len(asked))]
+        of: Of = "real" if guidance is None else "drawn"
+        return [
+            Line(scan, of, guidance, name, number, float(value), by, float(values[name][number]))
+            for by, values in measured.covariates.items()
+            if name in values
+            for number, (scan, value) in enumerate(zip(scans, asked, strict=True))
+        ]
+
+    def keep(self, folder: Path, names: Sequence[str], images: Tensor) -> None:
+        """NAME.nii.gz of images [N, C, X, Y, Z], their T1 or else first channel, for other programs to measure."""
+        channels = self.system.recipe.channels
+        channel = channels.index(T1) if T1 in channels else 0
+        for name, image in zip(names, images, strict=True):
+            values = as_written(image[channel].numpy())
+            write_volume(folder / f"{name}.nii.gz", values, affine_of(self.system.recipe), code=2)
+
     def _by_intensity(self, images: Tensor) -> Mapping[str, Floats]:
         recipe = self.system.recipe
         t1, spacing = recipe.channels.index(T1), [mm or 1.0 for mm in recipe.preparation.spacing_mm]
@@ -154,6 +176,11 @@ class Audited:
     def like_real(self, images: Tensor) -> dict[str, Any]:
         """How like held-out real scans images are."""
         return likeness_to(self.real, self.measure(images), images, self.held.images, seed=self.seed)
+
+
+def scan_name(number: int, covariate: str = "", guidance: float | None = None) -> str:
+    """Of a scan that is swept, or without guidance of a real one."""
+    return f"real_{number:04d}" if guidance is None else f"g{guidance:g}_{covariate}_{number:04d}"
 
 
 def check_splits(cases: Mapping[str, Sequence[Case]], file: str) -> None:

@@ -147,3 +147,12 @@ def as_written(values: np.ndarray) -> np.ndarray:
     scaled = ((values + 1) / 2 * BRIGHTEST).round().clip(0, None)
     whole = np.where(scaled < FAINTEST, 0, scaled).astype(np.int16)
     return whole if whole.ndim == 3 else whole[..., None]
+
+
+def affine_of(recipe: SynthesisRecipe) -> np.ndarray:
+    """Of a volume of the recipe's voxels, RAS, its middle at the origin."""
+    spacing = [mm or 1.0 for mm in recipe.preparation.spacing_mm]
+    size = (*recipe.view.size, 1)[:3]
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = [-mm * (n - 1) / 2 for mm, n in zip(spacing, size, strict=True)]
+    return affine

@@ -15,13 +15,13 @@ from medseg_diff.data.tables.manifest import Case, write_manifest
 from medseg_diff.errors import UsageError, counted
 from medseg_diff.files import check_room, check_writable
 from medseg_diff.recipes.covariates import Covariates
-from medseg_diff.recipes.synthesis import SynthesisRecipe
 from medseg_diff.seeds import seed_of
 from medseg_diff.tasks.apply.case_folder import Identity, made_anew, tell
 from medseg_diff.tasks.apply.painting import paint
 from medseg_diff.tasks.apply.synthesis_system import (
     SAME,
     SynthesisSystem,
+    affine_of,
     as_written,
     is_complete,
     open_synthesis,
@@ -113,12 +113,3 @@ def _write(folder: Path, image: Tensor, system: SynthesisSystem, facts: Mapping[
         for channel, values in zip(system.recipe.channels, image, strict=True):
             write_volume(new / f"{channel}.nii.gz", as_written(values.numpy()), affine, code=2)
         tell(new, Case(folder.name, folder.name), folder.name, None, {"task": "synthesise", **facts})
-
-
-def affine_of(recipe: SynthesisRecipe) -> np.ndarray:
-    """Of a volume of the recipe's voxels, RAS, its middle at the origin."""
-    spacing = [mm or 1.0 for mm in recipe.preparation.spacing_mm]
-    size = (*recipe.view.size, 1)[:3]
-    affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = [-mm * (n - 1) / 2 for mm, n in zip(spacing, size, strict=True)]
-    return affine

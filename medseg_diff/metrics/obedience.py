@@ -1,0 +1,65 @@
+"""Whether synthetic scans are as they were asked for: every value asked for beside the measured one, and how they agree."""
+
+import csv
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from medseg_diff.errors import UsageError
+from medseg_diff.files import write_table
+from medseg_diff.metrics.realism import correlation
+
+Of = Literal["drawn", "real"]
+
+
+class Line(NamedTuple):
+    """A covariate of a scan as asked for (of a real one as the table has it) and as measured: a row of audit.csv."""
+
+    scan: str
+    of: Of
+    guidance: float | None
+    covariate: str
+    number: int
+    asked: float
+    by: str
+    measured: float
+
+
+def obedience(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Pearson's r of asked and measured, with its interval: a row for each guidance, covariate, and way of measuring."""
+    rows = []
+    for kind in dict.fromkeys((line.of, line.guidance, line.covariate, line.by) for line in lines):
+        alike = [line for line in lines if (line.of, line.guidance, line.covariate, line.by) == kind]
+        estimate = correlation(np.array([line.asked for line in alike]), np.array([line.measured for line in alike]))
+        values = (round(float(value), 5) if np.isfinite(value) else None for value in estimate)
+        of, guidance, covariate, by = kind
+        known = {"of": of, "guidance": guidance, "covariate": covariate, "by": by, "n": len(alike)}
+        rows.append(known | dict(zip(("r", "r_low", "r_high"), values, strict=True)))
+    return rows
+
+
+def write_lines(path: Path, lines: Sequence[Line]) -> None:
+    """audit.csv, whole or not at all."""
+    rows = [line._replace(asked=round(line.asked, 4), measured=round(line.measured, 4)) for line in lines]
+    write_table(path, Line._fields, rows)
+
+
+def read_lines(path: Path) -> list[Line]:
+    """audit.csv as `write_lines` left it. Raises: UsageError where that is not what it is."""
+    try:
+        rows = list(csv.DictReader(StringIO(path.read_text(encoding="utf-8"))))
+        return [_line(row) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            "holds no audit that can be read", fix="run `audit` into it first", file=path.parent.name
+        ) from error
+
+
+def _line(row: dict[str, str]) -> Line:
+    of: Of = "real" if row["of"] == "real" else "drawn"
+    guidance = float(row["guidance"]) if row["guidance"] else None
+    asked, measured = float(row["asked"]), float(row["measured"])
+    return Line(row["scan"], of, guidance, row["covariate"], int(row["number"]), asked, row["by"], measured)
