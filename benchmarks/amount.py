@@ -33,6 +33,7 @@ TINY = Amount(
         "network.groups=8",
         "view.size=[32,32]",
         "view.drop=[4,4]",
+        "preparation.spacing_mm=[6,6,null]",
         "training.batch=2",
         "training.workers=0",
         "sampling.network_batch=4",

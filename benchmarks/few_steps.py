@@ -49,7 +49,7 @@ from medseg_diff.training.fit import channels_last
 SEGMENTATION, ANOMALY = "quick/phantom", "quick/phantom"
 SEGMENTATION_OVERRIDES = (NETWORK, "sampling.cut={kind: half}", "sampling.members=5", "sampling.network_batch=30")
 DEPTH, LENGTH = 500, 1000  # of the paper's inversion, and of both schedules
-TEST_SEED, SHAPE, RATERS, SMOOTHING = 10_000, (64, 64, 48), 3, 2.0  # voxels
+TEST_SEED, RATERS, SMOOTHING = 10_000, 3, 2.0  # voxels
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Amount:
     training_steps: int = 300
     many: int = LENGTH
     deep: int = DEPTH
+    shape: tuple[int, int, int] = (64, 64, 48)
+    changes: tuple[str, ...] = ()  # of both recipes' settings
 
 
 QUICK = Amount(cases=6, slices=2, training_steps=10, many=20, deep=10)
@@ -77,9 +79,11 @@ class Slices:
     raters: np.ndarray
 
     @classmethod
-    def of(cls, recipe: SegmentationRecipe | AnomalyRecipe, number: int) -> "Slices":
+    def of(cls, recipe: SegmentationRecipe | AnomalyRecipe, amount: Amount) -> "Slices":
         """Of each case the two slices with most of the lesion in them."""
-        settings = PhantomSettings(cases=number // 2, shape=SHAPE, healthy=0, raters=RATERS, seed=TEST_SEED)
+        settings = PhantomSettings(
+            cases=amount.slices // 2, shape=amount.shape, healthy=0, raters=RATERS, seed=TEST_SEED
+        )
         parts: list[tuple[Tensor, ...]] = []
         for index in range(settings.cases):
             made = make_case(settings, index)
@@ -104,13 +108,13 @@ def _largest(case: Prepared, recipe: SegmentationRecipe | AnomalyRecipe) -> tupl
 
 def segmentation(out: Path, amount: Amount) -> list[dict[str, Any]]:
     """Mean Dice and GED² of ensembles drawn with few steps and with many, of the same noise."""
-    overrides = [*SEGMENTATION_OVERRIDES, *_trained_for("training", amount.training_steps)]
-    data = phantom(out / "phantoms", cases=amount.cases, shape=SHAPE, healthy=0.0, raters=RATERS, overwrite=True)
+    overrides = [*SEGMENTATION_OVERRIDES, *_trained_for("training", amount.training_steps), *amount.changes]
+    data = phantom(out / "phantoms", cases=amount.cases, shape=amount.shape, healthy=0.0, raters=RATERS, overwrite=True)
     known: dict[str, Any] = {"overrides": overrides, "runs": out, "mlflow": False, "resume": "auto"}
     run = train_seg(data, config=SEGMENTATION, out=out / "segmentation", **known)
     assert isinstance(run, Run)
     trained = open_run(run, SegmentationRecipe, device="cpu")
-    recipe, slices = trained.recipe, Slices.of(trained.recipe, amount.slices)
+    recipe, slices = trained.recipe, Slices.of(trained.recipe, amount)
     denoiser = recipe.for_masks(recipe.denoiser.around(_network(trained, "best"), recipe.schedule))
     rows = []
     for steps in (recipe.sampling.steps, amount.many):
@@ -135,13 +139,13 @@ def segmentation(out: Path, amount: Amount) -> list[dict[str, Any]]:
 def anomaly(out: Path, amount: Amount) -> list[dict[str, Any]]:
     """AUROC of the recipe's inversion, and of the paper's depth and steps, by the same networks."""
     overrides = ["deepest=null", *_trained_for("training", amount.training_steps)]
-    overrides += _trained_for("classifier_training", amount.training_steps)
-    data = phantom(out / "phantoms_anomaly", cases=amount.cases, shape=SHAPE, healthy=0.4, overwrite=True)
+    overrides += [*_trained_for("classifier_training", amount.training_steps), *amount.changes]
+    data = phantom(out / "phantoms_anomaly", cases=amount.cases, shape=amount.shape, healthy=0.4, overwrite=True)
     known: dict[str, Any] = {"overrides": overrides, "runs": out, "mlflow": False, "resume": "auto"}
     run = train_anomaly(data, config=ANOMALY, out=out / "anomaly", **known)
     assert isinstance(run, Run)
     trained = open_run(run, AnomalyRecipe, device="cpu")
-    recipe, slices = trained.recipe, Slices.of(trained.recipe, amount.slices)
+    recipe, slices = trained.recipe, Slices.of(trained.recipe, amount)
     denoiser = recipe.denoiser.around(_network(trained, "denoiser"), recipe.schedule)
     networks = Networks(
         denoiser,

@@ -38,7 +38,6 @@ from medseg_diff.seeds import seed_of
 from medseg_diff.training.fit import channels_last
 
 EQUAL, EQUAL_PIXELS = 1e-4, 0.995
-MATRIX = 2048
 GUIDED_SLICES = 16
 
 
@@ -53,6 +52,8 @@ class Amount:
     training_batch: int = 16
     volume: bool = True
     shape: tuple[int, int, int] = (240, 240, 155)
+    changes: tuple[str, ...] = ()  # of the recipe's settings
+    matrix: int = 2048  # rows and columns of those whose product is the limit
 
 
 QUICK = Amount(rounds=3, slices=6, steps=1, training_rounds=2, training_batch=8, volume=False)
@@ -194,11 +195,11 @@ def _volume(subject: Subject, per_slice: dict[str, Taken]) -> dict[str, Any]:
     }
 
 
-def _limits() -> dict[str, dict[str, float]]:
+def _limits(matrix: int) -> dict[str, dict[str, float]]:
     """GFLOP per second that this machine reaches at best."""
     kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
     return {
-        name: {"matmul": matmul_limit(CPU, MATRIX, kind) / 1e9, "convolution": convolution_limit(CPU, kind) / 1e9}
+        name: {"matmul": matmul_limit(CPU, matrix, kind) / 1e9, "convolution": convolution_limit(CPU, kind) / 1e9}
         for name, kind in kinds.items()
     }
 
@@ -215,9 +216,9 @@ def _ratios(taken: dict[str, Taken]) -> dict[str, Any]:
 
 def measure(amount: Amount = Amount()) -> dict[str, Any]:
     """Everything that needs no trained network. Returns what goes into reference.json."""
-    subject = Subject.made(amount.shape)
+    subject = Subject.made(amount.shape, amount.changes)
     result: dict[str, Any] = {"schema": 1, "benchmark": "reference", "machine": machine(), "network": NETWORK}
-    result |= {"load": os.getloadavg()[0], "limits": _limits()}
+    result |= {"load": os.getloadavg()[0], "limits": _limits(amount.matrix)}
     for part in (equality, one_step, training, sampling, anomaly):
         log.info("%s", part.__name__.replace("_", " "))
         result[part.__name__] = part(subject, amount)

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -37,7 +37,7 @@ OVERRIDES = (
 )
 CPU = torch.device("cpu")
 MEMBERS, TOGETHER = 5, 6  # of a slice, and slices whose members share a batch
-PLANE = (120, 120)  # of a whole slice at the recipe's 2 mm
+PLANE_MM = 240  # of a whole slice
 ROUGH = 0.02  # of weights that begin at zero
 
 
@@ -51,8 +51,8 @@ class Subject:
     case: Prepared
 
     @classmethod
-    def made(cls, shape: tuple[int, int, int]) -> "Subject":
-        recipe = load_recipe(CONFIG, task="segment", overrides=OVERRIDES)
+    def made(cls, shape: tuple[int, int, int], changes: Sequence[str] = ()) -> "Subject":
+        recipe = load_recipe(CONFIG, task="segment", overrides=[*OVERRIDES, *changes])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             ours = recipe.build_denoiser()
@@ -73,7 +73,8 @@ class Subject:
     def whole(self) -> Tensor:
         """Every slice as it was scanned, not cut to the brain."""
         background = self.recipe.preparation.background
-        return torch.stack([fit_to(PLANE, image, fill=background) for image in self.images])
+        plane = [round(PLANE_MM / mm) for mm in self.case.spacing_mm[:2]]
+        return torch.stack([fit_to(plane, image, fill=background) for image in self.images])
 
     @cached_property
     def shown(self) -> list[int]:

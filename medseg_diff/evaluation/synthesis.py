@@ -34,8 +34,9 @@ def measured_by_intensity(
     return {name: np.array([volumes[place] for volumes in found]) for name, place in INTENSITY.items()}
 
 
-def likeness_to(real: Measured, drawn: Measured, images: Tensor, real_images: Tensor, *, seed: int) -> dict[str, Any]:
-    """How like the real images [M, C, *S] drawn ones [N, C, *S] are, beside what two sets of real ones show."""
+def likeness_to(real: Measured, drawn: Measured, images: Tensor, *, real_pairs: float, seed: int) -> dict[str, Any]:
+    """How like real images drawn ones [N, C, *S] are, beside what two sets of real ones show; `real_pairs` is the MS-SSIM of
+    pairs of real ones."""
     covered = realism.precision_recall(drawn.features, real.features)
     dense = density_coverage(drawn.features, real.features)
     beside = realism.frechet_beside_floor(drawn.features, real.features, seed=seed)
@@ -43,7 +44,7 @@ def likeness_to(real: Measured, drawn: Measured, images: Tensor, real_images: Te
     endless = realism.jackknife(realism.frechet_distance, drawn.features, real.features, corrected=True)
     return {
         "n": len(images),
-        "n_real": len(real_images),
+        "n_real": len(real.features),
         "frechet_distance": _round(beside.distance),
         "frechet_floor": _round(beside.floor),
         "frechet_images": beside.images,
@@ -56,7 +57,7 @@ def likeness_to(real: Measured, drawn: Measured, images: Tensor, real_images: Te
         "density": _round(dense.density),
         "coverage": _round(dense.coverage),
         "ms_ssim_of_pairs": _round(diversity(images, seed=seed)),
-        "ms_ssim_of_real_pairs": _round(diversity(real_images, seed=seed)),
+        "ms_ssim_of_real_pairs": _round(real_pairs),
     }
 
 

@@ -50,9 +50,11 @@ def psnr(image: Tensor, other: Tensor, *, span: float = 2.0) -> Tensor:
 
 
 def diversity(images: Tensor, *, pairs: int = 100, seed: int = 0, span: float = 2.0) -> float:
-    """Mean MS-SSIM of random pairs of images [N, C, *S]: the lower, the more they differ; read it beside real pairs'."""
-    draw = np.random.default_rng(seed)
-    first = draw.integers(len(images), size=pairs)
-    second = (first + draw.integers(1, len(images), size=pairs)) % len(images)
+    """Mean MS-SSIM of so many random pairs of images [N, C, *S], or of all pairs: the lower, the more they differ; read it
+    beside real pairs'. NaN of a single image."""
+    first, second = np.triu_indices(len(images), k=1)
+    if len(first) > pairs:
+        chosen = np.random.default_rng(seed).choice(len(first), size=pairs, replace=False)
+        first, second = first[chosen], second[chosen]
     values = [ms_ssim(images[[a]], images[[b]], span=span) for a, b in zip(first, second, strict=True)]
-    return float(torch.cat(values).mean())
+    return float(torch.cat(values).mean()) if values else float("nan")

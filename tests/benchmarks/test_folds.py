@@ -23,7 +23,8 @@ TINY = replace(
     shape=(40, 40, 32),
     overrides=(
         *AT_3_MM[:-2],
-        "view.size=[40, 40]",
+        "preparation.spacing_mm=[6, 6, null]",
+        "view.size=[32, 32]",
         "network.multipliers=[1, 1]",
         "network.attention=[]",
         "training={steps: 2, batch: 4, learning_rate: 0.001}",

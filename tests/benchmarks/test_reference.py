@@ -9,8 +9,25 @@ from benchmarks.reference import Amount, measure, show, summary
 from benchmarks.reference_anomaly import GuidedSubject
 from benchmarks.reference_plot import draw
 
-TINY = Amount(rounds=1, slices=1, steps=3, training_rounds=1, training_batch=2, shape=(32, 32, 32))
-FEW = FewAmount(cases=6, slices=2, training_steps=1, many=4, deep=4)
+TINY = Amount(
+    rounds=1,
+    slices=1,
+    steps=2,
+    training_rounds=1,
+    training_batch=2,
+    shape=(32, 32, 32),
+    changes=("preparation.spacing_mm=[6, 6, null]",),
+    matrix=256,
+)
+FEW = FewAmount(
+    cases=6,
+    slices=2,
+    training_steps=1,
+    many=4,
+    deep=4,
+    shape=(40, 40, 32),
+    changes=("view.size=[32, 32]", "preparation.spacing_mm=[6, 6, null]", "training.batch=4", "validation.slices=2"),
+)
 
 
 def test_ours_says_what_straightforward_code_says_and_is_timed_beside_it(tmp_path):

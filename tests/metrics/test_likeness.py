@@ -35,4 +35,9 @@ def test_images_of_one_kind_are_more_alike_than_of_many():
     common = torch.rand(1, 1, 24, 24)
     alike, unlike = common + 0.05 * torch.randn(8, 1, 24, 24), torch.rand(8, 1, 24, 24)
     assert diversity(alike, pairs=20) > diversity(unlike, pairs=20) + 0.2
-    assert diversity(alike, pairs=20, seed=1) == diversity(alike, pairs=20, seed=1)
+    assert (
+        diversity(alike, pairs=20, seed=1) == diversity(alike, pairs=20, seed=1) != diversity(alike, pairs=20, seed=2)
+    )
+    every = [float(ms_ssim(unlike[[a]], unlike[[b]])) for a in range(3) for b in range(a + 1, 3)]
+    assert diversity(unlike[:3]) == pytest.approx(sum(every) / 3)
+    assert math.isnan(diversity(unlike[:1]))

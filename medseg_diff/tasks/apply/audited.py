@@ -27,6 +27,7 @@ from medseg_diff.evaluation.synthesis import (
     measured_by_intensity,
 )
 from medseg_diff.evenly import evenly_spaced
+from medseg_diff.metrics.likeness import diversity
 from medseg_diff.metrics.obedience import Line, Of
 from medseg_diff.metrics.realism import by_place
 from medseg_diff.networks.noisy_classifier import NoisyClassifier
@@ -87,6 +88,11 @@ class Audited:
     def real(self) -> Measured:
         """What is measured of the held-out scans."""
         return self.measure(self.held.images)
+
+    @cached_property
+    def real_pairs(self) -> float:
+        """The MS-SSIM of pairs of held-out scans."""
+        return diversity(self.held.images, seed=self.seed)
 
     def measure(self, images: Tensor) -> Measured:
         """Features of images [N, C, *S], and covariates by whoever can tell them."""
@@ -175,7 +181,7 @@ class Audited:
 
     def like_real(self, images: Tensor) -> dict[str, Any]:
         """How like held-out real scans images are."""
-        return likeness_to(self.real, self.measure(images), images, self.held.images, seed=self.seed)
+        return likeness_to(self.real, self.measure(images), images, real_pairs=self.real_pairs, seed=self.seed)
 
 
 def scan_name(number: int, covariate: str = "", guidance: float | None = None) -> str:
