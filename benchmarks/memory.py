@@ -1,6 +1,6 @@
 """How much memory a card needs for each recipe, counted without one: every tensor of a step, none with numbers in it.
 
-    python -m benchmarks.memory [RECIPE …] [--out DIR]        (without names every recipe but the quick ones)
+    python -m benchmarks.memory [TASK/RECIPE …] [KEY=VALUE …] [--out DIR]     (without names every recipe but the quick ones)
 
 For each network a training step at the recipe's own size and batch, in bf16: forward, backward and AdamW beside the moving
 average that a run keeps; and a pass without gradients, over as many samples as the recipe draws at once, over one image for
@@ -209,16 +209,18 @@ class Tracker(TorchDispatchMode):
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="*", help="names as TASK/NAME, such as segment/mask_logits")
+    parser.add_argument("words", nargs="*", help="such as segment/mask_logits training.batch=16")
     parser.add_argument("--out", type=Path, help="folder for memory.json")
     options = parser.parse_args(words)
-    names = options.recipes or sorted(f"{path.parent.name}/{path.stem}" for path in configs_folder().glob("*/*.yaml"))
+    overrides = [word for word in options.words if "=" in word]
+    every = (f"{path.parent.name}/{path.stem}" for path in configs_folder().glob("*/*.yaml"))
+    names = [word for word in options.words if "=" not in word] or sorted(every)
     found: dict[str, dict[str, Memory]] = {}
     for name in names:
         task, _, recipe = name.partition("/")
-        found[name] = memory_of(load_recipe(recipe, task=task))
+        found[name] = memory_of(load_recipe(recipe, task=task, overrides=overrides))
         for network, memory in found[name].items():
-            passes = ", ".join(f"{what} {bytes_of / GIB:.2f}" for what, bytes_of in memory.passes.items())
+            passes = ", ".join(f"{what} {size / GIB:.2f}" for what, size in memory.passes.items())
             print(f"{name} {network}: step of {memory.batch} {memory.training / GIB:.2f} GiB; {passes}", flush=True)
     rows = [
         [

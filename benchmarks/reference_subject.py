@@ -86,11 +86,16 @@ class Subject:
         middle = len(self.shown) // 2
         return self.shown[middle - number // 2 :][:number]
 
-    def segment(self, slices: list[int], *, precision: str = "bf16") -> Tensor:
-        """Our ensembles, [members, len(slices), H, W]."""
+    def segment(self, slices: list[int], *, precision: str = "bf16", **changes: int) -> Tensor:
+        """Our ensembles, [members, len(slices), H, W], drawn as the recipe says but for `changes`."""
         probability = torch.zeros(MEMBERS, len(self.images), *self.images.shape[2:])
         drawn = sample_masks(
-            self.recipe.for_masks(self.ours), self.images, slices, self.recipe.plan(), regions=1, seed_of=seed_of
+            self.recipe.for_masks(self.ours),
+            self.images,
+            slices,
+            self.recipe.plan(**changes),
+            regions=1,
+            seed_of=seed_of,
         )
         with autocast(CPU, precision):
             for sample, mask in drawn:

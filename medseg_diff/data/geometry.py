@@ -14,6 +14,7 @@ PLAUSIBLE_SPACING_MM = (0.05, 20.0)
 POSSIBLE_SPACING_MM = (0.005, 200.0)  # beyond these a grid of any other spacing would be empty or endless
 LARGEST_EXTENT_MM = 3000.0
 FARTHEST_MM = (2000.0, 1e5)  # of the nearest corner from the origin: said, refused
+HALF_A_VOXEL = 0.5 + 1e-3  # where a grid ends beyond the middles of its outermost voxels, and what rounding may add
 CODES = range(6)  # what sform and qform codes may say
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's code for the unit of length
 
@@ -99,7 +100,7 @@ def why_impossible(affine: np.ndarray, shape: Sequence[int]) -> str:
 
 def distance_from_origin(affine: np.ndarray, shape: Sequence[int]) -> float:
     """Millimetres from the scanner's origin to the nearest corner of a grid."""
-    return float(np.linalg.norm(_corners(affine, [*shape, 1, 1][:3]), axis=1).min())
+    return float(np.linalg.norm(_corners(affine, shape), axis=1).min())
 
 
 def spacing_of(affine: np.ndarray) -> np.ndarray:
@@ -179,22 +180,26 @@ def slice_heights(affine: np.ndarray, shape: Sequence[int]) -> list[float]:
 
 
 def resampled(volume: Volume, onto: Volume, *, nearest: bool) -> Volume:
-    """`volume` on the grid of `onto`: linear, or nearest for labels; outside its field of view its smallest value.
+    """`volume` on the grid of `onto`: linear, or nearest for labels; outside its field of view, which ends half a voxel
+    beyond the middles of the outermost ones, its smallest value.
 
     Linear interpolation does not average: onto a much coarser grid it skips voxels.
     """
     from scipy import ndimage
 
     to_source = np.linalg.inv(volume.affine) @ onto.affine
-    outside = 0 if nearest else float(volume.voxels.min())
     voxels = ndimage.affine_transform(
         volume.voxels,
         to_source[:3, :3],
         offset=to_source[:3, 3],
         output_shape=onto.shape,
         order=0 if nearest else 1,
-        cval=outside,
+        mode="nearest",
     )
+    along = np.ogrid[tuple(map(slice, onto.shape))]
+    for row, end in zip(to_source, volume.shape, strict=False):
+        place = sum(step * each for step, each in zip(row, along, strict=False)) + row[3]
+        voxels[(place < -HALF_A_VOXEL) | (place > end - 1 + HALF_A_VOXEL)] = 0 if nearest else volume.voxels.min()
     return Volume(voxels, onto.affine, volume.warnings, onto.code)
 
 
@@ -211,7 +216,7 @@ def difference(volume: Volume, reference: Volume) -> str:
 
 def _corners(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """The eight corners [8, 3] of a grid, in mm."""
-    ends = np.array([[0, n - 1] for n in shape[:3]])
+    ends = np.array([[0, n - 1] for n in [*shape, 1, 1][:3]])
     indices = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
     return np.asarray(indices @ affine[:3, :3].T + affine[:3, 3])
 

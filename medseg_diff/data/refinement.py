@@ -12,7 +12,7 @@ from medseg_diff.data import geometry
 from medseg_diff.data.formats.writing import write_volume
 from medseg_diff.data.geometry import Volume
 from medseg_diff.data.reading import CaseImages
-from medseg_diff.data.transforms import Prepared, scale_of
+from medseg_diff.data.transforms import Prepared, brain_of, scale_of
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,15 @@ def refined(images: CaseImages, prepared: Prepared, fine: Tensor, factor: int) -
     What the scale of the prepared image cuts off of the brightest and the darkest voxels is added again, linearly between
     them: an enhanced scan is not to lose a lesion for its brightness.
     """
-    brain = _on_scan(prepared.brain, images, prepared, factor=1)[0] > 0
+    brain, (whole, _) = (
+        _on_scan(prepared.brain, images, prepared, factor=1)[0] > 0,
+        brain_of(images, prepared.preparation),
+    )
     drawn = _on_scan(fine, images, prepared, factor=factor)
     inside = _repeated(brain, factor)
     out = np.stack([_repeated(channel, factor) for channel in images.image]).astype(np.float32)
     for number, channel in enumerate(images.image):
-        scale = scale_of(channel[brain], prepared.preparation.intensity)
+        scale = scale_of(channel[whole], prepared.preparation.intensity)
         low, high = (scale.middle + scale.unit * end for end in (scale.lowest, scale.highest))
         cut_off = np.where(brain, channel - np.clip(channel, low, high), 0)
         out[number][inside] = (scale.middle + scale.unit * drawn[number] + _between(cut_off, factor))[inside]

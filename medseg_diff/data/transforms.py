@@ -108,7 +108,7 @@ def prepare_case(images: CaseImages, preparation: Preparation) -> Prepared:
     The scale is that of the native voxels: mixed with background at the edges they would shift its percentiles.
     Raises: ImageError where no brain is found in the way that was asked for, or none in the window.
     """
-    found, warnings = _brain_of(images, preparation)
+    found, warnings = brain_of(images, preparation)
     oriented = geometry.reoriented(Volume(found, images.affine), preparation.orientation)
     box = _box_of(oriented, preparation)
     if any(side.start >= side.stop for side in box):
@@ -163,7 +163,7 @@ def with_change(images: CaseImages, prepared: Prepared, change: Tensor) -> np.nd
     Only the change is resampled, so that the rest stays as sharp as it was. Brain voxels that the scale cuts off are cut
     off here too: the change is one from there.
     """
-    native, (brain, _) = restore(prepared, change), _brain_of(images, prepared.preparation)
+    native, (brain, _) = restore(prepared, change), brain_of(images, prepared.preparation)
     out = images.image.astype(np.float32, copy=True)
     for at in _scaled_together(images, brain, prepared.preparation):
         inside = brain[at]
@@ -216,7 +216,7 @@ def _as_tensors(images: CaseImages, scaled: np.ndarray, brain: np.ndarray) -> di
     return {key: MetaTensor(torch.from_numpy(array).float(), affine=affine) for key, array in arrays.items()}
 
 
-def _brain_of(images: CaseImages, preparation: Preparation) -> tuple[np.ndarray, tuple[str, ...]]:
+def brain_of(images: CaseImages, preparation: Preparation) -> tuple[np.ndarray, tuple[str, ...]]:
     """Brain [X, Y, Z] (bool) on the native grid, and what is doubtful about it."""
     found = None if preparation.brain == "head" else brains.find_brain(images.image)
     warnings = []

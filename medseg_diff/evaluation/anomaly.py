@@ -40,12 +40,11 @@ from medseg_diff.methods.components import find_lesions
 from medseg_diff.metrics import overlap
 from medseg_diff.metrics.anomaly import Counts, Pool, counts, rank
 from medseg_diff.metrics.detection import lesion_detection
-from medseg_diff.metrics.intervals import LEVEL, Interval
+from medseg_diff.metrics.intervals import Interval, interval_together
 from medseg_diff.metrics.reconstruction import reconstruction_errors
 
 SLICE_COLUMNS = ("slice", "z_mm", "lesion_voxels", "score", "auroc", "average_precision")
 RECONSTRUCTION = ("lesion_left", "error_elsewhere")
-RESAMPLES = 1000
 SPREAD, STEPS = 6.0, 241  # candidate thresholds: the stored one times 2 ** (-6 … 6)
 UNSET = 0.1  # stands for a stored threshold where there is none; the candidates reach a hundredth and a hundredfold
 CONVENTIONS = {
@@ -285,13 +284,8 @@ def _by_volume(measured: Sequence[MeasuredCase]) -> dict[str, Any]:
     """Does a volume's score tell cases with a lesion; null where all cases are of one kind."""
     scores = np.array([each.score for each in measured])
     diseased = np.array([each.reference_ml > 0 for each in measured])
-    value = rank(scores, diseased).auroc()
-    low = high = None
-    if value is not None:
-        drawn = np.random.default_rng(0).integers(len(scores), size=(RESAMPLES, len(scores)))
-        values = [auroc for each in drawn if (auroc := rank(scores[each], diseased[each]).auroc()) is not None]
-        low, high = (float(limit) for limit in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    interval = Interval(value, low, high, len(measured))
+    patients = [each.case.patient for each in measured]
+    interval = interval_together(lambda cases: rank(scores[cases], diseased[cases]).auroc(), patients)
     return {"auroc_of_volumes": entry(ANOMALY_TOGETHER["auroc_of_volumes"], interval)}
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 SIGNIFICANT = 0.05  # above it a table does not say which is better
-IDENTITY = ("case", "patient", "split", "region", "label", "reference_ml")
+IDENTITY = ("case", "patient", "split", "region", "label", "reference_ml", "low90_ml", "high90_ml")  # of no metric
 CONVENTIONS = {
     "difference": "mean over cases of second minus first; cases where either is undefined are left out",
     "interval": "95 %, percentile bootstrap of the differences, patients drawn with replacement",

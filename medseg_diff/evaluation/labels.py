@@ -74,5 +74,6 @@ def _beyond(regions: Mapping[str, Sequence[int] | None], volumes: Iterable[Label
 
 def _together(mask: Labels, reference: Labels) -> dict[tuple[int, int], int]:
     both = (mask > 0) & (reference > 0)
-    pairs, counts = np.unique(np.stack([mask[both], reference[both]]).astype(np.int64), axis=1, return_counts=True)
-    return {(int(one), int(other)): int(count) for (one, other), count in zip(pairs.T, counts, strict=True)}
+    # One number for both labels, which are 16 bits each: rows of numbers take many times as long to count.
+    pairs, counts = np.unique(mask[both].astype(np.int64) << 16 | reference[both].astype(np.int64), return_counts=True)
+    return {(int(pair >> 16), int(pair & 0xFFFF)): int(count) for pair, count in zip(pairs, counts, strict=True)}

@@ -29,10 +29,12 @@ class Line(NamedTuple):
 
 
 def obedience(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """Pearson's r of asked and measured, with its interval: a row for each guidance, covariate, and way of measuring."""
+    """Pearson's r of asked and measured, with its interval: a row for each guidance, covariate, and way of measuring, of
+    the `n` scans that could be measured."""
     rows = []
     for kind in dict.fromkeys((line.of, line.guidance, line.covariate, line.by) for line in lines):
         alike = [line for line in lines if (line.of, line.guidance, line.covariate, line.by) == kind]
+        alike = [line for line in alike if np.isfinite(line.measured)]  # a scan without a brain has no volume
         estimate = correlation(np.array([line.asked for line in alike]), np.array([line.measured for line in alike]))
         values = (round(float(value), 5) if np.isfinite(value) else None for value in estimate)
         of, guidance, covariate, by = kind

@@ -40,9 +40,9 @@ def draw_panel(panel: "Axes", place: Place, row: MontageRow, column: Column, int
             place.outline(panel, marked, outline.colour, outline.width)
 
 
-def draw_sides(panel: "Axes") -> None:
-    """Which side is which."""
-    for across, letter in ((0.03, "R"), (0.97, "L")):
+def draw_sides(panel: "Axes", sides: str = "RL") -> None:
+    """Which side is which: a letter each, from the left."""
+    for across, letter in zip((0.03, 0.97), sides, strict=True):
         where: dict[str, Any] = {"transform": panel.transAxes, "ha": "center", "va": "center"}
         panel.text(across, 0.5, letter, color=INK, fontsize=7, **where)
 

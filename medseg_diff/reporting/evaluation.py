@@ -27,8 +27,11 @@ from medseg_diff.reporting.paper import (
     Floats,
     dress,
     label,
+    lay_reliability,
     legend,
     mark_healthy,
+    mark_reliability,
+    mark_risk,
     name_points,
     name_rows,
     panels,
@@ -42,7 +45,6 @@ if TYPE_CHECKING:
 ROWS, COLUMNS = 2, 4  # of panels, for each region
 LIMITS = 1.96  # standard deviations to each side of the bias (Bland and Altman 1986)
 FEWEST_FOR_LIMITS = 3
-SMALLEST_RISK = 1e-7
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,11 @@ def evaluation_figure(folder: Path, png: Path) -> None:
 
 
 def _draw_reliability(axes: "Axes", region: Region) -> None:
-    """Frequency against probability, the area of a dot by how many voxels it stands for."""
+    """Of the mean of the members, and of the calibrated map where there is one."""
     if not any(kind in region.curves for kind in ("reliability", "reliability_calibrated")):
         say(axes, "no probability was written")
         return
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), label="perfect")
+    lay_reliability(axes)
     # Of the mean, the calibration of the voxels in doubt: that of a whole brain is small whatever is said of them.
     kinds = (
         ("reliability", "ece_band", BLUE, "mean", "ECE in doubt"),
@@ -97,32 +99,20 @@ def _draw_reliability(axes: "Axes", region: Region) -> None:
         curve = region.curves.get(kind)
         if curve is None:
             continue
-        voxels = np.asarray(curve["voxels"], dtype=float)
-        size = 8 + 70 * np.log1p(voxels) / np.log1p(voxels.max())
         ece = region.metrics.get(metric, {}).get("value")
-        words = f"{word}, {measure} {ece:.3g}" if ece is not None else word
-        axes.plot(curve["probability"], curve["frequency"], color=colour, linewidth=1.2)
-        axes.scatter(
-            curve["probability"], curve["frequency"], s=size, color=colour, alpha=0.8, linewidth=0, label=words
-        )
-    label(axes, "predicted probability", "share of voxels in the reference")
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        mark_reliability(axes, curve, f"{word}, {measure} {ece:.3g}" if ece is not None else word, colour)
+    axes.set_aspect("equal")
     legend(axes)
 
 
 def _draw_risk(axes: "Axes", region: Region) -> None:
-    """Error rate of the most certain share of the voxels; the last point is the error rate of all."""
+    """With the area below the curve in words."""
     curve = region.curves.get("risk_coverage")
     if curve is None:
         say(axes, "no uncertainty was written")
         return
-    risk = np.asarray(curve["risk"], dtype=float)
     aurc = region.metrics.get("aurc", {}).get("value")
-    words = "voxels by uncertainty" + (f", AURC {aurc:.2g}" if aurc is not None else "")
-    axes.plot(curve["coverage"], 100 * risk, color=BLUE, linewidth=1.6, label=words)
-    axes.axhline(100 * risk[-1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), label="voxels in any order")
-    label(axes, "coverage: share of the brain, most certain first", "wrong voxels (%)")
-    axes.set(xlim=(0, 1.02), ylim=(0, 105 * max(float(risk.max()), SMALLEST_RISK)))
+    mark_risk(axes, curve, "voxels by uncertainty" + (f", AURC {aurc:.2g}" if aurc is not None else ""))
     legend(axes)
 
 

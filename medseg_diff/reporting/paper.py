@@ -1,6 +1,6 @@
 """Panels for paper, dark on white: how axes, legends and lists of cases look in the figures of an evaluation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Floats = npt.NDArray[np.float64]
+Curve = Mapping[str, Sequence[float]]
 
 INK, GREY, BLUE, ORANGE = "#1c1e21", "#9aa0a6", "#1f77b4", "#d9730d"
 WIDTH, HEIGHT = 3.8, 3.6  # inches of a panel
 MOST_NAMES = 24  # of cases that are named one below the other
 LONGEST_NAME = 22  # letters
+SMALLEST_RISK = 1e-5  # percent: where no voxel is wrong there is an axis still
 
 
 def panels(figure: "Figure", rows: int, columns: int) -> "Iterable[Axes]":
@@ -69,6 +71,30 @@ def name_points(axes: "Axes", names: Sequence[str], across: Floats, up: Floats) 
 
 def shortened(name: str) -> str:
     return plain(name, LONGEST_NAME)
+
+
+def lay_reliability(axes: "Axes") -> None:
+    """Where `mark_reliability` draws: the diagonal is where what is predicted comes true as often."""
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), label="perfect")
+    label(axes, "predicted probability", "share of voxels in the reference")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+
+
+def mark_reliability(axes: "Axes", curve: Curve, words: str | None, colour: str = BLUE) -> None:
+    """Frequency against probability, the area of a dot by how many voxels it stands for."""
+    voxels = np.asarray(curve["voxels"], dtype=float)
+    sizes = 8 + 70 * np.log1p(voxels) / np.log1p(voxels.max())
+    axes.plot(curve["probability"], curve["frequency"], color=colour, linewidth=1.2)
+    axes.scatter(curve["probability"], curve["frequency"], s=sizes, color=colour, alpha=0.8, linewidth=0, label=words)
+
+
+def mark_risk(axes: "Axes", curve: Curve, words: str) -> None:
+    """Error rate of the most certain share of the voxels; the last point is the error rate of all."""
+    risk = 100 * np.asarray(curve["risk"], dtype=float)
+    axes.plot(curve["coverage"], risk, color=BLUE, linewidth=1.6, label=words)
+    axes.axhline(risk[-1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), label="voxels in any order")
+    label(axes, "coverage: share of the brain, most certain first", "wrong voxels (%)")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.05 * max(float(risk.max()), SMALLEST_RISK)))
 
 
 def mark_healthy(axes: "Axes", names: Sequence[str], marked_ml: Floats) -> None:

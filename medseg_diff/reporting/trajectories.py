@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medseg_diff.reporting.drawing import draw_sides
 from medseg_diff.reporting.panels import FAINT, INK, Page, Plane, save_png
 
 PICTURE_INCHES, GAP, HEAD, SIDE = 1.1, 0.05, 0.28, 0.95
@@ -13,12 +14,14 @@ FONT = {"fontsize": 7, "linespacing": 1.3}
 
 
 class Picture(NamedTuple):
-    """One plane [H, W] as displayed; `low` is black and `high` white. `outline` [H, W] booleans is drawn over it."""
+    """One plane [H, W] as displayed; `low` is black, `high` white. `outline` [H, W] booleans is drawn over it, `sides` says
+    what lies to its left and right, as in RL."""
 
     plane: Plane
     low: float = 0.0
     high: float = 1.0
     outline: Plane | None = None
+    sides: str = ""
 
 
 class Line(NamedTuple):
@@ -48,7 +51,14 @@ def draw_lines(lines: Sequence[Line], *, columns: Sequence[str], path: Path) -> 
             axes.imshow(picture.plane, cmap="gray", vmin=picture.low, vmax=picture.high, interpolation="nearest")
             if picture.outline is not None and picture.outline.any() and not picture.outline.all():
                 axes.contour(picture.outline.astype(float), levels=[0.5], colors=["#ffb000"], linewidths=[0.8])
+            if picture.sides:
+                draw_sides(axes, picture.sides)
     save_png(page.figure, path)
+
+
+def sides_of(orientation: str, plane: str = "axial") -> str:
+    """What lies to the left and right of a displayed plane; nothing is said of volumes that are not kept in RAS."""
+    return {"axial": "RL", "coronal": "RL", "sagittal": "AP"}[plane] if orientation == "RAS" else ""
 
 
 def middle_planes(volume: Plane) -> list[Plane]:

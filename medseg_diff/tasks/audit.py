@@ -26,7 +26,7 @@ SCANS = "scans"  # folder of an audit, of the scans that were measured
 ANYBODY, UNCONDITIONAL, NOISE = "anybody", "unconditional", "decoded noise"
 CONVENTIONS = {
     "obedience": "Pearson's r of what was asked for and what was measured, interval of 95 % by Fisher's z; one covariate is "
-    "swept evenly over its range, the others are as usual for it",
+    "swept evenly over its range, the others are as usual for it; n: scans that could be measured",
     "real": "the same measurement on held-out real scans against what the table says",
     "by": "regressor: the network of the run that learned it on real training scans; intensity: dark voxels deep in the "
     "brain, and the brain without fluid; any other word: masks of another program, counted by `audit-volumes`",

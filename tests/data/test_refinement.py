@@ -50,3 +50,18 @@ def test_the_brightest_stay_bright():
     fine = torch.nn.functional.interpolate(prepared.image[None], scale_factor=2, mode="nearest")[0]
     out = refined(images, prepared, fine, 2)
     assert fine.max() == 1 and out.image[0, 20:22, 24:26, 22:24].mean() > 400
+
+
+def test_a_window_changes_no_grey_value():
+    """The scale is that of the whole brain, also where the window cuts it."""
+    images = head(channels=1)
+    across = np.arange(images.image.shape[1], dtype=np.float32)[:, None, None]
+    images.image[0] = np.where(images.image[0] > 0, images.image[0] + 10 * across, 0)  # one half is brighter
+    for window in ((None, None, None), (12, None, None)):
+        prepared = prepare_case(images, Preparation(margin_mm=2.0, window=window))
+        fine = torch.nn.functional.interpolate(prepared.image[None], scale_factor=2, mode="nearest")[0]
+        blocks = refined(images, prepared, fine, 2).image[0]
+        means = blocks.reshape(*(n for side in images.image.shape[1:] for n in (side, 2))).mean(axis=(1, 3, 5))
+        low, high = (np.percentile(images.image[images.image > 0], share) for share in (2, 98))
+        kept = (images.image[0] >= low) & (images.image[0] <= high)
+        assert np.abs(means - images.image[0])[kept].mean() < 0.1  # 0.45 by the scale of what the window shows

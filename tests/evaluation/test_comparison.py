@@ -120,3 +120,11 @@ def test_a_folder_without_a_table_is_refused(tmp_path, content):
         (tmp_path / "b" / "per_case.csv").write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UsageError, match=r"b(/per_case.csv)?: (has no readable|holds no cases)"):
         compare_predictions(first, tmp_path / "b")
+
+
+def test_ends_of_intervals_are_no_metrics(tmp_path):
+    for name, ends in (("one", (1.0, 2.0)), ("two", (2.0, 3.0))):
+        columns = ["case", "patient", "split", "region", "reference_ml", "dice", "low90_ml", "high90_ml"]
+        rows = [[f"c{number}", f"p{number}", "test", "whole", 5.0, 0.5, *ends] for number in range(4)]
+        write_table(tmp_path / name / "per_case.csv", columns, rows)
+    assert set(compare_predictions(tmp_path / "one", tmp_path / "two")["metrics"]) == {"dice"}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medseg_diff.metrics.intervals import Interval, mean_interval
+from medseg_diff.metrics.intervals import Interval, interval_together, mean_interval
 
 
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
@@ -47,3 +47,18 @@ def test_equal_values_have_an_interval_of_no_width():
 def test_every_case_needs_a_patient():
     with pytest.raises(ValueError, match="argument 2 is"):
         mean_interval([0.1, 0.2], patients=["a"])
+
+
+def test_a_statistic_of_all_cases_draws_whole_patients():
+    values = np.array([0.5] * 10 + [0.9] * 10)
+
+    def largest(cases):
+        return float(values[cases].mean())
+
+    together = interval_together(largest, ["a"] * 10 + ["b"] * 10)
+    assert (together.value, together.low, together.high) == (pytest.approx(0.7), pytest.approx(0.5), pytest.approx(0.9))
+    assert interval_together(largest, ["a"] * 20) == Interval(pytest.approx(0.7), None, None, 20)
+    assert interval_together(lambda cases: None, range(4)) == Interval(None, None, None, 4)
+    same = mean_interval(values.tolist())
+    alone = interval_together(largest, range(20))
+    assert (alone.low, alone.high) == (pytest.approx(same.low), pytest.approx(same.high))  # the same patients are drawn

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medseg_diff.reporting.trajectories import Line, Picture, displayed, draw_lines
+from medseg_diff.reporting.trajectories import Line, Picture, displayed, draw_lines, sides_of
 
 
 def pixels(path):
@@ -36,6 +36,15 @@ def test_the_same_lines_give_the_same_bytes_and_an_outline_shows(tmp_path):
         draw_lines([Line("x", [Picture(np.zeros((8, 8)), outline=drawn)])], columns=["t"], path=tmp_path / name)
     a, b, c, d = ((tmp_path / name).read_bytes() for name in "abcd")
     assert a == b and a != c and c == d
+
+
+def test_sides_are_named_where_they_are_known(tmp_path):
+    assert [sides_of("RAS", plane) for plane in ("axial", "coronal", "sagittal")] == ["RL", "RL", "AP"]
+    assert sides_of("LPS") == ""
+    for name, sides in (("a", "RL"), ("b", "AP"), ("c", "")):
+        draw_lines([Line("x", [Picture(np.zeros((8, 8)), sides=sides)])], columns=["t"], path=tmp_path / name)
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert len({a, b, c}) == 3
 
 
 def test_the_patients_right_is_on_the_left_and_anterior_up():

@@ -250,6 +250,7 @@ DOUBTFUL = {
     "slope_zero.nii": (patched((112, "<f", 0.0), (116, "<f", 5.0)), "the intercept 5 is ignored"),
     "one_volume_in_4d.nii": (nifti(VOXELS[..., None]), "4D, but with only one volume"),
     "flat.nii": (nifti(VOXELS[..., 0]), "a 2D image"),
+    "flat_of_both_forms.nii": (patched((252, "<h", 1), content=nifti(VOXELS[..., 0])), "a 2D image"),
     "mask_as_channel.nii": (nifti((np.tile(VOXELS, (1, 1, 4)) > 0.5).astype(np.uint8)), "2 different values, like a mask"),
     "one_bright_voxel.nii": (speck(), "almost constant: 1 of 2,000 voxels"),
     "seconds_as_gigaseconds.nii": (nifti(VOXELS * 1e-9), "span only"),

@@ -83,9 +83,9 @@ def scan_manifest(path: Path, *, data_root: Path | None = None) -> tuple[Manifes
     """
     path = Path(path)
     root = Path(data_root) if data_root else path.parent
+    table = read_table(path)
     if not root.is_dir():
         raise ManifestError("the folder of the images does not exist", fix="check --data-root", file=path.name)
-    table = read_table(path)
     reader = RowReader(table, root, absolute_allowed=data_root is not None)
     cases = []
     for line, cells in table.rows:

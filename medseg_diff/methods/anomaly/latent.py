@@ -5,6 +5,7 @@ Pinaya et al., Fast Unsupervised Brain Anomaly Detection and Segmentation with D
 
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -94,7 +95,9 @@ class LatentAnomaly(Difference):
         return torch.where(self._inside(image, networks, x) > 0, unlikely, torch.nan).flatten(1)
 
     def of_healthy(self, measured: Tensor) -> dict[str, float]:
-        return {UNLIKELY: float(torch.quantile(measured.float().cpu(), self.percentile))}
+        return {
+            UNLIKELY: float(np.quantile(measured.float().cpu().numpy(), self.percentile))
+        }  # more than torch's takes
 
     def unlikeliness(self, x: Tensor, networks: Networks, noise: NoiseSource) -> Tensor:
         """The mean of L_{t-1} over `times`, in nats a channel: [B, 1, *R] of x_0 [B, D, *R]."""

@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medseg_diff.reporting.panels import new_figure
-from medseg_diff.reporting.paper import BLUE, GREY, INK, ORANGE, label
+from medseg_diff.reporting.paper import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    label,
+    lay_reliability,
+    mark_reliability,
+    mark_risk,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ON_DARK = {INK: "#e8e9eb", GREY: "#7d848c", BLUE: "#6fb7ee", ORANGE: "#f2a154"}
 INCHES = (4.6, 3.2)
+ROOM_FOR_LEGEND = 1.3  # above a curve, of its height
 MOST_NAMED = 12  # cases whose names fit below a chart
 
 
@@ -127,13 +137,8 @@ def reliability_chart(curve: Mapping[str, Sequence[float]], value: Mapping[str, 
     number = "" if not value or value["value"] is None else f"ECE in doubt {value['value']:.3f}"
 
     def draw(axes: "Axes") -> None:
-        voxels = np.asarray(curve["voxels"], dtype=float)
-        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), label="perfect")
-        axes.plot(curve["probability"], curve["frequency"], color=BLUE, linewidth=1.2)
-        sizes = 8 + 70 * np.log1p(voxels) / np.log1p(voxels.max())
-        axes.scatter(curve["probability"], curve["frequency"], s=sizes, color=BLUE, linewidth=0, label=number or None)
-        label(axes, "predicted probability", "share of voxels in the reference")
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        lay_reliability(axes)
+        mark_reliability(axes, curve, number or None)
         _legend(axes)
 
     points = ", ".join(f"{p:.2f} → {f:.2f}" for p, f in zip(curve["probability"], curve["frequency"], strict=True))
@@ -146,10 +151,8 @@ def risk_chart(curve: Mapping[str, Sequence[float]], value: Mapping[str, Any] | 
     risk = 100 * np.asarray(curve["risk"], dtype=float)
 
     def draw(axes: "Axes") -> None:
-        axes.plot(curve["coverage"], risk, color=BLUE, linewidth=1.6, label=f"most certain first, {number}")
-        axes.axhline(risk[-1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), label="in any order")
-        label(axes, "coverage: share of the brain", "wrong voxels (%)")
-        axes.set(xlim=(0, 1.02), ylim=(0, 1.35 * max(float(risk.max()), 1e-6)))
+        mark_risk(axes, curve, f"voxels by uncertainty, {number}".rstrip(", "))
+        axes.set_ylim(0, ROOM_FOR_LEGEND * axes.get_ylim()[1])
         _legend(axes, "upper left")
 
     half = np.interp(0.5, curve["coverage"], risk)

@@ -141,7 +141,7 @@ def _write_maps(
         "lesions": len(lesions.rows),
         "volume_ml": lesions.volume_ml,
         "removed": lesions.removed,
-        "score": round(top_mean(inside), 5),
+        "score": round(top_mean(native[brain]), 5),
         "slice_scores": _by_slice(of_slices, volumes[0].slices, prepared),
     }, gains
 

@@ -83,16 +83,26 @@ def _phases(given: Material[EnhancementRecipe], bench: Bench) -> Iterator[Phase]
         recipe.schedule, recipe.factor, recipe.condition_noise, recipe.detail, seed=seed, rank=fabric.global_rank
     )
 
+    image, latest = held[: recipe.validation.drawn], dict[int, Tensor]()
+    low = enlarged(coarse(image, recipe.factor), recipe.factor)
+
+    def drawn_now(progress: Progress) -> Tensor:
+        """The same pieces by the weights of this step, drawn once for their numbers and their picture."""
+        if progress.step not in latest:
+            latest.clear()
+            latest[progress.step] = drawn(progress, recipe, image, fabric)
+        return latest[progress.step]
+
     def validate(progress: Progress) -> dict[str, float]:
         fixed = replace(pair, noisiest=recipe.sampling.condition_noise, rank=0)
         batches = [Batch(part) for part in held.split(recipe.training.passes_batch)]
         loss = validation_loss(averaged(progress, recipe), fixed, batches, fabric, seed=seed, noise=recipe.noise)
-        return {"val_loss": loss, **sharpening(progress, recipe, held, fabric)}
+        sharpness = {"val_psnr": drawn_now(progress), "val_psnr_linear": low}
+        return {"val_loss": loss} | {name: float(psnr(fine, image).mean()) for name, fine in sharpness.items()}
 
     def draw(progress: Progress, path: Path) -> None:
-        image = held[: recipe.validation.drawn]
-        low = enlarged(coarse(image, recipe.factor), recipe.factor)
-        draw_beside({"held out": image, "coarse": low, "drawn": drawn(progress, recipe, image, fabric)}, path)
+        shown = {"held out": image, "coarse": low, "drawn": drawn_now(progress)}
+        draw_beside(shown, path, orientation=recipe.preparation.orientation)
 
     yield Phase(
         DENOISER,
@@ -119,14 +129,6 @@ def drawn(progress: Progress, recipe: EnhancementRecipe, image: Tensor, fabric: 
         seeds = [seed_of(recipe.training.seed, "shown", number) for number in range(len(low))]
         parts = [enhancing.volume(denoiser, each, [seed], fabric.device) for each, seed in zip(low, seeds, strict=True)]
     return torch.stack(parts)
-
-
-def sharpening(progress: Progress, recipe: EnhancementRecipe, held: Tensor, fabric: Fabric) -> dict[str, float]:
-    """PSNR in dB of a few drawn pieces, and of the same where the coarse one is merely enlarged."""
-    image = held[: recipe.validation.drawn]
-    low = enlarged(coarse(image, recipe.factor), recipe.factor)
-    own = psnr(drawn(progress, recipe, image, fabric), image)
-    return {"val_psnr": float(own.mean()), "val_psnr_linear": float(psnr(low, image).mean())}
 
 
 def work_of(recipe: EnhancementRecipe, bench: Bench, examples: Items) -> Work:

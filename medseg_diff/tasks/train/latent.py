@@ -52,7 +52,8 @@ def autoencoder_phase(
             return decoded(average, images.to(bench.fabric.device)).cpu()
 
     def draw(progress: Progress, path: Path) -> None:
-        draw_beside({"held out": held[:SHOWN], "decoded": again(progress, held[:SHOWN])}, path)
+        shown = {"held out": held[:SHOWN], "decoded": again(progress, held[:SHOWN])}
+        draw_beside(shown, path, orientation=recipe.preparation.orientation)
 
     return Phase(
         AUTOENCODER,

@@ -195,7 +195,8 @@ def _denoiser_phase(given: Material[SynthesisRecipe], shown: ShownImages, space:
             images = drawing.images(
                 averaged(progress, recipe), seeds, known.covariates, fabric.device, masks=known.mask
             )
-        draw_beside({"held out": shown.image[:count], "drawn": images}, path)
+        beside = {"held out": shown.image[:count], "drawn": images}
+        draw_beside(beside, path, orientation=recipe.preparation.orientation)
 
     return Phase(
         DENOISER,

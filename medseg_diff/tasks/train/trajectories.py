@@ -16,7 +16,7 @@ from medseg_diff.methods.anomaly.engine import Networks, Reconstruction
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.reporting.panels import Plane, shown_channels
-from medseg_diff.reporting.trajectories import Line, Picture, displayed, draw_lines, middle_planes
+from medseg_diff.reporting.trajectories import Line, Picture, displayed, draw_lines, middle_planes, sides_of
 from medseg_diff.seeds import seed_of
 from medseg_diff.spaces import Space
 from medseg_diff.tasks.train.labelled_study import LabelledStudy
@@ -94,7 +94,10 @@ def draw_masks(
     with fabric.autocast():
         recorded = record(denoiser, plan.solver, begin, plan.times, condition, noise)
     channel = shown_channel(recipe)
-    shown = [_shown_mask(number, slices.image[number, channel], mask[number, 0], recipe.space) for number in chosen]
+    sides = sides_of(recipe.preparation.orientation)
+    shown = [
+        _shown_mask(number, slices.image[number, channel], mask[number, 0], recipe.space, sides) for number in chosen
+    ]
     draw(recorded, shown, path, end="probability")
 
 
@@ -111,6 +114,7 @@ def draw_reconstruction(
         x = networks.space.encode(image.to(fabric.device))
         recorded = record(*engine.decoding(x, networks, noise))
     channel = recipe.channels.index(shown_channels(recipe.channels)[0])
+    sides = sides_of(recipe.preparation.orientation)
 
     def shown(number: int, scan: Plane) -> Shown:
         window = float(scan.min()), float(scan.max())
@@ -119,22 +123,26 @@ def draw_reconstruction(
             return Picture(displayed(networks.space.decode(x[None])[0, channel].numpy()), *window)
 
         title = f"slice {number + 1}\n{'diseased' if study.label[number] else 'healthy'}"
-        return Shown(title, Picture(scan, *window), None, picture, picture, picture)
+        return Shown(title, Picture(scan, *window, sides=sides), None, picture, picture, picture)
 
     scans = [displayed(each[channel].float().numpy()) for each in image]
     draw(recorded, [shown(number, scan) for number, scan in zip(chosen, scans, strict=True)], path, end="healthy")
 
 
-def draw_beside(images: Mapping[str, Tensor], path: Path) -> None:
+def draw_beside(images: Mapping[str, Tensor], path: Path, *, orientation: str) -> None:
     """Images [N, C, *S] of each name below those of the one before, the first channel, at the grey values of the first."""
     first = next(iter(images.values()))
     window = float(first[:, 0].min()), float(first[:, 0].max())
 
-    def pictures(shown: Tensor) -> list[Picture]:
-        planes = [displayed(plane) for image in shown for plane in middle_planes(image[0].float().numpy())]
-        return [Picture(plane, *window) for plane in planes]
-
     columns = ["axial", "coronal", "sagittal"] if first.ndim == 5 else ["axial"]
+
+    def pictures(shown: Tensor) -> list[Picture]:
+        return [
+            Picture(displayed(plane), *window, sides=sides_of(orientation, name))
+            for image in shown
+            for name, plane in zip(columns, middle_planes(image[0].float().numpy()), strict=True)
+        ]
+
     draw_lines([Line(name, pictures(each)) for name, each in images.items()], columns=columns * len(first), path=path)
 
 
@@ -151,7 +159,7 @@ def shown_channel(recipe: SegmentationRecipe) -> int:
     return number * among + among // 2
 
 
-def _shown_mask(number: int, image: Tensor, reference: Tensor, space: Space) -> Shown:
+def _shown_mask(number: int, image: Tensor, reference: Tensor, space: Space, sides: str) -> Shown:
     """image and reference [*S], the mask drawn in `space`; of a patch the plane with most of the reference in it."""
     middle = _fullest(reference)
 
@@ -163,8 +171,8 @@ def _shown_mask(number: int, image: Tensor, reference: Tensor, space: Space) -> 
     window = float(grey.min()), float(grey.max())
     return Shown(
         f"slice {number + 1}\nnoisy mask",
-        Picture(grey, *window),
-        Picture(grey, *window, outline),
+        Picture(grey, *window, sides=sides),
+        Picture(grey, *window, outline, sides),
         lambda x: Picture(plane(space.decode(x)[0]), -2.0, 2.0),
         lambda x: Picture(plane(space.decode(x)[0]), -1.0, 1.0),
         lambda x: Picture(plane((space.decode(x)[0] + 1) / 2), outline=outline),

@@ -139,3 +139,9 @@ def test_a_samples_map_is_its_own():
 def test_settings_that_contradict_each_other_are_refused(settings, said):
     with pytest.raises(ValueError, match=said):
         LatentAnomaly(**settings)
+
+
+def test_the_limit_is_found_of_any_number_of_places():
+    measured = torch.linspace(0, 1, 2**24 + 1)  # one more than torch's quantile takes
+    found = LatentAnomaly().of_healthy(measured[None])
+    assert found[UNLIKELY] == pytest.approx(LatentAnomaly().percentile, abs=1e-4)
