@@ -126,7 +126,7 @@ def _of_autoencoder(recipe: Any, space: LatentSettings) -> Memory:
 def _step_bytes(networks: Sequence[nn.Module], losses: Losses) -> int:
     """Of a step of networks that learn in turns, each from a loss of its own."""
     averages = [copy.deepcopy(network).requires_grad_(False) for network in networks]
-    optimizers = [torch.optim.AdamW(network.parameters()) for network in networks]
+    optimizers = [torch.optim.AdamW(network.parameters(), foreach=False) for network in networks]
 
     def step() -> None:
         turns = losses()
@@ -138,9 +138,9 @@ def _step_bytes(networks: Sequence[nn.Module], losses: Losses) -> int:
             optimizer.step()
             optimizer.zero_grad()
 
-    step()  # from the second on there is what AdamW remembers, of every weight two numbers
-    remembered = sum(2 * weight.nbytes for network in networks for weight in network.parameters())
-    return _peak(step, *networks, *averages) + remembered
+    step()  # from the second on there is what AdamW remembers
+    remembered = [part for each in optimizers for state in each.state.values() for part in state.values()]
+    return _peak(step, *networks, *averages, tensors=remembered)
 
 
 def _pass_bytes(network: nn.Module, run: Callable[[], object]) -> int:
@@ -151,9 +151,10 @@ def _pass_bytes(network: nn.Module, run: Callable[[], object]) -> int:
     return _peak(drawn, network.eval())
 
 
-def _peak(run: Callable[[], None], *held: nn.Module) -> int:
-    """The most bytes of tensors at once while it runs, with those of modules that are there all along."""
+def _peak(run: Callable[[], None], *held: nn.Module, tensors: Iterable[Any] = ()) -> int:
+    """The most bytes of tensors at once while it runs, with those of modules and others that are there all along."""
     tracker = Tracker()
+    tracker.add(tensors)
     for module in held:
         tracker.add([*module.parameters(), *module.buffers()])
     with tracker:

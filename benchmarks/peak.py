@@ -50,7 +50,7 @@ def contenders(subject: Subject) -> dict[str, Callable[[], object]]:
 def megabytes(name: str) -> float:
     """A line of the process's status, such as VmRSS, what it holds now, and VmHWM, the most that it held."""
     lines = STATUS.read_text(encoding="ascii").splitlines()
-    return next(float(line.split()[1]) / 1000 for line in lines if line.startswith(f"{name}:"))
+    return next(float(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{name}:"))
 
 
 def peak_of(contender: str, shape: Sequence[int]) -> float:

@@ -465,6 +465,7 @@ def audit(
     guidance: str | Sequence[float] = ...,
     split: str = ...,
     real: int = ...,
+    trained: int | None = ...,
     steps: int | None = ...,
     seed: int = ...,
     keep_scans: bool = ...,
@@ -485,7 +486,8 @@ def audit(
         number: Scans drawn for each covariate.
         guidance: Scales of guidance to try. [default: the recipe's]
         split: Split of real scans to compare with.
-        real: At most this many real scans, held out and trained on.
+        real: At most this many held-out scans.
+        trained: Look for copies among at most this many scans trained on. [default: all]
         steps: Denoising steps. [default: the recipe's]
         seed: Random seed.
         keep_scans: Also write OUT/scans, for another program to segment: see `audit-volumes`.

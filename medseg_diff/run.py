@@ -244,12 +244,12 @@ def create_run(
             f"{folder.name} already exists", fix="choose another --out, continue it with --resume auto, or remove it"
         )
     run = Run(folder)
+    known = {"format": FORMAT, "task": task, "recipe": recipe, "finished": False}
+    write_json(folder / "run.json", known | dict(facts or {}))  # first: by it a run killed while it is made is known
     write_text(run.recipe_file, settings)
     (folder / "weights").mkdir(exist_ok=True)
     run.metrics_file.unlink(missing_ok=True)
     write_json(folder / "environment.json", environment())
-    known = {"format": FORMAT, "task": task, "recipe": recipe, "finished": False}
-    write_json(folder / "run.json", known | dict(facts or {}))
     return run
 
 

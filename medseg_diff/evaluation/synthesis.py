@@ -61,12 +61,12 @@ def likeness_to(real: Measured, drawn: Measured, images: Tensor, *, real_pairs: 
     }
 
 
-def memory(drawn: Tensor, trained: Tensor, held_out: Tensor) -> dict[str, Any]:
-    """Distances of x_0 [N, D, *R] to the nearest one trained on, of drawn images and of other real ones."""
-    flat = [each.flatten(1).double().numpy() for each in (drawn, trained, held_out)]
-    found, near = realism.memorised(*flat), nearness(*flat)
+def memory(apart: realism.Apart) -> dict[str, Any]:
+    """Whether drawn images are copies of scans trained on, by distances of x_0 from `trained` of them."""
+    found, near = realism.memorised(apart), nearness(apart)
     said = {name: _round(value) for name, value in found._asdict().items()}
-    return said | {"near": _round(near.share), "near_low": _round(near.low), "near_high": _round(near.high)}
+    said |= {"near": _round(near.share), "near_low": _round(near.low), "near_high": _round(near.high)}
+    return said | {"trained": apart.trained.shape[1]}
 
 
 def _rounded(name: str, estimate: realism.Estimate) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from medseg_diff.metrics.realism import NEIGHBOURS, Features, distances
+from medseg_diff.metrics.realism import NEIGHBOURS, Apart, Features, distances
 
 PERCENT = 5.0  # of other real images are as near to one trained on as a synthetic one that counts as too near
 RESAMPLES = 2000
@@ -52,19 +52,14 @@ def density_coverage(synthetic: Features, real: Features, *, neighbours: int = N
     return DensityCoverage(float(inside.sum() / (neighbours * len(synthetic))), float(inside.any(axis=1).mean()))
 
 
-def nearness(
-    synthetic: Features, trained: Features, held_out: Features, *, percent: float = PERCENT, seed: int = 0
-) -> Nearness:
+def nearness(apart: Apart, *, percent: float = PERCENT, seed: int = 0) -> Nearness:
     """Whether synthetic images lie nearer to those trained on than other real images do: copies do, and so do blurred or
     average ones, which are near to everything; look at the pairs before calling them copies.
 
     The interval is a bootstrap over synthetic and held-out images, which moves the threshold too. It is wide where few real
     images are held out: of twenty, one lies below the 5th percentile.
     """
-    apart = distances(synthetic, trained)
-    nearest = apart.argmin(axis=1)
-    distance = apart[np.arange(len(apart)), nearest]
-    usual = distances(held_out, trained).min(axis=1)
+    nearest, distance, usual = apart.trained.argmin(axis=1), apart.trained.min(axis=1), apart.usual.min(axis=1)
     draw = np.random.default_rng(seed)
     shares = []
     for _ in range(RESAMPLES):

@@ -44,9 +44,8 @@ def obedience(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 
 def write_lines(path: Path, lines: Sequence[Line]) -> None:
-    """audit.csv, whole or not at all."""
-    rows = [line._replace(asked=round(line.asked, 4), measured=round(line.measured, 4)) for line in lines]
-    write_table(path, Line._fields, rows)
+    """audit.csv, whole or not at all; every number as it is, for others may be measured beside it later."""
+    write_table(path, Line._fields, lines)
 
 
 def read_lines(path: Path) -> list[Line]:

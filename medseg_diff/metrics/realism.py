@@ -157,16 +157,29 @@ class Memory(NamedTuple):
     copies: float
 
 
-def memorised(synthetic: Features, trained: Features, held_out: Features, *, seed: int = 0) -> Memory:
+class Apart(NamedTuple):
+    """Distances of N synthetic and K other real images from M trained on, and from each other: [N, M], [K, M], [N, K]."""
+
+    trained: Features
+    usual: Features
+    held_out: Features
+
+    @classmethod
+    def of(cls, synthetic: Features, trained: Features, held_out: Features) -> "Apart":
+        """Of images [N, F], [M, F] and [K, F]."""
+        return cls(distances(synthetic, trained), distances(held_out, trained), distances(synthetic, held_out))
+
+
+def memorised(apart: Apart, *, seed: int = 0) -> Memory:
     """Whether synthetic images are copies: of a model that learned none by heart half are `favoured`, none `copies`.
 
     Smooth images are near to everything, so that a distance by itself says little.
     """
-    count = min(len(trained), len(held_out))
-    some = np.random.default_rng(seed).permutation(len(trained))[:count]
-    near, other = (distances(synthetic, each).min(axis=1) for each in (trained[some], held_out[:count]))
-    nearest, usual = (distances(each, trained).min(axis=1) for each in (synthetic, held_out))
-    favoured, copies = (near < other).mean(), (nearest < 0.5 * distances(synthetic, held_out).min(axis=1)).mean()
+    count = min(apart.usual.shape[1], len(apart.usual))
+    some = np.random.default_rng(seed).permutation(apart.usual.shape[1])[:count]
+    near, other = apart.trained[:, some].min(axis=1), apart.held_out[:, :count].min(axis=1)
+    nearest, usual = (each.min(axis=1) for each in (apart.trained, apart.usual))
+    favoured, copies = (near < other).mean(), (nearest < 0.5 * apart.held_out.min(axis=1)).mean()
     return Memory(float(np.median(nearest)), float(np.median(usual)), float(favoured), float(copies))
 
 

@@ -85,6 +85,13 @@ class Recipe(Settings):
         raise AssertionError("each recipe knows what it trains")
 
     @property
+    def trainings(self) -> dict[str, FitSettings]:
+        """How each network that the recipe has is trained, by the name of the setting."""
+        parts, named = self.parts(), trainings_of(self)
+        of_absent = {f"{name}_training" for name in ("classifier", "regressor") if name not in parts}
+        return {name: each for name, each in named.items() if name not in of_absent}
+
+    @property
     def x_channels(self) -> tuple[str, ...]:
         """What the channels of x_0 are called, where that is the image or its latent."""
         if isinstance(self.space, LatentSettings):

@@ -8,10 +8,12 @@ import numpy as np
 from torch import Tensor
 
 from medseg_diff.console import bar, log
+from medseg_diff.data.tables.case import Case
 from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.data.views import AxialSlices
 from medseg_diff.errors import UsageError
 from medseg_diff.evaluation.synthesis import memory
+from medseg_diff.evenly import evenly_spaced
 from medseg_diff.files import check_room, check_writable, write_json
 from medseg_diff.metrics.obedience import Line, obedience, write_lines
 from medseg_diff.phantoms.make import is_phantom
@@ -33,9 +35,10 @@ CONVENTIONS = {
     "features": "the regressor's, standardised; distances by other features cannot be compared with these",
     "frechet_distance": "of drawn and held-out real scans, and frechet_floor of two sets of real ones, at the same number "
     "of scans, frechet_images: they fall with it. frechet_corrected: of endlessly many, interval of 95 % by a jackknife",
-    "memory": "distances in x_0 to the nearest scan trained on, medians; favoured: share of drawn ones nearer to one "
-    "trained on than to any of equally many held out (a half is expected); copies: those more than twice as near; near: "
-    "share nearer than all but 5 % of held-out scans are, which smooth ones always are",
+    "memory": "distances in x_0 to the nearest of `trained` scans trained on, mirrored as training mirrors them, medians; "
+    "favoured: share of drawn ones nearer to one trained on than to any of equally many held out (a half is expected); "
+    "copies: those more than twice as near; near: share nearer than all but 5 % of held-out scans are, which smooth ones "
+    "always are",
 }
 
 
@@ -68,7 +71,10 @@ def audit(
     manifest = read_manifest(Path(data), data_root=data_root)
     splits = {name: manifest.of(name) for name in (options.split, "train")}  # type: ignore[arg-type]  # checked
     check_splits(splits, manifest.file)
-    held, trained = (RealScans.of(cases, system, most=options.real) for cases in splits.values())
+    held = RealScans.of(splits[options.split], system, most=options.real)
+    trained = evenly_spaced(list(splits["train"]), options.trained or len(splits["train"]))
+    if len(trained) < len(splits["train"]):
+        log.warning("copies are looked for among %d of %d scans trained on", len(trained), len(splits["train"]))
     kept = out / SCANS if options.keep_scans else None
     if kept is not None:
         volumes = options.number * len(scales) * len(system.covariates.names) + len(held.images)
@@ -98,7 +104,7 @@ def write_audit(out: Path, found: Mapping[str, Any], lines: Sequence[Line]) -> N
 
 
 def _audit(
-    audited: Audited, systems: Mapping[float, SynthesisSystem], trained: RealScans, kept: Path | None
+    audited: Audited, systems: Mapping[float, SynthesisSystem], trained: Sequence[Case], kept: Path | None
 ) -> tuple[dict[str, Any], list[Line]]:
     """Obedience and likeness at every guidance, what was remembered at the first, and every value; scans that are swept,
     and the real ones, go into `kept`."""
@@ -121,5 +127,6 @@ def _audit(
         drawn = audited.anybody(null, advance)
     likeness.append({"drawn": UNCONDITIONAL, "guidance": 0.0} | audited.like_real(drawn))
     likeness.append({"drawn": NOISE, "guidance": None} | audited.like_real(audited.noise()))
-    remembered = memory(*(audited.encoded(images) for images in (anybody[0], trained.images, held.images)))
+    with bar("looking for copies", len(trained)) as advance:
+        remembered = memory(audited.apart(anybody[0], trained, advance))
     return {"obedience": obedience(lines), "likeness": likeness, "memory": remembered}, lines

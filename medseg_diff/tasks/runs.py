@@ -15,7 +15,7 @@ from medseg_diff.run import Run
 from medseg_diff.runs import all_runs, finished_runs, locate
 from medseg_diff.settings import read_yaml
 from medseg_diff.studies import study_of
-from medseg_diff.tracking.names import chosen_by, meant, numbers_of, points_of
+from medseg_diff.tracking.names import chosen_by, meant, numbers_of, points_of, rounded
 
 if TYPE_CHECKING:
     from medseg_diff.tracking.evaluations import Evaluation
@@ -55,8 +55,9 @@ def _check_task(task: str | None) -> None:
 def best_run(runs: Path, *, task: str | None = None, metric: str | None = None) -> dict[str, Any]:
     """The finished run with the best number: {name, model, task, metric, value, compared}; `model` is its folder.
 
-    `metric` is a name as MLflow shows it, such as `val/dice` (its best step counts) or `test/dice` of an evaluation, or as
-    metrics.csv writes it; without it the number by which runs chose their weights, which must then be the same one for all.
+    `metric` is a name as MLflow shows it, such as `val/dice` (that of the kept weights counts) or `test/dice` of an
+    evaluation, or as metrics.csv writes it; without it the number by which runs chose their weights, which must then be the
+    same one for all.
     Raises: UsageError where no finished run has it, where runs chose by different numbers, or for a task that is none.
     """
     _check_task(task)
@@ -148,13 +149,19 @@ def _last_step(run: Run) -> int | None:
 
 
 def _best_value(run: Run, metric: str) -> float | None:
-    """The best of all steps: the kept weights are the best ones."""
-    numbers = numbers_of(run)
+    """What the kept weights have: of the number that chose them what run.json says, if it was ever measured; of every other
+    the last."""
+    numbers, (chosen, best) = numbers_of(run), chosen_by(run.facts)
     name = meant(metric, numbers)
     if name is None:
         return None
-    values = [point.value for point in points_of(run) if point.name == name] or [numbers[name]]
-    return min(values) if direction_of(metric) == "lower" else max(values)
+    if (
+        best is not None
+        and name == chosen
+        and rounded(best) in {each.value for each in points_of(run) if each.name == name}
+    ):
+        return rounded(best)
+    return numbers[name]
 
 
 def _settings(run: Run) -> dict[str, Any]:

@@ -111,7 +111,10 @@ class AuditOptions:
         (), "Scales of guidance to try.", usual="the recipe's", parse=_scales, metavar="X,…"
     )
     split: str = option("test", "Split of real scans to compare with.", choices=HELD_OUT, panel="Source")
-    real: int = option(200, "At most this many real scans, held out and trained on.", min=4, panel="Source")
+    real: int = option(200, "At most this many held-out scans.", min=4, panel="Source")
+    trained: int | None = option(
+        None, "Look for copies among at most this many scans trained on.", usual="all", min=4, panel="Source"
+    )
     steps: int | None = option(None, "Denoising steps.", usual="the recipe's", min=1)
     seed: int = option(0, "Random seed.")
     keep_scans: bool = option(

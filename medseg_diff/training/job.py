@@ -18,7 +18,7 @@ from medseg_diff.device import find_device, find_precision, make_fabric
 from medseg_diff.errors import UsageError, counted
 from medseg_diff.run import Run
 from medseg_diff.seeds import seed_of
-from medseg_diff.training.fit import FitSettings, trainings_of
+from medseg_diff.training.fit import FitSettings
 from medseg_diff.training.phase import Bench, Phase
 from medseg_diff.training.resume import Job, Resume, opened
 from medseg_diff.training.runner import Course
@@ -54,7 +54,7 @@ def train(
     fabric = make_fabric(chosen, precision)
     if fabric.global_rank > 0:
         quiet()
-    check_shares(trainings_of(job.settings), fabric.world_size)
+    check_shares(job.trainings, fabric.world_size)
     with _shared(job, fabric, out=out, runs=runs, resume=resume) as run:
         if run.facts["finished"]:
             log.info("%s is finished: nothing to do", run.folder)

@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from medseg_diff.run import Run, create_run, new_name
 from medseg_diff.runs import all_runs
 from medseg_diff.settings import Settings, flat, read_yaml, write_yaml
 from medseg_diff.training.checkpoint import POINTER
+from medseg_diff.training.fit import FitSettings
 
 Resume = Literal["auto", "must"]
 SHOWN_DIFFERENCES = 3
@@ -28,13 +29,15 @@ SHOWN_DIFFERENCES = 3
 class Job:
     """What a train verb was asked for: `recipe` is the name of its resolved `settings`, `command` the words that ask for
     it again, but for --runs, --device, --out and --resume; `study` is the --out of a run that is a fold of one; `init_from`
-    what the weights begin with; `overrides` what was laid over the recipe. A run that it goes on with has to be of the same.
+    what the weights begin with; `overrides` what was laid over the recipe; `trainings` how each network is trained, by the
+    name of the setting. A run that it goes on with has to be of the same.
     """
 
     task: str
     recipe: str
     settings: Settings
     manifest: Manifest
+    trainings: Mapping[str, FitSettings] = field(default_factory=dict)
     precision: str = "auto"
     command: Sequence[str] = ("medseg-diff",)
     study: Path | None = None

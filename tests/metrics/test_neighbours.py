@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from medseg_diff.metrics.neighbours import density_coverage, nearness
+from medseg_diff.metrics.realism import Apart
 
 
 def normals(count, *, features=4, scale=1.0, seed=0):
@@ -36,23 +37,23 @@ def test_what_is_missing_is_not_covered_and_what_is_not_real_not_dense():
 
 def test_as_many_of_a_fair_set_are_near_as_the_percentile_says():
     trained, held_out = normals(300, seed=1), normals(200, seed=2)
-    shares = [nearness(normals(200, seed=10 + number), trained, held_out).share for number in range(6)]
+    shares = [nearness(Apart.of(normals(200, seed=10 + number), trained, held_out)).share for number in range(6)]
     assert np.mean(shares) == pytest.approx(0.05, abs=0.035)
-    found = nearness(normals(200, seed=3), trained, held_out)
+    found = nearness(Apart.of(normals(200, seed=3), trained, held_out))
     assert found.low <= 0.05 <= found.high and found.low <= found.share <= found.high
 
 
 def test_copies_are_near_and_named():
     trained, held_out = normals(100, seed=1), normals(100, seed=2)
     synthetic = np.concatenate([trained[[7, 3]], normals(38, seed=3)])
-    found = nearness(synthetic, trained, held_out)
+    found = nearness(Apart.of(synthetic, trained, held_out))
     assert found.nearest[:2].tolist() == [7, 3] and found.distance[:2].tolist() == [0, 0]
-    all_copies = nearness(trained[::-1] + 1e-6, trained, held_out)
+    all_copies = nearness(Apart.of(trained[::-1] + 1e-6, trained, held_out))
     assert (all_copies.share, all_copies.low, all_copies.high) == (1, 1, 1)
     assert all_copies.nearest.tolist() == list(range(99, -1, -1))
 
 
 def test_the_same_seed_gives_the_same_interval():
-    sets = normals(40, seed=1), normals(60, seed=2), normals(30, seed=3)
-    once, again = nearness(*sets, seed=4), nearness(*sets, seed=4)
+    sets = Apart.of(normals(40, seed=1), normals(60, seed=2), normals(30, seed=3))
+    once, again = nearness(sets, seed=4), nearness(sets, seed=4)
     assert (once.low, once.high) == (again.low, again.high)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from medseg_diff.metrics.realism import (
+    Apart,
     by_place,
     correlation,
     distances,
@@ -144,12 +145,12 @@ def test_the_score_counts_classes_that_are_sure():
 
 def test_copies_are_noticed():
     trained, held = normals(300, features=8), normals(100, features=8, seed=1)
-    fresh = memorised(normals(200, features=8, seed=2), trained, held)
-    copies = memorised(trained[:200] + 0.01, trained, held)
+    fresh = memorised(Apart.of(normals(200, features=8, seed=2), trained, held))
+    copies = memorised(Apart.of(trained[:200] + 0.01, trained, held))
     assert 0.35 < fresh.favoured < 0.65 and fresh.copies < 0.05
     assert fresh.synthetic == pytest.approx(fresh.real, rel=0.15)
     assert copies.copies > 0.95 and copies.synthetic < 0.1
-    smooth = memorised(0.1 * normals(200, features=8, seed=2), trained, held)  # near to all, and no copies
+    smooth = memorised(Apart.of(0.1 * normals(200, features=8, seed=2), trained, held))  # near to all, and no copies
     assert smooth.synthetic < fresh.real and smooth.copies < 0.05
 
 

@@ -276,6 +276,7 @@ def test_an_audit_says_what_is_obeyed_beside_the_same_of_real_scans(drawn_from, 
     assert likeness == [("anybody", 1.0), ("anybody", 2.0), ("unconditional", 0.0), ("decoded noise", None)]
     assert all(row["frechet_distance"] >= 0 and row["frechet_images"] == 2 for row in found["likeness"])
     assert found["data"] == "phantom" and {"favoured", "copies", "near"} <= set(found["memory"])
+    assert found["memory"]["trained"] == 5
     with (out / "audit.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len([line for line in lines if line["of"] == "drawn"]) == 2 * 6 * 4

@@ -119,6 +119,15 @@ def test_damaged_and_foreign_folders_do_not_stop_the_list(runs):
     assert {each.name: each.step for each in list_runs(runs)} == {"early": 10, "late": 20, "study/runs/fold": 20}
 
 
+def test_a_run_is_as_good_as_the_weights_that_it_kept(runs):
+    """`early` was best in its middle, and kept its last weights all the same."""
+    early = Run(runs / "early")
+    with early.metrics_file.open("a") as file:
+        file.write("15,val_dice,0.99\n20,val_dice,0.4\n20,val_loss,0.9\n")
+    (early.folder / "run.json").write_text(json.dumps(early.facts | {"best_val_dice": 0.4}))
+    assert best_run(runs, metric="val_dice")["name"] == "late"
+
+
 def test_the_best_run_by_what_runs_chose_by_or_by_a_name(runs):
     best = best_run(runs)
     assert best == {"name": "late", "model": str(runs / "late"), "task": "segment"} | {

@@ -12,7 +12,6 @@ import torch
 from medseg_diff.device import make_fabric
 from medseg_diff.errors import UsageError
 from medseg_diff.recipes.lookup import load_recipe
-from medseg_diff.training.fit import trainings_of
 from medseg_diff.training.job import check_shares
 from tests.training.one_of_two import SETTINGS, lessons
 
@@ -93,7 +92,9 @@ def test_an_update_that_is_not_finite_in_one_is_left_out_by_both(both):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_with_one_that_can():
-    trainings = trainings_of(load_recipe("quick/brain_ldm_3d", task="synthesise"))
+    trainings = load_recipe("quick/brain_ldm_3d", task="synthesise").trainings
+    assert load_recipe("mask_to_mr", task="synthesise").trainings.keys() == {"training"}  # it has no regressor
+    assert load_recipe("dae", task="anomaly").trainings.keys() == {"training"}
     assert trainings.keys() == {"training", "space.training", "regressor_training"}
     check_shares({"training": SETTINGS.but(batch=12)}, 3)
     with pytest.raises(

@@ -232,6 +232,22 @@ def test_auto_says_that_it_begins_anew(place, tmp_path, caplog, monkeypatch):
     assert caplog.text.count("is a new run") == 2
 
 
+def test_a_run_killed_while_it_is_made_is_made_again(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "_train", lambda *_: None)
+    out = tmp_path / "runs" / "slow"
+    for missing in ("environment", "write_text"):
+        with monkeypatch.context() as patched:
+
+            def killed(*_):
+                raise KeyboardInterrupt
+
+            patched.setattr(f"medseg_diff.run.{missing}", killed)
+            with pytest.raises(KeyboardInterrupt):
+                train(place, out, resume="auto")
+        assert out.is_dir() and not (out / "environment.json").exists()
+    assert train(place, out, resume="auto").folder == out and (out / "environment.json").is_file()
+
+
 @pytest.mark.parametrize("out", [None, "empty"])
 def test_must_without_a_checkpoint_is_an_error(place, tmp_path, out):
     (tmp_path / "runs").mkdir()

@@ -60,6 +60,10 @@ class LabelledSlices(Dataset[dict[str, Tensor]]):
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
         return {**self.slices[key], "label": torch.tensor(self.classes[key.index])}
 
+    def plain(self, index: int) -> Tensor:
+        """A slice's image [C, *S] as validation sees it: never changed by augmentation."""
+        return self.slices.plain(index)["image"]
+
 
 def _class_of(labels: np.ndarray, wanted: Sequence[int], fewest: int) -> int:
     diseased = int(np.isin(labels, list(wanted)).sum())
@@ -93,6 +97,10 @@ class Some(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
         return self.slices[Key(key.epoch, int(self.places[key.index]))]
+
+    def plain(self, index: int) -> Tensor:
+        """As of LabelledSlices."""
+        return self.slices.plain(int(self.places[index]))
 
 
 def _places_of(slices: LabelledSlices, label: int) -> np.ndarray:

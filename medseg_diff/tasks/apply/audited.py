@@ -1,5 +1,6 @@
 """What `audit` measures: real scans as a synthesis system sees them, and sweeps of what it draws."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +30,7 @@ from medseg_diff.evaluation.synthesis import (
 from medseg_diff.evenly import evenly_spaced
 from medseg_diff.metrics.likeness import diversity
 from medseg_diff.metrics.obedience import Line, Of
-from medseg_diff.metrics.realism import by_place
+from medseg_diff.metrics.realism import Apart, by_place, distances
 from medseg_diff.networks.noisy_classifier import NoisyClassifier
 from medseg_diff.recipes.covariates import SEX, Covariates, values_of
 from medseg_diff.recipes.synthesis import SynthesisRecipe
@@ -172,6 +173,27 @@ class Audited:
                 parts.append(system.drawing.space.decode(x).float().cpu())
         return torch.cat(parts)
 
+    def apart(self, images: Tensor, trained: Sequence[Case], advance: Advance) -> Apart:
+        """Distances in x_0 of drawn images [N, C, *S] and of held-out scans from every scan trained on, which are read one
+        after the other, and from each other; of an image and its mirror images, which training shows too, the least."""
+        drawn, held = ([self._flat(each) for each in self._mirrored(part)] for part in (images, self.held.images))
+        columns = []
+        for case in trained:
+            one = self._flat(prepared(case, self.system.recipe)[None])
+            columns.append([_least(views, one)[:, 0] for views in (drawn, held)])
+            advance(1)
+        of_drawn, of_held = (np.stack(part, axis=1) for part in zip(*columns, strict=True))
+        return Apart(of_drawn, of_held, _least(drawn, held[0]))
+
+    def _mirrored(self, images: Tensor) -> list[Tensor]:
+        """Images [N, C, *S] as they are, and mirrored in every way that training mirrors them."""
+        flips = self.system.recipe.augmentation.flips
+        ways = itertools.chain.from_iterable(itertools.combinations(flips, count) for count in range(len(flips) + 1))
+        return [images.flip([axis + 2 for axis in way]) for way in ways]
+
+    def _flat(self, images: Tensor) -> Floats:
+        return np.asarray(self.encoded(images).flatten(1).double().numpy())
+
     def encoded(self, images: Tensor) -> Tensor:
         """x_0 [N, D, *R] of images [N, C, *S]."""
         system = self.system
@@ -182,6 +204,11 @@ class Audited:
     def like_real(self, images: Tensor) -> dict[str, Any]:
         """How like held-out real scans images are."""
         return likeness_to(self.real, self.measure(images), images, real_pairs=self.real_pairs, seed=self.seed)
+
+
+def _least(views: Sequence[Floats], others: Floats) -> Floats:
+    """The distance [N, M] of whichever view [N, F] is nearest."""
+    return np.asarray(np.min([distances(view, others) for view in views], axis=0))
 
 
 def scan_name(number: int, covariate: str = "", guidance: float | None = None) -> str:

@@ -12,6 +12,7 @@ from medseg_diff.console import log
 from medseg_diff.data.datasets.batch import Items
 from medseg_diff.data.datasets.labelled import HalfAndHalf
 from medseg_diff.errors import counted
+from medseg_diff.evenly import evenly_spaced
 from medseg_diff.files import write_table
 from medseg_diff.methods.anomaly.engine import Reconstruction
 from medseg_diff.networks.noisy_classifier import HEALTHY
@@ -25,7 +26,7 @@ from medseg_diff.studies import FoldStudy
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.train.folds import FoldedVerb
 from medseg_diff.tasks.train.labelled_study import LabelledStudy, prepare_labelled_study
-from medseg_diff.tasks.train.latent import autoencoder_phase, examples_in, standardise, work_of_autoencoder
+from medseg_diff.tasks.train.latent import MEASURED, autoencoder_phase, examples_in, standardise, work_of_autoencoder
 from medseg_diff.tasks.train.normative import calibrate
 from medseg_diff.tasks.train.study import ValidationSlices, learned_from_phantoms
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
@@ -76,9 +77,10 @@ def _phases(given: Material[AnomalyRecipe], bench: Bench) -> Iterator[Phase]:
     if isinstance(recipe.space, LatentSettings):
         autoencoder = seeded(recipe.training.seed, recipe.build_autoencoder)
         given.warmed(AUTOENCODER, autoencoder)
-        held = cohort_of(recipe, study).image
-        yield autoencoder_phase(recipe, autoencoder, study.training, held, bench)
-        networks[AUTOENCODER] = standardise(recipe.build_autoencoder(), (image[None] for image in held), bench)
+        learned = study.training
+        yield autoencoder_phase(recipe, autoencoder, learned, cohort_of(recipe, study).image, bench)
+        images = (learned.plain(number)[None] for number in evenly_spaced(range(len(learned)), MEASURED))
+        networks[AUTOENCODER] = standardise(recipe.build_autoencoder(), images, bench)
     yield _denoiser_phase(given, study, space_of(recipe.space, networks), bench)
     if study.classified:
         yield _classifier_phase(given, study, study.classified, bench)

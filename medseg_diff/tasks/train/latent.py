@@ -23,6 +23,7 @@ from medseg_diff.training.job import Bench, Phase, seeded
 from medseg_diff.training.weights import save_weights
 
 SHOWN = 3  # images of a picture
+MEASURED = 64  # images trained on that mean and deviation of latents are measured on
 KEPT = ("label", "covariates")  # parts of a batch that stand beside a latent
 
 

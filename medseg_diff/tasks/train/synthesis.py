@@ -25,7 +25,7 @@ from medseg_diff.seeds import seed_of
 from medseg_diff.spaces import Space
 from medseg_diff.tasks.keywords import with_plain_keywords
 from medseg_diff.tasks.train.adversarial import EveryPass, adversarial, alike, rates
-from medseg_diff.tasks.train.latent import autoencoder_phase, examples_in, standardise, work_of_autoencoder
+from medseg_diff.tasks.train.latent import MEASURED, autoencoder_phase, examples_in, standardise, work_of_autoencoder
 from medseg_diff.tasks.train.study import Study, prepare_synthesis_study
 from medseg_diff.tasks.train.train import Material, TrainVerb, averaged, say_how_long
 from medseg_diff.tasks.train.trajectories import draw_beside
@@ -80,9 +80,6 @@ def _phases(given: Material[SynthesisRecipe], bench: Bench) -> Iterator[Phase]:
     if known and fabric.global_rank == 0:
         write_covariates(bench.run, known)
     yield _denoiser_phase(given, shown, space_of(recipe.space, networks), bench)
-
-
-MEASURED = 64  # images that mean and deviation of latents are measured on
 
 
 def _then(recipe: SynthesisRecipe) -> str:

@@ -102,6 +102,7 @@ class TrainVerb(Generic[Kind]):
             given.name,
             given.recipe,
             given.manifest,
+            trainings=given.recipe.trainings,
             precision=given.recipe.training.precision,
             command=given.command,
             study=study,
