@@ -196,10 +196,11 @@ def resampled(volume: Volume, onto: Volume, *, nearest: bool) -> Volume:
         order=0 if nearest else 1,
         mode="nearest",
     )
+    outside = 0 if nearest else float(volume.voxels.min())
     along = np.ogrid[tuple(map(slice, onto.shape))]
     for row, end in zip(to_source, volume.shape, strict=False):
         place = sum(step * each for step, each in zip(row, along, strict=False)) + row[3]
-        voxels[(place < -HALF_A_VOXEL) | (place > end - 1 + HALF_A_VOXEL)] = 0 if nearest else volume.voxels.min()
+        voxels[(place < -HALF_A_VOXEL) | (place > end - 1 + HALF_A_VOXEL)] = outside
     return Volume(voxels, onto.affine, volume.warnings, onto.code)
 
 

@@ -1,15 +1,10 @@
 """Whether synthetic scans are as they were asked for: every value asked for beside the measured one, and how they agree."""
 
-import csv
 from collections.abc import Sequence
-from io import StringIO
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from medseg_diff.errors import UsageError
-from medseg_diff.files import write_table
 from medseg_diff.metrics.realism import correlation
 
 Of = Literal["drawn", "real"]
@@ -41,26 +36,3 @@ def obedience(lines: Sequence[Line]) -> list[dict[str, Any]]:
         known = {"of": of, "guidance": guidance, "covariate": covariate, "by": by, "n": len(alike)}
         rows.append(known | dict(zip(("r", "r_low", "r_high"), values, strict=True)))
     return rows
-
-
-def write_lines(path: Path, lines: Sequence[Line]) -> None:
-    """audit.csv, whole or not at all; every number as it is, for others may be measured beside it later."""
-    write_table(path, Line._fields, lines)
-
-
-def read_lines(path: Path) -> list[Line]:
-    """audit.csv as `write_lines` left it. Raises: UsageError where that is not what it is."""
-    try:
-        rows = list(csv.DictReader(StringIO(path.read_text(encoding="utf-8"))))
-        return [_line(row) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            "holds no audit that can be read", fix="run `audit` into it first", file=path.parent.name
-        ) from error
-
-
-def _line(row: dict[str, str]) -> Line:
-    of: Of = "real" if row["of"] == "real" else "drawn"
-    guidance = float(row["guidance"]) if row["guidance"] else None
-    asked, measured = float(row["asked"]), float(row["measured"])
-    return Line(row["scan"], of, guidance, row["covariate"], int(row["number"]), asked, row["by"], measured)

@@ -1,6 +1,8 @@
 """`audit`: whether synthetic scans obey what they are asked for, are like real ones, and are no copies."""
 
+import csv
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +16,8 @@ from medseg_diff.data.views import AxialSlices
 from medseg_diff.errors import UsageError
 from medseg_diff.evaluation.synthesis import memory
 from medseg_diff.evenly import evenly_spaced
-from medseg_diff.files import check_room, check_writable, write_json
-from medseg_diff.metrics.obedience import Line, obedience, write_lines
+from medseg_diff.files import check_room, check_writable, write_json, write_table
+from medseg_diff.metrics.obedience import Line, Of, obedience
 from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.tasks.apply.audited import Audited, RealScans, check_splits, scan_name
 from medseg_diff.tasks.apply.synthesis_system import SynthesisSystem, open_synthesis
@@ -97,10 +99,28 @@ def write_audit(out: Path, found: Mapping[str, Any], lines: Sequence[Line]) -> N
     """audit.csv, audit.json and audit.png."""
     from medseg_diff.reporting.audit import draw_audit
 
-    write_lines(out / "audit.csv", lines)
+    write_table(out / "audit.csv", Line._fields, lines)  # every number as it is: others may be measured beside it later
     write_json(out / "audit.json", found)
     draw_audit(found, lines, out / "audit.png")
     log.info("audit.json, audit.csv and audit.png in %s", out)
+
+
+def read_lines(path: Path) -> list[Line]:
+    """audit.csv as `write_audit` left it. Raises: UsageError where that is not what it is."""
+    try:
+        rows = list(csv.DictReader(StringIO(path.read_text(encoding="utf-8"))))
+        return [_line(row) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            "holds no audit that can be read", fix="run `audit` into it first", file=path.parent.name
+        ) from error
+
+
+def _line(row: dict[str, str]) -> Line:
+    of: Of = "real" if row["of"] == "real" else "drawn"
+    guidance = float(row["guidance"]) if row["guidance"] else None
+    asked, measured = float(row["asked"]), float(row["measured"])
+    return Line(row["scan"], of, guidance, row["covariate"], int(row["number"]), asked, row["by"], measured)
 
 
 def _audit(
@@ -120,7 +140,7 @@ def _audit(
                 images, asked = audited.sweep(name, system, advance)
                 swept = audited.lines(name, asked, audited.measure(images), guidance=scale)
                 if kept is not None:
-                    audited.keep(kept, list(dict.fromkeys(line.scan for line in swept)), images)
+                    audited.keep(kept, [scan_name(number, name, scale) for number in range(len(images))], images)
                 lines += swept
             anybody.append(audited.anybody(system, advance))
             likeness.append({"drawn": ANYBODY, "guidance": scale} | audited.like_real(anybody[-1]))

@@ -9,13 +9,14 @@ import numpy as np
 from medseg_diff.console import bar, log
 from medseg_diff.data.geometry import voxel_ml
 from medseg_diff.data.reading import read_labels
+from medseg_diff.data.tables.inputs import stem_of
 from medseg_diff.errors import UsageError, counted
+from medseg_diff.evaluation.synthesis import BY_INTENSITY, REGRESSOR
 from medseg_diff.files import check_writable, read_facts
-from medseg_diff.metrics.obedience import obedience, read_lines
-from medseg_diff.tasks.audit import write_audit
+from medseg_diff.metrics.obedience import obedience
+from medseg_diff.tasks.audit import read_lines, write_audit
 
-OURS = ("regressor", "intensity")  # who measured: never replaced
-NIFTI = (".nii.gz", ".nii")
+OURS = (REGRESSOR, BY_INTENSITY)  # who measured: never replaced
 
 
 def audit_volumes(
@@ -70,7 +71,7 @@ def _labels_of(structures: Sequence[str], *, known: Sequence[str]) -> dict[str, 
 
 def _files_of(scans: Sequence[str], folder: Path) -> dict[str, Path]:
     """The mask of each scan. Raises: UsageError where one has none, or several."""
-    stems = {path: _stem(path) for path in sorted(folder.glob("*")) if path.name.endswith(NIFTI)}
+    stems = {path: stem for path in sorted(folder.glob("*")) if (stem := stem_of(path)) is not None}
     found = {
         scan: [path for path, stem in stems.items() if stem == scan or stem.startswith(f"{scan}_")] for scan in scans
     }
@@ -81,10 +82,6 @@ def _files_of(scans: Sequence[str], folder: Path) -> dict[str, Path]:
         said = f"has several masks of one scan: {', '.join(path.name for path in several[0][:3])}"
         raise UsageError(said, fix="keep one of them", file=folder.name)
     return {scan: paths[0] for scan, paths in found.items()}
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _measured(files: Mapping[str, Path], labels: Mapping[str, Sequence[int]]) -> dict[str, dict[str, float]]:

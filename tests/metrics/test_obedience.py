@@ -1,11 +1,8 @@
-"""Whether scans are as they were asked for: agreement of what is known, and lines that come back from their table."""
+"""Whether scans are as they were asked for: agreement of what is known."""
 
 import math
 
-import pytest
-
-from medseg_diff.errors import UsageError
-from medseg_diff.metrics.obedience import Line, obedience, read_lines, write_lines
+from medseg_diff.metrics.obedience import Line, obedience
 
 
 def lines(count, *, of="drawn", guidance=1.0, by="regressor"):
@@ -31,12 +28,3 @@ def test_each_way_of_measuring_has_its_row_real_scans_first():
         ("drawn", 1.0, "regressor"),
         ("drawn", 1.0, "masks"),
     ]
-
-
-def test_lines_come_back_from_their_table(tmp_path):
-    written = [*lines(3, of="real", guidance=None), *lines(3)]
-    write_lines(tmp_path / "audit.csv", written)
-    assert read_lines(tmp_path / "audit.csv") == written
-    (tmp_path / "audit.csv").write_text("scan,of\n1,2\n")
-    with pytest.raises(UsageError, match="no audit that can be read"):
-        read_lines(tmp_path / "audit.csv")

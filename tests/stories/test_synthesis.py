@@ -329,8 +329,10 @@ def test_masks_of_another_program_are_measured_beside_what_was_asked_for(drawn_f
     ):
         with pytest.raises(UsageError, match=said):
             audit_volumes(out, segmentations=masks, **options)
-    with pytest.raises(UsageError, match="no audit that can be read"):
-        audit_volumes(tmp_path / "nothing", segmentations=masks, structures=structures)
+    (out / "audit.csv").write_text("scan,of\n1,2\n")
+    for folder in (out, tmp_path / "nothing"):
+        with pytest.raises(UsageError, match="no audit that can be read"):
+            audit_volumes(folder, segmentations=masks, structures=structures)
 
 
 def test_an_audit_needs_enough_real_scans_and_covariates(drawn_from, phantoms, tmp_path):
