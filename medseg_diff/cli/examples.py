@@ -81,6 +81,7 @@ EXAMPLES = {
     "report": (
         "medseg-diff report results --data cases.csv",
         "medseg-diff report results/PATIENT -i PATIENT_FOLDER",
+        "medseg-diff report runs",
     ),
     "ui": (
         "medseg-diff ui",

@@ -145,7 +145,8 @@ def report(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER", help="What `segment`, `anomaly`, `synthesise` or `enhance` wrote, or one case."
+            metavar="FOLDER",
+            help="What a verb wrote (`segment`, `anomaly` …), or one case; or a run, a study, a folder of runs.",
         ),
     ],
     data: Annotated[Path | None, said("Source", "Table of the cases, to show their scans too.", metavar="CSV")] = None,
@@ -158,12 +159,19 @@ def report(
     ] = None,
     data_root: DataRoot = None,
     most: Annotated[
-        int | None, said("Result", "Pages of at most this many cases, worst first.", usual="all", metavar="N", min=1)
+        int | None,
+        said(
+            "Result",
+            "Pages of at most this many: cases worst first, runs newest.",
+            usual="all",
+            metavar="N",
+            min=1,
+        ),
     ] = None,
     runs: Annotated[Path, said("Result", "Runs folder of the run that made them.", metavar="FOLDER")] = Path("runs"),
     mlflow: Annotated[bool, said("Result", "Attach the page of all cases to its run in MLflow.")] = True,
 ) -> None:
-    """Write offline HTML pages with a viewer and pictures: one for each case, one for all of them."""
+    """Write offline HTML pages: one for each case, with a viewer and pictures, or each training, and one for all of them."""
     from medseg_diff.tasks.report import report as run
 
     names = [name.strip() for name in (channels or "").split(",") if name.strip()]

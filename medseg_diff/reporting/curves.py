@@ -2,7 +2,7 @@
 
 import csv
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,15 +46,7 @@ def training_curves(numbers: Iterable[Point], png: Path) -> None:
 
     Raises: UsageError where there is neither a loss nor a Dice.
     """
-    series: dict[str, list[tuple[float, float]]] = {}
-    for point in numbers:
-        if np.isfinite(point.value):
-            series.setdefault(point.name, []).append((point.step, point.value))
-    panels: dict[str, dict[str, Points]] = {}
-    for name, points in series.items():
-        if label := _panel_of(name):
-            panels.setdefault(label, {})[name] = np.array(sorted(points))
-    panels = {label: _without_doubles(panels[label]) for label in sorted(panels, key=_place_of)}
+    panels = curves_of(numbers)
     if not any(_place_of(label) < 2 for label in panels):
         raise UsageError("holds neither a loss nor a Dice", fix="give the metrics.csv of a run", file="metrics.csv")
     columns = len(panels) if len(panels) < 3 else -(-len(panels) // 2)
@@ -64,16 +56,41 @@ def training_curves(numbers: Iterable[Point], png: Path) -> None:
         axes = figure.add_subplot(rows, columns, place)
         for (name, curve), colour in zip(curves.items(), itertools.cycle(CURVES), strict=False):
             _draw_series(axes, name, curve, colour, dashed=VALIDATION in name)
-        if _place_of(label) == 0 and all((points[:, 1] > 0).all() for points in curves.values()):
-            _make_logarithmic(axes)
-        if label in SHARES:
-            _show_share(axes, np.concatenate([points[:, 1] for points in curves.values()]))
-        axes.set_xlim(left=0)
-        if label == SPEED:
-            axes.set_ylim(bottom=0)
+        set_limits(axes, label, curves.values())
         _dress(axes, "training step", label)
     figure.tight_layout(pad=1.0)
     save_png(figure, png)
+
+
+def curves_of(numbers: Iterable[Point]) -> dict[str, dict[str, Points]]:
+    """The curves of a training by name, under the panel that they belong into, in the order of `PANELS`."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for point in numbers:
+        if np.isfinite(point.value):
+            series.setdefault(point.name, []).append((point.step, point.value))
+    panels: dict[str, dict[str, Points]] = {}
+    for name, points in series.items():
+        if label := _panel_of(name):
+            panels.setdefault(label, {})[name] = np.array(sorted(points))
+    return {label: _without_doubles(panels[label]) for label in sorted(panels, key=_place_of)}
+
+
+def set_limits(axes: "Axes", label: str, curves: Collection[Points]) -> None:
+    """The limits and scale of a panel, once its curves are drawn."""
+    if _place_of(label) == 0 and all((points[:, 1] > 0).all() for points in curves):
+        _make_logarithmic(axes)
+    if label in SHARES:
+        _show_share(axes, np.concatenate([points[:, 1] for points in curves]))
+    axes.set_xlim(left=0)
+    if label == SPEED:
+        axes.set_ylim(bottom=0)
+
+
+def running_mean(points: Points) -> tuple[Points, int]:
+    """Many noisy numbers as the means of so many neighbours, each at the last one's step."""
+    width = max(5, len(points) // 40)
+    means = np.convolve(points[:, 1], np.ones(width) / width, mode="valid")
+    return np.stack([points[width - 1 :, 0], means], axis=1), width
 
 
 def _panel_of(name: str) -> str | None:
@@ -166,10 +183,9 @@ def _draw_series(axes: "Axes", name: str, points: Points, colour: str, *, dashed
     if len(points) < FEW:
         _draw_line(axes, points, name, colour, dashed=dashed)
         return
-    width = max(5, len(points) // 40)
-    smooth = np.convolve(points[:, 1], np.ones(width) / width, mode="valid")
-    axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=0.5, alpha=0.35)
-    axes.plot(points[width - 1 :, 0], smooth, color=colour, linewidth=1.5, label=f"{name}, mean of {width}")
+    smooth, width = running_mean(points)
+    axes.plot(*points.T, color=colour, linewidth=0.5, alpha=0.35)
+    axes.plot(*smooth.T, color=colour, linewidth=1.5, label=f"{name}, mean of {width}")
 
 
 def _draw_line(

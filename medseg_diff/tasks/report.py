@@ -1,4 +1,4 @@
-"""`report`: pages from what lies in a folder of results, one for each case and one for all."""
+"""`report`: pages from what lies in a folder of results, one for each case and one for all; of runs see `report_runs`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ from medseg_diff.reporting.page.case import read_lesions, write_case_page
 from medseg_diff.reporting.page.cohort import Evaluated, worst_first, write_cohort_page
 from medseg_diff.reporting.page.drawn import write_scan_page, write_scans_page
 from medseg_diff.settings import read_yaml
+from medseg_diff.tasks.report_runs import holds_runs, report_runs
 from medseg_diff.tracking.attaching import attach_page
 
 Facts = Mapping[str, Any]
@@ -40,15 +41,21 @@ def report(
     `channels`); without either the pages show masks, maps and numbers. What `evaluate` wrote there is shown too. With `most`
     only so many cases have pages of their own, the worst first. The page of all is shown, unless `mlflow` is off, among the
     artifacts of the run below `runs` that made the results.
-    Raises: UsageError where there are no results, ManifestError, ImageError where a file is damaged, EnvironmentFault.
+
+    Of a run or a study, or a folder of them, the pages are of the trainings: results, curves, pictures, settings, versions.
+    Raises: UsageError where there is neither, ManifestError, ImageError where a file is damaged, EnvironmentFault.
     """
     folder = Path(folder) if Path(folder).name else Path(folder).absolute()  # `.` has no name
     single = (folder / FACTS).is_file()
     facts = _facts(folder.parent, [folder.name]) if single else _facts(folder, _names(folder))
+    if not facts and holds_runs(folder):
+        if data is not None or volumes:
+            raise UsageError("holds trainings, whose pages show no scans", fix="leave --data and --volume out")
+        return report_runs(folder, runs=runs, most=most, mlflow=mlflow)
     if not facts:
         raise UsageError(
-            "holds no finished results of `segment`, `anomaly`, `synthesise` or `enhance`",
-            fix="name the folder that was their --out, or that of one case",
+            "holds neither finished results of `segment`, `anomaly`, `synthesise` or `enhance`, nor a run",
+            fix="name the folder that was their --out, or that of one case, or of runs",
             file=folder.name,
         )
     tasks = sorted({str(each["task"]) for each in facts.values()})

@@ -8,7 +8,7 @@ from medseg_diff.console import log
 from medseg_diff.errors import MedsegError
 from medseg_diff.files import read_facts
 from medseg_diff.run import Run
-from medseg_diff.studies import FoldStudy
+from medseg_diff.studies import STUDY, FoldStudy
 from medseg_diff.tracking.entry import Entry
 from medseg_diff.tracking.evaluations import FOLDER, PAGE, keep, name_of, owner_of, record_evaluation
 from medseg_diff.tracking.store import make_client, read_ticket
@@ -46,15 +46,15 @@ def attach_evaluation(
 
 
 def attach_page(folder: Path, *, runs: Path, mlflow: bool = True) -> Run | None:
-    """Show FOLDER/report.html among the artifacts of the run that it is about, where MLflow opens it: of a run folder its
-    own, of evaluated predictions beside their evaluation; returns the run, None where there is none or no page.
+    """Show FOLDER/report.html among the artifacts of the run that it is about, where MLflow opens it: of a run or a study
+    its own, of evaluated predictions beside their evaluation; returns the run, None where there is none or no page.
 
     Called by whoever wrote the page; `evaluate` takes along one that is there. Best effort: never raises.
     """
     page = folder / PAGE
     if not page.is_file():
         return None
-    if (folder / "run.json").is_file():
+    if (folder / "run.json").is_file() or (folder / STUDY).is_file():
         run, place = Run(folder), None
     elif (owner := owner_of(folder, runs)) is None:
         return None

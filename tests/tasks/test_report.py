@@ -137,7 +137,7 @@ def test_a_scan_that_lacks_a_channel_is_found_again(segmented, steep, tmp_path):
 
 
 def test_what_holds_no_results_is_refused(segmented, tmp_path):
-    with pytest.raises(UsageError, match="holds no finished results"):
+    with pytest.raises(UsageError, match="holds neither finished results"):
         report(tmp_path)
     (tmp_path / "t.csv").write_text("case,flair\nother,other.nii.gz\n")
     (tmp_path / "other.nii.gz").touch()

@@ -2,12 +2,14 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medseg_diff.reporting.curves import FEW, VALIDATION, Points, running_mean, set_limits
 from medseg_diff.reporting.panels import new_figure
 from medseg_diff.reporting.paper import (
     BLUE,
@@ -23,7 +25,9 @@ from medseg_diff.reporting.paper import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ON_DARK = {INK: "#e8e9eb", GREY: "#7d848c", BLUE: "#6fb7ee", ORANGE: "#f2a154"}
+GREEN, PURPLE = "#2a7f5f", "#7b5ea7"
+ON_DARK = {INK: "#e8e9eb", GREY: "#7d848c", BLUE: "#6fb7ee", ORANGE: "#f2a154", GREEN: "#6fcf9f", PURPLE: "#b79ae0"}
+LINES = (BLUE, ORANGE, GREEN, PURPLE)
 INCHES = (4.6, 3.2)
 ROOM_FOR_LEGEND = 1.3  # above a curve, of its height
 MOST_NAMED = 12  # cases whose names fit below a chart
@@ -130,6 +134,29 @@ def curve_chart(
         _legend(axes, "lower right" if up == "sensitivity" else "lower left")
 
     return chart(title, f"{title}: mean over cases. {number}.", draw)
+
+
+def training_chart(title: str, curves: Mapping[str, Points]) -> Chart:
+    """What was measured during training; validation is dashed, and many noisy numbers lie faintly under their mean."""
+
+    def draw(axes: "Axes") -> None:
+        for (name, points), colour in zip(curves.items(), itertools.cycle(LINES), strict=False):
+            of_validation = VALIDATION in name
+            said, shown = name.replace("_", " "), points
+            if len(points) >= FEW:
+                axes.plot(*points.T, color=colour, linewidth=0.5, alpha=0.35)
+                shown, width = running_mean(points)
+                said = f"{said}, mean of {width}"
+            dots: dict[str, Any] = {"marker": "o", "markersize": 2.5} if len(points) < FEW else {}
+            line: dict[str, Any] = {"linestyle": "--", "marker": "s", "markersize": 4} if of_validation else dots
+            axes.plot(*shown.T, color=colour, linewidth=1.5, label=said, **line)
+        set_limits(axes, title, curves.values())
+        label(axes, "training step", title.lower() if title.istitle() else title)
+        _legend(axes, "best")
+
+    ends = [(name.replace("_", " "), *points[0], *points[-1]) for name, points in curves.items()]
+    words = "; ".join(f"{name} {a:.3g} at step {at:.0f}, {b:.3g} at step {end:.0f}" for name, at, a, end, b in ends)
+    return chart(title, f"{title}: {words}.", draw)
 
 
 def reliability_chart(curve: Mapping[str, Sequence[float]], value: Mapping[str, Any] | None) -> Chart:

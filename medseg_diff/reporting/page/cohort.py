@@ -99,6 +99,7 @@ def write_cohort_page(
         lead=f"Model {', '.join(models)}; {counted(warned, 'case')} with warnings.",
         warnings=[],
         tiles=list(_tiles(task, evaluated.summary)),
+        one="case",
         columns=["case", *(name for name, _ in columns)],
         rows=[
             Row(
@@ -112,7 +113,7 @@ def write_cohort_page(
         charts=list(_charts(task, facts, evaluated)),
         gallery=gallery,
         gallery_title=gallery_title,
-        metrics=list(_metrics(evaluated.summary)),
+        metrics=list(metrics_of(evaluated.summary)),
         citations=citations(next(iter(facts.values())), papers),
     )
     return folder / PAGE
@@ -165,7 +166,8 @@ def _tiles(task: str, summary: Facts) -> Iterator[tuple[str, str, str]]:
             yield spoken(name), f"{found['value']:.3g}{unit}", f"{between}{counted(found['cases'], 'case')}"
 
 
-def _metrics(summary: Facts) -> Iterator[tuple[str, ...]]:
+def metrics_of(summary: Facts) -> Iterator[tuple[str, ...]]:
+    """Name, value, interval, unit and over what, of each mean in metrics.json."""
     for name, found in summary.get("metrics", {}).items():
         if found["value"] is not None:
             between = NONE if found["low"] is None else f"{found['low']:.3g} to {found['high']:.3g}"

@@ -72,6 +72,7 @@ def write_scans_page(folder: Path, facts: Mapping[str, Facts], *, papers: str = 
         lead=f"Model {', '.join(sorted({str(each['model']) for each in facts.values()}))}. {NOT_MEASURED[first['task']]}",
         warnings=[],
         tiles=[],
+        one="scan",
         columns=["scan", *(spoken(name) for name, _ in columns)],
         rows=[
             Row(

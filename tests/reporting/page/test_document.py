@@ -13,6 +13,7 @@ FACTS = {
     "lead": "& more",
     "warnings": ["<img src=x onerror=alert(1)>"],
     "tiles": [],
+    "one": "case",
     "columns": ["case"],
     "rows": [],
     "charts": [],
