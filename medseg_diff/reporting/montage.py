@@ -11,7 +11,7 @@ from textwrap import shorten
 import numpy as np
 import numpy.typing as npt
 
-from medseg_diff.data.geometry import Volume, reoriented, spacing_of
+from medseg_diff.data.geometry import Volume, axes_of, axial_axis, reoriented, spacing_of
 from medseg_diff.data.results import CaseResult, holds_result, read_result, task_of_results
 from medseg_diff.data.tables.manifest import Case, read_manifest
 from medseg_diff.errors import UsageError
@@ -94,7 +94,7 @@ def row_of(case: Case, result: CaseResult) -> MontageRow:
         return displayed(volume, affine)[index]
 
     row = MontageRow(
-        title=f"{case.name}, slice {index + 1}",
+        title=f"{case.name}, slice {_number(index, len(areas[0]), affine)}",
         index=index,
         images={name: plane(result.image(case, name)) for name in shown},
         brain=plane(result.brain(case, channels if anomaly else shown[:1])),
@@ -110,6 +110,12 @@ def row_of(case: Case, result: CaseResult) -> MontageRow:
         return row
     threshold = result.facts["threshold"]["value"]
     return replace(row, unit=threshold or max(float(row.maps["score"].max()), 1e-6) / ANOMALY_TICKS[-1])
+
+
+def _number(index: int, slices: int, affine: Floats) -> int:
+    """That of a slice in the file, as in case.json and per_slice.csv but from 1, by its place from the feet up."""
+    upwards = axes_of(affine)[axial_axis(affine)] == "S"
+    return index + 1 if upwards else slices - index
 
 
 def displayed(voxels: Plane, affine: Floats) -> Plane:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
@@ -253,6 +254,15 @@ def test_the_slice_is_the_largest_one_and_turned_to_radiological_display(predict
     assert across < SHAPE[0] / 2 - 4  # the patient's right: on the left
     assert np.array_equal(shown.maps["probability"] > 0.5, mask)
     assert "variance_between" not in shown.maps
+
+
+def test_slices_are_numbered_as_in_the_file(predicted, monkeypatch):
+    for path in predicted.rglob("*.nii.gz"):  # stored from the head down
+        image = nibabel.load(path)
+        affine = image.affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, SHAPE[2] - 1], [0, 0, 0, 1]])
+        write_volume(path, np.asarray(image.dataobj)[..., ::-1], affine)
+    shown = rows_drawn(predicted, monkeypatch)[0]
+    assert shown.title == f"sick, slice {SHAPE[2] - 5}" and shown.index == 5
 
 
 def test_the_montage_of_a_folder_puts_lesions_first_and_keeps_to_the_number_of_cases(predicted):
