@@ -21,6 +21,7 @@ WIDTH, PAUSE_SECONDS = 24, 0.2  # of a bar in a notebook, and between two drawin
 
 
 WHEN = "%Y-%m-%d %H:%M:%S"  # the machine's own time
+EARLY = 0.05  # of the work: what comes before the first step of it is most of the time until then
 FIRST_SECONDS, EVERY_SECONDS = 5.0, 60.0  # from the start of a bar to its first line in a log, and from line to line
 
 
@@ -258,7 +259,9 @@ def _in_words(bars: list[_Counted], now: float) -> str:
         share = (each.done + share) / max(each.total, 1)
     done, seconds = first.done - first.before + min(share, 1.0), now - first.began
     counts = ", ".join(f"{each.title} {each.done}/{each.total}" for each in bars)
-    return counts + (f", {duration(seconds * (first.total - first.before - done) / done)} left" if done else "")
+    whole = first.total - first.before
+    telling = done > 0 and (seconds >= EVERY_SECONDS or done >= EARLY * whole)
+    return counts + (f", {duration(seconds * (whole - done) / done)} left" if telling else "")
 
 
 class _NotebookBar:
