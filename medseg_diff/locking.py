@@ -122,11 +122,18 @@ def _lock(path: Path) -> int | None:
         os.close(descriptor)  # its last holder removed it just now
 
 
+def holder(folder: Path) -> int | None:
+    """The number of the process that says it holds the folder, which may have ended; None where none does."""
+    with suppress(ValueError):
+        return int(_holder(folder.absolute() / LOCK))
+    return None
+
+
 def _holder(path: Path) -> str:
     """The number of the process that holds a lock."""
     if path in _held:  # to open and close the file here would let go of it
         return str(os.getpid())
     try:
         return path.read_text() or "unknown"
-    except OSError:
+    except (OSError, ValueError):
         return "unknown"

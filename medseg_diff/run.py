@@ -15,7 +15,7 @@ from medseg_diff import __version__
 from medseg_diff.checkout import commit
 from medseg_diff.errors import CheckpointError, UsageError, unwritable
 from medseg_diff.files import flush, read_json, sha256_of, write_json, write_text
-from medseg_diff.locking import LOCK
+from medseg_diff.locking import LOCK, holder
 
 FORMAT = 1
 REPORTED = ("torch", "monai", "lightning-fabric", "nibabel", "numpy", "safetensors", "pydantic")
@@ -30,6 +30,7 @@ class TrajectoryPicture(NamedTuple):
     step: int
 
 
+PICTURE = re.compile(r"([^.].*)-(\d{1,12})\.png")  # of a trajectory; a name with a dot in front is not yet written
 SUMS, SUMS_LINE = "SHA256SUMS", re.compile(r"([0-9a-f]{64})  (?!/)(\S+)")
 LAST_MOMENT = 4e10  # seconds since 1970; beyond it no calendar need go
 METRIC_HEADER = "step,name,value\n"
@@ -91,9 +92,8 @@ class Run:
     @property
     def trajectories(self) -> list[TrajectoryPicture]:
         """Every denoising trajectory that there is."""
-        drawn = sorted((self.figures / TRAJECTORIES).glob("*-*.png"))
-        parts = [path.stem.rpartition("-") for path in drawn]
-        return [self.trajectory(series, int(step)) for series, _, step in parts]
+        drawn = [PICTURE.fullmatch(path.name) for path in sorted((self.figures / TRAJECTORIES).glob("*-*.png"))]
+        return [self.trajectory(found[1], int(found[2])) for found in drawn if found]
 
     def checkpoints(self, phase: str) -> Path:
         return self.folder / "checkpoints" / phase
@@ -134,11 +134,14 @@ class Run:
         """Running while the process that its lock names is alive on this machine. Raises: CheckpointError."""
         if self.facts.get("finished"):
             return "finished"
+        process = holder(self.folder)
+        if process is None:
+            return "stopped"
         try:
-            os.kill(int((self.folder / LOCK).read_text()), 0)  # asks only whether it is there
+            os.kill(process, 0)  # asks only whether it is there
         except PermissionError:
             return "running"  # another user's
-        except (OSError, ValueError, OverflowError):
+        except (OSError, OverflowError):
             return "stopped"
         return "running"
 

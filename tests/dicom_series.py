@@ -28,12 +28,14 @@ def write_series(
     spacing=(1.2, 0.9),
     heights=None,
     downwards=False,
+    shift=0.0,
     seed=0,
     series="1.2.3",
     **header,
 ):
     """voxels [slices, rows, columns] (uint16) as files of shuffled names and numbers: the first of `directions` is that of a
-    row, `spacing` is between rows and between columns, `heights` are the slices' places along the normal in mm."""
+    row, `spacing` is between rows and between columns, `heights` are the slices' places along the normal in mm, `shift` how
+    many mm each lies further down its columns than the one before."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     right, down = np.array(directions, dtype=float)
@@ -53,7 +55,9 @@ def write_series(
         one.PatientName, one.PatientID, one.PatientSex, one.PatientBirthDate = "Doe^Jane", "4711", "F", "19500102"
         one.StudyDate, one.StudyTime, one.StudyID, one.AccessionNumber = "20240305", "101112", "S1", "A1"
         one.Modality, one.SeriesNumber, one.InstanceNumber = "MR", 3, str(names[number])
-        one.ImagePositionPatient = [f"{mm:.6g}" for mm in np.array([-20.0, 13.5, 4.25]) + height * normal]
+        one.ImagePositionPatient = [
+            f"{mm:.6g}" for mm in np.array([-20.0, 13.5, 4.25]) + height * normal + number * shift * down
+        ]
         one.ImageOrientationPatient = [f"{part:.8f}" for part in (*right, *down)]
         one.PixelSpacing, one.SliceThickness = list(map(str, spacing)), "2.5"
         one.Rows, one.Columns = pixels.shape

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from medseg_diff.data.geometry import Volume, resampled
+
 CONSTANT_BORDER = 0.5  # share of the border that must hold one value exactly for it to be the background
 SMALLEST_PART = 0.05  # of the largest component: a cerebellum cut off stays, specks go
 
@@ -41,6 +43,13 @@ def background_of(channel: np.ndarray) -> float | None:
     values, counts = np.unique(border, return_counts=True)
     most = int(counts.argmax())
     return float(values[most]) if counts[most] >= CONSTANT_BORDER * border.size else None
+
+
+def onto_grid(volume: Volume, grid: Volume) -> Volume:
+    """An image, or labels in int16, resampled onto another grid; beyond its field of view an image is as it is outside the
+    head, where that is one value, and else its smallest."""
+    labels = volume.voxels.dtype == np.int16
+    return resampled(volume, grid, nearest=labels, outside=None if labels else background_of(volume.voxels))
 
 
 def solid(mask: np.ndarray) -> np.ndarray:

@@ -179,9 +179,9 @@ def slice_heights(affine: np.ndarray, shape: Sequence[int]) -> list[float]:
     return [round(float(height), 1) for height in middle @ affine[2, :3] + affine[2, 3]]
 
 
-def resampled(volume: Volume, onto: Volume, *, nearest: bool) -> Volume:
+def resampled(volume: Volume, onto: Volume, *, nearest: bool, outside: float | None = None) -> Volume:
     """`volume` on the grid of `onto`: linear, or nearest for labels; outside its field of view, which ends half a voxel
-    beyond the middles of the outermost ones, its smallest value.
+    beyond the middles of the outermost ones, the value `outside`, else 0 of labels and of an image its smallest.
 
     Linear interpolation does not average: onto a much coarser grid it skips voxels.
     """
@@ -196,7 +196,8 @@ def resampled(volume: Volume, onto: Volume, *, nearest: bool) -> Volume:
         order=0 if nearest else 1,
         mode="nearest",
     )
-    outside = 0 if nearest else float(volume.voxels.min())
+    if outside is None:
+        outside = 0.0 if nearest else float(volume.voxels.min())
     along = np.ogrid[tuple(map(slice, onto.shape))]
     for row, end in zip(to_source, volume.shape, strict=False):
         place = sum(step * each for step, each in zip(row, along, strict=False)) + row[3]

@@ -11,6 +11,7 @@ import numpy as np
 
 from medseg_diff.console import log
 from medseg_diff.data import geometry
+from medseg_diff.data.brain import onto_grid
 from medseg_diff.data.formats import dicom_mgh, nifti
 from medseg_diff.data.formats.stored import Stored, unlike_a_scan
 from medseg_diff.data.formats.stream import check_regular, first_bytes
@@ -234,7 +235,7 @@ def _onto(
             channel=name,
         )
     warnings.append(f"{name}: resampled onto the grid of {grid_of} ({geometry.difference(turned, grid)})")
-    return geometry.resampled(volume, grid, nearest=volume.voxels.dtype == np.int16)
+    return onto_grid(volume, grid)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg_diff.data.brain import find_brain_or_head
-from medseg_diff.data.geometry import Volume, axes_of, difference, reoriented, resampled, same_grid
+from medseg_diff.data.brain import find_brain_or_head, onto_grid
+from medseg_diff.data.geometry import Volume, axes_of, difference, reoriented, same_grid
 from medseg_diff.data.reading import read_case, read_labels, read_map, read_volume
 from medseg_diff.data.tables.case import TWIN, Case
 from medseg_diff.errors import ImageError, UsageError
@@ -105,13 +105,18 @@ class CaseResult:
         """Where the brain is in some channels of the case [X, Y, Z], on the grid; the head where it was not stripped."""
         return np.asarray(find_brain_or_head(np.stack([self.image(case, channel) for channel in channels])))
 
+    def brain_seen(self, case: Case) -> Mask:
+        """The same of the first channel that the result was made from, where it says so, else of the case's first."""
+        read = [channel for channel in self.facts.get("channels", ()) if channel in case.channels]
+        return self.brain(case, (read or case.channels)[:1])
+
     def _on_grid(self, volume: Volume, channel: str, file: str) -> Volume:
         """Axes may be turned; interpolated is only what was when the result was made. Raises: ImageError."""
         turned = volume if same_grid(volume, self.main) else reoriented(volume, axes_of(self.main.affine))
         if same_grid(turned, self.main):
             return turned
         if self.facts.get("resample_to") not in (None, channel):
-            return resampled(volume, self.main, nearest=volume.voxels.dtype == np.int16)
+            return onto_grid(volume, self.main)
         raise ImageError(
             f"not on the grid of the result: {difference(turned, self.main)}",
             fix=f"run `medseg-diff {self.task}` on the grid of its reference, or resample the reference"

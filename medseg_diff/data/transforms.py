@@ -63,8 +63,9 @@ class Preparation(Settings):
 
     @model_validator(mode="after")
     def _background_is_outside(self) -> "Preparation":
-        if self.intensity == "robust" and self.background > ROBUST_RANGE[0]:
-            raise ValueError(f"background must be {ROBUST_RANGE[0]:g} or lower where intensity is robust")
+        lowest = ROBUST_RANGE[0] if self.intensity == "robust" else -1.0
+        if self.background > lowest:
+            raise ValueError(f"background must be {lowest:g} or lower where intensity is {self.intensity}")
         return self
 
 

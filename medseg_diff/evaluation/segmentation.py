@@ -138,7 +138,7 @@ def _measured(results: AnyResults, case: Case) -> MeasuredCase:
 
 def measure_case(case: Case, result: CaseResult) -> MeasuredCase:
     """All metrics of one case from the files in its folder. Raises: UsageError, ImageError."""
-    references, brain = result.references(case), result.brain(case, case.channels[:1])
+    references, brain = result.references(case), result.brain_seen(case)
     regions = {
         region: _measure_region(
             result, region, {name: result.marked(voxels, region) for name, voxels in references.items()}, brain

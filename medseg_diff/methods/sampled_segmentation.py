@@ -240,9 +240,14 @@ class Ensemble:
         return self._second / self.members
 
     @property
-    def second_moment_of_models(self) -> Tensor | None:
-        """E[m²] over the means m of several models, [slices, regions, *S]; None of one model."""
-        return self._of_models / self._models if self._models > 1 else None
+    def variance_between(self) -> Tensor:
+        """Var[p] over the members, [slices, regions, *S]."""
+        return (self.second_moment - self.mean**2).clamp(min=0)
+
+    @property
+    def variance_of_models(self) -> Tensor | None:
+        """Var[m] over the means m of several models, [slices, regions, *S]; None of one model."""
+        return (self._of_models / self._models - self.mean**2).clamp(min=0) if self._models > 1 else None
 
     def agreement(self) -> list[float]:
         """Dice between members, over all pairs pooled, for each region (1 where all are empty).
@@ -254,16 +259,16 @@ class Ensemble:
         return torch.where(size > 0, shared / size.clamp(min=1), 1.0).tolist()
 
 
-def uncertainty_maps(mean: Tensor, second_moment: Tensor, of_models: Tensor | None = None) -> dict[str, Tensor]:
-    """Var[p] between the members, E[p (1 - p)] within them, and m (1 - m), which is their sum; with the second moment of the
-    means of several models also the part of the first that lies between the models. Shapes as given."""
-    variance_between = (second_moment - mean**2).clamp(min=0)
+def uncertainty_maps(mean: Tensor, between: Tensor, of_models: Tensor | None = None) -> dict[str, Tensor]:
+    """Var[p] `between` the members, E[p (1 - p)] within them, and m (1 - m), which is their sum; of several models also the
+    part of the first that lies between their means. Shapes as given.
+
+    All may have been interpolated. The variance between members is not the interpolated E[p²] less the square of the
+    interpolated mean: that counts how neighbouring voxels differ, too.
+    """
     uncertainty = mean * (1 - mean)
-    maps = {
-        "variance_between": variance_between,
-        "variance_within": (uncertainty - variance_between).clamp(min=0),
-        "uncertainty": uncertainty,
-    }
+    between = between.minimum(uncertainty)
+    maps = {"variance_between": between, "variance_within": uncertainty - between, "uncertainty": uncertainty}
     if of_models is not None:
-        maps["variance_models"] = (of_models - mean**2).clamp(min=0).minimum(variance_between)
+        maps["variance_models"] = of_models.minimum(between)
     return maps

@@ -97,11 +97,16 @@ def _empty(name: str, first: Mask, second: Mask) -> float | None:
 
 
 def _of_surfaces(measure: Callable[..., Any], first: Mask, second: Mask, **settings: Any) -> float:
-    """A measure of MONAI's, of the smallest box that holds both masks: a lesion is a hundredth of its volume."""
+    """A measure of MONAI's, of the smallest box that holds both masks: a lesion is a hundredth of its volume. Along an axis
+    of one voxel there is no inside: the surface of a single slice is its outline."""
     import torch
     from scipy import ndimage
 
     (box,) = ndimage.find_objects((first | second).view(np.uint8))
+    kept = [axis for axis, voxels in enumerate(first.shape) if voxels > 1]
+    if 1 < len(kept) < first.ndim:
+        first, second = (mask.reshape([mask.shape[axis] for axis in kept]) for mask in (first, second))
+        settings["spacing"], box = [settings["spacing"][axis] for axis in kept], tuple(box[axis] for axis in kept)
     batches = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (first, second))
     with warnings.catch_warnings():  # MONAI 1.6 warns about an argument that it passes to itself
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)

@@ -44,7 +44,8 @@ def choose_threshold(probability: Sequence[npt.ArrayLike], reference: Sequence[n
     for group, (values, events) in enumerate(zip(probability, reference, strict=True)):
         groups = tally(values, events)
         truth[group] = groups.events.sum()
-        above = np.searchsorted(groups.scores, CANDIDATES, side="right")  # groups before it are not above
+        # Groups before it are not above, as where a mask is cut: both in float32.
+        above = np.searchsorted(groups.scores, CANDIDATES.astype(np.float32).astype(np.float64), side="right")
         voxels, _, marked = groups.cumulative
         common[group], size[group] = marked[-1] - marked[above], voxels[-1] - voxels[above]
     dice = _dice(common.sum(0), size.sum(0), truth.sum())

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from medseg_diff.console import log
+from medseg_diff.data.brain import onto_grid
 from medseg_diff.data.digests import digest_of_image
 from medseg_diff.data.formats.writing import write_volume
-from medseg_diff.data.geometry import Volume, axes_of, reoriented, resampled, same_grid
+from medseg_diff.data.geometry import Volume, axes_of, reoriented, same_grid
 from medseg_diff.data.reading import read_labels, read_volume
 from medseg_diff.data.registration import Alignment, align
 from medseg_diff.data.tables.case import TWIN
@@ -242,7 +243,7 @@ def _brought(volume: Volume, fixed: Volume, move: _Move | None) -> Volume:
     turned = _turned(placed, fixed)
     if same_grid(turned, fixed):
         return turned
-    return resampled(placed, fixed, nearest=volume.voxels.dtype == np.int16)
+    return onto_grid(placed, fixed)
 
 
 def _turned(volume: Volume, fixed: Volume) -> Volume:

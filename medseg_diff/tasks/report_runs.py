@@ -1,13 +1,15 @@
 """`report` of trainings: a page for a run, for a study and its folds, or for every run below a folder and one for all."""
 
+import shlex
+import struct
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from medseg_diff.console import bar, duration
-from medseg_diff.errors import ConfigError, counted
+from medseg_diff.console import bar, duration, log
+from medseg_diff.errors import ConfigError, MedsegError, counted
 from medseg_diff.files import check_writable
 from medseg_diff.reporting.page.cohort import Cell, Row, cell
 from medseg_diff.reporting.page.trained import Outcome, Tested, write_run_page, write_runs_page, write_study_page
@@ -44,33 +46,61 @@ def report_runs(folder: Path, *, runs: Path, most: int | None = None, mlflow: bo
     listed = list_runs(folder)
     with bar("pages", len(listed[:most])) as step:
         for each in listed[:most]:
-            _page_of_run(Run(folder / each.name), runs, mlflow=mlflow)
+            with _said_of(each.name):
+                _page_of_run(Run(folder / each.name), runs, mlflow=mlflow)
             step()
     for path in sorted({(folder / each.name).parent for each in listed[:most]}):
         if (path / STUDY).is_file():
-            _page_of_study(FoldStudy(path), runs, mlflow=mlflow)
+            with _said_of(path.name):
+                _page_of_study(FoldStudy(path), runs, mlflow=mlflow)
     columns, rows = _table(folder, listed)
     return write_runs_page(folder, counted(len(listed), "run"), columns, rows)
 
 
+@contextmanager
+def _said_of(name: str) -> Iterator[None]:
+    """One of many whose folder is damaged has no page, and the others have theirs."""
+    try:
+        yield
+    except (
+        MedsegError,
+        ValueError,
+        KeyError,
+        TypeError,
+        OSError,
+        struct.error,
+    ) as error:  # of files that anyone may edit
+        log.warning("%s has no page: a file of its folder cannot be read (%s)", name, type(error).__name__)
+
+
 def _page_of_run(run: Run, runs: Path, *, mlflow: bool) -> Path:
     metric, best = chosen_by(run.facts)
-    page = write_run_page(run, _settings(run), _outcome(run, {metric: best} if metric else {}, use_of(run, run.name)))
+    page = write_run_page(
+        run, _settings(run), _outcome(run, {metric: best} if metric else {}, use_of(run, _named(run.folder, runs)))
+    )
     attach_page(run.folder, runs=runs, mlflow=mlflow)
     return page
 
 
 def _page_of_study(study: FoldStudy, runs: Path, *, mlflow: bool) -> Path:
     """Its folds have pages too."""
-    trained = [run for fold in range(1, study.facts["folds"] + 1) if (run := study.run(fold)).folder.is_dir()]
+    runs_of_folds = [study.run(fold) for fold in range(1, study.facts["folds"] + 1)]
+    trained = [run for run in runs_of_folds if (run.folder / "run.json").is_file()]
     for run in trained:
         _page_of_run(run, runs, mlflow=mlflow)
     columns, rows = _table(study.folder, list_runs(study.folder))
-    use = use_of(study.run(1), study.name) if study.finished else ""
+    use = use_of(study.run(1), _named(study.folder, runs)) if study.finished else ""
     settings = _settings(trained[0]) if trained else {}
     page = write_study_page(study, columns, rows, settings, _outcome(study.whole, {}, use))
     attach_page(study.folder, runs=runs, mlflow=mlflow)
     return page
+
+
+def _named(folder: Path, runs: Path) -> str:
+    """The word for --model: a name below the runs folder, else the folder itself."""
+    with suppress(ValueError):
+        return shlex.quote(folder.absolute().relative_to(runs.absolute()).as_posix())
+    return shlex.quote(folder.name)
 
 
 def _outcome(run: Run, chosen: Mapping[str, Any], use: str) -> Outcome:

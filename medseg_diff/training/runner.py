@@ -50,6 +50,7 @@ class Course:
         )
         self.checkpoints = Checkpoints(bench.run.checkpoints(phase.name), identity, environment)
         self.mark, self.rollbacks, self.workers = Mark(), 0, phase.settings.workers
+        self.put_off = False  # a validation, until an update holds again
 
     def run(self) -> None:
         """Train to the last step.
@@ -117,13 +118,17 @@ class Course:
         """Read, validate, keep and log what is due after this step, and save where that is due. Raises: Unsteady."""
         settings, step = self.phase.settings, progress.step
         last = step == settings.steps
-        validating = last or step % settings.validate_every == 0
+        validating = last or self.put_off or step % settings.validate_every == 0
         saving = validating or step % settings.save_every == 0
         if not (saving or step % LOG_EVERY == 0):
             return {}
         numbers, skipped = progress.measured(), int(progress.skipped)
         if skipped >= PATIENCE or (skipped and last):
             raise Unsteady(step - skipped)
+        if saving and skipped:  # the weights may be what breaks the updates: nothing is kept of them
+            self.put_off = validating
+            return {}
+        self.put_off = False
         if saving and not_finite(self.learners.state()):
             raise Unsteady(step - 1)
         if validating and self.chief:
@@ -196,7 +201,7 @@ class Course:
 
     def _go_back(self, reason: str) -> None:
         """To the last checkpoint."""
-        found = self.checkpoints.load()
+        found, self.put_off = self.checkpoints.load(), False
         assert found is not None, "a course begins by saving"
         self._restore(found)
         log.warning("%s: %s from step %d", self.phase.name, reason, self.mark.step)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from medseg_diff.data.brain import onto_grid
 from medseg_diff.data.geometry import Volume, resampled, slice_heights
 
 
@@ -56,3 +57,12 @@ def test_a_thick_first_slice_keeps_its_volume_and_what_lies_beyond_is_outside():
         and (image[13:18] == 100).all()
         and (image[18:] == 50).all()
     )
+
+
+def test_beyond_its_field_of_view_an_image_is_as_outside_the_head():
+    """Negative voxels in the brain, 0 around it: the slab that a channel lacks is no brain."""
+    draw = np.random.default_rng(0)
+    head = ((np.indices((24, 24, 24)) - 12) ** 2).sum(0) < 81
+    scan = np.where(head, draw.normal(size=head.shape), 0).astype(np.float32)[..., :16]
+    found = onto_grid(Volume(scan, np.eye(4)), Volume(np.zeros(head.shape, np.float32), np.eye(4)))
+    assert (found.voxels[..., 17:] == 0).all() and (found.voxels[..., :16] == scan).all()

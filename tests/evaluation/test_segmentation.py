@@ -1,12 +1,16 @@
 """Metrics of predictions whose numbers are known by construction."""
 
 import csv
+import dataclasses
+import json
 import logging
 
 import numpy as np
 import pytest
 
 from medseg_diff.data.formats.writing import write_volume
+from medseg_diff.data.results import read_result
+from medseg_diff.data.tables.manifest import read_manifest
 from medseg_diff.evaluation.catalogue import SEGMENTATION
 from medseg_diff.metrics.overlap import dice
 from tests.made import BRAIN, LPS, NOTHING, SHAPE, TUMOUR, Study, ball
@@ -184,3 +188,16 @@ def test_a_calibrated_map_is_measured_beside_the_plain_one(study):
     assert values["ece_calibrated"] == pytest.approx(0.05 * share, rel=1e-4)
     assert values["brier_calibrated"] == pytest.approx(0.05**2 * share, rel=1e-4)
     assert summary["curves"]["whole_tumour"]["reliability_calibrated"]["probability"] == pytest.approx([0, 0.95])
+
+
+def test_the_brain_is_that_of_a_channel_which_the_model_read(tmp_path):
+    """The table's first channel may lie on another grid, or show the skull."""
+    study = Study(tmp_path).add("a", labels=TUMOUR.astype(np.uint8)).predict("a", TUMOUR.astype(np.uint8))
+    case = read_manifest(study.table).cases[0]
+    write_volume(tmp_path / "other.nii.gz", np.ones((6, 5, 4), np.float32), np.diag([9.0, 9.0, 9.0, 1.0]))
+    facts = study.predictions / "a" / "case.json"
+    read = next(iter(case.images))
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"channels": [read]}))
+    odd = dataclasses.replace(case, images={"odd": tmp_path / "other.nii.gz", **case.images})
+    result = read_result(study.predictions / "a", "a")
+    assert np.array_equal(result.brain_seen(odd), result.brain(case, [read]))

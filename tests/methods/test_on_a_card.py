@@ -47,7 +47,7 @@ def test_an_ensemble_of_masks(card):
             kept.add(sample, probability)
         kept.end_model(3)
         kept.redraw([0, 1, 3], lambda sample: torch.zeros(1, 1, device=card.device))
-        maps = uncertainty_maps(kept.mean, kept.second_moment)
+        maps = uncertainty_maps(kept.mean, kept.variance_between)
     assert {(each.device, each.dtype) for each in maps.values()} == {(card.device, torch.float32)}
 
 

@@ -215,7 +215,7 @@ def test_moments_votes_and_volumes_are_those_of_numpy():
 def test_the_three_maps():
     values = members_of()
     ensemble = ensemble_of(values)
-    maps = uncertainty_maps(ensemble.mean, ensemble.second_moment)
+    maps = uncertainty_maps(ensemble.mean, ensemble.variance_between)
     np.testing.assert_allclose(maps["variance_between"], values.var(0), atol=1e-6)  # divided by n
     np.testing.assert_allclose(maps["variance_within"], (values * (1 - values)).mean(0), atol=1e-6)
     np.testing.assert_allclose(maps["variance_between"] + maps["variance_within"], maps["uncertainty"], atol=1e-7)
@@ -227,8 +227,8 @@ def test_the_three_maps():
 def test_members_that_agree_have_no_spread_and_hard_ones_no_ambiguity():
     soft, hard = np.full((3, 1, 1, 2, 2), 0.3, np.float32), (members_of() > 0.5).astype(np.float32)
     agreed, certain = ensemble_of(soft), ensemble_of(hard)
-    assert uncertainty_maps(agreed.mean, agreed.second_moment)["variance_between"].max() < 1e-6
-    assert uncertainty_maps(certain.mean, certain.second_moment)["variance_within"].max() < 1e-6
+    assert uncertainty_maps(agreed.mean, agreed.variance_between)["variance_between"].max() < 1e-6
+    assert uncertainty_maps(certain.mean, certain.variance_between)["variance_within"].max() < 1e-6
 
 
 def test_agreement_is_the_pooled_dice_of_all_pairs():
@@ -315,10 +315,10 @@ def test_the_variance_between_models_is_a_part_of_that_between_members():
             for z in range(2):
                 ensemble.add(Sample(z, member), members[member, z])
         ensemble.end_model(2)
-    of_models = ensemble.second_moment_of_models
+    of_models = ensemble.variance_of_models
     assert of_models is not None
-    maps = uncertainty_maps(ensemble.mean, ensemble.second_moment, of_models)
+    maps = uncertainty_maps(ensemble.mean, ensemble.variance_between, of_models)
     expected = members.unflatten(0, (3, 2)).mean(1).var(0, correction=0)
     torch.testing.assert_close(maps["variance_models"], expected, atol=1e-6, rtol=0)
     assert (maps["variance_models"] <= maps["variance_between"]).all()
-    assert Ensemble(2, 1, (4, 4), 6, "cpu").second_moment_of_models is None
+    assert Ensemble(2, 1, (4, 4), 6, "cpu").variance_of_models is None

@@ -110,3 +110,15 @@ def test_a_whole_brats_grid():
     farthest = np.linalg.norm((4, 2, 2)) + 2  # of two spheres: their centres' distance and the difference of radii
     assert 2 < overlap.hd95_mm(mask, reference, spacing_mm=(1, 1, 1)) < farthest
     assert 0 < overlap.surface_dice(mask, reference, spacing_mm=(1, 1, 1)) < 1
+
+
+def test_the_surface_of_a_single_slice_is_its_outline():
+    y, x = np.mgrid[:64, :64]
+    small, large = ((x - 32) ** 2 + (y - 32) ** 2 <= radius**2 for radius in (12, 16))
+    moved = (x - 35) ** 2 + (y - 32) ** 2 <= 144
+    for axis in range(3):
+        one, other, shifted = (np.expand_dims(mask, axis) for mask in (small, large, moved))
+        spacing = tuple(np.insert([1.0, 1.0], axis, 5.0))
+        assert overlap.hd95_mm(one, shifted, spacing_mm=spacing) == 3
+        assert overlap.hd95_mm(small, moved, spacing_mm=(1, 1)) == 3
+        assert overlap.surface_dice(one, other, spacing_mm=spacing) == 0

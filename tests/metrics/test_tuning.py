@@ -94,3 +94,13 @@ def test_risk_rises_with_coverage_to_the_error_rate():
     np.testing.assert_allclose(risk, [0, 0, 1 / 3, 1 / 2])
     ties = risk_coverage(np.zeros(4), error, coverage=[0.25, 1.0])
     np.testing.assert_allclose(ties, [0.5, 0.5])
+
+
+def test_a_threshold_is_chosen_as_it_is_used():
+    """Of ten hard members a probability of 0.3 is not above a threshold of 0.3, in float32 as where a mask is cut."""
+    draw, patients = np.random.default_rng(0), 6
+    votes = draw.integers(0, 11, (patients, 4000))
+    probability = votes.astype(np.float32) / np.float32(10)
+    found = choose_threshold(list(probability), list(votes >= 4))
+    assert found.dice_at_best == 1 and 0.3 <= found.best < 0.4
+    assert ((probability > np.float32(found.best)) == (votes >= 4)).all()

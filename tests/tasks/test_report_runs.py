@@ -1,6 +1,8 @@
 """`report` of trainings: a run, a study with its folds, a folder of runs."""
 
+import html
 import json
+import logging
 import re
 import shutil
 
@@ -142,3 +144,27 @@ def test_each_phase_has_its_own_speed(runs):
     (folder / "system.csv").write_text("step,name,value\n" + system)
     page = report(folder, mlflow=False).read_text()
     assert "denoiser steps per second 4 at step 50, 4 at step 100; classifier steps per second 16 at step 30" in page
+
+
+def test_a_damaged_run_among_others_has_no_page_and_is_named(runs, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("medseg_diff"), "propagate", True)
+    (runs / "second" / "figures" / "odd.png").write_bytes(b"")
+    report(runs, mlflow=False)
+    assert "second has no page: a file of its folder cannot be read" in caplog.text
+    listed = (runs / "report.html").read_text()
+    assert 'href="first/report.html"' in listed and 'href="second/report.html"' not in listed and "second" in listed
+
+
+def test_pictures_that_are_being_written_and_others_are_no_trajectories(runs):
+    place = runs / "first" / "figures" / "trajectories"
+    place.mkdir(exist_ok=True)
+    for name in (".99.segmentation-0000010.png", "my-notes.png"):
+        (place / name).write_bytes(b"")
+    assert Run(runs / "first").trajectories == []
+
+
+def test_names_are_quoted_for_the_shell_and_for_links(runs):
+    (runs / "first").rename(runs / "exp #1")
+    report(runs, runs=runs, mlflow=False)
+    assert 'href="exp%20%231/report.html"' in (runs / "report.html").read_text()
+    assert "--model 'exp #1' --volume" in html.unescape(text_of(runs / "exp #1" / "report.html"))

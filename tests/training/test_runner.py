@@ -1,5 +1,7 @@
 """A phase of two models: each learns at its own rate, both are kept, and both go on after a break."""
 
+import dataclasses
+
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -9,7 +11,7 @@ from medseg_diff.data.tables.manifest import Manifest
 from medseg_diff.errors import UsageError
 from medseg_diff.run import Run, create_run
 from medseg_diff.training import runner
-from medseg_diff.training.fit import FitSettings
+from medseg_diff.training.fit import FitSettings, Learner
 from medseg_diff.training.job import Job, train
 from medseg_diff.training.objective import Turn
 from medseg_diff.training.phase import Bench, Phase
@@ -153,3 +155,44 @@ def test_watchers_hear_that_a_training_broke_off(tmp_path):
     with pytest.raises(UsageError):
         train(toy, phases, out=tmp_path / "run", device="cpu", watchers=[good])
     assert good.heard[-1] == ("end", False, False, ["forger"])
+
+
+@pytest.mark.parametrize(("validate_every", "save_every"), [(4, 100), (100, 4), (4, 4)])
+def test_nothing_is_kept_while_updates_are_left_out(tmp_path, monkeypatch, validate_every, save_every):
+    """Weights that blew up are finite still when a checkpoint is due: to go back must lead to where they were sound."""
+    update, blown, whole = Learner.update, [], course(tmp_path / "run")
+    whole.phase = dataclasses.replace(
+        whole.phase, settings=SETTINGS.but(steps=20, validate_every=validate_every, save_every=save_every)
+    )
+
+    def blows_up(self, step):
+        update(self, step)
+        if step == 6 and not blown:  # the update after it gives numbers that are not finite
+            blown.append(step)
+            with torch.no_grad():
+                self.network.weight.mul_(1e38)
+
+    monkeypatch.setattr(Learner, "update", blows_up)
+    whole.run()
+    assert blown and all(torch.isfinite(value).all() for value in whole.learners.state().values())
+    assert whole.mark.share == 0.5 and whole.learners["forger"].network.weight.detach().abs().max().item() < 100
+
+
+def test_a_validation_that_was_put_off_is_made_up_for(tmp_path, monkeypatch):
+    whole, measured, validate = course(tmp_path / "run"), [], Course._validate
+
+    def noted(self, progress, numbers):
+        measured.append(progress.step)
+        return validate(self, progress, numbers)
+
+    monkeypatch.setattr(Course, "_validate", noted)
+    update = Learner.update
+
+    def leaves_one_out(self, step):
+        if step == 3:
+            self.finite = torch.zeros_like(self.finite)
+        update(self, step)
+
+    monkeypatch.setattr(Learner, "update", leaves_one_out)
+    whole.run()
+    assert measured == [5, 8] and whole.mark.share == 1

@@ -69,9 +69,10 @@ class Augmentation(Settings):
         bytes.
 
         N > 1 where a slice stands among its neighbours, those of a channel beside each other. Outside the (moved) brain
-        every channel is `background` again, as in an image that was never changed. The lesion of `donor`, the same three
-        parts of another piece, is pasted in.
+        every channel is `background` again, as in an image that was never changed, and a channel that is nothing else stays
+        so: the case lacks it. The lesion of `donor`, the same three parts of another piece, is pasted in.
         """
+        there = _present(image, len(brain), background)
         draw = _Draw(self.probability, seed)
         with _without_geometry():
             flips, turns = self._moves[brain.ndim - 1]
@@ -79,25 +80,28 @@ class Augmentation(Settings):
             if donor is not None:
                 always = _Draw(1.0, seed_of(seed, "donor"))
                 flips, turns = self._scattering[brain.ndim - 1]
-                moved = self._pasted(moved, _moved(donor, background, always(flips), always(turns)))
+                known = _present(donor["image"], len(brain), background)
+                moved = self._pasted(moved, _moved(donor, background, always(flips), always(turns)), known)
             inside = moved["brain"] > 0.5
             channels = moved["image"].unflatten(0, (-1, len(inside)))
             if inside.any():
                 if self.lesion_contrast:
                     channels = self._with_other_lesions(channels, moved["labels"], inside, draw)
-                channels = torch.stack([self._scanned(channel, inside, background, draw) for channel in channels])
-        if self.channel_dropout:
-            dropped = self._dropped(len(channels), seed)
-            channels = torch.where(dropped.view(-1, *(1,) * inside.ndim), background, channels)
+                each = zip(channels, there.tolist(), strict=True)
+                channels = torch.stack(
+                    [self._scanned(channel, inside, background, draw) if has else channel for channel, has in each]
+                )
+        lacking = ~there | self._dropped(there, seed) if self.channel_dropout else ~there
+        channels = torch.where(lacking.view(-1, *(1,) * inside.ndim), background, channels)
         return {
             "image": torch.where(inside, channels, background).flatten(0, 1),
             "labels": (moved["labels"] > 0.5).float(),
             "brain": inside,
         }
 
-    def _pasted(self, parts: Mapping[str, Tensor], donor: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _pasted(self, parts: Mapping[str, Tensor], donor: Mapping[str, Tensor], known: Tensor) -> dict[str, Tensor]:
         """The moved parts with the donor's lesion where both have a brain, its edges softened by a voxel, and as far above
-        the rest of this brain as it was above the rest of its own."""
+        the rest of this brain as it was above the rest of its own, in the channels `known` [C] of the donor."""
         inside, there = parts["brain"] > 0.5, donor["brain"] > 0.5
         both = inside & there
         lesion = both.all(0) & (donor["labels"].amax(0) > 0.5)
@@ -108,8 +112,8 @@ class Augmentation(Settings):
         share = self._soften(lesion[None].float()) * both
         channels = [part["image"].unflatten(0, (-1, len(inside))) for part in (parts, donor)]
         pasted = [
-            own + share * (other - other[rest].mean() + own[here].mean() - own)
-            for own, other in zip(*channels, strict=True)
+            own + share * (other - other[rest].mean() + own[here].mean() - own) if has else own
+            for own, other, has in zip(*channels, known.tolist(), strict=True)
         ]
         labels = torch.where(lesion, donor["labels"], parts["labels"])
         return {"image": torch.stack(pasted).flatten(0, 1), "labels": labels, "brain": parts["brain"]}
@@ -144,12 +148,12 @@ class Augmentation(Settings):
             channel = change(channel)
         return channel
 
-    def _dropped(self, channels: int, seed: int) -> Tensor:
-        """Which channels are taken away, [C] booleans; one at least stays."""
+    def _dropped(self, there: Tensor, seed: int) -> Tensor:
+        """Which channels are taken away, [C] booleans; of those that are `there` one at least stays."""
         choose = np.random.default_rng(seed_of(seed, "channels"))  # its own, so that the other changes stay as they are
-        dropped = choose.random(channels) < self.channel_dropout
-        if dropped.all():
-            dropped[choose.integers(channels)] = False
+        dropped, places = choose.random(len(there)) < self.channel_dropout, np.flatnonzero(there)
+        if len(places) and dropped[places].all():
+            dropped[places[choose.integers(len(places))]] = False
         return torch.from_numpy(dropped)
 
     @cached_property
@@ -245,6 +249,11 @@ class Augmentation(Settings):
         if self.noise:
             changes.append(mt.RandGaussianNoise(prob=1, std=self.noise))
         return changes
+
+
+def _present(image: Tensor, neighbours: int, background: float) -> Tensor:
+    """Which channels of an image [C N, *S] hold anything but background, [C] booleans."""
+    return (image.unflatten(0, (-1, neighbours)) != background).flatten(1).any(1)
 
 
 def _moved(

@@ -14,6 +14,7 @@ from medseg_diff.errors import ImageError
 
 MGH_HEADER, GOOD_RAS = 284, slice(28, 30)  # bytes; where it says whether its orientation counts
 UNEVEN_SLICES = 0.01  # spread of the gaps between slices against their mean
+UPRIGHT = 1 - 1e-4  # cosine between a stack and the normal of its slices; a degree is 1.5e-4
 MISSING_SLICE = 1.5  # largest gap against the smallest
 MOST_SLICES = 5000
 
@@ -110,9 +111,13 @@ def read_dicom_series(folder: Path) -> Stored:
         raise ImageError(found, fix="copy them again, or remove them if they are not slices")
     warnings = [f"{len(others)} non-DICOM files are left out, such as {sorted(others)[0]}"] if others else []
     try:
-        warnings += _check_slices(names)
+        said, step = _check_slices(names)
+        warnings += said
         reader.SetFileNames(names)
         voxels, affine = _from_itk(reader.Execute())
+        if step is not None and _is_aslant(step, affine):
+            affine[:3, 2] = step  # SimpleITK takes every stack for an upright one
+            warnings.append("its slices are shifted against each other, as with a tilted gantry: the axes are sheared")
     except RuntimeError:
         raise ImageError("its DICOM series cannot be read", fix="check that no slice is missing or damaged") from None
     several = len(names) == 1 and voxels.ndim > 2 and voxels.shape[2] > 1
@@ -144,8 +149,8 @@ def dicom_files(folder: Path) -> tuple[set[str], set[str]]:
     return files, others
 
 
-def _check_slices(names: tuple[str, ...]) -> list[str]:
-    """Say where the gaps between slices differ.
+def _check_slices(names: tuple[str, ...]) -> tuple[list[str], np.ndarray | None]:
+    """Say where the gaps between slices differ; and the step from slice to slice in RAS millimetres, None of one slice.
 
     Raises: ImageError where sizes differ or a slice is missing or double; RuntimeError as SimpleITK does.
     """
@@ -166,11 +171,19 @@ def _check_slices(names: tuple[str, ...]) -> list[str]:
     gaps = np.linalg.norm(np.diff(np.array(places), axis=0), axis=1)
     if len({tuple(np.round(place, 3)) for place in places}) < len(places):
         raise ImageError("two of its slices are at the same position", fix="give the folder of one series, once")
+    step = None if not len(gaps) else np.array([-1.0, -1.0, 1.0]) * (np.subtract(places[-1], places[0]) / len(gaps))[:3]
     if not len(gaps) or np.ptp(gaps) <= UNEVEN_SLICES * gaps.mean():
-        return []
+        return [], step
     if gaps.max() > MISSING_SLICE * gaps.min():
         raise ImageError(f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart", fix="find the missing slices")
-    return [f"its slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart; even spacing is assumed"]
+    return [f"its slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart; even spacing is assumed"], step
+
+
+def _is_aslant(step: np.ndarray, affine: np.ndarray) -> bool:
+    """Whether slices are shifted in their plane from one to the next, as with a tilted gantry."""
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    upright = abs(step @ normal) / (np.linalg.norm(step) * np.linalg.norm(normal))
+    return bool(upright < UPRIGHT)
 
 
 def _from_itk(image: Any) -> tuple[np.ndarray, np.ndarray]:

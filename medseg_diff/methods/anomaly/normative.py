@@ -69,7 +69,7 @@ class NormativeMean(Settings):
         voxels = np.bincount(bins, minlength=len(DEPTHS_MM))
         sums = np.bincount(bins, weights=scores, minlength=len(DEPTHS_MM))
         means = np.where(voxels >= FEWEST_VOXELS, sums / np.maximum(voxels, 1), scores.mean(dtype=np.float64))
-        return cls(depth_mm=DEPTHS_MM, score=tuple(round(float(mean), 6) for mean in means))
+        return cls(depth_mm=DEPTHS_MM, score=tuple(float(f"{mean:.6g}") for mean in means))
 
     def at(self, depth_mm: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The mean at each depth, linear between the middles of the bins."""

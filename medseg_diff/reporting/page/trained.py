@@ -81,7 +81,11 @@ def write_run_page(run: Run, settings: Mapping[str, Any], outcome: Outcome) -> P
         charts=list(_charts(numbers, run)),
         figures=list(_figures(run)),
         measured=_named(outcome.measured),
-        provenance=[*_provenance(facts), *_memory(run), *_versions(read_facts(run.folder / "environment.json"))],
+        provenance=[
+            *_provenance(facts, run.moment("started")),
+            *_memory(run),
+            *_versions(read_facts(run.folder / "environment.json")),
+        ],
         settings=list(_settings(settings, facts)),
         checksums=_checksums(run),
         citations=citations(_parts(settings), str(settings.get("paper", ""))),
@@ -193,7 +197,7 @@ def _figures(run: Run) -> Iterator[Figure]:
         yield figure_of_png(
             each.path.read_bytes(), said, f"{said} {counted(_drawn(run, each.series), 'picture')} in all."
         )
-    for path in sorted(run.figures.glob("*.png")):
+    for path in sorted(run.figures.glob("[!.]*.png")):
         if path.stem != "training":
             words = f"Figure of the run: {spoken(path.stem)}."
             yield figure_of_png(path.read_bytes(), words, spoken(path.stem).capitalize())
@@ -207,8 +211,7 @@ def _named(numbers: Facts) -> list[tuple[str, str]]:
     return [(spoken(name), number(value)) for name, value in numbers.items()]
 
 
-def _provenance(facts: Facts) -> list[tuple[str, str]]:
-    started = facts.get("started")
+def _provenance(facts: Facts, started: float | None = None) -> list[tuple[str, str]]:
     said = {
         "task": facts["task"],
         "recipe": facts.get("recipe"),
@@ -256,7 +259,7 @@ def _settings(settings: Mapping[str, Any], facts: Facts) -> Iterator[tuple[str, 
 def _checksums(run: Run) -> list[tuple[str, str]]:
     """What SHA256SUMS lists; an unfinished run has none."""
     path = run.folder / SUMS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return [(file, digest) for digest, _, file in (line.partition("  ") for line in lines)]
 
 

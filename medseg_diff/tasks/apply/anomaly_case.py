@@ -28,6 +28,7 @@ from medseg_diff.tasks.apply.anomaly_ensemble import AnomalyEnsemble
 from medseg_diff.tasks.apply.anomaly_threshold import Cut
 from medseg_diff.tasks.apply.anomaly_volume import AnomalyVolume
 from medseg_diff.tasks.apply.quality_checks import checks_of_runs
+from medseg_diff.tasks.apply.sampled_slices import left_out, slices_to_sample
 
 BASELINES = "baselines"
 TRAINED_ON = (
@@ -72,14 +73,14 @@ def read(case: Case, ensemble: AnomalyEnsemble, *, resample_to: str | None = Non
         appearance_of(prepared.image, prepared.brain, prepared.spacing_mm, recipe.channels)
     )
     unlike = warnings_of(typicality, of_phantoms=ensemble.learned_from_phantoms and not is_phantom(case))
-    warnings = [*prepared.warnings, *unlike]
+    warnings = [*prepared.warnings, *left_out(recipe.view, prepared), *unlike]
     return ReadCase(images, prepared, inputs, typicality, warnings, time.perf_counter() - started)
 
 
 def map_case(case: ReadCase, ensemble: AnomalyEnsemble, *, baselines: bool = False) -> MappedCase:
     """What each run says of the slices that hold brain. Where memory runs out the networks are given less at once."""
     started = time.perf_counter()
-    slices = ensemble.recipe.view.for_sampling(case.prepared.brain)
+    slices = slices_to_sample(ensemble.recipe.view, case.prepared)
 
     def mapped(batch: int) -> list[AnomalyVolume]:
         with bar(f"  {case.name}", len(slices) * len(ensemble.systems)) as advance:

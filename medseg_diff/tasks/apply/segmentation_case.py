@@ -15,6 +15,7 @@ from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.typicality import is_unlike, judged, warnings_of
 from medseg_diff.tasks.apply.dicom_objects import DicomObjects
 from medseg_diff.tasks.apply.promises import volume_in_words
+from medseg_diff.tasks.apply.sampled_slices import left_out
 from medseg_diff.tasks.apply.segmentation_maps import write_maps
 from medseg_diff.tasks.apply.segmentation_system import SegmentationSystem
 from medseg_diff.tasks.apply.segmentation_volume import Drawn, sample_volume
@@ -63,7 +64,7 @@ def read(
         images = system.starts.beside(images, resample=resample_to is not None)
     objects = DicomObjects.over(case, images, inputs, system.facts, resample_to) if dicom_seg else None
     prepared = filled(prepare_case(images, recipe.preparation), recipe.channels)
-    warnings = list(prepared.warnings)
+    warnings = [*prepared.warnings, *left_out(recipe.view, prepared)]
     if missing:
         warnings.append(f"lacks {', '.join(missing)}: background is used instead, as in training with channel dropout")
     typicality = judged(

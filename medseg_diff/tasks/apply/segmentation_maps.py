@@ -56,18 +56,18 @@ def write_maps(
 ) -> dict[str, Any]:
     """Write every map and mask, and `objects` of them where a DICOM series is there; returns what case.json says of them.
 
-    Mean and second moment are brought back and the other maps follow from them there, so that variance_between +
-    variance_within = uncertainty = m (1 - m) holds on the grid that is written.
+    Mean and variance between members are brought back and the other maps follow from them there, so that variance_between
+    + variance_within = uncertainty = m (1 - m) holds on the grid that is written.
     """
     recipe, affine = system.recipe, prepared.native_affine
     voxel_ml = geometry.voxel_ml(affine)
     means = brought_back(prepared, recipe, ensemble.mean)
 
-    def restored(moment: Tensor) -> Tensor:
-        return torch.from_numpy(np.clip(restore(prepared, recipe.view.join(moment.cpu())), 0, 1))
+    def restored(variance: Tensor) -> Tensor:
+        return torch.from_numpy(np.clip(restore(prepared, recipe.view.join(variance.cpu())), 0, 1))
 
-    squares, of_models = restored(ensemble.second_moment), ensemble.second_moment_of_models
-    between = None if of_models is None else restored(of_models)
+    between, of_models = restored(ensemble.variance_between), ensemble.variance_of_models
+    models = None if of_models is None else restored(of_models)
     masks, removed = masks_of(ensemble, means, prepared, system)
     report: dict[str, Any] = {
         "volume_ml": {},
@@ -77,8 +77,8 @@ def write_maps(
         "slices_to_review": {},
     }
     for number, (region, agreement) in enumerate(zip(recipe.regions, ensemble.agreement(), strict=True)):
-        own = None if between is None else between[number]
-        maps = uncertainty_maps(torch.from_numpy(means[number]), squares[number], own)
+        own = None if models is None else models[number]
+        maps = uncertainty_maps(torch.from_numpy(means[number]), between[number], own)
         written = {"probability": means[number], **{kind: values.numpy() for kind, values in maps.items()}}
         for kind, values in written.items():
             prepared.write(folder / f"{kind}{suffix_of(recipe, region)}.nii.gz", values)

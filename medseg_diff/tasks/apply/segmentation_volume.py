@@ -25,6 +25,7 @@ from medseg_diff.methods.sampled_segmentation import Ensemble, sample_masks
 from medseg_diff.methods.tiled import Tiled
 from medseg_diff.recipes.segmentation import SegmentationRecipe
 from medseg_diff.seeds import seed_of
+from medseg_diff.tasks.apply.sampled_slices import slices_to_sample
 from medseg_diff.tasks.apply.segmentation_maps import brought_back, suffix_of
 from medseg_diff.tasks.apply.segmentation_system import SegmentationSystem
 from medseg_diff.training.weights import load_weights
@@ -54,7 +55,7 @@ def sample_volume(
     images = view.conditions(prepared.image, background=recipe.preparation.background)
     images = images.to(system.device).contiguous()
     start = view.cut(system.starts.regions_in(prepared)).to(system.device) if system.starts else None
-    slices, regions, size = view.for_sampling(prepared.brain), len(recipe.regions), images.shape[2:]
+    slices, regions, size = slices_to_sample(view, prepared), len(recipe.regions), images.shape[2:]
     if members is not None:
         # One member after the other: then only one has to be held.
         plan = replace(plan, members_at_once=1)

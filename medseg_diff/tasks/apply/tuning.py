@@ -111,14 +111,14 @@ class Scan:
             images = read_case(case, channels, reference=False, resample_to=resample_to)
         prepared = filled(prepare_case(images, recipe.preparation), recipe.channels)
         grid = Volume(np.zeros(prepared.native_shape, dtype=np.int16), prepared.native_affine)
-        facts = {"resample_to": resample_to}
+        facts = {"resample_to": resample_to, "channels": channels}
         result = CaseResult(case.name, Path(case.name), facts, "segment", recipe.regions, grid, {})
         references = result.references(case)
         opinions = {
             region: {name: result.marked(labels, region) for name, labels in references.items()}
             for region in recipe.regions
         }
-        return cls(case, prepared, opinions, result.brain(case, case.channels[:1]))
+        return cls(case, prepared, opinions, result.brain_seen(case))
 
 
 def measure(scan: Scan, draw: Draw) -> dict[Setting, Measured]:

@@ -21,6 +21,7 @@ from medseg_diff.studies import FoldStudy, unfinished_study
 from medseg_diff.tasks.train.train import Material, TrainVerb
 from medseg_diff.tasks.training_options import Folds, TrainingRun
 from medseg_diff.tracking.attaching import attach_study
+from medseg_diff.training.signals import preemptible
 
 Kind = TypeVar("Kind", SegmentationRecipe, AnomalyRecipe)
 
@@ -44,6 +45,7 @@ class FoldedVerb(Generic[Kind]):
     look: Callable[[Fold, Material[Kind], TrainingRun, str], None] = lambda fold, given, options, device: None
     conclude: Callable[[FoldStudy, Material[Kind], Path], bool] = lambda study, given, data: True
 
+    @preemptible()
     def run(
         self, data: Path, options: TrainingRun, folds: Folds, *, device: str, data_root: Path | None
     ) -> Run | FoldStudy:
@@ -86,7 +88,12 @@ def train_folds(
         words += [] if shard == (1, 1) else ["--shard", "{}/{}".format(*shard)]
         run = folded.verb.train(
             replace(given, manifest=parts[number - 1], command=words),
-            replace(options, out=study.run(number).folder, parent=options.parent or study.name),
+            replace(
+                options,
+                out=study.run(number).folder,
+                parent=options.parent or study.name,
+                resume="auto" if options.resume else None,  # the study was found; a fold may not have begun
+            ),
             device=device,
             study=study.folder,
         )
@@ -133,7 +140,9 @@ def _begun(given: Material[Kind], options: TrainingRun, folds: int) -> FoldStudy
         raise CheckpointError(
             f"holds no {found}", fix="name its folder with --out, or use --resume auto", file=study.name
         )
-    if not study.there and study.folder.exists() and any(study.folder.iterdir()):
+    # Looked at in this order: another shard may be writing study.json at this moment.
+    others = study.folder.is_dir() and any(not path.name.startswith(".") for path in study.folder.iterdir())
+    if others and not study.there:
         raise UsageError(f"{study.name} already exists and is not a study", fix="choose another --out")
     study.begin(**facts)
     return study

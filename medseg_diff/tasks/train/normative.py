@@ -225,7 +225,7 @@ def _map_calibration(
     threshold = np.quantile(above, 1 - recipe.findings.false_positive_rate)
     return MapCalibration(
         normative_mean=normal,
-        threshold=round(widened * max(float(threshold), 0.0), 6),
+        threshold=float(f"{widened * max(float(threshold), 0.0):.6g}"),
         thresholds_by_volume=tuple(_thresholds_by_volume(measured, recipe)) if name == OWN else (),
     )
 

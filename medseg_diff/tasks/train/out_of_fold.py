@@ -171,7 +171,7 @@ class Predicted(NamedTuple):
 
 def _predicted(study: FoldStudy, case: Case, most: int) -> Predicted:
     result = read_result(study.out_of_fold / case.name, case.name)
-    brain, references = result.brain(case, case.channels[:1]), result.references(case)
+    brain, references = result.brain_seen(case), result.references(case)
     places = np.flatnonzero(brain)
     places = places[:: -(-len(places) // most) or 1]
     regions = {}

@@ -25,6 +25,7 @@ from medseg_diff.tracking import Mirror
 from medseg_diff.training.estimate import LONG_SECONDS, Work
 from medseg_diff.training.fit import Progress
 from medseg_diff.training.job import Bench, Job, Phase, train
+from medseg_diff.training.signals import preemptible
 from medseg_diff.training.watcher import Watcher
 
 Kind = TypeVar("Kind", SegmentationRecipe, AnomalyRecipe, SynthesisRecipe, EnhancementRecipe)
@@ -61,6 +62,7 @@ class TrainVerb(Generic[Kind]):
     phases: Callable[[Material[Kind], Bench], Iterator[Phase]]
     then: Callable[[Kind], str] = lambda recipe: "--volume PATIENT_FOLDER --out results"
 
+    @preemptible()
     def run(self, data: Path, options: TrainingRun, *, device: str, data_root: Path | None) -> Run:
         """Train on the table `data`.
 

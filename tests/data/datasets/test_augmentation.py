@@ -324,3 +324,16 @@ def test_a_channel_is_dropped_with_its_neighbours():
         assert torch.equal(lost[:, 0], lost[:, 1]) and torch.equal(lost[:, 0], lost[:, 2])
         seen.add(tuple(lost[:, 0].tolist()))
     assert seen == {(False, False), (True, False), (False, True)}
+
+
+def test_what_a_case_lacks_stays_background_and_its_only_channel_is_never_taken():
+    brain = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    brain[:, 4:28, 4:28] = 1
+    image, labels = torch.full((3, 32, 32), -1.0), torch.zeros(1, 32, 32)
+    image[1] = torch.where(brain[0] > 0, torch.rand(32, 32, generator=torch.Generator().manual_seed(0)), -1.0)
+    labels[:, 10:16, 10:16] = 1
+    donor = {"image": image.roll(1, 0), "labels": labels, "brain": brain}  # of another channel
+    augmentation = Augmentation(channel_dropout=0.5, lesion_paste=1, lesion_contrast=0.5, noise=0.3)
+    for seed in range(40):
+        changed = augmentation(image, labels, brain, seed=seed, background=-1.0, donor=donor)["image"]
+        assert (changed[[0, 2]] == -1).all() and (changed[1] != -1).any()

@@ -45,3 +45,14 @@ def test_frames_at_uneven_distances_are_doubtful_and_get_no_object(tmp_path):
     assert "one file of several slices, read with voxels of 1×1×1 mm: check the spacing" in volume.warnings
     with pytest.raises(ImageError, match="are not on the grid that was read"):
         read_series(folder, volume.affine, volume.shape)
+
+
+def test_slices_of_a_tilted_gantry_lie_where_their_headers_say(tmp_path):
+    voxels = np.arange(12 * 20 * 24, dtype=np.uint16).reshape(12, 20, 24)
+    write_series(tmp_path / "upright", voxels)
+    write_series(tmp_path / "tilted", voxels, shift=1.5)
+    upright, tilted = (read_volume(tmp_path / name) for name in ("upright", "tilted"))
+    assert not upright.warnings and any("sheared" in warning for warning in tilted.warnings)
+    assert np.array_equal(upright.voxels, tilted.voxels)
+    moved = (tilted.affine - upright.affine) @ [0, 0, 11, 1]  # of the last slice, down its columns: to the back
+    assert moved[:3] == pytest.approx([0, -11 * 1.5, 0], abs=1e-3)

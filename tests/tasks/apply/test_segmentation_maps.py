@@ -7,14 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from medseg_diff.data.reading import read_map
-from medseg_diff.errors import CheckpointError, UsageError
+from medseg_diff.data.reading import CaseImages, read_map
+from medseg_diff.data.transforms import Preparation, prepare_case, restore
+from medseg_diff.data.views import AxialSlices
+from medseg_diff.errors import CheckpointError, ImageError, UsageError
 from medseg_diff.files import write_json
+from medseg_diff.methods.plan import Sample
+from medseg_diff.methods.sampled_segmentation import Ensemble, uncertainty_maps
 from medseg_diff.metrics.tuning import tempered
 from medseg_diff.recipes.calibration import RegionCalibration, SegmentationCalibration
 from medseg_diff.recipes.lookup import load_recipe
 from medseg_diff.run import create_run
 from medseg_diff.settings import write_yaml
+from medseg_diff.tasks.apply.sampled_slices import left_out, slices_to_sample
 from medseg_diff.tasks.apply.segment import segment
 from medseg_diff.tasks.apply.segmentation_maps import slices_to_review, volumes_of_members
 from medseg_diff.tasks.evaluate import evaluate
@@ -267,3 +272,36 @@ def test_slices_are_axial_where_they_are_thick_and_tilted():
         "slice": 1,
         "expected_error_ml": 0,
     }
+
+
+@pytest.mark.parametrize("spacing", [(None, None, None), (2.0, 2.0, 2.0)])
+def test_members_that_agree_have_no_variance_on_any_grid(spacing):
+    """Interpolation softens their edge, which is no disagreement."""
+    scan = np.zeros((1, 24, 24, 20), np.float32)
+    scan[0, 3:21, 3:21, 2:18] = 1 + np.random.default_rng(0).random((18, 18, 16))
+    images = CaseImages("a", ("t1",), scan, np.eye(4), None, None, ())
+    prepared, view = prepare_case(images, Preparation(spacing_mm=spacing)), AxialSlices()
+    size = prepared.image.shape[1:]
+    ball = ((np.indices(size) - np.array(size).reshape(3, 1, 1, 1) / 2) ** 2).sum(0) < (min(size) / 4) ** 2
+    ensemble = Ensemble(size[2], 1, size[:2], 2, "cpu")
+    for member, z in np.ndindex(2, size[2]):
+        ensemble.add(Sample(z, member), torch.from_numpy(ball[None, :, :, z].astype(np.float32)))
+    mean, between = (restore(prepared, view.join(part)) for part in (ensemble.mean, ensemble.variance_between))
+    maps = uncertainty_maps(torch.from_numpy(mean), torch.from_numpy(between))
+    assert ensemble.agreement() == [1.0] and maps["variance_between"].max() < 1e-6
+    assert torch.equal(maps["variance_between"] + maps["variance_within"], maps["uncertainty"])
+
+
+def test_slices_that_a_recipe_leaves_out_are_said_and_all_of_them_refused():
+    prepared = prepare_case(
+        CaseImages(
+            "a", ("t1",), np.pad(np.ones((1, 6, 6, 6), np.float32), ((0, 0), *[(2, 2)] * 3)), np.eye(4), None, None, ()
+        ),
+        Preparation(margin_mm=0),
+    )
+    some, none = (AxialSlices(drop=(low, 1), sample_dropped=False) for low in (2, 5))
+    assert slices_to_sample(AxialSlices(), prepared) == list(range(6)) and left_out(AxialSlices(), prepared) == []
+    assert slices_to_sample(some, prepared) == [2, 3, 4]
+    assert left_out(some, prepared)[0].startswith("3 of 6 slices with brain are left empty")
+    with pytest.raises(ImageError, match="all 6 slices with brain lie where the recipe samples none"):
+        slices_to_sample(none, prepared)

@@ -2,22 +2,27 @@
 
 import json
 import logging
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 
 from medseg_diff.data.reading import read_map
 from medseg_diff.data.tables.manifest import folds_by_patient, read_manifest
-from medseg_diff.errors import CheckpointError, MedsegError, UsageError
+from medseg_diff.errors import CheckpointError, MedsegError, Preempted, UsageError
 from medseg_diff.files import read_facts, write_json
 from medseg_diff.metrics import conformal
 from medseg_diff.run import Run
 from medseg_diff.studies import FoldStudy, find_folds
 from medseg_diff.tasks.apply.segment import segment
+from medseg_diff.tasks.train import folds
 from medseg_diff.tasks.train.segmentation import train_seg
+from medseg_diff.tasks.train.train import TrainVerb
 from medseg_diff.training import runner
 
+ENDED = ("finished", "calibration_sha256")  # in study.json, of one that is done
 SMALL = ("training.steps=4", "training.validate_every=2", "training.save_every=1", "sampling.members=2")
 
 
@@ -246,3 +251,38 @@ def test_a_study_goes_on_with_what_it_was_begun_with(train, study, tmp_path):
     (tmp_path / "other/notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="already exists and is not a study"):
         train(tmp_path / "other")
+
+
+def test_a_fold_that_never_began_is_begun_where_the_study_must_be_gone_on_with(train, study, tmp_path):
+    shutil.copytree(study.folder, tmp_path / "s")
+    shutil.rmtree(tmp_path / "s" / "fold_2")
+    again = FoldStudy(tmp_path / "s")
+    write_json(again.folder / "study.json", {name: value for name, value in again.facts.items() if name != "finished"})
+    assert not train(again.folder, shard=(2, 2), resume="must").unfinished
+
+
+def test_two_shards_may_begin_at_once(train, tmp_path, monkeypatch):
+    """One finds the folder of the other, whose study.json is being written."""
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".4711.study.json").write_text("{")
+    monkeypatch.setattr(TrainVerb, "train", lambda *_, **__: pytest.fail("begun"))
+    with pytest.raises(pytest.fail.Exception, match="begun"):
+        train(tmp_path / "s", shard=(1, 2))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(MedsegError, match="already exists and is not a study"):
+        train(tmp_path / "other", shard=(1, 2))
+
+
+def test_a_signal_while_a_study_predicts_is_a_pre_emption_and_the_study_goes_on(train, study, tmp_path, monkeypatch):
+    """Nobody takes steps then; a scheduler that sends SIGUSR1 wants to start it again."""
+    shutil.copytree(study.folder, tmp_path / "s")
+    again = FoldStudy(tmp_path / "s")
+    write_json(again.folder / "study.json", {name: value for name, value in again.facts.items() if name not in ENDED})
+    before = signal.getsignal(signal.SIGUSR1)
+    with monkeypatch.context() as patch:
+        patch.setattr(folds, "write_manifest", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+        with pytest.raises(Preempted, match="what was finished is kept"):
+            train(again.folder, resume="auto")
+    assert signal.getsignal(signal.SIGUSR1) == before and not again.finished
+    assert train(again.folder, resume="auto").finished and contents(again) == contents(study)
