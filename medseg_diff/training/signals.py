@@ -1,5 +1,7 @@
-"""SIGTERM and SIGUSR1 while training: what a scheduler sends before it kills. Remembered until a step is over; where no
-steps are taken, such as while cases are prepared or a study predicts its patients, they end the work at once."""
+"""SIGTERM and SIGUSR1, sent by schedulers before they kill: remembered until a step is over; elsewhere they end the work.
+
+Elsewhere is where no steps are taken, such as while cases are prepared or a study predicts its patients.
+"""
 
 import os
 import signal

@@ -56,6 +56,11 @@ OWN = "anomaly"  # the engine's own map among the baselines'
 RECONSTRUCTED = (OWN, "scale_0")  # differences between a scan and its reconstruction: see NormativeMean.gain_of
 
 
+def stored(number: float) -> float:
+    """To six digits, as files keep what belongs to a map, whose scores may be of any size."""
+    return float(f"{number:.6g}")
+
+
 class NormativeMean(Settings):
     """What the map of a healthy brain shows, by the depth below the brain's surface: mean `score` in each bin."""
 
@@ -69,7 +74,7 @@ class NormativeMean(Settings):
         voxels = np.bincount(bins, minlength=len(DEPTHS_MM))
         sums = np.bincount(bins, weights=scores, minlength=len(DEPTHS_MM))
         means = np.where(voxels >= FEWEST_VOXELS, sums / np.maximum(voxels, 1), scores.mean(dtype=np.float64))
-        return cls(depth_mm=DEPTHS_MM, score=tuple(float(f"{mean:.6g}") for mean in means))
+        return cls(depth_mm=DEPTHS_MM, score=tuple(stored(float(mean)) for mean in means))
 
     def at(self, depth_mm: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The mean at each depth, linear between the middles of the bins."""

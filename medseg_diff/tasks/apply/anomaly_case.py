@@ -20,7 +20,7 @@ from medseg_diff.data.transforms import Prepared, prepare_case, restore, with_ch
 from medseg_diff.device import halved_to_fit, less_at_once
 from medseg_diff.files import write_table
 from medseg_diff.methods.anomaly.baselines import plain_baselines
-from medseg_diff.methods.anomaly.normative import OWN, top_mean
+from medseg_diff.methods.anomaly.normative import OWN, stored, top_mean
 from medseg_diff.methods.components import LESION_COLUMNS, find_lesions
 from medseg_diff.phantoms.make import is_phantom
 from medseg_diff.recipes.typicality import warnings_of
@@ -137,7 +137,7 @@ def _write_maps(
     return {
         "diseased": None if recipe.diseased is None else list(recipe.diseased),
         "threshold_asked": cut.asked_for,
-        "threshold": {"value": round(threshold, 6) if np.isfinite(threshold) else None, "how": cut.how},
+        "threshold": {"value": stored(threshold) if np.isfinite(threshold) else None, "how": cut.how},
         "normative_mean": normal and normal.model_dump(mode="json"),
         "lesions": len(lesions.rows),
         "volume_ml": lesions.volume_ml,

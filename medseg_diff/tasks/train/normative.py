@@ -18,7 +18,15 @@ from medseg_diff.device import halved_to_fit
 from medseg_diff.errors import counted
 from medseg_diff.evenly import evenly_spaced
 from medseg_diff.methods.anomaly.baselines import plain_baselines
-from medseg_diff.methods.anomaly.normative import OWN, RECONSTRUCTED, NormativeMean, above_normal, cleaned, depth_of
+from medseg_diff.methods.anomaly.normative import (
+    OWN,
+    RECONSTRUCTED,
+    NormativeMean,
+    above_normal,
+    cleaned,
+    depth_of,
+    stored,
+)
 from medseg_diff.metrics import conformal
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.calibration import (
@@ -225,7 +233,7 @@ def _map_calibration(
     threshold = np.quantile(above, 1 - recipe.findings.false_positive_rate)
     return MapCalibration(
         normative_mean=normal,
-        threshold=float(f"{widened * max(float(threshold), 0.0):.6g}"),
+        threshold=stored(widened * max(float(threshold), 0.0)),
         thresholds_by_volume=tuple(_thresholds_by_volume(measured, recipe)) if name == OWN else (),
     )
 
@@ -236,7 +244,7 @@ def _thresholds_by_volume(measured: Sequence[MeasuredCase], recipe: AnomalyRecip
         others = [other for other in measured if other is not each]
         if each.unseen and others:
             above = _above(each, OWN, _normal_of(others, OWN), recipe)
-            yield tuple(round(value, 6) for value in conformal.thresholds_of_volumes(above, each.voxel_ml))
+            yield tuple(stored(value) for value in conformal.thresholds_of_volumes(above, each.voxel_ml))
 
 
 def _normal_of(measured: Sequence[MeasuredCase], name: str) -> NormativeMean:

@@ -170,7 +170,7 @@ def test_of_several_models_the_first_says_how_many_each_draws(steep, trained, th
 
     whole, all_drawn = drawn(members=8), drawn(members=8, adaptive=True, tolerance=1e-9)
     assert np.array_equal(whole.ensemble.mean, all_drawn.ensemble.mean)
-    assert np.array_equal(whole.ensemble.second_moment_of_models, all_drawn.ensemble.second_moment_of_models)
+    assert np.array_equal(whole.ensemble.variance_of_models, all_drawn.ensemble.variance_of_models)
     some = drawn(members=8, adaptive=True, tolerance=0.99)
     assert (some.ensemble.members, some.facts["members_drawn"], some.facts["stopped"]["why"]) == (8, 8, "settled")
     assert len(some.ensemble.voxels) == 8 and int(some.ensemble.votes.max()) <= 8
