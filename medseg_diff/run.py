@@ -1,5 +1,6 @@
 """A run is a folder that explains itself: recipe, environment, metrics, weights with checksums, and whether it ended."""
 
+import itertools
 import os
 import platform
 import re
@@ -259,6 +260,22 @@ def create_run(
 def new_name(recipe: str) -> str:
     """A name for a run folder: when and what."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe}"
+
+
+def new_folder(runs: Path, recipe: str) -> Path:
+    """A folder below `runs` that was not there: of two that begin in the same second each has its own. Raises:
+    EnvironmentFault where it cannot be made."""
+    name = new_name(recipe)
+    for number in itertools.count(1):
+        folder = runs / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise unwritable(error, folder.name) from error
+        return folder
+    raise AssertionError("there is always another number")
 
 
 def environment() -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from medseg_diff import run as run_module
 from medseg_diff.errors import CheckpointError, UsageError
 from medseg_diff.run import Point, Run, create_run, environment
 from medseg_diff.seeds import seed_of
@@ -182,3 +183,9 @@ def test_the_folder_one_stands_in_has_its_name(tmp_path, monkeypatch):
     (tmp_path / "first").mkdir()
     monkeypatch.chdir(tmp_path / "first")
     assert Run(Path()).name == FoldStudy(Path()).name == "first"
+
+
+def test_two_runs_that_begin_in_one_second_have_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "new_name", lambda recipe: f"20260102-030405-{recipe}")
+    folders = [run_module.new_folder(tmp_path / "runs", "tiny").name for _ in range(3)]
+    assert folders == [f"20260102-030405-tiny{ending}" for ending in ("", "-2", "-3")]

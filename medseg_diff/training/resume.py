@@ -15,7 +15,7 @@ from medseg_diff.data.tables.manifest import Manifest
 from medseg_diff.errors import CheckpointError, ConfigError, EnvironmentFault, MedsegError
 from medseg_diff.files import clean, sha256_of
 from medseg_diff.locking import locked
-from medseg_diff.run import Run, create_run, new_name
+from medseg_diff.run import Run, create_run, new_folder
 from medseg_diff.runs import all_runs
 from medseg_diff.settings import Settings, flat, read_yaml, write_yaml
 from medseg_diff.training.checkpoint import POINTER
@@ -85,7 +85,7 @@ def opened(job: Job, *, out: Path | None, runs: Path, resume: Resume | None) -> 
             fix = "name the run's folder with --out, or use --resume auto"
             raise CheckpointError(f"holds no {found}", fix=fix, file=(out or runs).name)
         if folder is None:
-            folder = runs / new_name(job.recipe)
+            folder = new_folder(runs, job.recipe)
             stack.enter_context(locked(folder))
         if resume:
             log.info("no unfinished run to resume: %s is a new run", folder)

@@ -83,7 +83,8 @@ class Course:
         state = self.learners.state()
         if self.chief:
             weights = sum(value.nbytes for name, value in state.items() if ".model." in name)
-            check_room(self.bench.run.folder, COPIES * weights)
+            held = sum(path.stat().st_size for path in self.checkpoints.folder.glob("*") if path.is_file())
+            check_room(self.bench.run.folder, COPIES * weights - held)  # of a training that goes on some are there
         found = self.checkpoints.load()
         if found is None:
             self.bench.fabric.barrier()  # nobody writes before everybody has looked

@@ -15,7 +15,7 @@ from medseg_diff.device import processes
 from medseg_diff.errors import CheckpointError, UsageError, counted
 from medseg_diff.recipes.anomaly import AnomalyRecipe
 from medseg_diff.recipes.segmentation import SegmentationRecipe
-from medseg_diff.run import Run, new_name
+from medseg_diff.run import Run, new_folder
 from medseg_diff.settings import write_yaml
 from medseg_diff.studies import FoldStudy, unfinished_study
 from medseg_diff.tasks.train.train import Material, TrainVerb
@@ -134,12 +134,11 @@ def _begun(given: Material[Kind], options: TrainingRun, folds: int) -> FoldStudy
     study = FoldStudy(options.out) if options.out else None
     if study is None and options.resume:
         study = unfinished_study(options.runs, facts)
-    study = study or FoldStudy(options.runs / new_name(given.name))
-    if options.resume == "must" and not study.there:
+    if options.resume == "must" and not (study and study.there):
         found = "study of these folds to resume"
-        raise CheckpointError(
-            f"holds no {found}", fix="name its folder with --out, or use --resume auto", file=study.name
-        )
+        place = study.name if study else options.runs.name
+        raise CheckpointError(f"holds no {found}", fix="name its folder with --out, or use --resume auto", file=place)
+    study = study or FoldStudy(new_folder(options.runs, given.name))
     # Looked at in this order: another shard may be writing study.json at this moment.
     others = study.folder.is_dir() and any(not path.name.startswith(".") for path in study.folder.iterdir())
     if others and not study.there:
