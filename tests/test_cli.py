@@ -113,6 +113,8 @@ def test_without_a_word_the_help_is_shown(call):
         (["segment", "--out", "x", "--members", "0"], "'--members'"),
         (["segment", "--out", "x", "--seed", "a"], "'--seed'"),
         (["segment", "--out", "x", "--shard", "1"], "write it as K/N"),
+        (["segment", "--out", "x", "--guarantee", "0.1"], "write it as fnr=NUMBER"),
+        (["anomaly", "--out", "x", "--guarantee", "1"], "write it as fp_ml=NUMBER"),
         (["segment", "--out", "x"], "one of --volume and --data is needed. Fix: name a scan, or a table of cases."),
         (["train-seg", "--data", "gone.csv", "--config", "nope"], "no recipe `nope` for segment. Fix: use one of"),
         (["train-seg", "--data", "gone.csv", "training.stps=1"], "did you mean `steps`?"),

@@ -54,7 +54,7 @@ def best(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The finished run with the best number: its folder, as --model takes it: --model "$(medseg-diff runs best)"."""
+    """The finished run with the best number: its folder, for --model "$(medseg-diff runs best --task segment)"."""
     from medseg_diff.tasks.runs import best_run as run
 
     found = run(runs, task=task, metric=metric)

@@ -51,6 +51,7 @@ def _named(name: str) -> Callable[[str], float]:
             raise ValueError(word)
         return float(value)
 
+    parse.__doc__ = f"{name}=NUMBER."
     return parse
 
 
