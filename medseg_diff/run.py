@@ -265,17 +265,17 @@ def new_name(recipe: str) -> str:
 def new_folder(runs: Path, recipe: str) -> Path:
     """A folder below `runs` that was not there: of two that begin in the same second each has its own. Raises:
     EnvironmentFault where it cannot be made."""
-    name = new_name(recipe)
-    for number in itertools.count(1):
-        folder = runs / (name if number == 1 else f"{name}-{number}")
+    name, numbers = new_name(recipe), itertools.count(2)
+    folder = runs / name
+    while True:
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            continue
+            folder = runs / f"{name}-{next(numbers)}"
         except OSError as error:
             raise unwritable(error, folder.name) from error
-        return folder
-    raise AssertionError("there is always another number")
+        else:
+            return folder
 
 
 def environment() -> dict[str, Any]:

@@ -42,6 +42,8 @@ def report_runs(folder: Path, *, runs: Path, most: int | None = None, mlflow: bo
     if (folder / "run.json").is_file():
         return _page_of_run(Run(folder), runs, mlflow=mlflow)
     if (folder / STUDY).is_file():
+        for run in _begun(FoldStudy(folder)):
+            _page_of_run(run, runs, mlflow=mlflow)
         return _page_of_study(FoldStudy(folder), runs, mlflow=mlflow)
     listed = list_runs(folder)
     with bar("pages", len(listed[:most])) as step:
@@ -62,14 +64,7 @@ def _said_of(name: str) -> Iterator[None]:
     """One of many whose folder is damaged has no page, and the others have theirs."""
     try:
         yield
-    except (
-        MedsegError,
-        ValueError,
-        KeyError,
-        TypeError,
-        OSError,
-        struct.error,
-    ) as error:  # of files that anyone may edit
+    except (MedsegError, ValueError, KeyError, TypeError, OSError, struct.error) as error:  # anyone may edit its files
         log.warning("%s has no page: a file of its folder cannot be read (%s)", name, type(error).__name__)
 
 
@@ -83,17 +78,18 @@ def _page_of_run(run: Run, runs: Path, *, mlflow: bool) -> Path:
 
 
 def _page_of_study(study: FoldStudy, runs: Path, *, mlflow: bool) -> Path:
-    """Its folds have pages too."""
-    runs_of_folds = [study.run(fold) for fold in range(1, study.facts["folds"] + 1)]
-    trained = [run for run in runs_of_folds if (run.folder / "run.json").is_file()]
-    for run in trained:
-        _page_of_run(run, runs, mlflow=mlflow)
     columns, rows = _table(study.folder, list_runs(study.folder))
     use = use_of(study.run(1), _named(study.folder, runs)) if study.finished else ""
-    settings = _settings(trained[0]) if trained else {}
+    settings = next(map(_settings, _begun(study)), {})
     page = write_study_page(study, columns, rows, settings, _outcome(study.whole, {}, use))
     attach_page(study.folder, runs=runs, mlflow=mlflow)
     return page
+
+
+def _begun(study: FoldStudy) -> list[Run]:
+    """The folds that there is a run of."""
+    folds = [study.run(fold) for fold in range(1, study.facts["folds"] + 1)]
+    return [run for run in folds if (run.folder / "run.json").is_file()]
 
 
 def _named(folder: Path, runs: Path) -> str:

@@ -4,8 +4,7 @@ First everything turns alike (flips, affine), then each channel gets a scanner o
 uneven coil, a wider voxel, noise. A slice with its neighbours is one image: what is drawn for a channel is drawn for all.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from math import pi, radians
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from medseg_diff.data.datasets.draws import Draw, without_geometry
 from medseg_diff.seeds import seed_of
 from medseg_diff.settings import Axis, Settings
 
@@ -73,12 +73,12 @@ class Augmentation(Settings):
         so: the case lacks it. The lesion of `donor`, the same three parts of another piece, is pasted in.
         """
         there = _present(image, len(brain), background)
-        draw = _Draw(self.probability, seed)
-        with _without_geometry():
+        draw = Draw(self.probability, seed)
+        with without_geometry():
             flips, turns = self._moves[brain.ndim - 1]
             moved = _moved({"image": image, "labels": labels, "brain": brain}, background, draw(flips), draw(turns))
             if donor is not None:
-                always = _Draw(1.0, seed_of(seed, "donor"))
+                always = Draw(1.0, seed_of(seed, "donor"))
                 flips, turns = self._scattering[brain.ndim - 1]
                 known = _present(donor["image"], len(brain), background)
                 moved = self._pasted(moved, _moved(donor, background, always(flips), always(turns)), known)
@@ -118,7 +118,7 @@ class Augmentation(Settings):
         labels = torch.where(lesion, donor["labels"], parts["labels"])
         return {"image": torch.stack(pasted).flatten(0, 1), "labels": labels, "brain": parts["brain"]}
 
-    def _with_other_lesions(self, channels: Tensor, labels: Tensor, inside: Tensor, draw: "_Draw") -> Tensor:
+    def _with_other_lesions(self, channels: Tensor, labels: Tensor, inside: Tensor, draw: Draw) -> Tensor:
         """[C, N, *S] with fainter or stronger lesions, each channel by itself, their edges softened by a voxel."""
         lesion = labels.amax(0)
         rest = inside & (lesion < 0.5)
@@ -133,7 +133,7 @@ class Augmentation(Settings):
             changed.append(channel)
         return torch.stack(changed)
 
-    def _scanned(self, channel: Tensor, inside: Tensor, background: float, draw: "_Draw") -> Tensor:
+    def _scanned(self, channel: Tensor, inside: Tensor, background: float, draw: Draw) -> Tensor:
         """A channel [N, *S] as another scanner would show it; its field multiplies what is counted from the background."""
         values = channel[inside]
         for curve, share in self._curves:
@@ -270,35 +270,3 @@ def _moved(
     for turn in turns:
         whole = turn(whole - nothing) + nothing
     return dict(zip(parts, whole.split(sizes), strict=True))
-
-
-class _Draw:
-    """Which of MONAI's changes happen to one image, and how: all from one state.
-
-    MONAI would seed each of them by itself, which takes longer than most of the changes.
-    """
-
-    def __init__(self, probability: float, seed: int) -> None:
-        self.probability, self.state = probability, np.random.RandomState(np.random.PCG64(seed))
-
-    def __call__(self, changes: Iterable[Any]) -> Iterator[Any]:
-        for change in changes:
-            if self.happens():
-                yield change.set_random_state(state=self.state)
-
-    def happens(self) -> bool:
-        """Whether the next change does."""
-        return bool(self.state.random() < self.probability)
-
-
-@contextmanager
-def _without_geometry() -> Iterator[None]:
-    """MONAI's record of affines switched off for a while: a cut slice has none, and keeping it costs time."""
-    from monai.data import get_track_meta, set_track_meta
-
-    before = get_track_meta()
-    set_track_meta(False)
-    try:
-        yield
-    finally:
-        set_track_meta(before)

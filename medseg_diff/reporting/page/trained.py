@@ -1,6 +1,7 @@
 """The pages of trainings: of a run, of a study with its folds, and of all runs below a folder in a table that sorts."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,20 +192,16 @@ def _speed(numbers: Sequence[Point], run: Run) -> Iterator[Point]:
 
 def _figures(run: Run) -> Iterator[Figure]:
     """The newest denoising trajectory of each series, and what else was drawn; the curves are charts already."""
-    newest = {each.series: each for each in sorted(run.trajectories, key=lambda each: each.step)}
-    for each in newest.values():
+    drawn = sorted(run.trajectories, key=lambda each: each.step)
+    numbers = Counter(each.series for each in drawn)
+    for each in {each.series: each for each in drawn}.values():
         said = f"Denoising trajectories of validation images, drawn at step {each.step}."
-        yield figure_of_png(
-            each.path.read_bytes(), said, f"{said} {counted(_drawn(run, each.series), 'picture')} in all."
-        )
+        caption = f"{said} {counted(numbers[each.series], 'picture')} in all."
+        yield figure_of_png(each.path.read_bytes(), said, caption)
     for path in sorted(run.figures.glob("[!.]*.png")):
         if path.stem != "training":
             words = f"Figure of the run: {spoken(path.stem)}."
             yield figure_of_png(path.read_bytes(), words, spoken(path.stem).capitalize())
-
-
-def _drawn(run: Run, series: str) -> int:
-    return sum(each.series == series for each in run.trajectories)
 
 
 def _named(numbers: Facts) -> list[tuple[str, str]]:
